@@ -1,0 +1,1 @@
+"""The commands: ``kaldi-uq COMMAND``.  One module a command, imported only when it runs."""

@@ -1,0 +1,87 @@
+"""The dispatcher: finds the command, turns an error into one line and exit status 1.
+
+A command is a module of this package with a docstring (its help text), ``add_arguments(parser)`` and ``run(args)``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import sys
+from typing import NoReturn
+
+from kaldi_uq import __version__
+from kaldi_uq.errors import KaldiUqError
+
+# command -> (module, summary); modules are imported late, so that --help needs no torch
+COMMANDS: dict[str, tuple[str, str]] = {
+    "doctor": ("doctor", "say what is installed, what is missing, and how to mend it"),
+}
+
+
+class OneLineParser(argparse.ArgumentParser):
+    """An argument parser whose errors are one line and exit with status 1, as Kaldi's tools do."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(1, f"{self.prog}: error: {message} (see {self.prog} --help)\n")
+
+
+def build_parser() -> OneLineParser:
+    """The top-level parser: knows the names of the commands, not their options."""
+    width = max(map(len, COMMANDS))
+    listing = "\n".join(f"  {name:<{width}}  {summary}" for name, (_, summary) in COMMANDS.items())
+    parser = OneLineParser(
+        prog="kaldi-uq",
+        description="Is this audio an attack on my recogniser?",
+        epilog=f"commands:\n{listing}\n\n'kaldi-uq COMMAND --help' says more.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"kaldi-uq {__version__}")
+    parser.add_argument("command", metavar="COMMAND", choices=sorted(COMMANDS), help="what to do; listed below")
+    return parser
+
+
+def command_parser(name: str) -> tuple[OneLineParser, object]:
+    """The parser of one command and its module."""
+    module = importlib.import_module(f"kaldi_uq.cli.{COMMANDS[name][0]}")
+    parser = OneLineParser(
+        prog=f"kaldi-uq {name}", description=module.__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    module.add_arguments(parser)
+    return parser, module
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Entry point of the console script; returns the exit status."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    if not argv or argv[0] not in COMMANDS:
+        build_parser().parse_args(argv or ["--help"])
+        return 1
+    name, rest = argv[0], argv[1:]
+    parser, module = command_parser(name)
+    args = parser.parse_args(rest)
+    try:
+        status = module.run(args)  # type: ignore[attr-defined]
+    except (KaldiUqError, OSError, ValueError) as error:
+        # ValueError: a configuration refused an option's value; its message names the field
+        if args.debug:
+            raise
+        print(f"kaldi-uq {name}: error: {_one_line(error)}", file=sys.stderr)
+        return 1
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    return int(status or 0)
+
+
+def _one_line(error: BaseException) -> str:
+    if isinstance(error, OSError) and error.strerror:
+        where = f"{error.filename}: " if error.filename else ""
+        return f"{where}{error.strerror}"
+    return " ".join(str(error).split())
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,296 @@
+"""The embedded engine: Kaldi's C++ as Python wheels, ``kaldi-hmm-gmm`` and ``kaldifst``.  No Kaldi installation.
+
+It decodes to the best path; it writes no lattices.  The wheels' logs go to standard error.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib.metadata
+import os
+import tempfile
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from kaldi_uq.engine.base import Engine, Hypothesis, MonoConfig
+from kaldi_uq.errors import EngineError, ModelFileError
+from kaldi_uq.io.files import write_text
+from kaldi_uq.io.kaldi_model import TransitionTable, read_transitions, write_model
+from kaldi_uq.io.lang import Lang
+from kaldi_uq.types import DecodeConfig
+
+try:
+    import kaldi_hmm_gmm as khg
+    import kaldifst
+except ImportError as error:  # the engine is chosen before this module is imported, so the message reaches the user
+    raise EngineError(
+        f"the embedded engine needs kaldi-hmm-gmm and kaldifst ({error}); run: pip install -e . "
+        "(or set KALDI_ROOT to use Kaldi's binaries)"
+    ) from None
+
+
+class EmbeddedEngine(Engine):
+    """Kaldi's own C++, in this process."""
+
+    name = "embedded"
+
+    def versions(self) -> dict[str, str]:
+        return {name: importlib.metadata.version(name) for name in ("kaldi-hmm-gmm", "kaldifst")}
+
+    def compile_fst(self, text: str, path: Path, *, sort: str) -> None:
+        fst = kaldifst.compile(text)
+        kaldifst.arcsort(fst, sort_type=sort)
+        write_fst(fst, path)
+
+    def train_mono(
+        self,
+        feats: Mapping[str, np.ndarray],
+        transcripts: Mapping[str, Sequence[int]],
+        lang: Lang,
+        out_dir: Path,
+        config: MonoConfig,
+    ) -> None:
+        from kaldi_uq.engine.embedded_mono import train
+
+        train(feats, transcripts, lang, out_dir, config)
+
+    def make_graph(
+        self, lang: Lang, model_dir: Path, graph_dir: Path, *, transition_scale: float, self_loop_scale: float
+    ) -> None:
+        transitions, tree = load_model(model_dir)
+        lexicon = read_fst(lang.path / "L_disambig.fst")
+        grammar = read_fst(lang.path / "G.fst")
+        graph = kaldifst.compose(lexicon, grammar)
+        kaldifst.determinize_star(graph, use_log=True)
+        kaldifst.minimize_encoded(graph)
+        graph, ilabel_info = kaldifst.compose_context(
+            list(lang.disambig), tree.context_width, tree.central_position, graph
+        )
+        kaldifst.arcsort(graph, sort_type="ilabel")
+        options = khg.HTransducerConfig(transition_scale=transition_scale)
+        h_transducer, disambig_tids = khg.get_h_transducer(ilabel_info, tree, transitions, options)
+        kaldifst.arcsort(h_transducer, sort_type="olabel")
+        graph = kaldifst.compose(h_transducer, graph)
+        kaldifst.determinize_star(graph, use_log=True)
+        _symbols_to_epsilon(graph, set(disambig_tids))
+        kaldifst.minimize_encoded(graph)
+        graph = khg.add_self_loops(
+            self_loop_scale=self_loop_scale, disambig_syms=[], reorder=True, trans_model=transitions, ifst=graph
+        )
+        if graph.num_states == 0:
+            raise EngineError(f"{graph_dir}: the graph is empty: lexicon and grammar share no word; see {lang.path}")
+        graph_dir.mkdir(parents=True, exist_ok=True)
+        write_fst(graph, graph_dir / "HCLG.fst")
+        write_text(graph_dir / "words.txt", (lang.path / "words.txt").read_text())
+        write_text(graph_dir / "num_pdfs", f"{transitions.num_pdfs}\n")
+
+    def align(
+        self,
+        model_dir: Path,
+        lang: Lang,
+        loglikes: Iterable[tuple[str, np.ndarray]],
+        transcripts: Mapping[str, Sequence[int]],
+        config: DecodeConfig,
+    ) -> dict[str, np.ndarray]:
+        graphs = TrainingGraphs(model_dir, lang, config.transition_scale, config.self_loop_scale)
+        found = {}
+        for utt, scores in loglikes:
+            graph = graphs.get(tuple(transcripts[utt]))
+            alignment = viterbi_align(
+                utt, graph, scaled_by_tid(scores, graphs.tid_to_pdf, config.acwt), config.align_beam, config.retry_beam
+            )
+            if alignment is not None:
+                found[utt] = alignment
+        return found
+
+    def decode(
+        self, model_dir: Path, graph_dir: Path, loglikes: Iterable[tuple[str, np.ndarray]], config: DecodeConfig
+    ) -> dict[str, Hypothesis]:
+        transitions, _ = load_model(model_dir)
+        tid_to_pdf = tid_to_pdf_array(transitions)
+        fst, id_to_word = _load_graph(str(graph_dir), os.stat(graph_dir / "HCLG.fst").st_mtime_ns)
+        options = khg.LatticeFasterDecoderConfig(
+            beam=config.beam, max_active=config.max_active, lattice_beam=min(6.0, config.beam)
+        )
+        hypotheses = {}
+        for utt, scores in loglikes:
+            if scores.shape[1] <= int(tid_to_pdf.max()):
+                raise EngineError(f"{utt}: {scores.shape[1]} pdfs, the model {model_dir} has {tid_to_pdf.max() + 1}")
+            decodable = khg.DecodableCtc(scaled_by_tid(scores, tid_to_pdf, config.acwt))
+            decoder = khg.LatticeFasterDecoder(fst, options)
+            done, alignment, words, score = khg.decode_utterance_lattice_faster(
+                decoder, decodable, transitions, utt, True
+            )
+            if done and alignment:
+                hypotheses[utt] = Hypothesis(
+                    tuple(id_to_word[w] for w in words), np.asarray(alignment, dtype=np.int32), float(score)
+                )
+        return hypotheses
+
+    def update_transitions(self, model_dir: Path, alignments: Iterable[np.ndarray], out_path: Path) -> None:
+        table = read_transitions(model_dir / "final.mdl")
+        transitions, _ = load_model(model_dir)
+        update_transitions(transitions, alignments)
+        write_model(out_path, with_log_probs(table, transitions))
+
+
+class TrainingGraphs:
+    """Training graphs of word sequences with the transition probabilities added; equal sequences share one."""
+
+    def __init__(self, model_dir: Path, lang: Lang, transition_scale: float, self_loop_scale: float) -> None:
+        self.transitions, tree = load_model(model_dir)
+        self.tid_to_pdf = tid_to_pdf_array(self.transitions)
+        self._compiler = compiler(self.transitions, tree, lang, transition_scale, self_loop_scale)
+        self._graphs: dict[tuple[int, ...], Any] = {}
+
+    def get(self, words: tuple[int, ...]) -> Any:
+        if words not in self._graphs:
+            self._graphs[words] = self._compiler.compile_graph_from_text(list(words))
+        return self._graphs[words]
+
+
+def compiler(transitions: Any, tree: Any, lang: Lang, transition_scale: float, self_loop_scale: float) -> Any:
+    """A training graph compiler for the lexicon ``L.fst``."""
+    options = khg.TrainingGraphCompilerOptions(transition_scale=transition_scale, self_loop_scale=self_loop_scale)
+    lexicon = read_fst(lang.path / "L.fst")
+    return khg.TrainingGraphCompiler(transitions, tree, lexicon, list(lang.disambig), options)
+
+
+def viterbi_align(utt: str, graph: Any, scaled: np.ndarray, beam: float, retry_beam: float) -> np.ndarray | None:
+    """Align one utterance; ``None`` if no path reaches the end.
+
+    Args:
+        utt: for the log.
+        graph: training graph with transition probabilities.
+        scaled: (T, num_transition_ids) float32 scaled log-likelihoods.
+        beam, retry_beam: as in Kaldi; retry_beam 0 for no second pass.
+    """
+    config = khg.AlignConfig(beam=beam, retry_beam=retry_beam if retry_beam > beam else 0.0)
+    done, *_, alignment, _words = khg.align_utterance_wrapper(
+        config, utt, 1.0, graph, khg.DecodableCtc(scaled), 0, 0, 0, 0.0, 0
+    )
+    return np.asarray(alignment, dtype=np.int32) if done else None
+
+
+def scaled_by_tid(loglikes: np.ndarray, tid_to_pdf: np.ndarray, acwt: float) -> np.ndarray:
+    """Scores per transition-id, scaled: (T, num_transition_ids) float32, column ``tid - 1``."""
+    return np.ascontiguousarray((loglikes * np.float32(acwt))[:, tid_to_pdf[1:]], dtype=np.float32)
+
+
+def tid_to_pdf_array(transitions: Any) -> np.ndarray:
+    """(num_transition_ids + 1,) int64: pdf-id of each transition-id; entry 0 is unused."""
+    pdfs = [0] + [transitions.transition_id_to_pdf(t) for t in range(1, transitions.num_transition_ids + 1)]
+    return np.asarray(pdfs, dtype=np.int64)
+
+
+def update_transitions(transitions: Any, alignments: Iterable[np.ndarray]) -> None:
+    """Maximum-likelihood update of the transition probabilities from transition-id counts, in place."""
+    counts = np.zeros(transitions.num_transition_ids + 1)
+    for alignment in alignments:
+        counts += np.bincount(alignment, minlength=len(counts))
+    transitions.mle_update(counts, khg.MleTransitionUpdateConfig())
+
+
+def with_log_probs(table: TransitionTable, transitions: Any) -> TransitionTable:
+    """The table with the log-probabilities of a transition model of the wheels."""
+    return TransitionTable(table.topology, table.tuples, np.asarray(transitions.log_probs, dtype=np.float32))
+
+
+def load_model(model_dir: Path) -> tuple[Any, Any]:
+    """Transition model and tree of a model directory, cached while the files do not change."""
+    model, tree = Path(model_dir) / "final.mdl", Path(model_dir) / "tree"
+    for path in (model, tree):
+        if not path.is_file():
+            raise ModelFileError(f"{path}: no such file; steps/train_mono.sh makes it (stage 2 of the recipe)")
+    return _load_model(str(model), str(tree), os.stat(model).st_mtime_ns, os.stat(tree).st_mtime_ns)
+
+
+@functools.lru_cache(maxsize=8)
+def _load_model(model: str, tree: str, _model_time: int, _tree_time: int) -> tuple[Any, Any]:
+    table = read_transitions(model)
+    dependency = read_tree(Path(tree))
+    topology = khg.HmmTopology()
+    topology.read(table.topology.to_text())
+    transitions = khg.TransitionModel(dependency, topology)
+    state = list(transitions.__getstate__())
+    tuples = tuple((*t.__getstate__(),) for t in state[0])
+    if tuples != table.tuples:
+        raise ModelFileError(f"{model}: its transition model does not belong to {tree}; take both from one directory")
+    return set_log_probs(transitions, table.log_probs), dependency
+
+
+def set_log_probs(transitions: Any, log_probs: np.ndarray) -> Any:
+    """A transition model like the given one with these log-probabilities."""
+    state = list(transitions.__getstate__())
+    state[6] = [float(v) for v in log_probs]
+    non_self_loop = [0.0] * (transitions.num_transition_states + 1)
+    id_to_state = np.asarray(state[3])
+    for tid in range(1, transitions.num_transition_ids + 1):
+        if transitions.is_self_loop(tid):
+            probability = np.exp(np.float64(log_probs[tid]))
+            non_self_loop[int(id_to_state[tid])] = float(np.log(max(1.0 - probability, 1e-10)))
+    state[7] = non_self_loop
+    copy = khg.TransitionModel.__new__(khg.TransitionModel)
+    copy.__setstate__(tuple(state))
+    return copy
+
+
+def read_tree(path: Path) -> Any:
+    """Read a binary ``tree`` file."""
+    data = path.read_bytes()
+    if data[:2] != b"\0B":
+        raise ModelFileError(f"{path}: a text-mode tree; make it binary with Kaldi's copy-tree")
+    tree = khg.ContextDependency.__new__(khg.ContextDependency)
+    try:
+        tree.__setstate__((np.frombuffer(data[2:], dtype=np.int8).tolist(),))
+    except RuntimeError as error:
+        raise ModelFileError(f"{path}: damaged tree ({' '.join(str(error).split())})") from None
+    return tree
+
+
+def read_fst(path: Path) -> Any:
+    """Read an FST file, of type vector or const, as a mutable FST."""
+    if not path.is_file():
+        raise EngineError(f"{path}: no such file; utils/prepare_lang.sh or utils/mkgraph.sh makes it")
+    with open(path, "rb") as stream:
+        head = stream.read(32)
+    if b"const" in head:
+        fst = kaldifst.StdConstFst.read(str(path))
+        return kaldifst.StdVectorFst(fst) if fst is not None else _damaged(path)
+    fst = kaldifst.StdVectorFst.read(str(path))
+    return fst if fst is not None else _damaged(path)
+
+
+def _damaged(path: Path) -> Any:
+    raise EngineError(f"{path}: not an FST file, or a damaged one; make it again")
+
+
+def write_fst(fst: Any, path: Path) -> None:
+    """Write an FST file atomically."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".fst.") as folder:
+        temporary = Path(folder) / path.name
+        if not fst.write(str(temporary)):
+            raise EngineError(f"{path}: cannot write the FST; is the disk full?")
+        os.replace(temporary, path)
+
+
+@functools.lru_cache(maxsize=4)
+def _load_graph(graph_dir: str, _time: int) -> tuple[Any, dict[int, str]]:
+    from kaldi_uq.io.lang import read_symbols
+
+    fst = read_fst(Path(graph_dir) / "HCLG.fst")
+    return fst, {index: word for word, index in read_symbols(Path(graph_dir) / "words.txt").items()}
+
+
+def _symbols_to_epsilon(fst: Any, symbols: set[int]) -> None:
+    """Replace input symbols by epsilon in place (Kaldi's ``fstrmsymbols``)."""
+    for state in range(fst.num_states):
+        arcs = [(a.ilabel, a.olabel, a.weight, a.nextstate) for a in kaldifst.ArcIterator(fst, state)]
+        if any(arc[0] in symbols for arc in arcs):
+            fst.delete_arcs(state, len(arcs))
+            for ilabel, olabel, weight, nextstate in arcs:
+                fst.add_arc(state, kaldifst.StdArc(0 if ilabel in symbols else ilabel, olabel, weight, nextstate))

@@ -1,0 +1,211 @@
+"""Kaldi data directories and the tables in them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from kaldi_uq.errors import DataError
+from kaldi_uq.io.files import atomic_write
+
+
+def read_table(path: str | os.PathLike[str], *, check_sorted: bool = True, allow_empty: bool = False) -> dict[str, str]:
+    """Read a table of ``key rest-of-line``, as ``wav.scp``, ``text`` or ``utt2spk`` are.
+
+    Args:
+        path: the file, UTF-8.
+        check_sorted: keys must be in C-locale order, as Kaldi's tools demand.
+        allow_empty: a key without a value is allowed.
+
+    Raises:
+        DataError: missing, empty, not UTF-8, a duplicate key, a wrong order; the message names file and line.
+    """
+    try:
+        raw = Path(path).read_bytes()
+    except FileNotFoundError:
+        raise DataError(f"{path}: no such file") from None
+    try:
+        lines = raw.decode("utf-8").split("\n")
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}:{raw[: error.start].count(10) + 1}: not UTF-8; convert the file") from None
+    if lines and not lines[-1]:
+        lines.pop()
+    elif lines:
+        raise DataError(f"{path}:{len(lines)}: the last line has no line end: the file is cut off; write it again")
+    table: dict[str, str] = {}
+    previous = b""
+    for number, line in enumerate(lines, 1):
+        key, _, value = line.strip().partition(" ")
+        key, value = (key.split("\t", 1) + [""])[:2] if "\t" in key and not value else (key, value)
+        value = value.strip()
+        if not key or (not value and not allow_empty):
+            raise DataError(f"{path}:{number}: expected '<key> <value>', found {line!r}")
+        if key in table:
+            raise DataError(f"{path}:{number}: {key!r} stands twice; run utils/fix_data_dir.sh {Path(path).parent}")
+        encoded = key.encode()
+        if check_sorted and encoded < previous:
+            raise DataError(
+                f"{path}:{number}: {key!r} is not in C-locale order; run utils/fix_data_dir.sh {Path(path).parent}"
+            )
+        previous = encoded
+        table[key] = value
+    if not table:
+        raise DataError(f"{path}: empty, expected at least one line")
+    return table
+
+
+def write_table(path: str | os.PathLike[str], table: Mapping[str, str]) -> None:
+    """Write ``key value`` lines in C-locale order, atomically."""
+    with atomic_write(path) as stream:
+        for key in c_sorted(table):
+            stream.write(f"{key} {table[key]}\n" if table[key] else f"{key}\n")
+
+
+def c_sorted(keys: Iterable[str]) -> list[str]:
+    """Sort as ``LC_ALL=C sort`` does: by bytes."""
+    return sorted(keys, key=lambda key: key.encode())
+
+
+def invert_utt2spk(utt2spk: Mapping[str, str]) -> dict[str, list[str]]:
+    """``spk2utt`` from ``utt2spk``: speakers and their utterances in C-locale order."""
+    spk2utt: dict[str, list[str]] = {}
+    for utt in c_sorted(utt2spk):
+        spk2utt.setdefault(utt2spk[utt], []).append(utt)
+    return {spk: spk2utt[spk] for spk in c_sorted(spk2utt)}
+
+
+@dataclass(frozen=True)
+class DataDir:
+    """A data directory, read and checked as a whole.
+
+    Attributes:
+        path: the directory.
+        wav_scp: utt -> path of a WAV file (pipes are not run).
+        text: utt -> words; empty if the directory has no ``text``.
+        utt2spk: utt -> spk.
+        feats_scp: utt -> ``file.ark:offset``; empty if there is none.
+        cmvn_scp: spk -> ``file.ark:offset``; empty if there is none.
+        utt2dur: utt -> seconds; empty if there is none.
+    """
+
+    path: Path
+    wav_scp: dict[str, str]
+    utt2spk: dict[str, str]
+    text: dict[str, str] = field(default_factory=dict)
+    feats_scp: dict[str, str] = field(default_factory=dict)
+    cmvn_scp: dict[str, str] = field(default_factory=dict)
+    utt2dur: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def utts(self) -> list[str]:
+        """Utterances in C-locale order."""
+        return list(self.utt2spk)
+
+    @property
+    def spk2utt(self) -> dict[str, list[str]]:
+        """Utterances of each speaker."""
+        return invert_utt2spk(self.utt2spk)
+
+    @classmethod
+    def read(cls, path: str | os.PathLike[str], *, need: Iterable[str] = ("wav.scp", "utt2spk")) -> DataDir:
+        """Read and check a directory.
+
+        Args:
+            path: the directory.
+            need: files that must be there; others are read if they are.
+
+        Raises:
+            DataError: not a directory, a needed file is missing, tables that disagree.
+        """
+        path = Path(path)
+        if not path.is_dir():
+            raise DataError(f"{path}: no such data directory; stage 0 of a recipe makes it")
+        need = set(need)
+        for name in sorted(need):
+            if not (path / name).is_file():
+                raise DataError(f"{path / name}: no such file; {_REMEDY.get(name, 'see utils/validate_data_dir.sh')}")
+
+        def table(name: str, **options: bool) -> dict[str, str]:
+            return read_table(path / name, **options) if (path / name).is_file() else {}
+
+        data = cls(
+            path=path,
+            wav_scp=table("wav.scp"),
+            utt2spk=table("utt2spk"),
+            text=table("text", allow_empty=True),
+            feats_scp=table("feats.scp"),
+            cmvn_scp=table("cmvn.scp"),
+            utt2dur=_seconds(path / "utt2dur", table("utt2dur")),
+        )
+        data._check(need)
+        return data
+
+    def _check(self, need: set[str]) -> None:
+        reference = "utt2spk"
+        keys = set(self.utt2spk)
+        for name, table in (("wav.scp", self.wav_scp), ("text", self.text), ("feats.scp", self.feats_scp)):
+            if not table:
+                continue
+            for one, other, in_one, in_other in (
+                (name, reference, set(table), keys),
+                (reference, name, keys, set(table)),
+            ):
+                for utt in in_one - in_other:
+                    line = 1 + list(self.utt2spk if one == reference else table).index(utt)
+                    raise DataError(
+                        f"{self.path / one}:{line}: utterance {utt!r} is not in {other}; "
+                        f"run utils/fix_data_dir.sh {self.path}"
+                    )
+        missing = {spk for spk in self.utt2spk.values() if spk not in self.cmvn_scp} if "cmvn.scp" in need else set()
+        if missing:
+            raise DataError(f"{self.path / 'cmvn.scp'}: no statistics of speaker {min(missing)!r}; compute them again")
+
+    def words(self, utt: str) -> list[str]:
+        """The words of an utterance."""
+        return self.text[utt].split()
+
+
+_REMEDY = {
+    "feats.scp": "steps/make_mfcc.sh makes it",
+    "cmvn.scp": "steps/compute_cmvn_stats.sh makes it",
+    "wav.scp": "the data preparation (stage 0 of a recipe) makes it",
+    "utt2spk": "the data preparation (stage 0 of a recipe) makes it",
+    "text": "the data preparation (stage 0 of a recipe) makes it",
+}
+
+
+def _seconds(path: Path, table: Mapping[str, str]) -> dict[str, float]:
+    try:
+        return {utt: float(value) for utt, value in table.items()}
+    except ValueError as error:
+        raise DataError(f"{path}: a duration is not a number of seconds ({error})") from None
+
+
+def write_data_dir(
+    path: str | os.PathLike[str],
+    *,
+    wav_scp: Mapping[str, str],
+    text: Mapping[str, str],
+    utt2spk: Mapping[str, str],
+    utt2dur: Mapping[str, float],
+) -> None:
+    """Write ``wav.scp text utt2spk spk2utt utt2dur``, each atomically, in C-locale order.
+
+    Raises:
+        ValueError: the tables have different utterances, or an utterance id does not start with its speaker id.
+    """
+    path = Path(path)
+    for name, table in (("text", text), ("utt2spk", utt2spk), ("utt2dur", utt2dur)):
+        difference = set(wav_scp) ^ set(table)
+        if difference:
+            raise ValueError(f"wav_scp and {name} disagree about {min(difference)!r}")
+    for utt, spk in utt2spk.items():
+        if not utt.startswith(spk):
+            raise ValueError(f"utterance id {utt!r} does not start with its speaker id {spk!r}: sorting would break")
+    write_table(path / "wav.scp", wav_scp)
+    write_table(path / "text", text)
+    write_table(path / "utt2spk", utt2spk)
+    write_table(path / "spk2utt", {spk: " ".join(utts) for spk, utts in invert_utt2spk(utt2spk).items()})
+    write_table(path / "utt2dur", {utt: f"{seconds:.4f}" for utt, seconds in utt2dur.items()})

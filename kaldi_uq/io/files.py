@@ -1,0 +1,125 @@
+"""Writing so that nothing is ever half there: a temporary name first, the final name last."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, Any
+
+from kaldi_uq.errors import DataError
+
+
+@contextlib.contextmanager
+def atomic_write(path: str | os.PathLike[str], mode: str = "w") -> Iterator[IO[Any]]:
+    """Open a temporary file beside ``path`` and rename it to ``path`` if the block ends without an exception.
+
+    The data reach the disk before the rename, so that a full disk leaves the old file, or none, never a short one.
+
+    Args:
+        path: the final name; its directory is made if it does not exist.
+        mode: ``"w"`` (UTF-8 text, ``\\n`` line ends) or ``"wb"``.
+    """
+    if mode not in ("w", "wb"):
+        raise ValueError(f"mode must be 'w' or 'wb', got {mode!r}")
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+    try:
+        text = {} if "b" in mode else {"encoding": "utf-8", "newline": "\n"}
+        with os.fdopen(handle, mode, **text) as stream:  # type: ignore[call-overload]
+            yield stream
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.chmod(name, 0o666 & ~_umask())
+        os.replace(name, path)
+    except BaseException:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(name)
+        raise
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def write_text(path: str | os.PathLike[str], text: str) -> None:
+    """Write a text file atomically."""
+    with atomic_write(path) as stream:
+        stream.write(text)
+
+
+def write_json(path: str | os.PathLike[str], value: Any) -> None:
+    """Write JSON atomically, indented, with a final newline; NaN and infinity are refused."""
+    write_text(path, json.dumps(value, indent=1, allow_nan=False) + "\n")
+
+
+def read_json(path: str | os.PathLike[str]) -> Any:
+    """Read a JSON file.
+
+    Raises:
+        DataError: the file is missing or is not JSON.
+    """
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise DataError(f"{path}: no such file") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: not a JSON file ({error})") from None
+
+
+def digest(*parts: Any) -> str:
+    """SHA-256, in hex, of JSON-able values; the order of dictionary keys does not matter."""
+    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def file_digest(path: str | os.PathLike[str]) -> str:
+    """SHA-256, in hex, of the bytes of a file."""
+    checksum = hashlib.sha256()
+    with open(path, "rb") as stream:
+        for block in iter(lambda: stream.read(1 << 20), b""):
+            checksum.update(block)
+    return checksum.hexdigest()
+
+
+class DoneStamp:
+    """The ``.done`` file of a step: which options and inputs its output was made from.
+
+    A step asks ``is_current()`` before it works and calls ``write()`` after everything else is in place, so that a
+    killed step is repeated and a finished one is skipped, but only while options and inputs are the same.
+
+    Args:
+        directory: the step's output directory.
+        name: the step; several steps can share a directory.
+        options: JSON-able values that determine the output.
+        inputs: files that determine it, compared by content.  A missing one is an error of the caller to report first.
+    """
+
+    def __init__(
+        self, directory: str | os.PathLike[str], name: str, *, options: dict[str, Any], inputs: list[Path] | None = None
+    ) -> None:
+        self.path = Path(directory) / f".done.{name}"
+        contents = {str(p): file_digest(p) for p in inputs or []}
+        self.key = digest(name, options, contents)
+        self.options = options
+
+    def is_current(self) -> bool:
+        """Whether the step has been done with the same options and inputs."""
+        try:
+            return json.loads(self.path.read_text(encoding="utf-8")).get("key") == self.key
+        except (FileNotFoundError, json.JSONDecodeError):
+            return False
+
+    def clear(self) -> None:
+        """Forget that the step was done: called before its output changes."""
+        self.path.unlink(missing_ok=True)
+
+    def write(self) -> None:
+        """Record that the output is whole."""
+        write_json(self.path, {"key": self.key, "options": self.options})

@@ -1,0 +1,103 @@
+"""Symbol tables and language directories (``data/lang``)."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from kaldi_uq.errors import DataError
+from kaldi_uq.io.datadir import read_table
+from kaldi_uq.io.files import atomic_write
+
+
+def read_symbols(path: str | os.PathLike[str]) -> dict[str, int]:
+    """Read ``words.txt`` or ``phones.txt``: symbol -> integer.
+
+    Raises:
+        DataError: missing, or a line that is not ``symbol integer``.
+    """
+    table = read_table(path, check_sorted=False)
+    try:
+        return {symbol: int(value) for symbol, value in table.items()}
+    except ValueError as error:
+        raise DataError(f"{path}: expected '<symbol> <integer>' on each line ({error})") from None
+
+
+def write_symbols(path: str | os.PathLike[str], symbols: Iterable[str]) -> dict[str, int]:
+    """Write a symbol table, numbered from 0, and return it."""
+    table = {symbol: index for index, symbol in enumerate(symbols)}
+    with atomic_write(path) as stream:
+        stream.writelines(f"{symbol} {index}\n" for symbol, index in table.items())
+    return table
+
+
+@dataclass(frozen=True)
+class Lang:
+    """What alignment and graph building need of a language directory.
+
+    Attributes:
+        path: the directory.
+        words, phones: symbol -> integer.
+        disambig: integers of the disambiguation symbols among the phones (``phones/disambig.int``).
+        oov: the word that stands for words outside the lexicon, or ``None`` if ``oov.txt`` is missing.
+    """
+
+    path: Path
+    words: dict[str, int]
+    phones: dict[str, int]
+    disambig: tuple[int, ...]
+    oov: str | None
+
+    @classmethod
+    def read(cls, path: str | os.PathLike[str]) -> Lang:
+        """Read a directory.
+
+        Raises:
+            DataError: a file is missing or malformed.
+        """
+        path = Path(path)
+        for name in ("words.txt", "phones.txt", "topo", "L.fst", "phones/disambig.int"):
+            if not (path / name).is_file():
+                raise DataError(f"{path / name}: no such file; utils/prepare_lang.sh makes it")
+        try:
+            disambig = tuple(int(line) for line in (path / "phones/disambig.int").read_text().split())
+        except ValueError:
+            raise DataError(f"{path / 'phones/disambig.int'}: expected one integer a line") from None
+        oov_path = path / "oov.txt"
+        return cls(
+            path=path,
+            words=read_symbols(path / "words.txt"),
+            phones=read_symbols(path / "phones.txt"),
+            disambig=disambig,
+            oov=oov_path.read_text().strip() if oov_path.is_file() else None,
+        )
+
+    @property
+    def id_to_word(self) -> dict[int, str]:
+        """Integer -> word."""
+        return {index: word for word, index in self.words.items()}
+
+    def word_ids(self, words: Sequence[str], *, where: str, map_oov: bool = False) -> list[int]:
+        """Integers of a word sequence.
+
+        Args:
+            words: the words.
+            where: file and utterance, for the message.
+            map_oov: map unknown words to the oov word, as Kaldi's ``sym2int.pl --map-oov`` does.
+
+        Raises:
+            DataError: a word is not in the lexicon.
+        """
+        ids = []
+        for word in words:
+            if word in self.words and not word.startswith(("#", "<eps>")):
+                ids.append(self.words[word])
+            elif map_oov and self.oov is not None:
+                ids.append(self.words[self.oov])
+            else:
+                raise DataError(
+                    f"{where}: word {word!r} is not in {self.path / 'words.txt'}; correct the text or extend the lexicon"
+                )
+        return ids

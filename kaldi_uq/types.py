@@ -1,0 +1,249 @@
+"""Configurations as frozen dataclasses: what a model, a training, an attack or a decoding is made of.
+
+The flags of a command carry the field names of its configuration (``step_size`` is ``--step-size``), and a test holds
+the two together.  ``to_dict`` and ``from_dict`` are the only way into and out of files: plain JSON, unknown names are
+an error.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+ConfigT = TypeVar("ConfigT", bound="Config")
+
+
+@dataclass(frozen=True)
+class Config:
+    """Base of the configurations: conversion to and from plain dictionaries."""
+
+    def to_dict(self) -> dict[str, Any]:
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls: type[ConfigT], values: dict[str, Any]) -> ConfigT:
+        """Build the configuration from a dictionary.
+
+        Raises:
+            ValueError: a name that the configuration does not have, or a value out of range.
+        """
+        names = {f.name for f in dataclasses.fields(cls)}
+        unknown = sorted(set(values) - names)
+        if unknown:
+            raise ValueError(f"{cls.__name__} has no field {', '.join(unknown)}; it has {', '.join(sorted(names))}")
+        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+
+
+def _require(condition: bool, message: str) -> None:
+    if not condition:
+        raise ValueError(message)
+
+
+@dataclass(frozen=True)
+class FrameConfig(Config):
+    """Options that Kaldi's ``compute-mfcc-feats`` and ``compute-fbank-feats`` share, with Kaldi's names and defaults.
+
+    Only ``dither`` has another default, 0: it would make features random, and a gradient through them meaningless.
+
+    Source: Kaldi ``src/feat/feature-window.h``, ``mel-computations.h``.
+    """
+
+    sample_frequency: float = 16000.0  # Hz
+    frame_length: float = 25.0  # ms
+    frame_shift: float = 10.0  # ms
+    dither: float = 0.0
+    preemphasis_coefficient: float = 0.97
+    remove_dc_offset: bool = True
+    window_type: str = "povey"
+    blackman_coeff: float = 0.42
+    round_to_power_of_two: bool = True
+    snip_edges: bool = True
+    num_mel_bins: int = 23
+    low_freq: float = 20.0  # Hz
+    high_freq: float = 0.0  # Hz; 0 or negative: offset from the Nyquist frequency
+    energy_floor: float = 0.0
+    raw_energy: bool = True
+    htk_compat: bool = False
+
+    def __post_init__(self) -> None:
+        _require(self.sample_frequency > 0, f"sample_frequency must be positive, got {self.sample_frequency}")
+        _require(self.frame_length > 0 and self.frame_shift > 0, "frame_length and frame_shift must be positive")
+        _require(
+            self.dither == 0.0,
+            f"dither must be 0, got {self.dither}: random features have no meaningful gradient; set --dither=0",
+        )
+        windows = ("povey", "hanning", "hamming", "rectangular", "blackman", "sine")
+        _require(self.window_type in windows, f"window_type must be one of {windows}, got {self.window_type!r}")
+        _require(
+            0 <= self.preemphasis_coefficient <= 1,
+            f"preemphasis_coefficient must be in [0, 1], got {self.preemphasis_coefficient}",
+        )
+        _require(self.num_mel_bins >= 3, f"num_mel_bins must be >= 3, got {self.num_mel_bins}")
+
+    @property
+    def nyquist(self) -> float:
+        """Half the sample frequency, Hz."""
+        return self.sample_frequency / 2
+
+    @property
+    def frame_shift_s(self) -> float:
+        """Frame shift in seconds."""
+        return self.frame_shift / 1000.0
+
+
+@dataclass(frozen=True)
+class MfccConfig(FrameConfig):
+    """Options of Kaldi's ``compute-mfcc-feats``, with Kaldi's defaults.
+
+    Source: Kaldi ``src/feat/feature-mfcc.h``.
+    """
+
+    num_ceps: int = 13
+    use_energy: bool = True
+    cepstral_lifter: float = 22.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _require(
+            1 <= self.num_ceps <= self.num_mel_bins,
+            f"num_ceps must be between 1 and num_mel_bins ({self.num_mel_bins}), got {self.num_ceps}",
+        )
+
+
+@dataclass(frozen=True)
+class FbankConfig(FrameConfig):
+    """Options of Kaldi's ``compute-fbank-feats``, with Kaldi's defaults; always of the power spectrum.
+
+    Source: Kaldi ``src/feat/feature-fbank.h``.
+    """
+
+    use_energy: bool = False
+    use_log_fbank: bool = True
+
+
+@dataclass(frozen=True)
+class FrontEndConfig(Config):
+    """From the waveform to the input of the network.
+
+    ``kind`` is ``kaldi`` (Kaldi's MFCC) or ``torchaudio`` (the paper's: torchaudio's MFCC on peak-normalised audio).
+    ``cmvn`` is ``none``, ``utterance`` (mean of the utterance itself, differentiable) or ``speaker`` (given statistics,
+    Kaldi's ``apply-cmvn --utt2spk``); ``norm_vars`` divides by the deviation too.  After the deltas every dimension is
+    normalised with the mean and deviation of the training set, which the model file carries.
+    """
+
+    kind: str = "kaldi"
+    mfcc: MfccConfig = MfccConfig()
+    cmvn: str = "none"
+    norm_vars: bool = False
+    delta_order: int = 2
+    delta_window: int = 2
+    left_context: int = 4
+    right_context: int = 4
+
+    def __post_init__(self) -> None:
+        _require(self.kind in ("kaldi", "torchaudio"), f"frontend must be kaldi or torchaudio, got {self.kind!r}")
+        _require(self.cmvn in ("none", "utterance", "speaker"), f"cmvn must be none, utterance or speaker: {self.cmvn!r}")
+        _require(self.left_context >= 0 and self.right_context >= 0, "left_context and right_context must be >= 0")
+        _require(self.delta_order >= 0 and self.delta_window > 0, "delta_order must be >= 0, delta_window > 0")
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> FrontEndConfig:
+        values = dict(values)
+        if isinstance(values.get("mfcc"), dict):
+            values["mfcc"] = MfccConfig.from_dict(values["mfcc"])
+        return super().from_dict(values)
+
+
+MODEL_KINDS = ("dnn", "ensemble", "dropout", "bnn")
+
+
+@dataclass(frozen=True)
+class ModelConfig(Config):
+    """An acoustic model: its kind and sizes.  The defaults are the paper's (section 4.1)."""
+
+    kind: str = "dnn"
+    input_dim: int = 351
+    num_pdfs: int = 95
+    hidden_dims: tuple[int, ...] = (100, 100)
+    num_members: int = 5  # ensemble only: T of the paper
+    num_samples: int = 0  # draws at test; 0: the kind's default (dropout 100, bnn 5)
+    dropout: float = 0.5  # dropout only
+    init_log_var: float = -9.0  # bnn only: initial log-variance of rows and columns
+
+    def __post_init__(self) -> None:
+        _require(self.kind in MODEL_KINDS, f"model must be one of {', '.join(MODEL_KINDS)}, got {self.kind!r}")
+        _require(self.num_members >= 1, f"num_members must be >= 1, got {self.num_members}")
+        _require(0 <= self.dropout < 1, f"dropout must be in [0, 1), got {self.dropout}")
+        _require(self.num_samples >= 0, f"num_samples must be >= 0, got {self.num_samples}")
+        _require(len(self.hidden_dims) >= 1, "hidden_dims must name at least one layer")
+
+
+@dataclass(frozen=True)
+class TrainConfig(Config):
+    """Training on the frames of an alignment (section 4.1 of the paper).
+
+    ``num_epochs`` on the given alignment, then ``num_viterbi_epochs``, each after a realignment with the network's own
+    posteriors.
+    """
+
+    num_epochs: int = 3
+    num_viterbi_epochs: int = 3
+    batch_size: int = 256  # frames
+    learning_rate: float = 1e-3
+    final_learning_rate: float = 1e-4  # exponential decay towards it over all epochs
+    weight_decay: float = 0.0
+    num_train_samples: int = 0  # sub-networks or draws per training example; 0: the kind's default (dropout 10, bnn 1)
+    max_grad_norm: float = 5.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        _require(self.num_epochs >= 1, f"num_epochs must be >= 1, got {self.num_epochs}")
+        _require(self.num_viterbi_epochs >= 0, f"num_viterbi_epochs must be >= 0, got {self.num_viterbi_epochs}")
+        _require(self.batch_size >= 1, f"batch_size must be >= 1, got {self.batch_size}")
+        _require(self.learning_rate > 0 and self.final_learning_rate > 0, "learning rates must be positive")
+
+
+@dataclass(frozen=True)
+class DecodeConfig(Config):
+    """Viterbi decoding and alignment.  ``acwt`` scales the unscaled log-likelihoods, once, here."""
+
+    acwt: float = 0.1
+    beam: float = 13.0
+    max_active: int = 7000
+    align_beam: float = 200.0
+    retry_beam: float = 0.0  # 0: no second pass
+    transition_scale: float = 1.0  # alignment only: the decoding graph has its own
+    self_loop_scale: float = 0.1
+
+    def __post_init__(self) -> None:
+        _require(self.acwt > 0, f"acwt must be positive, got {self.acwt}")
+        _require(self.beam > 0 and self.align_beam > 0, "beams must be positive")
+
+
+@dataclass(frozen=True)
+class AttackConfig(Config):
+    """Targeted projected gradient descent at the waveform, L-infinity ball.
+
+    ``step_rule`` ``cosine`` decays the step from ``step_size`` to nearly 0, ``fixed`` keeps it.  ``step_size`` 0 stands
+    for eps/8, the strong default with the decay.  ``realign_every`` k > 0 realigns the target with the current
+    posteriors every k steps.  The paper's attack (cleverhans 2.1.0, ``MadryEtAl``) is ``step_rule fixed``,
+    ``step_size 0.01``, ``num_steps 40``, whatever eps is.
+    """
+
+    eps: float = 0.02
+    num_steps: int = 40
+    step_size: float = 0.0
+    step_rule: str = "cosine"
+    random_start: bool = True
+    realign_every: int = 0
+    eot_samples: int = 1  # draws of a random model that one gradient averages over
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        _require(0 <= self.eps <= 1, f"eps must be a number in [0, 1] (full scale is 1), got {self.eps}")
+        _require(self.num_steps >= 1, f"num_steps must be >= 1, got {self.num_steps}")
+        _require(self.step_size >= 0, f"step_size must be >= 0 (0: eps/8), got {self.step_size}")
+        _require(self.step_rule in ("cosine", "fixed"), f"step_rule must be cosine or fixed, got {self.step_rule!r}")
+        _require(self.realign_every >= 0, f"realign_every must be >= 0, got {self.realign_every}")
+        _require(self.eot_samples >= 1, f"eot_samples must be >= 1, got {self.eot_samples}")
