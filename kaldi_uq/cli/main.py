@@ -17,6 +17,26 @@ from kaldi_uq.errors import KaldiUqError
 # command -> (module, summary); modules are imported late, so that --help needs no torch
 COMMANDS: dict[str, tuple[str, str]] = {
     "doctor": ("doctor", "say what is installed, what is missing, and how to mend it"),
+    "validate-data": ("validate_data", "check a data directory"),
+    "fix-data": ("fix_data", "sort a data directory, drop utterances that are not in all of its files"),
+    "split-data": ("split_data", "split a data directory into parts for parallel jobs"),
+    "prepare-lang": ("prepare_lang", "build a language directory from a dictionary directory"),
+    "compute-mfcc": ("compute_mfcc", "compute Kaldi's MFCC of a data directory"),
+    "compute-cmvn": ("compute_cmvn", "accumulate CMVN statistics per speaker"),
+    "frame-shift": ("frame_shift", "print the frame shift of a feature configuration"),
+    "train-mono": ("train_mono", "train a monophone GMM system"),
+    "align-gmm": ("align_gmm", "align a data directory with a GMM system"),
+    "make-graph": ("make_graph", "compose the decoding graph HCLG.fst"),
+    "decode-gmm": ("decode_gmm", "decode a data directory with a GMM system"),
+    "score-text": ("score_text", "word error rate of hypotheses"),
+    "nnet-train": ("nnet_train", "train a hybrid acoustic model on alignments"),
+    "nnet-forward": ("nnet_forward", "write a model's log-likelihoods as a Kaldi archive"),
+    "nnet-decode": ("nnet_decode", "decode benign audio and measure the model's uncertainty"),
+    "nnet-attack": ("nnet_attack", "attack a model at the waveform"),
+    "nnet-detect": ("nnet_detect", "fit detectors on benign audio, measure them against an attack"),
+    "report": ("report", "tables, figures and one HTML page from results.json"),
+    "check-eps": ("check_eps", "check a perturbation bound and print its shortest form"),
+    "record": ("record", "record environment and timings in results.json"),
 }
 
 
@@ -55,7 +75,18 @@ def command_parser(name: str) -> tuple[OneLineParser, object]:
 
 def main(argv: list[str] | None = None) -> int:
     """Entry point of the console script; returns the exit status."""
-    argv = list(sys.argv[1:] if argv is None else argv)
+    try:
+        try:
+            return _dispatch(list(sys.argv[1:] if argv is None else argv))
+        finally:
+            sys.stdout.flush()  # here, and not at the interpreter's end, where nothing can be caught
+    except BrokenPipeError:
+        # The reader has seen enough, as in `kaldi-uq ... | head`: no message, and none from the interpreter either.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+
+
+def _dispatch(argv: list[str]) -> int:
     if not argv or argv[0] not in COMMANDS:
         build_parser().parse_args(argv or ["--help"])
         return 1
@@ -64,14 +95,13 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(rest)
     try:
         status = module.run(args)  # type: ignore[attr-defined]
+    except BrokenPipeError:
+        raise
     except (KaldiUqError, OSError, ValueError) as error:
         # ValueError: a configuration refused an option's value; its message names the field
         if args.debug:
             raise
         print(f"kaldi-uq {name}: error: {_one_line(error)}", file=sys.stderr)
-        return 1
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     return int(status or 0)
 

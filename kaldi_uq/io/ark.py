@@ -64,15 +64,15 @@ def _open(name: str) -> IO[bytes]:
         raise DataError(f"{name}: no such file") from None
 
 
-def read_matrix(rxfilename: str) -> np.ndarray:
-    """Read one matrix, (T, D) float32, from ``file.ark:offset`` (or a file that holds one matrix)."""
+def read_matrix(rxfilename: str, *, dtype: type[np.floating] = np.float32) -> np.ndarray:
+    """Read one matrix, (T, D), from ``file.ark:offset`` (or a file that holds one matrix)."""
     name, _, offset = rxfilename.rpartition(":")
     if not name or not offset.isdigit():
         name, offset = rxfilename, "0"
     with _open(name) as stream:
         stream.seek(int(offset))
         try:
-            return np.asarray(kaldi_io.read_mat(stream), dtype=np.float32)
+            return np.asarray(kaldi_io.read_mat(stream), dtype=dtype)
         except _DAMAGED as error:
             raise DataError(f"{rxfilename}: damaged archive ({error}); make it again") from None
 

@@ -1,0 +1,138 @@
+"""What the recogniser is to be made to hear: target texts, and the pdf of each frame for them (step 1 of the paper)."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from kaldi_uq.engine.base import Engine
+from kaldi_uq.errors import AlignmentError, DataError
+from kaldi_uq.io.kaldi_model import Topology
+from kaldi_uq.io.lang import Lang
+from kaldi_uq.types import DecodeConfig
+
+MAX_TARGET_WORDS = 5  # section 4.2 of the paper: a random length between 1 and 5
+
+
+def read_pronunciations(lang: Lang) -> dict[str, list[tuple[int, ...]]]:
+    """Word -> its pronunciations as phone-ids, from ``phones/align_lexicon.int``.
+
+    Raises:
+        DataError: the file is missing or malformed.
+    """
+    path = lang.path / "phones/align_lexicon.int"
+    id_to_word = lang.id_to_word
+    pronunciations: dict[str, list[tuple[int, ...]]] = {}
+    try:
+        for line in path.read_text().splitlines():
+            _, word, *phones = (int(value) for value in line.split())
+            pronunciations.setdefault(id_to_word[word], []).append(tuple(phones))
+    except FileNotFoundError:
+        raise DataError(f"{path}: no such file; utils/prepare_lang.sh makes it") from None
+    except (ValueError, KeyError):
+        raise DataError(f"{path}: expected '<word-id> <word-id> <phone-id> ...' with ids of words.txt") from None
+    return pronunciations
+
+
+def min_word_frames(lang: Lang, topology: Topology) -> dict[str, int]:
+    """The fewest frames that each word can last."""
+    return {
+        word: min(sum(topology.min_frames(p) for p in phones) for phones in prons)
+        for word, prons in read_pronunciations(lang).items()
+    }
+
+
+def target_words(lang: Lang, topology: Topology) -> dict[str, int]:
+    """The words that a random target may hold, and their shortest durations in frames: no symbols, no silence."""
+    silence = {int(i) for i in (lang.path / "phones/silence.int").read_text().split()}
+    prons = read_pronunciations(lang)
+    frames = min_word_frames(lang, topology)
+    return {
+        word: frames[word]
+        for word in prons
+        if word != "<eps>" and word != lang.oov and not any(set(phones) <= silence for phones in prons[word])
+    }
+
+
+def random_target(
+    utt: str, original: Sequence[str], num_frames: int, words: Mapping[str, int], *, seed: int, attempt: int = 0
+) -> list[str]:
+    """A random target text: 1 to 5 words, no longer than the audio can hold, and not the original text.
+
+    Args:
+        utt: makes the choice independent of the other utterances.
+        original: the words that are spoken.
+        num_frames: frames of the utterance.
+        words: word -> its shortest duration in frames.
+        seed: of the choice.
+        attempt: another choice for the same utterance.
+
+    Raises:
+        AlignmentError: the utterance is too short for any other word.
+
+    Source: section 4.2 of the paper.
+    """
+    rng = np.random.default_rng([seed, attempt, zlib.crc32(utt.encode())])
+    names = sorted(words)
+    short_enough = [w for w in names if words[w] <= num_frames and [w] != list(original)]
+    if not short_enough:
+        raise AlignmentError(
+            f"utterance {utt!r}: {num_frames} frames are too few for any target word (the shortest takes "
+            f"{min(words.values())}); leave it out of the attack set"
+        )
+    for _ in range(100):
+        size = int(rng.integers(1, MAX_TARGET_WORDS + 1))
+        target = [names[i] for i in rng.integers(0, len(names), size)]
+        if sum(words[w] for w in target) <= num_frames and target != list(original):
+            return target
+    return [short_enough[int(rng.integers(len(short_enough)))]]
+
+
+def check_target(utt: str, target: Sequence[str], num_frames: int, shortest: Mapping[str, int], where: str) -> None:
+    """Refuse a target that the audio cannot hold.
+
+    Raises:
+        AlignmentError: names the utterance, what the target needs and what there is.
+        DataError: the target is empty.
+    """
+    if not target:
+        raise DataError(f"{where}: the target of utterance {utt!r} is empty")
+    needed = sum(shortest.get(word, 1) for word in target)
+    if needed > num_frames:
+        raise AlignmentError(
+            f"{where}: target {' '.join(target)!r} of utterance {utt!r} needs at least {needed} frames, "
+            f"the audio has {num_frames}; choose a shorter target"
+        )
+
+
+def align_targets(
+    engine: Engine,
+    model_dir: Path,
+    lang: Lang,
+    loglikes: Mapping[str, np.ndarray],
+    targets: Mapping[str, Sequence[str]],
+    tid_to_pdf: np.ndarray,
+    config: DecodeConfig,
+) -> dict[str, np.ndarray]:
+    """Forced alignment of the target texts with the model's own scores of the audio.
+
+    Args:
+        engine: the engine.
+        model_dir: for its transition model and tree.
+        lang: the lexicon.
+        loglikes: utt -> (T, C) float32.
+        targets: utt -> words.
+        tid_to_pdf: (num_transition_ids + 1,) pdf-ids.
+        config: acwt and beams.
+
+    Returns:
+        utt -> (T,) int64 pdf-ids; an utterance without a path is absent.
+
+    Source: section 2.1 of the paper, step 1.
+    """
+    transcripts = {u: lang.word_ids(targets[u], where=f"target of {u}") for u in loglikes}
+    alignments = engine.align(model_dir, lang, loglikes.items(), transcripts, config)
+    return {utt: tid_to_pdf[alignment] for utt, alignment in alignments.items()}

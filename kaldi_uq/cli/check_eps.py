@@ -1,0 +1,20 @@
+"""Print a perturbation bound in its shortest form, which names attack directories: 0.020 becomes 0.02."""
+
+from __future__ import annotations
+
+import argparse
+
+from kaldi_uq.errors import UsageError
+from kaldi_uq.types import AttackConfig
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("eps", metavar="EPS", help="largest change of a sample, full scale 1")
+
+
+def run(args: argparse.Namespace) -> None:
+    try:
+        eps = AttackConfig(eps=float(args.eps)).eps
+    except ValueError:
+        raise UsageError(f"--eps must be a number in [0, 1] (full scale is 1), got {args.eps!r}") from None
+    print(f"{eps:g}")

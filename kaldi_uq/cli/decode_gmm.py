@@ -1,0 +1,40 @@
+"""Decode a data directory with a GMM system: the words of the best path, one line an utterance."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from kaldi_uq.cli.options import (
+    add_config_file,
+    add_config_flags,
+    add_engine,
+    config_from,
+    directory,
+    engine_of,
+    start_logging,
+)
+from kaldi_uq.io.datadir import DataDir, write_table
+from kaldi_uq.io.feats_dir import gmm_features
+from kaldi_uq.io.kaldi_model import read_gmm_model
+from kaldi_uq.types import DecodeConfig
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("data_dir", type=directory, metavar="DATA-DIR")
+    parser.add_argument("model_dir", type=directory, metavar="MODEL-DIR")
+    parser.add_argument("graph_dir", type=directory, metavar="GRAPH-DIR")
+    parser.add_argument("hypotheses", type=Path, metavar="TEXT", help="table of hypotheses to write")
+    add_engine(parser)
+    add_config_file(parser, DecodeConfig)
+    add_config_flags(parser, DecodeConfig)
+
+
+def run(args: argparse.Namespace) -> None:
+    start_logging()
+    engine = engine_of(args)
+    data = DataDir.read(args.data_dir, need=("utt2spk", "feats.scp", "cmvn.scp"))
+    _, gmms = read_gmm_model(args.model_dir / "final.mdl")
+    loglikes = ((utt, gmms.loglikes(feats)) for utt, feats in gmm_features(data))
+    found = engine.decode(args.model_dir, args.graph_dir, loglikes, config_from(args, DecodeConfig))
+    write_table(args.hypotheses, {utt: " ".join(found[utt].words) if utt in found else "" for utt in data.utts})

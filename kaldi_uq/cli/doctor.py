@@ -1,0 +1,256 @@
+"""Say what is installed, what is missing, and the command that mends it.
+
+Each line begins with one of: ok; missing, wrong (the default recipe cannot run); optional (not there, not needed by the
+default recipe).  The exit status is 0 if the default recipe (synthetic corpus) can run here, else 1.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import importlib.metadata
+import importlib.util
+import json
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import textwrap
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from kaldi_uq import __version__
+from kaldi_uq.errors import KaldiUqError
+
+WIDTH = 80  # columns
+MIN_FREE_GB = 1.0  # data, models and attacks of the default recipe, with room to spare
+
+# distribution -> (module, the release that setup.py pins or None); a test holds this and setup.py together
+PACKAGES: dict[str, tuple[str, str | None]] = {
+    "torch": ("torch", "2.11.0"),
+    "torchaudio": ("torchaudio", "2.11.0"),
+    "kaldi-hmm-gmm": ("kaldi_hmm_gmm", "1.1.4"),
+    "kaldifst": ("kaldifst", "1.7.17"),
+    "kaldi-io": ("kaldi_io", "0.9.8"),
+    "numpy": ("numpy", None),
+    "scipy": ("scipy", None),
+    "scikit-learn": ("sklearn", None),
+    "matplotlib": ("matplotlib", None),
+    "tqdm": ("tqdm", None),
+    "safetensors": ("safetensors", None),
+    "espeakng-loader": ("espeakng_loader", "0.2.4"),
+}
+KALDI_BINARIES = ("src/gmmbin/gmm-align", "src/bin/ali-to-pdf", "bin/gmm-align")  # any of them: there is a built Kaldi
+PAIR_TIMEOUT_S = 60
+# The engine's order of imports; with some releases the other order never returns.
+PAIR_TEST = """
+import kaldi_hmm_gmm, kaldifst
+fst = kaldifst.compile("0 1 1 1\\n1\\n")
+kaldi_hmm_gmm.LatticeFasterDecoder(fst, kaldi_hmm_gmm.LatticeFasterDecoderConfig())
+"""
+
+
+@dataclass(frozen=True)
+class Check:
+    """One line of the report.
+
+    Attributes:
+        name: what was looked for.
+        status: ``ok``, ``missing``, ``wrong`` or ``optional``.
+        found: what was found: a version, a path, the reason.
+        remedy: the command that mends it; empty if nothing is to be mended.
+    """
+
+    name: str
+    status: str
+    found: str
+    remedy: str = ""
+
+    @property
+    def stops_recipe(self) -> bool:
+        """Whether the default recipe cannot run because of this."""
+        return self.status in ("missing", "wrong")
+
+    def lines(self) -> list[str]:
+        """The check as text of at most 80 columns; a word that is longer, a path, is not broken."""
+        head = f"{self.status:<9}{self.name}: {self.found}" if self.found else f"{self.status:<9}{self.name}"
+        lines = _wrap(head, " " * 13)
+        return lines + (_wrap(f"{'':<9}run: {self.remedy}", " " * 14) if self.remedy else [])
+
+
+def _wrap(text: str, indent: str) -> list[str]:
+    return textwrap.wrap(text, WIDTH, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of the command."""
+    parser.add_argument("--json", action="store_true", help="print one JSON object instead of lines")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run the command."""
+    kaldi_root = os.environ.get("KALDI_ROOT", "")  # before anything is imported that might set it
+    checks = [*_system(), *_packages(), *_torch(), *_engine(kaldi_root), *_corpora(), *_optional()]
+    can_run = not any(check.stops_recipe for check in checks)
+    if args.json:
+        print(json.dumps({"can_run": can_run, "checks": [asdict(check) for check in checks]}, indent=1))
+        return int(not can_run)
+    for check in checks:
+        print("\n".join(check.lines()))
+    if can_run:
+        print("The default recipe can run: cd recipes/tidigits && ./run.sh")
+    else:
+        stoppers = [check.name for check in checks if check.stops_recipe]
+        print("\n".join(_wrap(f"The default recipe cannot run; mend: {', '.join(stoppers)}", "  ")))
+        if len(set(stoppers) & set(PACKAGES)) > 1:
+            print("All packages at once, into .venv of the repository: utils/make_env.sh")
+    return int(not can_run)
+
+
+def _system() -> Iterator[Check]:
+    yield Check("kaldi-uq", "ok", f"{__version__} in {Path(__file__).resolve().parents[1]}")
+    version = f"{platform.python_version()} ({sys.executable}), {platform.system()} {platform.machine()}"
+    old = sys.version_info < (3, 10)
+    yield Check("python", "wrong" if old else "ok", version, "apt install python3, 3.10 or newer" if old else "")
+    for tool in ("bash", "perl"):
+        path = shutil.which(tool)
+        yield Check(tool, "ok", path) if path else Check(tool, "missing", "not on PATH", f"apt install {tool}")
+    free_gb = shutil.disk_usage(Path.cwd()).free / 1e9
+    remedy = "" if free_gb >= MIN_FREE_GB else "df -h .   and make room"
+    yield Check("free disk", "wrong" if remedy else "ok", f"{free_gb:.1f} GB in {Path.cwd()}", remedy)
+
+
+def _packages() -> Iterator[Check]:
+    for distribution, (module, pin) in PACKAGES.items():
+        wanted = f"{distribution}=={pin}" if pin else distribution
+        if importlib.util.find_spec(module) is None:
+            why = "not installed; it speaks the synthetic corpus" if module == "espeakng_loader" else "not installed"
+            yield Check(distribution, "missing", why, f"python3 -m pip install {wanted}")
+            continue
+        try:
+            version = importlib.metadata.version(distribution)
+        except importlib.metadata.PackageNotFoundError:
+            version = "of unknown version"
+        # another release is said, not refused: whether it works is tried below
+        other = pin is not None and version.partition("+")[0] != pin
+        yield Check(distribution, "ok", f"{version} (tested with {pin})" if other else version)
+
+
+def _import(module: str) -> str:
+    """Why a module cannot be imported, in one line; empty if it can."""
+    try:
+        importlib.import_module(module)
+    except (ImportError, OSError, AttributeError, RuntimeError) as error:  # OSError: a shared library is not found
+        return " ".join(f"{type(error).__name__}: {error}".split())
+    return ""
+
+
+def _torch() -> Iterator[Check]:
+    if any(importlib.util.find_spec(module) is None for module in ("torch", "torchaudio")):
+        return
+    remedy = f"python3 -m pip install torch=={PACKAGES['torch'][1]} torchaudio=={PACKAGES['torchaudio'][1]}"
+    for module in ("torch", "torchaudio"):
+        problem = _import(module)
+        if problem:
+            yield Check(f"import {module}", "wrong", problem, remedy)
+            return
+    import torch
+
+    devices = [f"cpu ({torch.get_num_threads()} threads)"]
+    for index in range(torch.cuda.device_count()):
+        properties = torch.cuda.get_device_properties(index)
+        devices.append(f"cuda:{index} {properties.name} ({properties.total_memory / 2**30:.0f} GiB)")
+    yield Check("torch devices", "ok", ", ".join(devices))
+
+
+def _engine(kaldi_root: str) -> Iterator[Check]:
+    pair = _kaldi_pair()
+    if pair:
+        yield pair
+    if pair and pair.stops_recipe and not kaldi_root:
+        return
+    if kaldi_root:
+        problem = _kaldi_root_problem(Path(kaldi_root))
+        if problem:
+            yield Check("engine kaldi", "wrong", f"KALDI_ROOT={kaldi_root}: {problem}", "unset KALDI_ROOT")
+            return
+    try:
+        from kaldi_uq.engine.select import engine_name, select_engine
+
+        name = engine_name()
+        versions = ", ".join(f"{key} {value}" for key, value in select_engine().versions().items())
+    except ImportError as error:
+        yield Check("engine", "missing", f"does not import: {error}", "python3 -m pip install -e .")
+    except KaldiUqError as error:
+        chosen = f"KALDI_ROOT={kaldi_root}: " if kaldi_root else ""
+        remedy = "unset KALDI_ROOT" if kaldi_root else "python3 -m pip install -e ."
+        yield Check("engine", "wrong", f"{chosen}{error}", remedy)
+    else:
+        reason = f"KALDI_ROOT={kaldi_root}" if kaldi_root else "KALDI_ROOT is not set"
+        yield Check("engine", "ok", f"{name} ({reason}): {versions}")
+
+
+def _kaldi_pair() -> Check | None:
+    """Whether kaldi-hmm-gmm takes the FSTs that kaldifst makes: the two agree only in certain releases."""
+    name = "kaldi-hmm-gmm with kaldifst"
+    if any(importlib.util.find_spec(module) is None for module in ("kaldifst", "kaldi_hmm_gmm")):
+        return None  # already reported
+    # In a process of its own: a pair that does not match can also hang or crash.
+    command = [sys.executable, "-c", PAIR_TEST]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=PAIR_TIMEOUT_S, check=False)
+    except subprocess.TimeoutExpired:
+        problem = f"no answer within {PAIR_TIMEOUT_S} s"
+    else:
+        errors = [line for line in done.stderr.splitlines() if line.partition(":")[0].endswith("Error")]
+        why = errors[-1][:100] if errors else f"exit status {done.returncode}"
+        problem = f"an FST cannot be passed between them ({why})" if done.returncode else ""
+    if problem:
+        packages = " ".join(f"{package}=={PACKAGES[package][1]}" for package in ("kaldi-hmm-gmm", "kaldifst"))
+        return Check(name, "wrong", problem, f"python3 -m pip install {packages}")
+    return Check(name, "ok", "an FST of one is accepted by the other")
+
+
+def _kaldi_root_problem(root: Path) -> str:
+    if not root.is_dir():
+        return "no such directory"
+    if not any(os.access(root / binary, os.X_OK) for binary in KALDI_BINARIES):
+        return f"no built Kaldi there (no {KALDI_BINARIES[0]})"
+    return ""
+
+
+def _corpora() -> Iterator[Check]:
+    spec = importlib.util.find_spec("espeakng_loader")
+    if spec and spec.submodule_search_locations:
+        # Looked at, not loaded: it is GPL-3, and only the generator of the corpus loads it.
+        package = Path(next(iter(spec.submodule_search_locations)))
+        whole = any(package.glob("*espeak-ng*.so*")) and (package / "espeak-ng-data").is_dir()
+        remedy = f"python3 -m pip install --force-reinstall espeakng-loader=={PACKAGES['espeakng-loader'][1]}"
+        if whole:
+            yield Check("corpus synth", "ok", "the default; made by speech synthesis, no download")
+        else:
+            yield Check("corpus synth", "wrong", f"{package}: library or voices missing", remedy)
+    fsdd = os.environ.get("KALDI_UQ_FSDD", "")
+    remedy = "export KALDI_UQ_FSDD=<directory that has recordings/*.wav>"
+    if not fsdd:
+        yield Check("corpus fsdd", "optional", "KALDI_UQ_FSDD is not set; tests on real recordings are skipped", remedy)
+    elif any(Path(fsdd).glob("recordings/*.wav")):
+        yield Check("corpus fsdd", "ok", f"KALDI_UQ_FSDD={fsdd}")
+    else:
+        yield Check("corpus fsdd", "optional", f"KALDI_UQ_FSDD={fsdd}: no recordings/*.wav there", remedy)
+
+
+def _optional() -> Iterator[Check]:
+    path = shutil.which("sph2pipe")
+    if path:
+        yield Check("sph2pipe", "ok", path)
+    else:
+        yield Check("sph2pipe", "optional", "not on PATH; needed for SPHERE audio compressed with shorten")
+    # The package of this name on the index is an empty demonstration: only the real one has kaldi.fstext.
+    spec = importlib.util.find_spec("kaldi")
+    if spec and any((Path(place) / "fstext").is_dir() for place in spec.submodule_search_locations or ()):
+        yield Check("pykaldi", "ok", "importable; nothing here needs it")
+    else:
+        yield Check("pykaldi", "optional", "not installed; nothing here needs it")

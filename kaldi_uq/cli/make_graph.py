@@ -1,0 +1,33 @@
+"""Compose the decoding graph HCLG.fst from a language directory and a model."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from kaldi_uq.cli.options import add_engine, directory, engine_of, start_logging
+from kaldi_uq.errors import DataError
+from kaldi_uq.io.lang import Lang
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("lang_dir", type=directory, metavar="LANG-DIR")
+    parser.add_argument("model_dir", type=directory, metavar="MODEL-DIR")
+    parser.add_argument("graph_dir", type=Path, metavar="GRAPH-DIR")
+    parser.add_argument("--transition-scale", type=float, default=1.0, help="[1.0]")
+    parser.add_argument("--self-loop-scale", type=float, default=0.1, help="[0.1]")
+    add_engine(parser)
+
+
+def run(args: argparse.Namespace) -> None:
+    start_logging()
+    for name in ("L_disambig.fst", "G.fst"):
+        if not (args.lang_dir / name).is_file():
+            raise DataError(f"{args.lang_dir / name}: no such file; stage 0 of the recipe makes it")
+    engine_of(args).make_graph(
+        Lang.read(args.lang_dir),
+        args.model_dir,
+        args.graph_dir,
+        transition_scale=args.transition_scale,
+        self_loop_scale=args.self_loop_scale,
+    )

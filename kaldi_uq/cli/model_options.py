@@ -1,0 +1,55 @@
+"""What the commands around a hybrid model share: its directory, its device, the waveforms for it."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from kaldi_uq.cli.options import add_config_file, add_config_flags, add_engine, directory
+from kaldi_uq.hybrid import HybridModel, select_device
+from kaldi_uq.io.datadir import DataDir
+from kaldi_uq.io.waves import read_waves
+from kaldi_uq.types import Config, DecodeConfig
+
+
+def add_model_arguments(parser: argparse.ArgumentParser, *configs: type[Config]) -> None:
+    """Add MODEL-DIR's options: engine, device, seed, draws, and the flags of the configurations."""
+    add_engine(parser)
+    parser.add_argument("--device", default="", help="cpu or cuda; default: cuda if there is one")
+    parser.add_argument("--num-draws", type=int, default=0, help="draws of a random model; 0: the model's default")
+    add_config_file(parser, DecodeConfig, *configs)
+    for config in (DecodeConfig, *configs):
+        add_config_flags(parser, config)
+
+
+def add_data_and_graph(parser: argparse.ArgumentParser) -> None:
+    """Add the positional arguments DATA-DIR, MODEL-DIR, GRAPH-DIR."""
+    parser.add_argument("data_dir", type=directory, metavar="DATA-DIR")
+    parser.add_argument("model_dir", type=directory, metavar="MODEL-DIR")
+    parser.add_argument("graph_dir", type=directory, metavar="GRAPH-DIR", help="directory with HCLG.fst")
+
+
+def load_model(args: argparse.Namespace) -> HybridModel:
+    """The model on its device."""
+    use_all_cores()
+    return HybridModel.load(args.model_dir, select_device(args.device))
+
+
+def use_all_cores() -> None:
+    """As many threads as cores, unless OMP_NUM_THREADS says otherwise: batches are computed by one process."""
+    if not os.environ.get("OMP_NUM_THREADS"):
+        torch.set_num_threads(len(os.sched_getaffinity(0)))
+
+
+def waves_of(data: DataDir, model: HybridModel) -> dict[str, np.ndarray]:
+    """The waveforms, checked against the model's sample rate and shortest input."""
+    return read_waves(data, sample_rate=model.front_end.sample_rate, min_samples=model.front_end.min_samples)
+
+
+def model_name(model_dir: Path) -> str:
+    """The name under which results are filed: the directory's, ``exp/dnn`` is ``dnn``."""
+    return Path(os.path.abspath(model_dir)).name

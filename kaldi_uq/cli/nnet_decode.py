@@ -1,0 +1,78 @@
+"""Decode a benign data directory with a hybrid model and measure its uncertainty.
+
+Writes OUT-DIR/results.jsonl (one line an utterance: text, hypothesis, errors, statistics) and OUT-DIR/hypotheses.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+from kaldi_uq.cli.model_options import add_data_and_graph, add_model_arguments, load_model, model_name, waves_of
+from kaldi_uq.cli.options import config_from, engine_of, start_logging
+from kaldi_uq.evaluate import decode_waves
+from kaldi_uq.hybrid import MODEL_FILE
+from kaldi_uq.io.datadir import DataDir, write_table
+from kaldi_uq.io.files import DoneStamp, write_text
+from kaldi_uq.report.results import Results
+from kaldi_uq.scoring import ErrorRate, align_words
+from kaldi_uq.types import DecodeConfig
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_data_and_graph(parser)
+    parser.add_argument("out_dir", type=Path, metavar="OUT-DIR")
+    parser.add_argument("--results", metavar="FILE", help="also record the accuracy in this results.json")
+    parser.add_argument("--seed", type=int, default=0, help="of the draws [0]")
+    add_model_arguments(parser)
+
+
+def run(args: argparse.Namespace) -> None:
+    start_logging()
+    decode = config_from(args, DecodeConfig)
+    inputs = [args.model_dir / MODEL_FILE, args.graph_dir / "HCLG.fst", args.data_dir / "wav.scp", args.data_dir / "text"]
+    model = load_model(args)
+    options = {"decode": decode.to_dict(), "seed": args.seed, "num_draws": args.num_draws}
+    stamp = DoneStamp(args.out_dir, "decode", options=options, inputs=inputs)
+    if not stamp.is_current():
+        stamp.clear()
+        data = DataDir.read(args.data_dir, need=("wav.scp", "utt2spk", "text"))
+        engine = engine_of(args)
+        hypotheses, statistics = decode_waves(
+            model,
+            waves_of(data, model),
+            engine,
+            args.model_dir,
+            args.graph_dir,
+            decode,
+            num_draws=args.num_draws or None,
+            seed=args.seed,
+            desc=f"decoding {data.path.name}",
+        )
+        lines = []
+        for utt in data.utts:
+            words = hypotheses[utt].words
+            record = {
+                "utt": utt,
+                "text": data.text[utt],
+                "hypothesis": " ".join(words),
+                "errors": align_words(data.words(utt), words).counts(),
+                "statistics": statistics[utt],
+            }
+            lines.append(json.dumps(record, allow_nan=False))
+        write_text(args.out_dir / "results.jsonl", "\n".join(lines) + "\n")
+        write_table(args.out_dir / "hypotheses", {utt: " ".join(hypotheses[utt].words) for utt in data.utts})
+        stamp.write()
+    total = total_errors(args.out_dir / "results.jsonl")
+    if args.results:
+        Results(args.results).set_clean(model_name(args.model_dir), total)
+    print(total.kaldi_line())
+
+
+def total_errors(path: Path) -> ErrorRate:
+    """The summed counts of a ``results.jsonl``."""
+    from kaldi_uq.report.records import read_benign
+
+    rates = [record.errors for record in read_benign(path)]
+    return sum(rates[1:], start=rates[0])

@@ -1,0 +1,42 @@
+"""Fit detectors on benign audio and measure how well they tell attacked audio from other benign audio.
+
+The inputs are results.jsonl files of nnet-decode and nnet-attack, all of one model.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from kaldi_uq.detector import GaussianDetector, evaluate_detection, save_detector
+from kaldi_uq.report.records import read_attacked, read_benign, statistics_table
+from kaldi_uq.report.results import Results
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--fit", type=Path, required=True, metavar="JSONL", help="benign, to fit on")
+    parser.add_argument("--benign", type=Path, required=True, metavar="JSONL", help="benign, held out")
+    parser.add_argument("--attacked", type=Path, required=True, metavar="JSONL")
+    parser.add_argument("--model", required=True, help="name in the results")
+    parser.add_argument("--attack", required=True, help="name in the results")
+    parser.add_argument("--eps", type=float, required=True)
+    parser.add_argument("--results", type=Path, required=True, metavar="FILE", help="results.json to add the rows to")
+    parser.add_argument("--detector-dir", type=Path, metavar="DIR", help="save the fitted Gaussian detectors here")
+    parser.add_argument("--fpr", type=float, default=0.01, help="false-positive rate of the threshold [0.01]")
+    parser.add_argument("--seed", type=int, default=0, help="of the bootstrap [0]")
+
+
+def run(args: argparse.Namespace) -> None:
+    fit = statistics_table(read_benign(args.fit))
+    benign = statistics_table(read_benign(args.benign))
+    attacked = statistics_table(read_attacked(args.attacked))
+    rows = evaluate_detection(fit, benign, attacked, seed=args.seed, fpr=args.fpr)
+    Results(args.results).add_detection(rows, model=args.model, attack=args.attack, eps=args.eps)
+    if args.detector_dir:
+        for name in fit:
+            detector = GaussianDetector(True, statistic=name).fit(fit).calibrate(args.fpr, fit)
+            save_detector(detector, args.detector_dir / f"{name}.json")
+    for name in ("max_predictive_entropy", "mean_predictive_entropy"):
+        row = next(r for r in rows if r["statistic"] == name)
+        low, high = row["auroc_ci95"]
+        print(f"{args.model} {args.attack} eps {args.eps:g}: AUROC of {name} {row['auroc']:.3f} [{low:.3f}, {high:.3f}]")

@@ -1,0 +1,157 @@
+"""Flags from configurations, and what several commands need: engine, data, logging."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import logging
+import typing
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any
+
+from kaldi_uq.engine.base import Engine
+from kaldi_uq.engine.select import ENGINES, select_engine
+from kaldi_uq.errors import UsageError
+from kaldi_uq.types import Config, ConfigT
+
+
+def flag(name: str) -> str:
+    """The flag of a field: ``step_size`` is ``--step-size``."""
+    return "--" + name.replace("_", "-")
+
+
+def add_config_flags(parser: argparse.ArgumentParser, config: type[Config], *, skip: Collection[str] = ()) -> None:
+    """Add a flag for each field of a configuration; the defaults stay those of the configuration.
+
+    Args:
+        parser: the parser.
+        config: a frozen dataclass with defaults of type bool, int, float, str or tuple of int.
+        skip: fields that the command sets in another way.
+    """
+    group = parser.add_argument_group(f"{config.__name__} (defaults in brackets)")
+    types = typing.get_type_hints(config)
+    for field in dataclasses.fields(config):
+        if field.name in skip:
+            continue
+        default = field.default
+        shown = ",".join(map(str, default)) if isinstance(default, tuple) else default
+        group.add_argument(
+            flag(field.name),
+            dest=field.name,
+            type=_parser_of(types[field.name]),
+            default=None,
+            metavar="true|false" if types[field.name] is bool else field.name.upper(),
+            help=f"[{str(shown).lower() if isinstance(shown, bool) else shown}]",
+        )
+
+
+def _parser_of(kind: Any) -> Any:
+    if kind is bool:
+        return _boolean
+    if kind in (int, float, str):
+        return kind
+    return _integers
+
+
+def _boolean(text: str) -> bool:
+    if text not in ("true", "false"):
+        raise argparse.ArgumentTypeError(f"expected true or false, got {text!r}")
+    return text == "true"
+
+
+def _integers(text: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(part) for part in text.replace(",", " ").split())
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"expected integers separated by commas, got {text!r}") from None
+
+
+def config_from(args: argparse.Namespace, config: type[ConfigT], **fixed: Any) -> ConfigT:
+    """The configuration: ``fixed`` wins over flags, flags over ``--config FILE``, that over the defaults.
+
+    Raises:
+        UsageError: a value out of range, or an unknown name in the file.
+    """
+    names = {f.name for f in dataclasses.fields(config)}
+    values: dict[str, Any] = {}
+    path = getattr(args, "config", None)
+    if path:
+        values = {k: v for k, v in read_option_file(Path(path), args.known_fields).items() if k in names}
+    values |= {n: v for n in names if (v := getattr(args, n, None)) is not None}
+    try:
+        return config(**(values | fixed))
+    except ValueError as error:
+        raise UsageError(str(error)) from None
+
+
+def add_config_file(parser: argparse.ArgumentParser, *configs: type[Config]) -> None:
+    """Add ``--config FILE``: options of these configurations, one ``--name=value`` a line."""
+    parser.add_argument("--config", metavar="FILE", help="options, one --name=value a line; flags win over it")
+    known = {f.name: typing.get_type_hints(c)[f.name] for c in configs for f in dataclasses.fields(c)}
+    parser.set_defaults(known_fields=known)
+
+
+def read_option_file(path: Path, known: dict[str, Any]) -> dict[str, Any]:
+    """Read ``--name=value`` lines as data.
+
+    Raises:
+        UsageError: the file is missing; a line is not of this form; an unknown name; a value of the wrong type.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except FileNotFoundError:
+        raise UsageError(f"--config {path}: no such file") from None
+    values = {}
+    for number, line in enumerate(lines, 1):
+        line = line.partition("#")[0].strip()
+        if not line:
+            continue
+        name, equals, text = line.removeprefix("--").partition("=")
+        name = name.strip().replace("-", "_")
+        if not equals:
+            raise UsageError(f"{path}:{number}: expected --name=value, found {line!r}")
+        if name not in known:
+            raise UsageError(f"{path}:{number}: unknown option {name!r}; known: {', '.join(sorted(known))}")
+        try:
+            values[name] = _parser_of(known[name])(text.strip())
+        except (ValueError, argparse.ArgumentTypeError) as error:
+            raise UsageError(f"{path}:{number}: --{name}: {error}") from None
+    return values
+
+
+def add_engine(parser: argparse.ArgumentParser) -> None:
+    """Add ``--engine``."""
+    parser.add_argument("--engine", choices=ENGINES, help="default: kaldi if KALDI_ROOT is set, else embedded")
+
+
+def engine_of(args: argparse.Namespace) -> Engine:
+    """The chosen engine, named in the log."""
+    engine = select_engine(args.engine)
+    versions = ", ".join(f"{name} {version}" for name, version in engine.versions().items())
+    logging.getLogger(__name__).info("engine %s (%s)", engine.name, versions)
+    return engine
+
+
+def start_logging() -> None:
+    """Log lines to standard error, where ``$cmd`` puts them into the log of the job."""
+    logging.basicConfig(level=logging.INFO, format="%(levelname).1s %(name)s: %(message)s")
+
+
+def positive_int(text: str) -> int:
+    """An argparse type: an integer of at least 1."""
+    try:
+        value = int(text)
+    except ValueError:
+        value = 0
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"expected an integer >= 1, got {text!r}")
+    return value
+
+
+def directory(text: str) -> Path:
+    """An argparse type: an existing directory."""
+    path = Path(text)
+    if not path.is_dir():
+        raise argparse.ArgumentTypeError(f"{text}: no such directory")
+    return path

@@ -1,0 +1,37 @@
+"""Build a language directory from a dictionary directory (lexicon.txt, silence_phones.txt, nonsilence_phones.txt,
+optional_silence.txt and, for whole-word models, num_states.txt).
+
+With --word-loop, G.fst lets every listed word follow every other, all alike.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from kaldi_uq.cli.options import add_engine, directory, engine_of, start_logging
+from kaldi_uq.errors import DataError
+from kaldi_uq.io.lang import Lang
+from kaldi_uq.prepare_lang import loop_grammar, prepare_lang
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("dict_dir", type=directory, metavar="DICT-DIR")
+    parser.add_argument("oov_word", metavar="OOV-WORD", help="word of the lexicon that stands for unknown ones")
+    parser.add_argument("lang_dir", type=Path, metavar="LANG-DIR")
+    parser.add_argument("--word-loop", metavar="FILE", help="words of the grammar, one a line; writes G.fst")
+    add_engine(parser)
+
+
+def run(args: argparse.Namespace) -> None:
+    start_logging()
+    engine = engine_of(args)
+    prepare_lang(args.dict_dir, args.oov_word, args.lang_dir, engine)
+    if args.word_loop:
+        lang = Lang.read(args.lang_dir)
+        words = Path(args.word_loop).read_text(encoding="utf-8").split()
+        if not words:
+            raise DataError(f"{args.word_loop}: empty, expected one word a line")
+        lang.word_ids(words, where=args.word_loop)
+        engine.compile_fst(loop_grammar(words, lang.words), args.lang_dir / "G.fst", sort="ilabel")
+    print(f"kaldi-uq prepare-lang: {args.lang_dir}: {len(Lang.read(args.lang_dir).words)} symbols in words.txt")

@@ -1,0 +1,61 @@
+"""Record in results.json how a run was made: its environment and the seconds that its stages took."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.metadata
+import platform
+from pathlib import Path
+
+from kaldi_uq import __version__
+from kaldi_uq.cli.options import add_engine, engine_of
+from kaldi_uq.errors import UsageError
+from kaldi_uq.io.files import read_json
+from kaldi_uq.report.results import Results
+from kaldi_uq.scoring import ErrorRate
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("results", type=Path, metavar="RESULTS-JSON")
+    parser.add_argument("--timing", action="append", default=[], metavar="STAGE=SECONDS")
+    parser.add_argument("--environment", action="store_true", help="record engine, versions, device, seed and options")
+    parser.add_argument("--clean", action="append", default=[], metavar="NAME=WER-JSON", help="clean score of a system")
+    parser.add_argument("--option", action="append", default=[], metavar="NAME=VALUE", help="option of the run")
+    parser.add_argument("--seed", type=int, default=0, help="[0]")
+    add_engine(parser)
+
+
+def run(args: argparse.Namespace) -> None:
+    results = Results(args.results)
+    if args.environment:
+        import torch
+
+        engine = engine_of(args)
+        names = ("torch", "torchaudio", "numpy", "scikit-learn")
+        versions = {name: importlib.metadata.version(name) for name in names}
+        results.set_environment(
+            {
+                "engine": engine.name,
+                "versions": {"kaldi_uq": __version__, "python": platform.python_version()} | versions | engine.versions(),
+                "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
+                "seed": args.seed,
+                "options": dict(_pair(text) for text in args.option),
+            }
+        )
+    for text in args.clean:
+        name, path = _pair(text)
+        counts = read_json(path)
+        results.set_clean(name, ErrorRate.from_counts(counts, num_utts=counts["num_utts"]))
+    for text in args.timing:
+        stage, seconds = _pair(text)
+        try:
+            results.add_timing(stage, float(seconds))
+        except ValueError:
+            raise UsageError(f"--timing {text}: expected STAGE=SECONDS") from None
+
+
+def _pair(text: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not equals or not name:
+        raise UsageError(f"expected NAME=VALUE, got {text!r}")
+    return name, value

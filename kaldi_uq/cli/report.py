@@ -1,0 +1,125 @@
+"""Write the report of a recipe: RESULTS, tables (Markdown, CSV), figures (PNG, SVG) and one HTML page that needs no
+other file.
+
+Some attacked utterances are shown with their audio, spectrogram, entropy over time and word alignments.
+"""
+
+from __future__ import annotations
+
+import argparse
+import textwrap
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from kaldi_uq.attacks.targets import read_pronunciations
+from kaldi_uq.cli.options import add_engine, directory, engine_of
+from kaldi_uq.engine.base import Engine
+from kaldi_uq.evaluate import score_waves
+from kaldi_uq.hybrid import HybridModel
+from kaldi_uq.io.datadir import read_table
+from kaldi_uq.io.kaldi_model import read_transitions
+from kaldi_uq.io.lang import Lang
+from kaldi_uq.io.wav import read_wav
+from kaldi_uq.io.word_times import word_times
+from kaldi_uq.report.build import build_report
+from kaldi_uq.report.example import Example
+from kaldi_uq.report.records import AttackRecord, attack_dirs, read_attacked
+from kaldi_uq.report.results import Results
+from kaldi_uq.report.summary import summary
+from kaldi_uq.types import DecodeConfig
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("exp_dir", type=directory, metavar="EXP-DIR")
+    parser.add_argument("out_dir", type=Path, metavar="OUT-DIR")
+    parser.add_argument("--command", default="kaldi-uq report", help="the command that made the results")
+    parser.add_argument("--data-dir", type=Path, default=Path("data"), help="directory of attack/ and lang/ [data]")
+    parser.add_argument("--num-examples", type=int, default=3, help="attacked utterances to show [3]")
+    add_engine(parser)
+
+
+def run(args: argparse.Namespace) -> None:
+    examples: list[Example] = []
+    found = [(model, *entry) for model in _models(args.exp_dir) for entry in attack_dirs(args.exp_dir / model)]
+    if found and args.num_examples > 0:
+        # the first model under its strongest listed attack: what a reader should see first
+        model, attack, eps, path = next((f for f in found if f[1] == "pgd"), found[0])
+        records = _choose(read_attacked(path / "results.jsonl"), args.num_examples)
+        examples = _examples(args, model, attack, eps, path, records)
+    page = build_report(args.exp_dir, args.out_dir, command=args.command, examples=examples)
+    for sentence in summary(Results(args.exp_dir / "results.json").read()):
+        print(textwrap.fill(sentence, 78, initial_indent="* ", subsequent_indent="  "))
+    print(f"The whole story, with audio: {page}")
+
+
+def _models(exp_dir: Path) -> list[str]:
+    return [m for m in Results(exp_dir / "results.json").read()["clean"] if (exp_dir / m / "final.safetensors").is_file()]
+
+
+def _choose(records: Sequence[AttackRecord], count: int) -> list[AttackRecord]:
+    """Utterances that the attack turned into its target, if there are any; the shorter ones are easier to look at."""
+    won = [r for r in records if r.target_errors is not None and r.target_errors.errors == 0 and len(r.target.split()) > 1]
+    return sorted(won or records, key=lambda r: (abs(len(r.original.split()) - 4), r.utt))[:count]
+
+
+def _examples(
+    args: argparse.Namespace, kind: str, attack: str, eps: float, path: Path, records: Sequence[AttackRecord]
+) -> list[Example]:
+    model_dir = args.exp_dir / kind
+    model = HybridModel.load(model_dir)
+    engine = engine_of(args)
+    lang = Lang.read(args.data_dir / "lang")
+    original_scp, attacked_scp = read_table(args.data_dir / "attack/wav.scp"), read_table(path / "wav.scp")
+    rate = model.front_end.sample_rate
+    waves = {
+        "original": {r.utt: read_wav(original_scp[r.utt], expected_rate=rate)[0] for r in records},
+        "attacked": {r.utt: read_wav(attacked_scp[r.utt], expected_rate=rate)[0] for r in records},
+    }
+    scores = {name: dict(score_waves(model, batch)) for name, batch in waves.items()}
+    aligner = _Aligner(engine, model_dir, lang, model.front_end.frame_shift_s)
+    examples = []
+    for r in records:
+        clean, heard = scores["original"][r.utt], scores["attacked"][r.utt]
+        examples.append(
+            Example(
+                utt=r.utt,
+                model=kind,
+                attack=attack,
+                eps=eps,
+                rate=rate,
+                original_samples=waves["original"][r.utt],
+                attacked_samples=waves["attacked"][r.utt],
+                original=r.original,
+                target=r.target,
+                hypothesis=r.hypothesis,
+                attacked_entropy=heard.frames["predictive_entropy"],
+                original_entropy=clean.frames["predictive_entropy"],
+                frame_shift_s=model.front_end.frame_shift_s,
+                original_words=aligner.times(r.utt, r.original.split(), clean.loglikes),
+                target_words=aligner.times(r.utt, r.target.split(), heard.loglikes),
+                hypothesis_words=aligner.times(r.utt, r.hypothesis.split(), heard.loglikes),
+                snr_db=r.snr_db,
+            )
+        )
+    return examples
+
+
+class _Aligner:
+    """Word times by forced alignment."""
+
+    def __init__(self, engine: Engine, model_dir: Path, lang: Lang, frame_shift_s: float) -> None:
+        self.engine, self.model_dir, self.lang, self.frame_shift_s = engine, model_dir, lang, frame_shift_s
+        self.table = read_transitions(model_dir / "final.mdl")
+        self.pronunciations = read_pronunciations(lang)
+        self.silence = frozenset(int(i) for i in (lang.path / "phones/silence.int").read_text().split())
+
+    def times(self, utt: str, words: Sequence[str], loglikes: np.ndarray) -> list[tuple[str, float, float]]:
+        if not words:
+            return []
+        ids = {utt: self.lang.word_ids(words, where=utt)}
+        found = self.engine.align(self.model_dir, self.lang, [(utt, loglikes)], ids, DecodeConfig())
+        if utt not in found:
+            return []
+        return word_times(found[utt], words, self.table, self.pronunciations, self.silence, self.frame_shift_s)

@@ -1,0 +1,40 @@
+"""Train a monophone GMM system: final.mdl, tree and ali.1.gz."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from kaldi_uq.cli.options import (
+    add_config_file,
+    add_config_flags,
+    add_engine,
+    config_from,
+    directory,
+    engine_of,
+    start_logging,
+)
+from kaldi_uq.engine.base import MonoConfig
+from kaldi_uq.io.datadir import DataDir
+from kaldi_uq.io.feats_dir import gmm_features
+from kaldi_uq.io.lang import Lang
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("data_dir", type=directory, metavar="DATA-DIR")
+    parser.add_argument("lang_dir", type=directory, metavar="LANG-DIR")
+    parser.add_argument("exp_dir", type=Path, metavar="EXP-DIR")
+    add_engine(parser)
+    add_config_file(parser, MonoConfig)
+    add_config_flags(parser, MonoConfig)
+
+
+def run(args: argparse.Namespace) -> None:
+    start_logging()
+    engine = engine_of(args)
+    data = DataDir.read(args.data_dir, need=("utt2spk", "text", "feats.scp", "cmvn.scp"))
+    lang = Lang.read(args.lang_dir)
+    transcripts = {
+        utt: lang.word_ids(data.words(utt), where=f"{data.path / 'text'}: utterance {utt!r}") for utt in data.utts
+    }
+    engine.train_mono(dict(gmm_features(data)), transcripts, lang, args.exp_dir, config_from(args, MonoConfig))

@@ -1,0 +1,130 @@
+"""Kaldi's configuration files, ``conf/mfcc.conf``: one ``--option=value`` a line.
+
+Source: Kaldi ``ParseOptions::ReadConfigFile`` (``src/util/parse-options.cc``).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import os
+import re
+from pathlib import Path
+
+from kaldi_uq.errors import DataError
+from kaldi_uq.io.files import write_text
+from kaldi_uq.types import MfccConfig
+
+_TRUE, _FALSE = ("true", "t", "1", ""), ("false", "f", "0")
+
+# Further options of compute-mfcc-feats that ask for nothing when they have these values.  VTLN needs a warp factor,
+# which only a command line gives, so that its two frequencies have no effect whatever they are.
+_WITHOUT_EFFECT = {
+    "allow-downsample": _FALSE,
+    "allow-upsample": _FALSE,
+    "debug-mel": _FALSE,
+    "max-feature-vectors": ("-1",),
+    "min-duration": ("0", "0.0"),
+    "subtract-mean": _FALSE,
+    "vtln-high": None,
+    "vtln-low": None,
+}
+
+
+def _option(field: str) -> str:
+    return "--" + field.replace("_", "-")
+
+
+def _convert(text: str, kind: object) -> bool | int | float | str:
+    """Convert as Kaldi does; a ValueError says what is expected."""
+    if kind in ("bool", bool):
+        if text.lower() in _TRUE + _FALSE:
+            return text.lower() in _TRUE
+        raise ValueError("true or false")
+    if kind in ("str", str):
+        return text
+    if kind in ("int", int):
+        try:
+            return int(text)
+        except ValueError:
+            raise ValueError("an integer") from None
+    try:
+        number = float(text)
+    except ValueError:
+        raise ValueError("a number") from None
+    if not math.isfinite(number):
+        raise ValueError("a finite number")
+    return number
+
+
+def _parse_line(text: str, where: str) -> tuple[str, bool | int | float | str] | None:
+    """The field and value of one line without its comment, None if it has no effect."""
+    fields = {f.name: f.type for f in dataclasses.fields(MfccConfig)}
+    match = re.fullmatch(r"--([^=\s]+)\s*(=(.*))?", text)
+    if not match:
+        raise DataError(f"{where}: expected --option=value, found {text!r}")
+    name = match[1].lower().replace("_", "-")
+    value, field = (match[3] or "").strip(), name.replace("-", "_")
+    if name in _WITHOUT_EFFECT:
+        neutral = _WITHOUT_EFFECT[name]
+        if neutral is None or value.lower() in neutral:
+            return None
+        raise DataError(f"{where}: --{name}={value} is not supported; remove it or set --{name}={neutral[0]}")
+    if field not in fields:
+        known = ", ".join(map(_option, fields))
+        raise DataError(f"{where}: unknown option --{name}; known are {known}")
+    if (match[2] and not value) or (not match[2] and fields[field] not in ("bool", bool)):
+        raise DataError(f"{where}: --{name} has no value; write --{name}=VALUE")
+    try:
+        return field, _convert(value, fields[field])
+    except ValueError as error:
+        raise DataError(f"{where}: --{name} must be {error}, got {value!r}") from None
+
+
+def read_mfcc_conf(path: str | os.PathLike[str]) -> MfccConfig:
+    """Read the options of ``compute-mfcc-feats``.
+
+    As in Kaldi, ``#`` begins a comment, ``_`` in a name is as good as ``-``, ``--flag`` alone is true, and the last
+    line that names an option counts.
+
+    Args:
+        path: the file, UTF-8.
+
+    Raises:
+        DataError: the file is missing, or a line has an unknown option or a value that cannot work.
+    """
+    try:
+        lines = Path(path).read_text(encoding="utf-8").splitlines()
+    except FileNotFoundError:
+        raise DataError(f"{path}: no such file; it should hold the options of compute-mfcc-feats") from None
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: not a text file ({error})") from None
+    values: dict[str, bool | int | float | str] = {}
+    places: dict[str, int] = {}
+    for number, line in enumerate(lines, start=1):
+        text = line.split("#", 1)[0].strip()
+        parsed = _parse_line(text, f"{path}:{number}") if text else None
+        if parsed:
+            values[parsed[0]] = parsed[1]
+            places[parsed[0]] = number
+    try:
+        return MfccConfig(**values)  # type: ignore[arg-type]
+    except ValueError as error:
+        # The message begins with the field, or names several; the first that the file sets is the line to look at.
+        named = [name for name in re.findall(r"\w+", str(error)) if name in places]
+        where = f"{path}:{places[named[0]]}" if named else f"{path}"
+        raise DataError(f"{where}: {error}") from None
+
+
+def write_mfcc_conf(path: str | os.PathLike[str], config: MfccConfig) -> None:
+    """Write every option, also those with the default value: Kaldi's default for ``--dither`` is another.
+
+    Args:
+        path: the file; it is replaced as a whole.
+        config: what ``read_mfcc_conf`` gives back.
+    """
+    lines = []
+    for name, value in config.to_dict().items():
+        text = str(value).lower() if isinstance(value, bool) else str(value)
+        lines.append(f"{_option(name)}={text}\n")
+    write_text(path, "".join(lines))

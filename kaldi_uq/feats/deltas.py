@@ -1,0 +1,95 @@
+"""Time derivatives of features: Kaldi's ``add-deltas``, and the repeated filter of torchaudio."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from kaldi_uq.feats.framing import valid_mask
+from kaldi_uq.feats.splice import repeat_edge_frames
+
+
+def regression_filter(window: int) -> np.ndarray:
+    """Weights whose dot product with ``2 * window + 1`` frames is the slope of the line through them, float64.
+
+    >>> regression_filter(1).tolist()
+    [-0.5, 0.0, 0.5]
+    """
+    taps = np.arange(-window, window + 1, dtype=np.float64)
+    return np.asarray(taps / (taps**2).sum())
+
+
+def delta_filters(order: int, window: int) -> np.ndarray:
+    """The filters of the derivatives 0 to ``order``, centred and padded with 0 to the longest.
+
+    Returns:
+        ``(order + 1, 2 * order * window + 1)`` float64.
+
+    Source: Kaldi ``DeltaFeatures`` (``src/feat/feature-functions.cc``).
+    """
+    width = 2 * order * window + 1
+    filters = np.zeros((order + 1, width))
+    current = np.ones(1)
+    for derivative in range(order + 1):
+        offset = (width - len(current)) // 2
+        filters[derivative, offset : offset + len(current)] = current
+        current = np.convolve(current, regression_filter(window))
+    return filters
+
+
+class Deltas(nn.Module):
+    """Append derivatives to each frame, ``(B, T, D) -> (B, T, D * (order + 1))``, base features first.
+
+    Kaldi applies one long filter per derivative, and repeats an utterance's first and last frame where that reaches
+    beyond its ends.  torchaudio applies the short filter again to the derivatives, whose ends are repeated in turn; the
+    two differ in the outermost frames from the second derivative on.
+
+    Args:
+        order: highest derivative; 0 appends nothing.
+        window: frames on each side that the first derivative looks at.
+        repeated: torchaudio's way instead of Kaldi's.
+
+    Source: Kaldi ``src/feat/feature-functions.cc``; ``torchaudio.functional.compute_deltas``.
+    """
+
+    def __init__(self, order: int = 2, window: int = 2, *, repeated: bool = False) -> None:
+        super().__init__()
+        if order < 0 or window < 1:
+            raise ValueError(f"order must be >= 0 and window >= 1, got {order} and {window}")
+        self.order, self.window, self.repeated = order, window, repeated
+        self.filters = delta_filters(min(order, 1) if repeated else order, window)[1:].tolist()
+
+    def forward(self, feats: Tensor, lengths: Tensor) -> Tensor:
+        """Append the derivatives.
+
+        Args:
+            feats: ``(B, T, D)``.
+            lengths: ``(B,)`` int64.
+
+        Returns:
+            ``(B, T, D * (order + 1))``, 0 in padded frames.
+        """
+        padding = ~valid_mask(lengths, feats.shape[1]).unsqueeze(-1)
+        if self.order == 0:
+            return feats.masked_fill(padding, 0)
+        parts = [feats]
+        if self.repeated:
+            for _ in range(self.order):
+                parts += self._filtered(parts[-1], lengths)
+        else:
+            parts += self._filtered(feats, lengths)
+        return torch.cat(parts, dim=-1).masked_fill(padding, 0)
+
+    def _filtered(self, feats: Tensor, lengths: Tensor) -> list[Tensor]:
+        size, reach = feats.shape[1], max(map(len, self.filters)) // 2
+        extended = repeat_edge_frames(feats, lengths, reach, reach)
+        # A sum of shifted copies: for so few taps and channels a convolution takes three times as long.
+        derivatives = []
+        for taps in self.filters:
+            derivative = torch.zeros_like(feats)
+            for place, tap in enumerate(taps):
+                if tap:
+                    derivative = derivative.add(extended[:, place : place + size], alpha=tap)
+            derivatives.append(derivative)
+        return derivatives

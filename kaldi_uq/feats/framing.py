@@ -1,0 +1,201 @@
+"""How a waveform is cut into frames: their number and place, what lies beyond the ends, and which frames are padding.
+
+Source: Kaldi ``src/feat/feature-window.{h,cc}``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import overload
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from kaldi_uq.types import FrameConfig
+
+
+def _ms_to_samples(sample_frequency: float, duration_ms: float) -> int:
+    # Kaldi keeps both options in single precision, multiplies in double precision and cuts the fraction off.
+    return int(float(np.float32(sample_frequency)) * 0.001 * float(np.float32(duration_ms)))
+
+
+def window_size(config: FrameConfig) -> int:
+    """Samples in a frame.
+
+    Raises:
+        ValueError: fewer than two, for which no window is defined.
+    """
+    size = _ms_to_samples(config.sample_frequency, config.frame_length)
+    if size < 2:
+        raise ValueError(
+            f"frame_length {config.frame_length} ms at {config.sample_frequency} Hz is {size} samples; need at least 2"
+        )
+    return size
+
+
+def window_shift(config: FrameConfig) -> int:
+    """Samples from the start of a frame to the start of the next.
+
+    Raises:
+        ValueError: less than one.
+    """
+    shift = _ms_to_samples(config.sample_frequency, config.frame_shift)
+    if shift < 1:
+        raise ValueError(f"frame_shift {config.frame_shift} ms at {config.sample_frequency} Hz is less than a sample")
+    return shift
+
+
+def padded_window_size(config: FrameConfig) -> int:
+    """Points of the Fourier transform: the frame, rounded up to a power of two if so configured.
+
+    Raises:
+        ValueError: an odd number, which Kaldi refuses too.
+    """
+    size = window_size(config)
+    if config.round_to_power_of_two:
+        return int(1 << (size - 1).bit_length())
+    if size % 2:
+        raise ValueError(f"a frame of {size} samples is odd; set round_to_power_of_two or another frame_length")
+    return size
+
+
+def first_sample(config: FrameConfig) -> int:
+    """Where frame 0 begins; negative when it reaches beyond the start of the waveform."""
+    return 0 if config.snip_edges else window_shift(config) // 2 - window_size(config) // 2
+
+
+def min_samples(config: FrameConfig) -> int:
+    """The shortest waveform that has a frame, in samples.
+
+    >>> min_samples(FrameConfig())
+    400
+    """
+    shift = window_shift(config)
+    return window_size(config) if config.snip_edges else shift - shift // 2
+
+
+# On a CPU a batch is worked on in parts of about this many frames: their spectra stay in the cache, which halves the
+# time of a batch of 100 utterances.
+CPU_FRAMES_PER_PART = 1024
+
+
+@overload
+def num_frames(num_samples: int, config: FrameConfig) -> int: ...
+@overload
+def num_frames(num_samples: Tensor, config: FrameConfig) -> Tensor: ...
+def num_frames(num_samples: int | Tensor, config: FrameConfig) -> int | Tensor:
+    """Frames that Kaldi makes of so many samples; 0 if there are too few for one.
+
+    Args:
+        num_samples: an integer, or an int64 tensor of any shape.
+
+    Source: Kaldi ``NumFrames`` (``feature-window.cc``), the whole signal being there.
+
+    >>> num_frames(16000, FrameConfig()), num_frames(16000, FrameConfig(snip_edges=False))
+    (98, 100)
+    """
+    shift = window_shift(config)
+    if config.snip_edges:
+        frames = (num_samples - window_size(config)) // shift + 1
+    else:
+        frames = (num_samples + shift // 2) // shift
+    return frames.clamp_min(0) if isinstance(frames, Tensor) else max(frames, 0)
+
+
+def valid_mask(lengths: Tensor, size: int) -> Tensor:
+    """``(B, size)`` bool, True where the position is below ``lengths (B,)``."""
+    return torch.arange(size, device=lengths.device) < lengths.unsqueeze(-1)
+
+
+def check_batch(wav: Tensor, num_samples: Tensor, minimum: int) -> int:
+    """Check a padded batch of waveforms.
+
+    Args:
+        wav: ``(B, N)`` float32 or float64.
+        num_samples: ``(B,)`` int64, each between ``minimum`` and N.  On the CPU it costs no synchronisation of a GPU.
+        minimum: the shortest utterance that has a frame.
+
+    Returns:
+        The largest of ``num_samples``.
+
+    Raises:
+        TypeError: ``wav`` or ``num_samples`` has another dtype.
+        ValueError: the shapes do not fit, or an utterance is too short or longer than the tensor.
+    """
+    if wav.dtype not in (torch.float32, torch.float64):
+        raise TypeError(f"wav must be float32 or float64 in [-1, 1], got {wav.dtype}")
+    if num_samples.is_floating_point() or num_samples.dtype == torch.bool:
+        raise TypeError(f"num_samples must be int64, got {num_samples.dtype}")
+    if wav.dim() != 2 or num_samples.shape != wav.shape[:1] or not len(wav):
+        raise ValueError(
+            f"wav must be (B, N) and num_samples (B,), got {tuple(wav.shape)} and {tuple(num_samples.shape)}"
+        )
+    counts = num_samples.tolist()
+    shortest, longest = min(counts), max(counts)
+    if shortest < minimum:
+        raise ValueError(
+            f"utterance {counts.index(shortest)} of the batch has {shortest} samples, too short for one frame: "
+            f"at least {minimum} samples are needed; leave it out"
+        )
+    if longest > wav.shape[1]:
+        raise ValueError(
+            f"utterance {counts.index(longest)} of the batch has {longest} samples, but wav holds {wav.shape[1]}"
+        )
+    return int(longest)
+
+
+def reflect_ends(wav: Tensor, num_samples: Tensor, left: int, right: int, *, repeat_edge: bool) -> Tensor:
+    """Continue each utterance beyond its own two ends by its mirror image, as often as it takes.
+
+    Args:
+        wav: ``(B, N)``; what it holds beyond ``num_samples`` is not read.
+        num_samples: ``(B,)`` int64.
+        left: samples to put before each utterance.
+        right: samples to put after the last valid one of each utterance.
+        repeat_edge: True mirrors between the samples, so that the last one comes twice (Kaldi); False mirrors at the
+            last one (``torch.nn.functional.pad(mode="reflect")``).
+
+    Returns:
+        ``(B, left + N + right)``.  Sample ``n`` of an utterance is at ``left + n``.
+    """
+    num_samples = num_samples.unsqueeze(-1)
+
+    def mirrored(position: Tensor) -> Tensor:
+        period = 2 * num_samples if repeat_edge else (2 * num_samples - 2).clamp_min(1)
+        phase = position % period
+        return torch.minimum(phase, period - phase - int(repeat_edge))
+
+    extended = wav
+    if left > 0:
+        before = torch.arange(-left, 0, device=wav.device).expand(len(wav), -1)
+        extended = torch.cat([wav.gather(1, mirrored(before)), wav], dim=1)
+    if right > 0:
+        after = num_samples + torch.arange(right, device=wav.device)
+        extended = torch.nn.functional.pad(extended, (0, right))
+        extended = extended.scatter(1, after + left, wav.gather(1, mirrored(after)))
+    return extended
+
+
+def in_parts(
+    function: Callable[[Tensor, Tensor, Tensor, int], Tensor],
+    wav: Tensor,
+    num_samples: Tensor,
+    lengths: Tensor,
+    size: int,
+) -> Tensor:
+    """Call ``function(wav, num_samples, lengths, size)`` on a few utterances at a time and join what it returns.
+
+    Args:
+        function: gives ``(B, size, D)`` for any part of the batch.
+        wav: ``(B, N)``.
+        num_samples: ``(B,)`` int64, on the device of ``wav``.
+        lengths: ``(B,)`` int64, frames of each utterance, there too.
+        size: frames of the longest utterance of the whole batch.
+    """
+    rows = max(1, CPU_FRAMES_PER_PART // size) if wav.device.type == "cpu" else len(wav)
+    # Half precision has not enough range for energies on the 16-bit scale.
+    with torch.autocast(wav.device.type, enabled=False):
+        batches = zip(torch.split(wav, rows), torch.split(num_samples, rows), torch.split(lengths, rows), strict=True)
+        parts = [function(*batch, size) for batch in batches]
+    return parts[0] if len(parts) == 1 else torch.cat(parts)

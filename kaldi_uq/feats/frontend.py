@@ -1,0 +1,113 @@
+"""The front end of a model: waveform, features, CMVN, derivatives, normalisation, context."""
+
+from __future__ import annotations
+
+from typing import overload
+
+from torch import Tensor, nn
+
+from kaldi_uq.feats import framing
+from kaldi_uq.feats.cmvn import GlobalNorm, apply_cmvn, utterance_cmvn
+from kaldi_uq.feats.deltas import Deltas
+from kaldi_uq.feats.mfcc import Mfcc
+from kaldi_uq.feats.splice import splice
+from kaldi_uq.feats.torchaudio_mfcc import TorchaudioMfcc
+from kaldi_uq.types import FrontEndConfig
+
+
+class FrontEnd(nn.Module):
+    """From a padded batch of waveforms to the input of the network, differentiable all the way.
+
+    The order is Kaldi's: cepstra, CMVN, derivatives, then normalisation with the training set's statistics, then
+    context.  Of ``config.mfcc`` the kind ``torchaudio`` uses only ``sample_frequency`` and ``num_ceps``; its frames are
+    the paper's.
+
+    Args:
+        config: the kind of features and what is done to them.
+
+    Raises:
+        MissingDependencyError: the kind is ``torchaudio`` and that cannot be imported.
+        ValueError: options of ``config.mfcc`` that cannot work together.
+
+    Attributes:
+        feature_dim: dimension before context frames are added.
+        output_dim: dimension of the network's input.
+        frame_shift_s: seconds from one frame to the next.
+        sample_rate: of the waveform, Hz.
+        min_samples: the shortest waveform that has a frame.
+        norm: the normalisation; ``norm.set_stats(mean, std)`` before training.
+    """
+
+    def __init__(self, config: FrontEndConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.sample_rate = int(config.mfcc.sample_frequency)
+        if self.sample_rate != config.mfcc.sample_frequency:
+            raise ValueError(f"sample_frequency must be a whole number of Hz, got {config.mfcc.sample_frequency}")
+        self.cepstra: Mfcc | TorchaudioMfcc
+        if config.kind == "kaldi":
+            self.cepstra = Mfcc(config.mfcc)
+            self.frame_shift_s = self.cepstra.shift / self.sample_rate
+        else:
+            self.cepstra = TorchaudioMfcc(self.sample_rate, config.mfcc.num_ceps)
+            self.frame_shift_s = self.cepstra.frame_shift_s
+        self.deltas = Deltas(config.delta_order, config.delta_window, repeated=config.kind == "torchaudio")
+        self.min_samples = self.cepstra.min_samples
+        self.feature_dim = self.cepstra.output_dim * (config.delta_order + 1)
+        self.output_dim = self.feature_dim * (config.left_context + 1 + config.right_context)
+        self.norm = GlobalNorm(self.feature_dim)
+
+    @overload
+    def num_frames(self, num_samples: int) -> int: ...
+    @overload
+    def num_frames(self, num_samples: Tensor) -> Tensor: ...
+    def num_frames(self, num_samples: int | Tensor) -> int | Tensor:
+        """Frames of so many samples, an integer or an int64 tensor; 0 if there are fewer than ``min_samples``."""
+        if isinstance(self.cepstra, Mfcc):
+            return framing.num_frames(num_samples, self.config.mfcc)
+        return self.cepstra.num_frames(num_samples)
+
+    def cepstra_of(self, wav: Tensor, num_samples: Tensor) -> tuple[Tensor, Tensor]:
+        """Cepstra ``(B, T, num_ceps)`` and lengths ``(B,)``, before CMVN: what CMVN statistics are gathered from."""
+        return self.cepstra(wav, num_samples)  # type: ignore[no-any-return]
+
+    def features(self, wav: Tensor, num_samples: Tensor, *, cmvn_stats: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Compute normalised features, without context.
+
+        Args:
+            wav: ``(B, N)`` float32 in [-1, 1].
+            num_samples: ``(B,)`` int64.
+            cmvn_stats: with ``cmvn="speaker"`` the statistics of each utterance's speaker, ``(B, 2, num_ceps + 1)`` or
+                ``(2, num_ceps + 1)``, float64; otherwise None.
+
+        Returns:
+            ``(B, T, feature_dim)``, 0 in padded frames, and lengths ``(B,)`` int64.
+
+        Raises:
+            ValueError: an utterance is too short, shapes do not fit, or ``cmvn_stats`` does not go with the
+                configuration.
+            DataError: the statistics are of less than one frame.
+        """
+        cmvn, norm_vars = self.config.cmvn, self.config.norm_vars
+        if (cmvn == "speaker") != (cmvn_stats is not None):
+            state = "missing" if cmvn_stats is None else "given"
+            raise ValueError(f"cmvn_stats {state}, but the front end has cmvn={cmvn!r}; only 'speaker' takes them")
+        feats, lengths = self.cepstra_of(wav, num_samples)
+        if cmvn_stats is not None:
+            feats = apply_cmvn(feats, lengths, cmvn_stats, norm_vars=norm_vars)
+        elif cmvn == "utterance":
+            feats = utterance_cmvn(feats, lengths, norm_vars=norm_vars)
+        return self.norm(self.deltas(feats, lengths), lengths), lengths
+
+    def splice(self, feats: Tensor, lengths: Tensor) -> Tensor:
+        """Add context frames: ``(B, T, feature_dim) -> (B, T, output_dim)``."""
+        return splice(feats, lengths, self.config.left_context, self.config.right_context)
+
+    def forward(self, wav: Tensor, num_samples: Tensor, *, cmvn_stats: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Compute the network's input; the arguments are those of :meth:`features`.
+
+        Returns:
+            ``(B, T, output_dim)``, 0 in padded frames, and lengths ``(B,)`` int64.
+        """
+        feats, lengths = self.features(wav, num_samples, cmvn_stats=cmvn_stats)
+        return self.splice(feats, lengths), lengths

@@ -1,0 +1,146 @@
+"""Kaldi's MFCC and filter-bank features with gradients that reach the waveform."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from kaldi_uq.feats import framing, melbanks
+from kaldi_uq.feats.framing import num_frames
+from kaldi_uq.feats.spectrum import filter_power, windowed_frames
+from kaldi_uq.types import FbankConfig, MfccConfig
+
+__all__ = ["Fbank", "Mfcc", "num_frames"]
+
+# Kaldi computes on 16-bit sample values.  This is the only place where that scale appears.
+INT16_SCALE = 32768.0
+# Kaldi's floor for energies before the logarithm.
+ENERGY_EPS = torch.finfo(torch.float32).eps
+
+
+class _KaldiFeatures(nn.Module):
+    """What MFCC and filter-bank features share: everything up to mel energies and the frame's energy."""
+
+    window: Tensor
+    filters: Tensor
+
+    def __init__(self, config: MfccConfig | FbankConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.shift = framing.window_shift(config)
+        self.fft_size = framing.padded_window_size(config)
+        self.min_samples = framing.min_samples(config)
+        filters = melbanks.mel_filters(config)
+        if config.use_energy and not config.raw_energy:
+            filters = torch.cat([filters, melbanks.windowed_energy_filter(self.fft_size)], dim=1)
+        # The configuration determines the tables, therefore they stay out of the state_dict.
+        self.register_buffer("window", melbanks.analysis_window(config), persistent=False)
+        self.register_buffer("filters", filters, persistent=False)
+
+    def forward(self, wav: Tensor, num_samples: Tensor) -> tuple[Tensor, Tensor]:
+        """Compute the features.
+
+        Args:
+            wav: ``(B, N)`` float32 or float64 in [-1, 1]; the features get its dtype.
+            num_samples: ``(B,)`` int64, the valid samples of each utterance.
+
+        Returns:
+            Features ``(B, T, D)``, 0 in padded frames, and the number of frames ``(B,)`` int64.
+
+        Raises:
+            ValueError: an utterance is too short for one frame, or the shapes do not fit.
+        """
+        longest = framing.check_batch(wav, num_samples, self.min_samples)
+        num_samples = num_samples.to(wav.device)
+        lengths = num_frames(num_samples, self.config)
+        size = num_frames(longest, self.config)
+        return framing.in_parts(self._part, wav[:, :longest], num_samples, lengths, size), lengths
+
+    def _part(self, wav: Tensor, num_samples: Tensor, lengths: Tensor, size: int) -> Tensor:
+        config = self.config
+        padding = ~framing.valid_mask(num_samples, wav.shape[1])
+        signal = wav.masked_fill(padding, 0) * INT16_SCALE
+        length = len(self.window)
+        if not config.snip_edges:
+            first = framing.first_sample(config)
+            beyond = max(0, length - length // 2 - self.shift + 2 * (self.shift // 2))
+            signal = framing.reflect_ends(signal, num_samples, max(0, -first), beyond, repeat_edge=True)
+            signal = signal[:, max(0, first) :]
+        frames, energy = windowed_frames(
+            signal[:, : (size - 1) * self.shift + length],
+            self.window.to(wav.dtype),
+            shift=self.shift,
+            fft_size=self.fft_size,
+            preemphasis=config.preemphasis_coefficient,
+            remove_dc=config.remove_dc_offset,
+            with_energy=config.use_energy and config.raw_energy,
+        )
+        mel = filter_power(frames, self.filters.to(wav.dtype))
+        log_energy = None
+        if config.use_energy:
+            if energy is None:
+                mel, energy = mel[..., :-1], mel[..., -1]
+            log_energy = energy.clamp_min(max(ENERGY_EPS, config.energy_floor)).log().unsqueeze(-1)
+        feats = self._compose(mel, log_energy)
+        return feats.masked_fill(~framing.valid_mask(lengths, size).unsqueeze(-1), 0)
+
+    def _compose(self, mel: Tensor, log_energy: Tensor | None) -> Tensor:
+        raise NotImplementedError
+
+
+class Mfcc(_KaldiFeatures):
+    """Mel-frequency cepstra as Kaldi's ``compute-mfcc-feats`` makes them, without dither.
+
+    Args:
+        config: Kaldi's options.
+
+    Raises:
+        ValueError: options that cannot work together, such as more mel bins than the spectrum can fill.
+
+    Source: Kaldi ``src/feat/feature-mfcc.cc``.
+    """
+
+    transform: Tensor
+
+    def __init__(self, config: MfccConfig) -> None:
+        super().__init__(config)
+        self.output_dim = config.num_ceps
+        transform = melbanks.cepstral_transform(config)
+        self.energy_first = config.use_energy and not config.htk_compat
+        if config.use_energy:
+            transform = transform[:, 1:]  # the energy takes the place of C0
+        elif config.htk_compat:
+            transform = torch.cat([transform[:, 1:], transform[:, :1] * 2**0.5], dim=1)
+        self.register_buffer("transform", transform.contiguous(), persistent=False)
+
+    def _compose(self, mel: Tensor, log_energy: Tensor | None) -> Tensor:
+        ceps = mel.clamp_min(ENERGY_EPS).log() @ self.transform.to(mel.dtype)
+        if log_energy is None:
+            return ceps
+        return torch.cat([log_energy, ceps] if self.energy_first else [ceps, log_energy], dim=-1)
+
+
+class Fbank(_KaldiFeatures):
+    """Mel filter-bank energies as Kaldi's ``compute-fbank-feats`` makes them, without dither.
+
+    Args:
+        config: Kaldi's options.
+
+    Raises:
+        ValueError: options that cannot work together, such as more mel bins than the spectrum can fill.
+
+    Source: Kaldi ``src/feat/feature-fbank.cc``.
+    """
+
+    def __init__(self, config: FbankConfig) -> None:
+        super().__init__(config)
+        self.use_log = config.use_log_fbank
+        self.energy_first = not config.htk_compat
+        self.output_dim = config.num_mel_bins + int(config.use_energy)
+
+    def _compose(self, mel: Tensor, log_energy: Tensor | None) -> Tensor:
+        if self.use_log:
+            mel = mel.clamp_min(ENERGY_EPS).log()
+        if log_energy is None:
+            return mel
+        return torch.cat([log_energy, mel] if self.energy_first else [mel, log_energy], dim=-1)

@@ -1,0 +1,95 @@
+"""Context frames beside each frame, as Kaldi's ``splice-feats`` puts them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from kaldi_uq.feats.framing import valid_mask
+
+
+def repeat_edge_frames(feats: Tensor, lengths: Tensor, left: int, right: int) -> Tensor:
+    """Continue each utterance by copies of its own first and last valid frame.
+
+    Args:
+        feats: ``(B, T, D)``; frames at and beyond ``lengths`` are not read.
+        lengths: ``(B,)`` int64, each between 1 and T.
+        left: copies of the first frame.
+        right: frames to add behind T; every frame after the last valid one is a copy of that.
+
+    Returns:
+        ``(B, left + T + right, D)``.
+    """
+    batch, size, _ = feats.shape
+    last = feats[torch.arange(batch, device=feats.device), lengths - 1].unsqueeze(1)
+    inside = torch.where(valid_mask(lengths, size).unsqueeze(-1), feats, last)
+    return torch.cat([feats[:, :1].expand(-1, left, -1), inside, last.expand(-1, right, -1)], dim=1)
+
+
+class _Splice(torch.autograd.Function):
+    """Splicing makes the largest tensor of the front end: it is written once, and its gradient read once."""
+
+    @staticmethod
+    def forward(ctx: Any, extended: Tensor, padding: Tensor, width: int) -> Tensor:
+        batch, size, dim = extended.shape
+        ctx.save_for_backward(padding)
+        ctx.extended_shape = extended.shape
+        # Neighbouring frames are neighbours in memory, so a spliced frame is a window into the sequence of all values.
+        spliced = extended.view(batch, size * dim).unfold(1, width * dim, dim)
+        return spliced.contiguous().masked_fill_(padding, 0)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        (padding,) = ctx.saved_tensors
+        count, dim = grad.shape[1], ctx.extended_shape[2]
+        out = grad.new_zeros(ctx.extended_shape)
+        for place in range(grad.shape[2] // dim):
+            part = grad[..., place * dim : (place + 1) * dim]
+            out[:, place : place + count] += part.masked_fill(padding, 0)
+        return out, None, None
+
+
+def splice(feats: Tensor, lengths: Tensor, left: int, right: int) -> Tensor:
+    """Concatenate each frame with its neighbours, frames ``t - left`` to ``t + right``.
+
+    Args:
+        feats: ``(B, T, D)``.
+        lengths: ``(B,)`` int64; beyond its ends an utterance continues with its first or last valid frame.
+        left: context frames before each frame.
+        right: context frames after it.
+
+    Returns:
+        ``(B, T, D * (left + 1 + right))``, 0 in padded frames.
+
+    Source: Kaldi ``SpliceFrames`` (``src/feat/feature-functions.cc``).
+
+    >>> feats = torch.tensor([[[1.0], [2.0], [3.0]]])
+    >>> splice(feats, torch.tensor([3]), 1, 1).tolist()
+    [[[1.0, 1.0, 2.0], [1.0, 2.0, 3.0], [2.0, 3.0, 3.0]]]
+    """
+    padding = ~valid_mask(lengths, feats.shape[1]).unsqueeze(-1)
+    if left == right == 0:
+        return feats.masked_fill(padding, 0)
+    extended = repeat_edge_frames(feats, lengths, left, right)
+    return _Splice.apply(extended, padding, left + 1 + right)  # type: ignore[no-untyped-call, no-any-return]
+
+
+def gather_spliced(feats: Tensor, start: Tensor, end: Tensor, index: Tensor, *, left: int, right: int) -> Tensor:
+    """Spliced frames chosen from many utterances at once, without splicing the others.
+
+    Args:
+        feats: ``(F, D)``, the frames of all utterances one after the other, without padding.
+        start: ``(K,)`` int64, the row of ``feats`` at which the chosen frame's utterance begins.
+        end: ``(K,)`` int64, the row behind that utterance's last.
+        index: ``(K,)`` int64, the row of the chosen frame, ``start <= index < end``.
+        left: context frames before each frame.
+        right: context frames after it.
+
+    Returns:
+        ``(K, D * (left + 1 + right))``, what :func:`splice` gives for these frames.
+    """
+    offsets = torch.arange(-left, right + 1, device=feats.device)
+    rows = (index.unsqueeze(1) + offsets).clamp(min=start.unsqueeze(1), max=end.unsqueeze(1) - 1)
+    return feats.index_select(0, rows.flatten()).view(len(index), -1)

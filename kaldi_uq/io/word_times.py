@@ -1,0 +1,63 @@
+"""When each word of an alignment begins and ends."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from kaldi_uq.io.kaldi_model import TransitionTable
+
+
+def phone_segments(alignment: np.ndarray, table: TransitionTable) -> list[tuple[int, int, int]]:
+    """Split an alignment of left-to-right HMMs into phones.
+
+    A phone begins where the phone changes or where the HMM falls back to an earlier state.
+
+    Args:
+        alignment: (T,) transition-ids.
+        table: the transition model.
+
+    Returns:
+        (phone-id, first frame, frame after the last) in order.
+    """
+    counts = [len(table.topology.entry(phone)[state].transitions) for phone, state, _, _ in table.tuples]
+    states = np.concatenate([[0], np.repeat([state for _, state, _, _ in table.tuples], counts)])[alignment]
+    phones = table.tid_to_phone[alignment]
+    new = np.flatnonzero((np.diff(phones) != 0) | (np.diff(states) < 0)) + 1
+    bounds = [0, *new.tolist(), len(alignment)]
+    return [(int(phones[a]), a, b) for a, b in zip(bounds[:-1], bounds[1:], strict=True) if b > a]
+
+
+def word_times(
+    alignment: np.ndarray,
+    words: Sequence[str],
+    table: TransitionTable,
+    pronunciations: Mapping[str, Sequence[Sequence[int]]],
+    silence: frozenset[int],
+    frame_shift_s: float,
+) -> list[tuple[str, float, float]]:
+    """The words with their times.
+
+    Args:
+        alignment: (T,) transition-ids.
+        words: the words of the path.
+        table: the transition model.
+        pronunciations: word -> its pronunciations as phone-ids.
+        silence: phone-ids of silence.
+        frame_shift_s: seconds from one frame to the next.
+
+    Returns:
+        (word, start, end) in seconds.  Words after a place where lexicon and alignment disagree are left out.
+    """
+    segments = [segment for segment in phone_segments(alignment, table) if segment[0] not in silence]
+    found, at = [], 0
+    for word in words:
+        for phones in sorted(pronunciations.get(word, ()), key=len, reverse=True):
+            if [segment[0] for segment in segments[at : at + len(phones)]] == list(phones):
+                found.append((word, segments[at][1] * frame_shift_s, segments[at + len(phones) - 1][2] * frame_shift_s))
+                at += len(phones)
+                break
+        else:
+            break
+    return found

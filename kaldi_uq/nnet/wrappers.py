@@ -1,0 +1,146 @@
+"""Any PyTorch module from features ``(B, T, D)`` to logits ``(B, T, C)`` as a model that knows its uncertainty.
+
+``deterministic``, ``mc_dropout``, ``ensemble`` and ``vmg`` take a user's network and give the interface of
+``AcousticModel``; training reads sequences ``(B, T, D)`` with a mask, because the network may look at neighbours.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+
+import torch
+from torch import nn
+from torch.nn.modules.dropout import _DropoutNd
+
+from kaldi_uq.nnet.ensemble import member_seeds
+from kaldi_uq.nnet.sequence import (
+    TRANSFORMER_LAYERS,
+    SequenceDropout,
+    SequenceEnsemble,
+    SequenceModel,
+    SequenceVmg,
+    dropout_layers,
+    seeded,
+)
+from kaldi_uq.nnet.vmg import VmgLinear
+from kaldi_uq.nnet.vmg_conv import VmgConv1d, VmgConv2d
+
+
+def deterministic(module: nn.Module, *, num_pdfs: int = 0) -> SequenceModel:
+    """The module as it is, one member: predictive entropy is its only measure."""
+    return SequenceModel(module, num_pdfs=num_pdfs)
+
+
+def mc_dropout(
+    module: nn.Module, *, p: float | None = None, num_samples: int = 100, num_pdfs: int = 0
+) -> SequenceDropout:
+    """Keep the dropout of ``module`` active at test.
+
+    Dropout modules, recurrent layers with ``dropout`` and attention with ``dropout`` count.  The module itself is
+    wrapped, not a copy.
+
+    Args:
+        module: features ``(B, T, D)`` to logits ``(B, T, C)``.
+        p: new dropout probability of all these layers; None keeps theirs.
+        num_samples: draws at test.
+        num_pdfs: C, if it is to be checked.
+
+    Raises:
+        ValueError: no layer drops anything, or ``p`` is not in (0, 1).
+    """
+    if p is not None and not 0.0 < p < 1.0:
+        raise ValueError(f"p must be in (0, 1), got {p}")
+    if num_samples < 1:
+        raise ValueError(f"num_samples must be >= 1, got {num_samples}")
+    layers = [layer for layer in dropout_layers(module) if not isinstance(layer, TRANSFORMER_LAYERS)]
+    if not layers:
+        raise ValueError(
+            f"{type(module).__name__} has no dropout layers, so all draws would be equal; "
+            "add nn.Dropout to it, or use ensemble() or vmg()"
+        )
+    names = ["p" if isinstance(layer, _DropoutNd) else "dropout" for layer in layers]
+    if p is not None:
+        for layer, name in zip(layers, names, strict=True):
+            setattr(layer, name, p)
+    if all(getattr(layer, name) == 0 for layer, name in zip(layers, names, strict=True)):
+        raise ValueError(f"the dropout layers of {type(module).__name__} have probability 0; give p, such as p=0.5")
+    return SequenceDropout(module, num_samples=num_samples, num_pdfs=num_pdfs)
+
+
+def ensemble(
+    factory: Callable[[], nn.Module], num_members: int, seed: int = 0, *, num_pdfs: int = 0
+) -> SequenceEnsemble:
+    """Independent networks from one constructor, each with initial weights of its own.
+
+    Args:
+        factory: builds a module on the CPU; called once a member, with the global CPU generator seeded for it.
+        num_members: M.
+        seed: member m depends on ``seed`` and m only.
+        num_pdfs: C, if it is to be checked.
+
+    Raises:
+        ValueError: fewer than one member.
+        TypeError: the factory gives the same module twice, or no module.
+    """
+    if num_members < 1:
+        raise ValueError(f"num_members must be >= 1, got {num_members}")
+    modules = []
+    for member_seed in member_seeds(seed, num_members):
+        with seeded(torch.Generator().manual_seed(member_seed), torch.device("cpu")):
+            modules.append(factory())
+    if not all(isinstance(module, nn.Module) for module in modules) or len({id(m) for m in modules}) < num_members:
+        raise TypeError("factory must build a new nn.Module at every call, such as lambda: MyNet(dim=40)")
+    return SequenceEnsemble(modules, num_pdfs=num_pdfs)
+
+
+def vmg(module: nn.Module, *, init_log_var: float = -9.0, num_samples: int = 5, num_pdfs: int = 0) -> SequenceVmg:
+    """A Bayesian copy of ``module``: its linear layers and convolutions get matrix-Gaussian weights.
+
+    ``nn.Linear``, ``nn.Conv1d`` and ``nn.Conv2d`` are replaced, their weights become the means; other layers keep point
+    estimates.  ``module`` is not changed.
+
+    Args:
+        module: features ``(B, T, D)`` to logits ``(B, T, C)``.
+        init_log_var: initial log-variance of rows and columns.
+        num_samples: draws at test.
+        num_pdfs: C, if it is to be checked.
+
+    Raises:
+        ValueError: nothing can be replaced, or a transformer layer would read its linear layers' weights directly.
+    """
+    if num_samples < 1:
+        raise ValueError(f"num_samples must be >= 1, got {num_samples}")
+    if any(isinstance(m, TRANSFORMER_LAYERS) for m in module.modules()):
+        raise ValueError(
+            "nn.TransformerEncoderLayer and nn.TransformerDecoderLayer use their weights without calling their layers; "
+            "write the block with nn.MultiheadAttention and nn.Linear, or use mc_dropout() or ensemble()"
+        )
+    replaced: dict[nn.Module, nn.Module] = {}
+    copied = copy.deepcopy(module)
+    root = nn.ModuleDict({"module": copied})  # so that a module that is itself a layer is replaced too
+    for parent in list(root.modules()):
+        for name, child in list(parent._modules.items()):
+            if type(child) in (nn.Linear, nn.Conv1d, nn.Conv2d):
+                if child not in replaced:  # a layer that is used twice stays one layer
+                    replaced[child] = _to_vmg(child, init_log_var)
+                parent._modules[name] = replaced[child]
+    if not replaced:
+        raise ValueError(f"{type(module).__name__} has no nn.Linear, nn.Conv1d or nn.Conv2d to make Bayesian")
+    return SequenceVmg(root["module"], num_samples=num_samples, num_pdfs=num_pdfs)
+
+
+def _to_vmg(layer: nn.Module, init_log_var: float) -> nn.Module:
+    if isinstance(layer, nn.Conv1d):
+        return VmgConv1d.from_conv(layer, init_log_var=init_log_var)
+    if isinstance(layer, nn.Conv2d):
+        return VmgConv2d.from_conv(layer, init_log_var=init_log_var)
+    assert isinstance(layer, nn.Linear)
+    new = VmgLinear(layer.in_features, layer.out_features, bias=layer.bias is not None, init_log_var=init_log_var).to(
+        layer.weight
+    )
+    with torch.no_grad():
+        new.mean[: layer.in_features] = layer.weight.t()
+        if layer.bias is not None:
+            new.mean[layer.in_features] = layer.bias
+    return new

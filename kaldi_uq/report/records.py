@@ -1,0 +1,190 @@
+"""``results.jsonl``: one line an utterance, for benign sets and for attacks."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from kaldi_uq.errors import DataError
+from kaldi_uq.scoring import ErrorRate
+
+FloatArray = npt.NDArray[np.float64]
+_ATTACK_DIR = re.compile(r"attack_(?P<attack>.+)_eps(?P<eps>[0-9]+(\.[0-9]+)?(e-?[0-9]+)?)")
+
+
+@dataclass(frozen=True)
+class BenignRecord:
+    """A benign utterance as a model recognised and measured it.
+
+    Args:
+        utt: utterance id.
+        text: what was said.
+        hypothesis: what was recognised.
+        errors: counts against ``text``.
+        statistics: uncertainty statistics of the utterance by name.
+    """
+
+    utt: str
+    text: str
+    hypothesis: str
+    errors: ErrorRate
+    statistics: dict[str, float]
+
+
+@dataclass(frozen=True)
+class AttackRecord:
+    """An attacked utterance.
+
+    Args:
+        utt: utterance id.
+        eps: bound of the perturbation, full scale 1.
+        target: what the attacker wants recognised; empty if nothing in particular.
+        original: what was said.
+        hypothesis: what was recognised.
+        target_errors: counts against ``target``; None without a target.
+        original_errors: counts against ``original``.
+        snr_db: signal to perturbation ratio; None if there is no perturbation.
+        statistics: uncertainty statistics of the utterance by name.
+    """
+
+    utt: str
+    eps: float
+    target: str
+    original: str
+    hypothesis: str
+    target_errors: ErrorRate | None
+    original_errors: ErrorRate
+    snr_db: float | None
+    statistics: dict[str, float]
+
+
+def read_benign(path: str | os.PathLike[str]) -> list[BenignRecord]:
+    """Read the ``results.jsonl`` of a benign set.
+
+    Raises:
+        DataError: the file is missing, or a line lacks a field; the message has the line number.
+    """
+    return [
+        BenignRecord(
+            utt=line.text("utt"),
+            text=line.text("text"),
+            hypothesis=line.text("hypothesis"),
+            errors=line.errors("errors"),
+            statistics=line.statistics(),
+        )
+        for line in _lines(Path(path))
+    ]
+
+
+def read_attacked(path: str | os.PathLike[str]) -> list[AttackRecord]:
+    """Read the ``results.jsonl`` of an attack directory.
+
+    Raises:
+        DataError: the file is missing, or a line lacks a field; the message has the line number.
+    """
+    return [
+        AttackRecord(
+            utt=line.text("utt"),
+            eps=line.number("eps"),
+            target=line.text("target") if line.has("target") else "",
+            original=line.text("original"),
+            hypothesis=line.text("hypothesis"),
+            target_errors=line.errors("target_errors") if line.has("target_errors") else None,
+            original_errors=line.errors("original_errors"),
+            snr_db=line.number("snr_db") if line.has("snr_db") else None,
+            statistics=line.statistics(),
+        )
+        for line in _lines(Path(path))
+    ]
+
+
+def statistics_table(records: Sequence[BenignRecord] | Sequence[AttackRecord]) -> dict[str, FloatArray]:
+    """Statistics by name, ``(B,)`` each, in the order of the records.
+
+    Raises:
+        DataError: two utterances do not have the same statistics.
+    """
+    if not records:
+        return {}
+    names = list(records[0].statistics)
+    for record in records:
+        different = sorted(set(record.statistics) ^ set(names))
+        if different:
+            raise DataError(
+                f"utterances {records[0].utt!r} and {record.utt!r} do not have the same statistics ({different[0]!r} "
+                "is in one only); score them again in one run"
+            )
+    return {name: np.array([record.statistics[name] for record in records], dtype=np.float64) for name in names}
+
+
+def attack_dirs(model_dir: str | os.PathLike[str]) -> list[tuple[str, float, Path]]:
+    """The attack directories of a model that hold results: attack, eps and path, sorted.
+
+    ``attack_pgd_eps0.02`` is attack ``pgd``, eps 0.02.
+    """
+    found = []
+    for path in Path(model_dir).glob("attack_*"):
+        match = _ATTACK_DIR.fullmatch(path.name)
+        if match and (path / "results.jsonl").is_file():
+            found.append((match["attack"], float(match["eps"]), path))
+    return sorted(found)
+
+
+class _Line:
+    """One JSON object with its place, for messages."""
+
+    def __init__(self, where: str, values: Any) -> None:
+        if not isinstance(values, dict):
+            raise DataError(f"{where}: expected a JSON object")
+        self.where, self.values = where, values
+
+    def has(self, name: str) -> bool:
+        return self.values.get(name) is not None
+
+    def _typed(self, name: str, kind: type | tuple[type, ...], what: str) -> Any:
+        value = self.values.get(name)
+        if not isinstance(value, kind) or isinstance(value, bool):
+            raise DataError(f"{self.where}: field {name!r} must be {what}, found {value!r:.60}")
+        return value
+
+    def text(self, name: str) -> str:
+        return str(self._typed(name, str, "a text"))
+
+    def number(self, name: str) -> float:
+        return float(self._typed(name, (int, float), "a number"))
+
+    def errors(self, name: str) -> ErrorRate:
+        try:
+            return ErrorRate.from_counts(self._typed(name, dict, "an object of counts"))
+        except ValueError as error:
+            raise DataError(f"{self.where}: field {name!r}: {error}") from None
+
+    def statistics(self) -> dict[str, float]:
+        values = self._typed("statistics", dict, "an object of numbers")
+        inner = _Line(f"{self.where}: statistics", values)
+        return {name: inner.number(name) for name in values}
+
+
+def _lines(path: Path) -> Iterator[_Line]:
+    if not path.is_file():
+        raise DataError(f"{path}: no such file")
+    seen: set[str] = set()
+    with open(path, encoding="utf-8") as stream:
+        for number, raw in enumerate(stream, 1):
+            where = f"{path}:{number}"
+            try:
+                line = _Line(where, json.loads(raw))
+            except json.JSONDecodeError as error:
+                raise DataError(f"{where}: not a JSON object ({error})") from None
+            if line.text("utt") in seen:
+                raise DataError(f"{where}: utterance {line.text('utt')!r} is there twice")
+            seen.add(line.text("utt"))
+            yield line

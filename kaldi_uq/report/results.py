@@ -1,0 +1,164 @@
+"""``exp/results.json``: one file that every stage adds its numbers to."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import math
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from kaldi_uq.errors import DataError
+from kaldi_uq.io.files import read_json, write_json
+from kaldi_uq.report.names import attack_key, detector_key, model_key, statistic_key
+from kaldi_uq.scoring import ErrorRate
+
+_SECTIONS: dict[str, type] = {
+    "environment": dict,
+    "timing_s": dict,
+    "clean": dict,
+    "attacks": list,
+    "detection": list,
+    "detection_other": list,
+}
+_ATTACK_FIELDS = ("model", "attack", "eps", "num_utts", "target_accuracy", "original_accuracy", "snr_db_mean", "checks")
+_DETECTION_FIELDS = ("model", "attack", "eps", "statistic", "auroc", "auroc_ci95", "tpr_at_fpr_1pct")
+_DEFAULT_DETECTOR = ("gaussian", "two")
+
+
+class Results:
+    """Reads and updates ``results.json``.
+
+    Every method reads the file, changes it and moves the new one into place while it holds a lock, so that stages of
+    several processes can add to it.  A row replaces the row of the same key, and rows are kept in one order, so that
+    a rerun gives the same file but for its timings.
+
+    ``detection`` holds the rows of the paper's detector, the two-sided Gaussian, one a model, attack, eps and
+    statistic.  Rows of other detectors are kept in ``detection_other``, with the same fields.
+
+    Args:
+        path: the file; it need not exist yet.
+
+    Raises:
+        DataError: the file exists but does not have these sections.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = Path(path)
+        self.read()
+
+    def read(self) -> dict[str, Any]:
+        """The whole content; the sections are there even if the file is not."""
+        content = read_json(self.path) if self.path.exists() else {}
+        if not isinstance(content, dict):
+            raise DataError(f"{self.path}: expected a JSON object, found {type(content).__name__}")
+        for name, kind in _SECTIONS.items():
+            if not isinstance(content.setdefault(name, kind()), kind):
+                raise DataError(f"{self.path}: section {name!r} must be a {kind.__name__}; remove the file and rerun")
+        return content
+
+    @property
+    def environment(self) -> dict[str, Any]:
+        """Engine, versions, device, seed, options."""
+        section: dict[str, Any] = self.read()["environment"]
+        return section
+
+    def set_environment(self, environment: Mapping[str, Any]) -> None:
+        """Replace the environment."""
+        with self._update() as content:
+            content["environment"] = {key: environment[key] for key in sorted(environment)}
+
+    def add_timing(self, stage: str, seconds: float) -> None:
+        """Set the wall-clock seconds of a stage."""
+        if not (math.isfinite(seconds) and seconds >= 0):
+            raise ValueError(f"seconds of stage {stage!r} must be finite and >= 0, got {seconds}")
+        with self._update() as content:
+            content["timing_s"] = _sorted_section({**content["timing_s"], stage: round(float(seconds), 3)})
+
+    def set_clean(self, model: str, rate: ErrorRate) -> None:
+        """Set a model's accuracy on the benign test set."""
+        with self._update() as content:
+            content["clean"] = _sorted_section({**content["clean"], model: rate.to_dict()}, model_key)
+
+    def add_attack(self, row: Mapping[str, Any]) -> None:
+        """Add an attack's row, or replace the one of the same model, attack and eps.
+
+        Args:
+            row: ``model``, ``attack``, ``eps``, ``num_utts``, ``target_accuracy`` (None: no target),
+                ``original_accuracy``, ``snr_db_mean`` (infinite or None where nothing was added; stored as null),
+                ``checks``; further fields are kept.
+        """
+        checked = _checked(row, _ATTACK_FIELDS, "attack")
+        if checked["snr_db_mean"] is not None and math.isinf(checked["snr_db_mean"]):
+            checked["snr_db_mean"] = None  # JSON has no infinity
+        with self._update() as content:
+            content["attacks"] = _upsert(content["attacks"], [checked], _attack_key)
+
+    def add_detection(
+        self,
+        rows: Iterable[Mapping[str, Any]],
+        *,
+        model: str | None = None,
+        attack: str | None = None,
+        eps: float | None = None,
+    ) -> None:
+        """Add detection rows, or replace those of the same model, attack, eps, statistic, detector and side.
+
+        Args:
+            rows: as :func:`kaldi_uq.detector.evaluate_detection` gives them.  Without ``detector`` and ``sided`` a
+                row counts as the paper's.
+            model, attack, eps: set in every row if given.
+        """
+        common = {k: v for k, v in (("model", model), ("attack", attack), ("eps", eps)) if v is not None}
+        kind, sided = _DEFAULT_DETECTOR
+        checked = [
+            _checked({**common, "detector": kind, "sided": sided, **row, **common}, _DETECTION_FIELDS, "detection")
+            for row in rows
+        ]
+        with self._update() as content:
+            for section, is_default in (("detection", True), ("detection_other", False)):
+                mine = [r for r in checked if ((r["detector"], r["sided"]) == _DEFAULT_DETECTOR) == is_default]
+                content[section] = _upsert(content[section], mine, _detection_key)
+
+    @contextlib.contextmanager
+    def _update(self) -> Iterator[dict[str, Any]]:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        # A file of its own: the results file is replaced, and a lock on the old one would lock nobody out.
+        with open(self.path.with_name(f".{self.path.name}.lock"), "w", encoding="utf-8") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            content = self.read()
+            yield content
+            write_json(self.path, content)
+
+
+def _checked(row: Mapping[str, Any], fields: tuple[str, ...], what: str) -> dict[str, Any]:
+    missing = [field for field in fields if field not in row]
+    if missing:
+        raise ValueError(f"{what} row has no {', '.join(missing)}; it has {', '.join(sorted(row))}")
+    for field, value in row.items():
+        if isinstance(value, float) and math.isnan(value):
+            raise ValueError(f"{what} row of model {row['model']!r}: {field} is NaN")
+    checked = dict(row, eps=float(row["eps"]))
+    return {field: checked[field] for field in (*fields, *sorted(set(checked) - set(fields)))}
+
+
+def _attack_key(row: dict[str, Any]) -> Any:
+    return model_key(row["model"]), attack_key(row["attack"]), row["eps"]
+
+
+def _detection_key(row: dict[str, Any]) -> Any:
+    return *_attack_key(row), statistic_key(row["statistic"]), detector_key(row)
+
+
+def _upsert(
+    rows: list[dict[str, Any]], new: list[dict[str, Any]], key: Callable[[dict[str, Any]], Any]
+) -> list[dict[str, Any]]:
+    by_key = {key(row): row for row in rows}
+    by_key.update({key(row): row for row in new})
+    return [by_key[k] for k in sorted(by_key)]
+
+
+def _sorted_section(section: dict[str, Any], key: Callable[[str], Any] = str) -> dict[str, Any]:
+    return {name: section[name] for name in sorted(section, key=key)}

@@ -1,0 +1,320 @@
+"""Train a hybrid model on the frames of an alignment, then by Viterbi training (section 4.1 of the paper).
+
+A checkpoint is written after every epoch and every random choice is a function of the seed and the epoch, so that a
+killed training resumes to the same weights.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import pickle
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from kaldi_uq.engine.base import Engine
+from kaldi_uq.errors import DataError
+from kaldi_uq.feats.splice import gather_spliced
+from kaldi_uq.hybrid import MODEL_FILE, HybridModel
+from kaldi_uq.io.files import atomic_write, digest, write_json
+from kaldi_uq.io.lang import Lang
+from kaldi_uq.io.waves import plan_batches, wave_batches
+from kaldi_uq.types import DecodeConfig, FrontEndConfig, ModelConfig, TrainConfig
+
+log = logging.getLogger(__name__)
+
+CHECKPOINT = "checkpoint.pt"
+
+
+@dataclass
+class TrainingSet:
+    """All frames of the training data, one after the other.
+
+    Attributes:
+        utts: utterances in order.
+        feats: (F, D) float32, features before normalisation and splicing.
+        offsets: (U + 1,) int64, where each utterance begins.
+        pdfs: (F,) int64, the targets.
+    """
+
+    utts: list[str]
+    feats: Tensor
+    offsets: np.ndarray
+    pdfs: Tensor
+
+    @property
+    def num_frames(self) -> int:
+        return len(self.feats)
+
+    def counts(self, num_pdfs: int) -> np.ndarray:
+        """Frames of each pdf."""
+        return np.bincount(self.pdfs.cpu().numpy(), minlength=num_pdfs)
+
+
+def make_training_set(
+    model: HybridModel, waves: dict[str, np.ndarray], pdf_alis: dict[str, np.ndarray], ali_shift_s: float
+) -> TrainingSet:
+    """Compute features and bring the alignment to their frames.
+
+    Args:
+        model: for its front end.
+        waves: utt -> (N,) float32.
+        pdf_alis: utt -> (T,) pdf-ids; utterances without one are left out.
+        ali_shift_s: frame shift of the alignment, seconds.
+
+    Raises:
+        DataError: no utterance has an alignment, or an alignment has another length than its utterance.
+    """
+    device = model.log_prior.device
+    front_end = model.front_end
+    utts = [utt for utt in waves if utt in pdf_alis]
+    if not utts:
+        raise DataError("no utterance of the data has an alignment; are data and alignments of one recipe?")
+    lengths = [int(front_end.num_frames(len(waves[u]))) for u in utts]
+    offsets = np.concatenate([[0], np.cumsum(lengths)])
+    feats = torch.empty((int(offsets[-1]), front_end.feature_dim), device=device)
+    row = {utt: i for i, utt in enumerate(utts)}
+    with torch.no_grad(), tqdm(total=len(utts), desc="features", unit="utt") as progress:
+        for batch in wave_batches({u: waves[u] for u in utts}):
+            values, _ = front_end.features(
+                torch.from_numpy(batch.wav).to(device), torch.from_numpy(batch.num_samples).to(device)
+            )
+            for i, utt in enumerate(batch.utts):
+                start = offsets[row[utt]]
+                feats[start : start + lengths[row[utt]]] = values[i, : lengths[row[utt]]]
+            progress.update(len(batch.utts))
+    targets = [_to_frames(utt, pdf_alis[utt], lengths[i], front_end.frame_shift_s, ali_shift_s) for i, utt in enumerate(utts)]
+    return TrainingSet(utts, feats, offsets, torch.from_numpy(np.concatenate(targets)).to(device))
+
+
+def _to_frames(utt: str, alignment: np.ndarray, length: int, shift_s: float, ali_shift_s: float) -> np.ndarray:
+    """The alignment at the frame rate of the front end: equal rates must have equal lengths, others take the nearest."""
+    if math.isclose(shift_s, ali_shift_s):
+        if len(alignment) != length:
+            raise DataError(
+                f"utterance {utt!r}: the alignment has {len(alignment)} frames, the features have {length}; "
+                "align with the same conf/mfcc.conf as the model's"
+            )
+        return alignment.astype(np.int64)
+    nearest = np.rint(np.arange(length) * (shift_s / ali_shift_s)).astype(np.int64)
+    return alignment[np.minimum(nearest, len(alignment) - 1)].astype(np.int64)
+
+
+@dataclass(frozen=True)
+class TrainingInputs:
+    """What training needs besides its configurations.
+
+    Attributes:
+        waves: utt -> (N,) float32 in [-1, 1].
+        text: utt -> words.
+        alis: utt -> (T,) transition-ids.
+        ali_shift_s: frame shift of the alignments, seconds.
+        tid_to_pdf: (num_transition_ids + 1,) pdf-ids.
+        ali_dir: alignment directory; its ``final.mdl`` and ``tree`` are the HMM.
+        lang: lexicon and grammar, for the graphs of the Viterbi epochs.
+    """
+
+    waves: dict[str, np.ndarray]
+    text: dict[str, list[str]]
+    alis: dict[str, np.ndarray]
+    ali_shift_s: float
+    tid_to_pdf: np.ndarray
+    ali_dir: Path
+    lang: Lang
+
+
+class Trainer:
+    """One training run in one directory."""
+
+    def __init__(
+        self,
+        out_dir: Path,
+        inputs: TrainingInputs,
+        engine: Engine,
+        *,
+        frontend: FrontEndConfig,
+        network: ModelConfig,
+        config: TrainConfig,
+        decode: DecodeConfig,
+        device: torch.device,
+    ) -> None:
+        self.out_dir, self.inputs, self.engine = out_dir, inputs, engine
+        self.config, self.decode, self.device = config, decode, device
+        self.key = digest(frontend.to_dict(), network.to_dict(), config.to_dict(), sorted(inputs.waves))
+        self.model = HybridModel(frontend, network, seed=config.seed).to(device)
+        self.history: list[dict[str, float]] = []
+
+    def run(self) -> HybridModel:
+        """Train, resuming from the last checkpoint if there is one of the same configuration."""
+        inputs, config = self.inputs, self.config
+        pdf_alis = {utt: inputs.tid_to_pdf[ali] for utt, ali in inputs.alis.items()}
+        data = make_training_set(self.model, inputs.waves, pdf_alis, inputs.ali_shift_s)
+        norm = self.model.front_end.norm
+        norm.set_stats(data.feats.double().mean(0), data.feats.double().std(0))
+        data.feats = norm(data.feats[None], torch.tensor([data.num_frames], device=self.device))[0]
+        optimizer = torch.optim.Adam(
+            self.model.network.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay
+        )
+        num_epochs = config.num_epochs + config.num_viterbi_epochs
+        first = self._resume(optimizer, data)
+        hmm_dir = inputs.ali_dir if first <= config.num_epochs else self._hmm_dir(first - 1)
+        for epoch in range(first, num_epochs):
+            if epoch >= config.num_epochs:
+                hmm_dir = self._realign(data, epoch, hmm_dir)
+            loss = self._epoch(optimizer, data, epoch, num_epochs)
+            self.history.append({"epoch": epoch, "loss": loss})
+            log.info("epoch %d of %d: loss %.4f nats a frame", epoch + 1, num_epochs, loss)
+            self._checkpoint(optimizer, data, epoch + 1)
+        self.model.set_prior(data.counts(self.model.network.num_pdfs))
+        for name in ("final.mdl", "tree"):
+            _copy(hmm_dir / name, self.out_dir / name)
+        write_json(self.out_dir / "history.json", self.history)
+        self.model.eval()
+        self.model.save(self.out_dir / MODEL_FILE)
+        (self.out_dir / CHECKPOINT).unlink(missing_ok=True)
+        shutil.rmtree(self.out_dir / "viterbi", ignore_errors=True)
+        return self.model
+
+    def _epoch(self, optimizer: torch.optim.Optimizer, data: TrainingSet, epoch: int, num_epochs: int) -> float:
+        config, network = self.config, self.model.network.train()
+        members = getattr(network.config, "num_members", 1) if network.config.kind == "ensemble" else 0
+        order = _frame_order(data.num_frames, members, config.seed, epoch).to(self.device)
+        offsets = torch.from_numpy(data.offsets).to(self.device)
+        utt_of_frame = torch.repeat_interleave(
+            torch.arange(len(data.utts), device=self.device), offsets.diff(), output_size=data.num_frames
+        )
+        generator = torch.Generator(self.device).manual_seed(config.seed * 1_000_003 + epoch)
+        context = self.model.front_end.config
+        num_steps = math.ceil(data.num_frames / config.batch_size)
+        decay = math.log(config.final_learning_rate / config.learning_rate)
+        total = torch.zeros((), device=self.device)
+        for step in tqdm(range(num_steps), desc=f"epoch {epoch + 1}/{num_epochs}", unit="step", mininterval=0.5):
+            progress = (epoch * num_steps + step) / (num_epochs * num_steps)
+            for group in optimizer.param_groups:
+                group["lr"] = config.learning_rate * math.exp(decay * progress)
+            chosen = order[..., step * config.batch_size : (step + 1) * config.batch_size]
+            flat = chosen.reshape(-1)
+            utt = utt_of_frame[flat]
+            x = gather_spliced(
+                data.feats,
+                offsets[utt],
+                offsets[utt + 1],
+                flat,
+                left=context.left_context,
+                right=context.right_context,
+            ).reshape(*chosen.shape, -1)
+            loss = network.training_loss(
+                x,
+                data.pdfs[chosen],
+                num_frames_total=data.num_frames,
+                num_samples=config.num_train_samples or None,
+                generator=generator,
+            )
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()  # type: ignore[no-untyped-call]
+            network.clip_gradients(config.max_grad_norm)
+            optimizer.step()
+            total += loss.detach() / max(members, 1)
+        network.eval()
+        return float(total) / num_steps
+
+    def _realign(self, data: TrainingSet, epoch: int, hmm_dir: Path) -> Path:
+        """Decode the training data; where the words are right, the decoder's path is the new alignment."""
+        inputs = self.inputs
+        out = self._hmm_dir(epoch)
+        out.mkdir(parents=True, exist_ok=True)
+        self.model.set_prior(data.counts(self.model.network.num_pdfs))
+        self.engine.make_graph(
+            inputs.lang,
+            hmm_dir,
+            out / "graph",
+            transition_scale=self.decode.transition_scale,
+            self_loop_scale=self.decode.self_loop_scale,
+        )
+        found = self.engine.decode(hmm_dir, out / "graph", self._loglikes(data, epoch), self.decode)
+        right = {u: h for u, h in found.items() if list(h.words) == inputs.text[u]}
+        log.info("epoch %d: %d of %d utterances realigned", epoch + 1, len(right), len(data.utts))
+        row = {utt: i for i, utt in enumerate(data.utts)}
+        pdfs = data.pdfs.cpu().numpy()
+        for utt, hypothesis in right.items():
+            start, end = data.offsets[row[utt]], data.offsets[row[utt] + 1]
+            pdfs[start:end] = inputs.tid_to_pdf[hypothesis.alignment]
+        data.pdfs = torch.from_numpy(pdfs).to(self.device)
+        _copy(hmm_dir / "tree", out / "tree")
+        ordered = [right[utt].alignment for utt in data.utts if utt in right]
+        self.engine.update_transitions(hmm_dir, ordered, out / "final.mdl")
+        return out
+
+    def _loglikes(self, data: TrainingSet, epoch: int):  # type: ignore[no-untyped-def]
+        """(utt, (T, C)) over the training set; a random network is averaged over at most 10 draws."""
+        network, front_end = self.model.network, self.model.front_end
+        num_draws = min(10, network.default_num_samples) if network.is_random else None
+        lengths = np.diff(data.offsets)
+        waves = {str(i): data.feats[data.offsets[i] : data.offsets[i + 1]] for i in range(len(data.utts))}
+        for number, indices in enumerate(
+            tqdm(plan_batches(lengths.tolist(), 1 << 14), desc=f"realigning {epoch + 1}", unit="batch")
+        ):
+            generator = torch.Generator(self.device).manual_seed(self.config.seed * 1_000_003 + (epoch << 20) + number)
+            batch = torch.nn.utils.rnn.pad_sequence([waves[str(i)] for i in indices], batch_first=True)
+            size = torch.from_numpy(lengths[indices]).to(self.device)
+            with torch.no_grad():
+                log_post = network(front_end.splice(batch, size), num_samples=num_draws, generator=generator)
+                loglikes = self.model.loglikes(log_post).cpu().numpy()
+            for i, values in zip(indices, loglikes, strict=True):
+                yield data.utts[i], np.ascontiguousarray(values[: lengths[i]])
+
+    def _hmm_dir(self, epoch: int) -> Path:
+        return self.out_dir / "viterbi" / str(epoch)
+
+    def _checkpoint(self, optimizer: torch.optim.Optimizer, data: TrainingSet, next_epoch: int) -> None:
+        with atomic_write(self.out_dir / CHECKPOINT, "wb") as stream:
+            torch.save(
+                {
+                    "key": self.key,
+                    "epoch": next_epoch,
+                    "network": self.model.network.state_dict(),
+                    "optimizer": optimizer.state_dict(),
+                    "pdfs": data.pdfs.to(torch.int32),
+                    "history": self.history,
+                },
+                stream,
+            )
+
+    def _resume(self, optimizer: torch.optim.Optimizer, data: TrainingSet) -> int:
+        path = self.out_dir / CHECKPOINT
+        if not path.is_file():
+            return 0
+        try:
+            state = torch.load(path, map_location=self.device, weights_only=True)
+        except (RuntimeError, pickle.UnpicklingError, EOFError) as error:
+            raise DataError(f"{path}: damaged checkpoint ({error}); remove it to train from the beginning") from None
+        if state["key"] != self.key:
+            log.warning("%s: of another configuration; training starts from the beginning", path)
+            return 0
+        self.model.network.load_state_dict(state["network"])
+        optimizer.load_state_dict(state["optimizer"])
+        data.pdfs = state["pdfs"].long()
+        self.history = state["history"]
+        log.info("resuming after epoch %d", state["epoch"])
+        return int(state["epoch"])
+
+
+def _frame_order(num_frames: int, members: int, seed: int, epoch: int) -> Tensor:
+    """The order of the frames in an epoch, (F,); one for each member of an ensemble, (M, F)."""
+
+    def permutation(member: int) -> Tensor:
+        state = np.random.SeedSequence([seed, epoch, member]).generate_state(1, np.uint64)[0] >> np.uint64(1)
+        return torch.randperm(num_frames, generator=torch.Generator().manual_seed(int(state)))
+
+    return torch.stack([permutation(m) for m in range(members)]) if members else permutation(0)
+
+
+def _copy(source: Path, destination: Path) -> None:
+    with atomic_write(destination, "wb") as stream, open(source, "rb") as data:
+        shutil.copyfileobj(data, stream)

@@ -1,0 +1,52 @@
+#!/usr/bin/env bash
+# Attack a trained model of the recipe: random digit strings as targets, perturbations of at most eps.
+set -euo pipefail
+
+eps=0.02        # largest change of a sample, full scale 1
+model=dnn       # directory under exp/
+attack=pgd      # pgd, the strong default, or paper-pgd; the options are in conf/pgd.conf and conf/paper/pgd.conf
+data=data/attack
+num_utts=0      # attack so many utterances, spread over the data; 0: all
+target_text=    # table utt -> target words; empty: random strings of 1 to 5 digits
+attack_opts=    # further options of kaldi-uq nnet-attack
+engine=         # embedded or kaldi; empty: by KALDI_ROOT
+device=         # cpu or cuda; empty: cuda if there is one
+seed=0          # of targets, starts and draws
+
+help_message="Usage: $0 [options]     (in a recipe directory, after run.sh has trained)
+ e.g.: $0 --eps 0.02 --model ensemble
+Options:
+  --eps <e>                 largest change of a sample, full scale 1 [$eps]
+  --model <name>            directory under exp/ [$model]
+  --attack pgd|paper-pgd    the strong default, or the paper's exactly [$attack]
+  --data <dir>              utterances to attack [$data]
+  --num-utts <n>            attack so many of them; 0: all [$num_utts]
+  --target-text <file>      table of targets: utt words... [random strings]
+  --attack-opts <options>   further options: --num-steps, --realign-every, ...
+  --engine embedded|kaldi   [by KALDI_ROOT]
+  --device cpu|cuda         [cuda if there is one]
+  --seed <n>                [$seed]
+Writes exp/<model>/attack_<attack>_eps<eps> and exp/results.json."
+
+echo "$0 $*" >&2
+. utils/parse_options.sh
+if [ $# -ne 0 ]; then
+  echo "$help_message" >&2
+  exit 1
+fi
+. ./path.sh
+
+case $attack in
+  pgd) conf=conf/pgd.conf ;;
+  paper-pgd) conf=conf/paper/pgd.conf ;;
+  *) echo "$0: error: --attack must be pgd or paper-pgd, got '$attack'" >&2; exit 1 ;;
+esac
+eps=$(kaldi-uq check-eps "$eps")
+[ -f "exp/$model/final.safetensors" ] || {
+  echo "$0: error: exp/$model/final.safetensors: no such file; stage 4 of run.sh makes it (run.sh --models \"$model\")" >&2
+  exit 1
+}
+steps/uq/attack.sh --eps "$eps" --attack "$attack" --attack-config "$conf" --num-utts "$num_utts" \
+  --target-text "$target_text" --attack-opts "$attack_opts" --results exp/results.json \
+  --engine "$engine" --device "$device" --seed "$seed" \
+  "$data" data/lang "exp/$model" "exp/$model/graph" "exp/$model/attack_${attack}_eps$eps"

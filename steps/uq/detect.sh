@@ -1,0 +1,43 @@
+#!/usr/bin/env bash
+# Fit detectors on benign scores and measure them on other benign and on attacked scores.
+set -euo pipefail
+
+cmd=utils/run.pl   # where the job runs
+attack=            # name of the attack; empty: from the name of the attack directory
+eps=               # of the attack; empty: from the name of the attack directory
+fpr=0.01           # false-positive rate of the thresholds
+results=exp/results.json
+seed=0             # of the bootstrap
+
+help_message="Usage: $0 [options] <model-dir> <fit-dir> <benign-dir> <attack-dir>
+ e.g.: $0 exp/dnn exp/dnn/score_fit exp/dnn/score_test exp/dnn/attack_pgd_eps0.02
+Options:
+  --attack <name>, --eps <e>   [from attack_<name>_eps<e>]
+  --fpr <rate>                 false-positive rate of the thresholds [$fpr]
+  --results <file>             results.json to add to [$results]
+  --seed <n>                   of the bootstrap [$seed]
+  --cmd <command>              how to run the job [$cmd]"
+
+echo "$0 $*" >&2
+. utils/parse_options.sh
+if [ $# -ne 4 ]; then
+  echo "$help_message" >&2
+  exit 1
+fi
+. ./path.sh
+
+for d in "$2" "$3"; do
+  [ -f "$d/results.jsonl" ] || { echo "$0: error: $d/results.jsonl: no such file; steps/uq/decode.sh makes it (stage 5)" >&2; exit 1; }
+done
+[ -f "$4/results.jsonl" ] || { echo "$0: error: $4/results.jsonl: no such file; steps/uq/attack.sh makes it (stage 6)" >&2; exit 1; }
+name=$(basename "$4")
+[ -n "$attack" ] || { attack=${name#attack_}; attack=${attack%_eps*}; }
+[ -n "$eps" ] || eps=${name##*_eps}
+
+mkdir -p "$1/detector/log"
+$cmd "$1/detector/log/$name.log" \
+  kaldi-uq nnet-detect --fit "$2/results.jsonl" --benign "$3/results.jsonl" --attacked "$4/results.jsonl" \
+  --model "$(basename "$1")" --attack "$attack" --eps "$eps" --fpr "$fpr" --results "$results" \
+  --detector-dir "$1/detector" --seed "$seed"
+
+grep -a '^.*AUROC' "$1/detector/log/$name.log" | sed "s|^|$0: |" >&2

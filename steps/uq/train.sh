@@ -1,0 +1,56 @@
+#!/usr/bin/env bash
+# Train a hybrid acoustic model on the alignments of any recipe, then build its decoding graph.
+set -euo pipefail
+
+cmd=utils/run.pl             # where the job runs
+model=dnn                    # dnn, ensemble, dropout or bnn
+mfcc_config=conf/mfcc.conf   # features of the model
+frontend=kaldi               # kaldi, or torchaudio for the paper's front end
+train_config=                # file with options of kaldi-uq nnet-train, one --name=value a line
+train_opts=                  # further options of kaldi-uq nnet-train
+engine=                      # embedded or kaldi; empty: by KALDI_ROOT
+device=                      # cpu or cuda; empty: cuda if there is one
+seed=0                       # of the initial weights, the order of the frames and the draws
+
+help_message="Usage: $0 [options] <data-dir> <lang-dir> <ali-dir> <exp-dir>
+ e.g.: $0 --model ensemble data/train data/lang exp/mono_ali exp/ensemble
+Options:
+  --model dnn|ensemble|dropout|bnn   [$model]
+  --mfcc-config <file>               [$mfcc_config]
+  --frontend kaldi|torchaudio        [$frontend]
+  --train-config <file>              options, one --name=value a line; see kaldi-uq nnet-train --help
+  --train-opts <options>             further options of kaldi-uq nnet-train
+  --engine embedded|kaldi            [by KALDI_ROOT]
+  --device cpu|cuda                  [cuda if there is one]
+  --seed <n>                         [$seed]
+  --cmd <command>                    how to run the job [$cmd]"
+
+echo "$0 $*" >&2
+. utils/parse_options.sh
+if [ $# -ne 4 ]; then
+  echo "$help_message" >&2
+  exit 1
+fi
+. ./path.sh
+
+data=$1
+lang=$2
+ali=$3
+dir=$4
+
+for f in "$data/wav.scp" "$data/text" "$lang/G.fst" "$mfcc_config" ${train_config:+"$train_config"}; do
+  [ -f "$f" ] || { echo "$0: error: $f: no such file (stage 0 of a recipe makes data and lang)" >&2; exit 1; }
+done
+for f in "$ali/final.mdl" "$ali/ali.1.gz"; do
+  [ -f "$f" ] || { echo "$0: error: $f: no such file; steps/align_si.sh makes it (stage 2)" >&2; exit 1; }
+done
+mkdir -p "$dir/log"
+read -ra extra <<<"$train_opts"
+$cmd "$dir/log/train.log" \
+  kaldi-uq nnet-train --model "$model" --mfcc-config "$mfcc_config" --frontend "$frontend" --seed "$seed" \
+  ${train_config:+--config "$train_config"} ${engine:+--engine "$engine"} ${device:+--device "$device"} \
+  ${extra[@]+"${extra[@]}"} "$data" "$lang" "$ali" "$dir"
+utils/mkgraph.sh ${engine:+--engine "$engine"} "$lang" "$dir" "$dir/graph" 2>"$dir/log/mkgraph.log" ||
+  { tail -n 3 "$dir/log/mkgraph.log" >&2; exit 1; }
+
+echo "$0: $dir/final.safetensors and $dir/graph/HCLG.fst" >&2

@@ -1,0 +1,26 @@
+#!/usr/bin/env bash
+# Build a language directory from a dictionary directory.
+set -euo pipefail
+
+engine=      # embedded or kaldi; empty: by KALDI_ROOT
+word_loop=   # file with the words of a loop grammar; empty: no G.fst
+
+help_message="Usage: $0 [options] <dict-dir> <oov-word> <tmp-dir> <lang-dir>
+ e.g.: $0 --word-loop data/local/dict/words.txt data/local/dict '<SIL>' data/local/lang data/lang
+Options:
+  --word-loop <file>        write G.fst: any of these words after any other
+  --engine embedded|kaldi   [by KALDI_ROOT]
+<tmp-dir> is accepted as in Kaldi and not used."
+
+echo "$0 $*" >&2
+. utils/parse_options.sh
+if [ $# -ne 4 ]; then
+  echo "$help_message" >&2
+  exit 1
+fi
+. ./path.sh
+
+[ -f "$1/lexicon.txt" ] || { echo "$0: error: $1/lexicon.txt: no such file" >&2; exit 1; }
+kaldi-uq prepare-lang ${engine:+--engine "$engine"} ${word_loop:+--word-loop "$word_loop"} "$1" "$2" "$4"
+
+echo "$0: $4: $(wc -l <"$4/words.txt") words, $(wc -l <"$4/phones.txt") phones" >&2
