@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 # Log-posteriors are floored here, just below the logarithm of the smallest positive float64, so that a floored
-# probability is still 0.  A zero probability then costs finitely many nats in a KL divergence (exactly: infinitely many),
+# probability is still 0.  A zero probability then costs finitely many nats in a KL divergence (exactly it is infinite),
 # and neither values nor gradients become NaN.  What log_softmax gives for finite logits lies above and is not changed.
 LOG_FLOOR = -746.0
 
@@ -33,16 +33,21 @@ MEASURES = ("predictive_entropy", "expected_entropy", "mutual_information", "var
 
 @dataclass
 class _Sums:
-    """State of an accumulator: ``(B, T, C)``, ``(B, T)`` for entropy and kl; sums over draws are float64."""
+    """State of an accumulator: ``(B, T, C)``, but ``(B, T)`` for the divergences; sums over draws are float64.
 
-    first_p: Tensor  # of the first draw: squares relative to it do not cancel when the draws are nearly the same
-    p: Tensor
-    squares: Tensor  # of p - first_p
-    entropy: Tensor
-    kl: Tensor  # between consecutive draws
-    peak: Tensor  # largest log p of each class
+    Everything is kept relative to the first draw, because differences of nearly equal draws are exact where the
+    differences of their sums would be rounding.
+    """
+
+    first_p: Tensor
+    first_log_p: Tensor
     last_p: Tensor
     last_log_p: Tensor
+    peak: Tensor  # largest log p of each class
+    shift: Tensor  # sum of p - first_p
+    squares: Tensor  # sum of (p - first_p)^2
+    kl_first: Tensor  # sum of KL(p || first_p)
+    kl_next: Tensor  # sum of the KL divergences between consecutive draws
 
 
 class UncertaintyAccumulator:
@@ -74,22 +79,22 @@ class UncertaintyAccumulator:
         _check_log_post(log_post, None if self._sums is None else self._sums.last_log_p)
         log_p = log_post.clamp(min=LOG_FLOOR)
         p = log_p.exp()
-        entropy = 0.0 - (p * log_p).sum(-1).sum(0, dtype=torch.float64)  # so that 0 has no sign
         peak = log_p.amax(0) if len(log_p) > 1 else log_p[0]
         if self._sums is None:
-            first = p[0].clone()
-            zeros = torch.zeros_like(first, dtype=torch.float64)
-            sums = self._sums = _Sums(first, zeros, zeros.clone(), entropy, torch.zeros_like(entropy), peak, p[0], peak)
+            # Copies of single draws here and below, where a view would keep the whole chunk alive.
+            first_p, first_log_p = (t[0].clone() if len(t) > 1 else t[0] for t in (p, log_p))
+            sums = _Sums(first_p, first_log_p, first_p, first_log_p, peak, *_zeros(first_p))
+            self._sums = sums
         else:
             sums = self._sums
-            sums.entropy = _add(sums.entropy, entropy)
-            sums.kl = _add(sums.kl, _kl(sums.last_p, sums.last_log_p, log_p[0]))
             sums.peak = torch.maximum(sums.peak, peak)
+            sums.kl_next = _add(sums.kl_next, _kl(sums.last_p, sums.last_log_p, log_p[0]))
         if len(log_p) > 1:
-            sums.kl = _add(sums.kl, _kl(p[:-1], log_p[:-1], log_p[1:]).sum(0, dtype=torch.float64))
-        sums.p = _add(sums.p, _sum_draws(p))
-        sums.squares = _add(sums.squares, _sum_draws((p - sums.first_p).square()))
-        # Copies of single draws where a view would keep the whole chunk alive.
+            sums.kl_next = _add(sums.kl_next, _kl(p[:-1], log_p[:-1], log_p[1:]).sum(0, dtype=torch.float64))
+        sums.kl_first = _add(sums.kl_first, _kl(p, log_p, sums.first_log_p).sum(0, dtype=torch.float64))
+        shift = p - sums.first_p
+        sums.shift = _add(sums.shift, _sum_draws(shift))
+        sums.squares = _add(sums.squares, _sum_draws(shift.square()))
         sums.last_p, sums.last_log_p = (t[-1].clone() if len(t) > 1 else t[0] for t in (p, log_p))
         self.num_draws += len(log_p)
 
@@ -109,21 +114,24 @@ class UncertaintyAccumulator:
         sums, count = self._sums, self.num_draws
         dtype = sums.last_p.dtype
         if count == 1:
-            entropies = {name: sums.entropy.to(dtype, copy=True) for name in MEASURES[:2]}
-            return {**entropies, "log_mean_post": sums.last_log_p}
-        mean = sums.p / count
+            entropy = 0.0 - (sums.last_p * sums.last_log_p).sum(-1)  # 0 without a sign
+            return {**{name: entropy.clone() for name in MEASURES[:2]}, "log_mean_post": sums.last_log_p}
+        mean_shift = sums.shift / count
+        mean = sums.first_p + mean_shift
         # Where the probabilities of all draws underflow, the largest of them stands for their sum.
         tiny = torch.finfo(dtype).tiny
         log_mean = torch.where(mean > tiny, mean.clamp(min=tiny).log(), sums.peak.double() - math.log(count))
-        predictive = -(mean * log_mean).sum(-1)
-        expected = sums.entropy / count
-        variance = sums.squares / count - (mean - sums.first_p).square()
+        predictive = 0.0 - (mean * log_mean).sum(-1)
+        # sum_m KL(p_m || p_1) = sum_m KL(p_m || p) + M KL(p || p_1), and eq. 4 is the first term on the right over M.
+        # Unlike a difference of entropies it stays accurate when the draws differ by less than their rounding.
+        mutual = _without_rounding(sums.kl_first / count - _kl(mean, log_mean, sums.first_log_p), dtype)
+        variance = sums.squares / count - mean_shift.square()
         measures = {
             "predictive_entropy": predictive,
-            "expected_entropy": expected,
-            "mutual_information": _without_rounding(predictive - expected, dtype),
+            "expected_entropy": _without_rounding(predictive - mutual, dtype),
+            "mutual_information": mutual,
             "variance": _without_rounding(variance, dtype).amax(-1),
-            "akld": _without_rounding(sums.kl / (count - 1), dtype),
+            "akld": _without_rounding(sums.kl_next / (count - 1), dtype),
             "log_mean_post": log_mean,
         }
         return {name: value.to(dtype) for name, value in measures.items()}
@@ -207,6 +215,11 @@ def _check_log_post(log_post: Tensor, last: Tensor | None) -> None:
 def _kl(p: Tensor, log_p: Tensor, log_q: Tensor) -> Tensor:
     """KL divergence over the last axis; p log p is 0 at p = 0 because log p is finite."""
     return (p * (log_p - log_q)).sum(-1)
+
+
+def _zeros(p: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    frames, classes = (torch.zeros(shape, dtype=torch.float64, device=p.device) for shape in (p.shape[:-1], p.shape))
+    return classes, classes.clone(), frames, frames.clone()
 
 
 def _sum_draws(values: Tensor) -> Tensor:

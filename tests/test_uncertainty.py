@@ -79,6 +79,21 @@ def test_small_variances_do_not_cancel() -> None:
     torch.testing.assert_close(result.double(), expected, rtol=2e-3, atol=0)
 
 
+def test_small_mutual_information_does_not_cancel() -> None:
+    # A Bayesian network with small variances: draws that differ by 1e-4 in their logits.  The difference of two entropies
+    # would be rounding (5e-7 in float32) against a mutual information of 1e-9 to 1e-8.
+    generator = torch.Generator().manual_seed(0)
+    logits = 3.0 * torch.randn(1, 2, 50, 95, generator=generator)
+    log_post = (logits + 1e-4 * torch.randn(20, 2, 50, 95, generator=generator)).log_softmax(-1)
+    result = measures_from_draws(log_post.split(6))
+    # In float64 the entropies of the same float32 draws, normalised as they are, leave an error of 1e-15.
+    p = log_post.double().exp()
+    mean = p.mean(0)
+    expected = (p * log_post.double()).sum(-1).mean(0) - (mean * mean.log()).sum(-1)
+    assert expected.max() < 1e-7
+    torch.testing.assert_close(result["mutual_information"].double(), expected, rtol=1e-2, atol=0)
+
+
 def test_uniform_posteriors_have_the_entropy_of_the_logarithm_of_the_classes() -> None:
     log_post = torch.full((3, 1, 2, 95), -math.log(95), dtype=torch.float64)
     result = measures_from_draws([log_post])

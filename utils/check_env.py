@@ -39,7 +39,8 @@ def problem(really_import):
             return "module %s is missing" % name
     for name in MODULES if really_import else ():
         try:
-            with contextlib.redirect_stdout(io.StringIO()):  # kaldi_io prints a banner
+            banner = io.StringIO()  # kaldi_io prints one
+            with contextlib.redirect_stdout(banner), contextlib.redirect_stderr(banner):
                 importlib.import_module(name)
         except (ImportError, OSError, AttributeError, RuntimeError) as error:  # OSError: a shared library
             return "module %s does not import: %s" % (name, " ".join(str(error).split()))

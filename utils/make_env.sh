@@ -108,7 +108,10 @@ fi
 if [[ -f $unfinished ]]; then
   say "$venv is not complete: going on with it"
 fi
-rm -f -- "$venv/.done"
+if [[ -f $venv/.done ]]; then # ours, for another setup.py or another place
+  : >"$unfinished"
+  rm -f -- "$venv/.done"
+fi
 if ! "$venv/bin/python3" -m pip --version >/dev/null 2>&1; then
   if [[ -f $unfinished ]]; then
     clear_venv

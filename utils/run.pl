@@ -70,6 +70,8 @@ fail("$num_jobs jobs would write one log file, $log_pattern; put $name into its 
 $max_jobs ||= num_cores();
 
 sub num_cores {
+  # nproc would answer OMP_NUM_THREADS, which is about the threads of one job
+  delete local @ENV{qw(OMP_NUM_THREADS OMP_THREAD_LIMIT)};
   my $cores = `nproc 2>/dev/null` || `getconf _NPROCESSORS_ONLN 2>/dev/null` || 1;
   return $cores =~ /^(\d+)/ && $1 > 0 ? $1 : 1;
 }

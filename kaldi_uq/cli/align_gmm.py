@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from threadpoolctl import threadpool_limits
+
 from kaldi_uq.cli.options import (
     add_config_file,
     add_config_flags,
@@ -36,6 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     start_logging()
+    threadpool_limits(1)  # many small products: threads would only wait for each other
     engine = engine_of(args)
     data = DataDir.read(args.data_dir, need=("utt2spk", "text", "feats.scp", "cmvn.scp"))
     lang = Lang.read(args.lang_dir)

@@ -90,6 +90,9 @@ def _dispatch(argv: list[str]) -> int:
     if not argv or argv[0] not in COMMANDS:
         build_parser().parse_args(argv or ["--help"])
         return 1
+    # Idle threads must sleep, not spin: with another process on the same cores spinning makes PyTorch ten times slower.
+    # OpenMP reads this once, when torch is imported, which no command has done yet.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     name, rest = argv[0], argv[1:]
     parser, module = command_parser(name)
     args = parser.parse_args(rest)

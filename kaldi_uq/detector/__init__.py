@@ -15,10 +15,10 @@ Source: section 4.3 of the paper.
 from __future__ import annotations
 
 from kaldi_uq.detector.base import OneClassDetector
+from kaldi_uq.detector.curves import auroc, auroc_ci, roc, threshold_at_fpr, tpr_at_fpr
 from kaldi_uq.detector.density import IsolationForestDetector, KernelDensityDetector
 from kaldi_uq.detector.evaluate import evaluate_detection
 from kaldi_uq.detector.gaussian import GaussianDetector, MultivariateGaussianDetector
-from kaldi_uq.detector.curves import auroc, auroc_ci, roc, threshold_at_fpr, tpr_at_fpr
 from kaldi_uq.detector.store import load_detector, save_detector
 
 __all__ = [

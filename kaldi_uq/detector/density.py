@@ -15,8 +15,8 @@ from sklearn.ensemble import IsolationForest
 from sklearn.neighbors import KernelDensity
 
 from kaldi_uq.detector.base import STD_FLOOR, FloatArray, OneClassDetector
-from kaldi_uq.detector.fields import read_count, read_matrix, read_number, require_fields
 from kaldi_uq.detector.curves import threshold_at_fpr
+from kaldi_uq.detector.fields import read_count, read_matrix, read_number, require_fields
 
 
 class _RefittedDetector(OneClassDetector):

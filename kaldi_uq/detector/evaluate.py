@@ -10,9 +10,9 @@ import numpy as np
 import numpy.typing as npt
 
 from kaldi_uq.detector.base import FloatArray, OneClassDetector, as_values
+from kaldi_uq.detector.curves import auroc, auroc_ci, tpr_at_fpr
 from kaldi_uq.detector.density import KernelDensityDetector
 from kaldi_uq.detector.gaussian import GaussianDetector, MultivariateGaussianDetector
-from kaldi_uq.detector.curves import auroc, auroc_ci, tpr_at_fpr
 from kaldi_uq.errors import DataError
 
 Table = Mapping[str, npt.ArrayLike]

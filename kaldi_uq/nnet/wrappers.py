@@ -121,7 +121,7 @@ def vmg(module: nn.Module, *, init_log_var: float = -9.0, num_samples: int = 5, 
     root = nn.ModuleDict({"module": copied})  # so that a module that is itself a layer is replaced too
     for parent in list(root.modules()):
         for name, child in list(parent._modules.items()):
-            if type(child) in (nn.Linear, nn.Conv1d, nn.Conv2d):
+            if child is not None and type(child) in (nn.Linear, nn.Conv1d, nn.Conv2d):
                 if child not in replaced:  # a layer that is used twice stays one layer
                     replaced[child] = _to_vmg(child, init_log_var)
                 parent._modules[name] = replaced[child]

@@ -29,8 +29,8 @@ code { font: .86rem/1.5 ui-monospace, monospace; background: var(--box); border:
 figure { margin: 1.1rem 0; min-width: 0; }
 figcaption { font-weight: 600; margin-bottom: .4rem; }
 .scroll { overflow-x: auto; border: 1px solid var(--line); border-radius: 6px; }
-table { border-collapse: collapse; width: 100%; font-size: .9rem; }
-th, td { padding: .38rem .7rem; text-align: left; border-bottom: 1px solid var(--line); vertical-align: top; }
+table { border-collapse: separate; border-spacing: 0; width: 100%; font-size: 14px; line-height: 22px; }
+th, td { padding: 6px 11px; text-align: left; border-bottom: 1px solid var(--line); vertical-align: top; }
 tbody tr:last-child > * { border-bottom: 0; }
 thead th { background: var(--box); vertical-align: bottom; }
 tbody th { font-weight: 500; position: sticky; left: 0; background: var(--page); }

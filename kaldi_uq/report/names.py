@@ -9,7 +9,7 @@ from kaldi_uq.types import MODEL_KINDS
 
 MODEL_NAMES = {"dnn": "fNN (dnn)", "ensemble": "deep ensemble", "dropout": "MC dropout", "bnn": "BNN"}
 ATTACK_ORDER = ("noise", "paper-pgd", "pgd", "adaptive")
-AGGREGATES = ("max", "mean")
+AGGREGATES = ("max", "mean", "q95")
 MEASURES = ("predictive_entropy", "expected_entropy", "mutual_information", "variance", "akld")
 CONTROLS = ("noise",)  # nobody steers the recogniser: whatever a detector flags here is a false alarm
 DETECTOR_ORDER = (("gaussian", "two"), ("gaussian", "one"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 from collections.abc import Iterator, Sequence
@@ -99,7 +100,8 @@ def read_attacked(path: str | os.PathLike[str]) -> list[AttackRecord]:
             hypothesis=line.text("hypothesis"),
             target_errors=line.errors("target_errors") if line.has("target_errors") else None,
             original_errors=line.errors("original_errors"),
-            snr_db=line.number("snr_db") if line.has("snr_db") else None,
+            # JSON has no infinity, but Python writes and reads one
+            snr_db=line.number("snr_db") if line.values.get("snr_db") not in (None, math.inf) else None,
             statistics=line.statistics(),
         )
         for line in _lines(Path(path))
@@ -159,7 +161,10 @@ class _Line:
         return str(self._typed(name, str, "a text"))
 
     def number(self, name: str) -> float:
-        return float(self._typed(name, (int, float), "a number"))
+        value = float(self._typed(name, (int, float), "a number"))
+        if not math.isfinite(value):
+            raise DataError(f"{self.where}: field {name!r} is {value}; score that utterance again or leave it out")
+        return value
 
     def errors(self, name: str) -> ErrorRate:
         try:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import html
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, TypeAlias
 
@@ -121,8 +121,8 @@ def _pad(text: str, width: int, right: bool) -> str:
     return text.rjust(width) if right else text.ljust(width)
 
 
-def _expanded(cells: Sequence[Cell], expand: Sequence[bool], three: object) -> list[Cell]:
+def _expanded(cells: Sequence[Cell], expand: Sequence[bool], three: Callable[[Cell], list[Cell]]) -> list[Cell]:
     result: list[Cell] = []
     for cell, is_wide in zip(cells, expand, strict=True):
-        result += three(cell) if is_wide else [cell]  # type: ignore[operator]
+        result += three(cell) if is_wide else [cell]
     return result

@@ -136,7 +136,7 @@ def statistics_table(results: Content, attack: str, eps: float) -> Table:
         rows.append(tuple(cells))
     title = f"All statistics under {attack}, eps {eps:g}"
     note = (
-        "Two-sided Gaussian; AUROC with 95 % bootstrap interval; caught: share of attacks above the threshold that 1 % "
+        "Two-sided Gaussian; AUROC with 95 % bootstrap interval; caught: share above the threshold that 1 % "
         "of benign utterances exceed. The best of many rows, chosen after seeing them, is an optimistic choice."
     )
     return Table(f"statistics_{attack}_eps{eps:g}", title, tuple(columns), tuple(rows), note)

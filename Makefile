@@ -1,0 +1,45 @@
+# make test, check: set up .venv on the first call (utils/env.sh), or use the active environment if it has the package.
+SHELL := /usr/bin/env bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+ENV := . utils/env.sh
+# Every shell script of ours; a symbolic link is the same script again.
+SCRIPTS = $$(find utils steps local recipes .ci -type f \( -name '*.sh' -o -path '.ci/run' -o -path 'utils/bin/*' \) | sort)
+
+.PHONY: help env test check lint format types shell doctest clean
+
+help:
+	@echo "make env     make the Python environment .venv (about 5 GB, once)"
+	@echo "make test    run the tests; KALDI_UQ_FSDD=<dir> adds those on real recordings"
+	@echo "make check   ruff, mypy, shellcheck, doctests"
+	@echo "make clean   remove caches and build products; .venv, data and results stay"
+
+env:
+	@utils/make_env.sh
+
+test:
+	@$(ENV); python3 -m pytest -q
+
+# make -k check goes on after the first that fails
+check: lint format types shell doctest
+
+lint:
+	@$(ENV); python3 -m ruff check .
+
+format:
+	@$(ENV); python3 -m ruff format --check .
+
+types:
+	@$(ENV); python3 -m mypy kaldi_uq
+
+shell:
+	@$(ENV); shellcheck -x -P SCRIPTDIR -e SC1091 $(SCRIPTS)
+	@for script in utils/*.pl; do perl -c "$$script" 2>&1 | { grep -v 'syntax OK$$' || true; }; done
+
+doctest:
+	@$(ENV); python3 -m pytest -q --doctest-modules kaldi_uq
+
+clean:
+	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	find . -path ./.venv -prune -o -type d -name __pycache__ -exec rm -rf {} +

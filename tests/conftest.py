@@ -1,0 +1,71 @@
+"""What several test modules need: the place of the repository, a way to run its scripts, the real recordings."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import pytest
+
+# Small tensors: more threads only get into each other's way.  Before torch is imported anywhere.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("MPLBACKEND", "Agg")
+
+REPO = Path(__file__).resolve().parents[1]
+
+RunScript = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+@pytest.fixture(scope="session")
+def repo() -> Path:
+    """Root of the repository."""
+    return REPO
+
+
+@pytest.fixture(scope="session")
+def script_env() -> dict[str, str]:
+    """Environment in which the scripts use the Python that runs the tests, whether the package is installed or not."""
+    env = dict(os.environ)
+    env["PATH"] = os.pathsep.join([str(REPO / "utils" / "bin"), str(Path(sys.executable).parent), env.get("PATH", "")])
+    env["PYTHONPATH"] = os.pathsep.join(filter(None, [str(REPO), env.get("PYTHONPATH", "")]))
+    # utils/env.sh takes this as the choice that a calling script has made already
+    env["KALDI_UQ_ENV"] = f"{REPO}:{Path(sys.executable).parent / 'python3'}"
+    env["LC_ALL"] = "C"
+    return env
+
+
+@pytest.fixture
+def run_script(script_env: dict[str, str], tmp_path: Path) -> RunScript:
+    """A function that runs a command in an empty directory and returns its status, output and errors as text."""
+
+    def run(
+        *command: str | Path,
+        stdin: str = "",
+        cwd: Path | None = None,
+        env: Mapping[str, str] | None = None,
+        timeout: float = 60,
+    ) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [str(word) for word in command],
+            input=stdin,
+            cwd=cwd or tmp_path,
+            env={**script_env, **(env or {})},
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            check=False,
+        )
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def fsdd_dir() -> Path:
+    """A clone of the Free Spoken Digit Dataset; the tests that need it are skipped without one."""
+    place = os.environ.get("KALDI_UQ_FSDD")
+    if not place:
+        pytest.skip("KALDI_UQ_FSDD is not set (a clone of the Free Spoken Digit Dataset)")
+    return Path(place)

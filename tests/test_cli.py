@@ -1,0 +1,133 @@
+"""The command kaldi-uq: help without heavy imports, errors of one line, exit statuses."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from kaldi_uq.cli import main as dispatcher
+from kaldi_uq.cli.main import COMMANDS, main
+from kaldi_uq.errors import DataError
+from tests.conftest import REPO, RunScript
+
+
+def test_top_level_help_lists_every_command_and_imports_no_package(run_script: RunScript) -> None:
+    code = (
+        "import sys\nfrom kaldi_uq.cli.main import main\n"
+        "try:\n main(['--help'])\nexcept SystemExit as e:\n assert e.code == 0\n"
+        "print(sorted({m.partition('.')[0] for m in sys.modules} & {'torch', 'numpy', 'scipy', 'kaldifst'}))"
+    )
+    done = run_script("python3", "-c", code)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == "[]"
+    for name, (_, summary) in COMMANDS.items():
+        assert f"  {name} " in done.stdout
+        assert summary in done.stdout
+
+
+@pytest.mark.parametrize("name", sorted(COMMANDS))
+def test_help_of_each_command_says_what_it_does(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as exit_:
+        main([name, "--help"])
+    assert exit_.value.code == 0
+    out = capsys.readouterr().out
+    assert f"kaldi-uq {name}" in out
+    assert "--debug" in out
+
+
+@pytest.mark.parametrize("name", ["doctor", "validate-data", "fix-data", "split-data"])
+def test_help_of_a_light_command_needs_no_torch(name: str, run_script: RunScript) -> None:
+    code = (
+        "import sys\nfrom kaldi_uq.cli.main import main\n"
+        f"try:\n main(['{name}', '--help'])\nexcept SystemExit:\n sys.exit('torch' in sys.modules)"
+    )
+    assert run_script("python3", "-c", code).returncode == 0
+
+
+@pytest.mark.parametrize(
+    "words, message",
+    [
+        (["no-such-command"], "no-such-command"),
+        (["doctor", "--no-such-option"], "--no-such-option"),
+        (["validate-data"], "data_dir"),
+        (["validate-data", "nowhere"], "nowhere: no such directory"),
+    ],
+)
+def test_mistake_is_one_line_and_status_1(run_script: RunScript, words: list[str], message: str) -> None:
+    done = run_script("python3", "-m", "kaldi_uq", *words)
+    assert done.returncode == 1
+    assert done.stdout == ""
+    assert done.stderr.count("\n") == 1
+    assert message in done.stderr
+
+
+def test_no_command_prints_help(run_script: RunScript) -> None:
+    assert "commands:" in run_script("python3", "-m", "kaldi_uq").stdout
+
+
+def test_version_is_that_of_the_package(run_script: RunScript) -> None:
+    from kaldi_uq import __version__
+
+    assert run_script("kaldi-uq", "--version").stdout == f"kaldi-uq {__version__}\n"
+
+
+class _Failing:
+    """A command whose run() raises."""
+
+    def __init__(self, error: BaseException) -> None:
+        self.error = error
+
+    def add_arguments(self, parser: object) -> None: ...
+
+    def run(self, args: object) -> int:
+        raise self.error
+
+
+@pytest.mark.parametrize(
+    "error, message",
+    [
+        (DataError("data/x:3: bad,\n  very"), "kaldi-uq doctor: error: data/x:3: bad, very\n"),
+        (FileNotFoundError(2, "No such file or directory", "x.ark"), "x.ark: No such file or directory\n"),
+        (ValueError("eps must be small"), "error: eps must be small\n"),
+    ],
+)
+def test_error_is_one_line_and_debug_shows_the_traceback(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], error: BaseException, message: str
+) -> None:
+    monkeypatch.setattr(dispatcher.importlib, "import_module", lambda name: _Failing(error))
+    assert main(["doctor"]) == 1
+    captured = capsys.readouterr().err
+    assert captured.endswith(message)
+    assert captured.count("\n") == 1
+    with pytest.raises(type(error)):
+        main(["doctor", "--debug"])
+
+
+def test_unforeseen_error_is_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dispatcher.importlib, "import_module", lambda name: _Failing(KeyError("bug")))
+    with pytest.raises(KeyError):
+        main(["doctor"])
+
+
+@pytest.mark.parametrize("words", [["--help"], ["doctor", "--help"], ["validate-data", "{data}"]])
+def test_reader_that_goes_away_causes_no_message(script_env: dict[str, str], tmp_path: Path, words: list[str]) -> None:
+    for name in ("utt2spk", "spk2utt", "wav.scp", "text", "feats.scp"):
+        (tmp_path / name).write_text("a a\n")
+    command = [sys.executable, "-m", "kaldi_uq", *(word.format(data=tmp_path) for word in words)]
+    process = subprocess.Popen(
+        command, cwd=tmp_path, env=script_env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stdout
+    assert process.stderr
+    process.stdout.close()  # before anything can have been written
+    errors = process.stderr.read()
+    process.wait(timeout=30)
+    assert "roken pipe" not in errors
+    assert "Traceback" not in errors
+
+
+def test_console_script_of_setup_py_exists() -> None:
+    assert '"kaldi-uq = kaldi_uq.cli.main:main"' in (REPO / "setup.py").read_text()

@@ -1,0 +1,194 @@
+"""utils/make_env.sh and env.sh: one environment, made once, in any place, whatever happens meanwhile."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import REPO, RunScript
+
+UTILS = REPO / "utils"
+
+
+# What stands for a Python: it answers what make_env.sh asks, and "installs" by writing a line into a log.
+FAKE_PYTHON = """#!/usr/bin/env bash
+case "$*" in
+  --version) echo "Python 3.12.0" ;;
+  *version_info*) ;;
+  *'import venv, ensurepip'*) exit ${NO_VENV:-0} ;;
+  *'-m venv'*) mkdir -p "${@: -1}/bin" && cp "$0" "${@: -1}/bin/python3" ;;
+  *'-m virtualenv'*) exit 1 ;;
+  *'pip --version'*) ;;
+  *'pip install'*) echo "$TMPDIR|$*" >>"$PWD/pip.log"; sleep "${PIP_SLEEP:-0}"; exit "${PIP_STATUS:-0}" ;;
+  */check_env.py*)
+    [[ $0 == */.venv/* || -n ${ACTIVE_IS_COMPLETE:-} ]] || exit 1
+    [[ ! -e ${BROKEN:-} ]] || { rm "$BROKEN"; echo "module torch does not import"; exit 1; } ;;
+  *) exit 9 ;;
+esac
+"""
+
+
+@pytest.fixture
+def fresh(tmp_path: Path):
+    """A repository in a path with blanks, a machine whose only Python is a fake one, and a way to run scripts there."""
+    root, machine = tmp_path / "a new place", tmp_path / "machine"
+    (root / "utils").mkdir(parents=True)
+    machine.mkdir()
+    for name in ("env.sh", "make_env.sh", "check_env.py"):
+        (root / "utils" / name).write_bytes((UTILS / name).read_bytes())
+        (root / "utils" / name).chmod(0o755)
+    (root / "setup.py").write_text("# what is needed\n")
+    for name in ("python3", *(f"python3.{minor}" for minor in range(10, 15))):
+        (machine / name).write_text(FAKE_PYTHON)
+        (machine / name).chmod(0o755)
+    (machine / "df").write_text("#!/bin/sh\necho head\necho x x x ${FREE_KB:-99000000}\n")
+    (machine / "df").chmod(0o755)
+
+    class Fresh:
+        venv = root / ".venv"
+        env = {"PATH": f"{machine}:/usr/bin:/bin", "HOME": str(tmp_path)}
+
+        @staticmethod
+        def popen(command: list[str], **env: str) -> subprocess.Popen[str]:
+            return subprocess.Popen(
+                command, cwd=tmp_path, env={**Fresh.env, **env}, text=True, start_new_session=True,
+                stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+            )  # fmt: skip
+
+        @staticmethod
+        def make(**env: str) -> subprocess.CompletedProcess[str]:
+            process = Fresh.popen(["bash", str(root / "utils/make_env.sh")], **env)
+            out, err = process.communicate(timeout=30)
+            return subprocess.CompletedProcess([], process.returncode, out, err)
+
+        @staticmethod
+        def source(**env: str) -> subprocess.CompletedProcess[str]:
+            command = f'set -euo pipefail; . "{root}/utils/env.sh"; type -P python3; set +u; . "{root}/utils/env.sh"'
+            process = Fresh.popen(["bash", "-c", command], **env)
+            out, err = process.communicate(timeout=30)
+            return subprocess.CompletedProcess([], process.returncode, out, err)
+
+        @staticmethod
+        def installations() -> int:
+            log = root / "pip.log"
+            return len(log.read_text().splitlines()) if log.exists() else 0
+
+        setup = root / "setup.py"
+        machine_python = machine / "python3"
+
+    return Fresh
+
+
+def test_environment_is_made_once_and_again_when_setup_changes(fresh) -> None:
+    first = fresh.make()
+    assert first.returncode == 0, first.stderr
+    assert "GB" in first.stdout  # says how large
+    assert (fresh.venv / ".done").read_text() == f"{fresh.venv.parent}\n# what is needed\n"
+    assert "is complete" in fresh.make().stdout
+    assert fresh.installations() == 1
+    fresh.setup.write_text("# something else is needed\n")
+    assert fresh.make().returncode == 0
+    assert fresh.installations() == 2
+
+
+def test_killed_installation_is_completed_by_the_next_call(fresh) -> None:
+    process = fresh.popen(["bash", str(fresh.venv.parent / "utils/make_env.sh")], PIP_SLEEP="60")
+    deadline = time.monotonic() + 20
+    while not fresh.installations() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+    assert not (fresh.venv / ".done").exists()
+    assert (fresh.venv / "tmp").is_dir()
+    again = fresh.make()
+    assert again.returncode == 0, again.stderr
+    assert "going on" in again.stdout
+    assert sorted(p.name for p in fresh.venv.iterdir()) == [".done", "bin"]
+
+
+def test_installation_that_only_looks_whole_is_made_anew(fresh, tmp_path: Path) -> None:
+    for installations in (2, 4):  # from nothing, and after a change of setup.py
+        (tmp_path / "broken").write_text("")
+        done = fresh.make(BROKEN=str(tmp_path / "broken"))
+        assert done.returncode == 0, done.stderr
+        assert "module torch does not import; making" in done.stdout
+        assert fresh.installations() == installations
+        fresh.setup.write_text("# changed\n")
+
+
+def test_failed_installation_leaves_no_stamp(fresh) -> None:
+    done = fresh.make(PIP_STATUS="1")
+    assert done.returncode == 1
+    assert "again to go on" in done.stderr
+    assert not (fresh.venv / ".done").exists()
+
+
+def test_missing_venv_module_and_old_python_are_one_clear_line(fresh) -> None:
+    done = fresh.make(NO_VENV="1")
+    if "virtualenv" not in os.listdir("/usr/bin"):
+        assert done.returncode == 1
+        assert "apt install python3-venv" in done.stderr
+    for python in fresh.machine_python.parent.glob("python3*"):
+        python.write_text("#!/bin/sh\necho Python 3.9.1\nexit 1\n")
+    done = fresh.make()
+    assert done.returncode == 1
+    assert "no Python 3.10 to 3.14" in done.stderr
+    assert "3.9.1" in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+def test_full_disk_is_said_before_anything_is_made(fresh) -> None:
+    done = fresh.make(FREE_KB="3000000")
+    assert done.returncode == 1
+    assert "3 GB free" in done.stderr
+    assert not fresh.venv.exists()
+
+
+def test_venv_of_somebody_else_is_not_deleted(fresh) -> None:
+    fresh.venv.mkdir()
+    (fresh.venv / "precious").write_text("x")
+    done = fresh.make()
+    assert done.returncode == 1
+    assert (fresh.venv / "precious").exists()
+
+
+def test_sourcing_makes_the_environment_and_then_only_uses_it(fresh) -> None:
+    first = fresh.source()
+    assert first.returncode == 0, first.stderr
+    assert first.stdout == f"{fresh.venv}/bin/python3\n"  # what make_env.sh says is on standard error
+    second = fresh.source()
+    assert (second.stdout, second.stderr) == (first.stdout, "")
+    assert fresh.installations() == 1
+
+
+def test_active_environment_that_has_everything_is_used_as_it_is(fresh) -> None:
+    for active in ({}, {"PYTHONPATH": "/somewhere"}):
+        done = fresh.source(ACTIVE_IS_COMPLETE="1", **active)
+        assert done.stdout == f"{fresh.machine_python}\n"
+        assert not fresh.venv.exists()
+    assert "used as it is" in fresh.make(ACTIVE_IS_COMPLETE="1").stdout
+
+
+def test_active_environment_goes_before_venv_only_if_it_is_complete(fresh) -> None:
+    assert fresh.make().returncode == 0
+    assert fresh.source(VIRTUAL_ENV="/x", ACTIVE_IS_COMPLETE="1").stdout == f"{fresh.machine_python}\n"
+    assert fresh.source(VIRTUAL_ENV="/x").stdout == f"{fresh.venv}/bin/python3\n"
+
+
+def test_failure_to_make_the_environment_stops_a_script(fresh) -> None:
+    done = fresh.source(PIP_STATUS="1")
+    assert done.returncode == 1
+    assert done.stdout == ""
+
+
+def test_check_env_does_not_count_the_working_directory(run_script: RunScript, tmp_path: Path) -> None:
+    (tmp_path / "kaldi_uq").mkdir()
+    (tmp_path / "kaldi_uq/__init__.py").write_text("")
+    done = run_script("python3", "-S", UTILS / "check_env.py", env={"PYTHONPATH": ""})
+    assert done.returncode == 1
+    assert done.stdout == "module kaldi_uq is missing\n"
