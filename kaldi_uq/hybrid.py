@@ -44,7 +44,9 @@ class HybridModel(nn.Module):
         super().__init__()
         self.front_end = FrontEnd(frontend)
         if network.input_dim != self.front_end.output_dim:
-            raise ValueError(f"the network takes {network.input_dim} inputs, the front end has {self.front_end.output_dim}")
+            raise ValueError(
+                f"the network takes {network.input_dim} inputs, the front end has {self.front_end.output_dim}"
+            )
         self.network = build_model(network, seed=seed)
         self.register_buffer("log_prior", torch.full((network.num_pdfs,), -float(np.log(network.num_pdfs))))
 
@@ -115,7 +117,9 @@ class HybridModel(nn.Module):
             model = cls(frontend, network)
             model.load_state_dict(tensors)
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
-            raise ModelFileError(f"{path}: arrays and configuration do not fit ({' '.join(str(error).split())})") from None
+            raise ModelFileError(
+                f"{path}: arrays and configuration do not fit ({' '.join(str(error).split())})"
+            ) from None
         return model.to(device).eval()
 
 

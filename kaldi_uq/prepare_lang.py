@@ -52,7 +52,9 @@ class Dictionary:
         nonsilence = tuple(p for line in _lines(path / "nonsilence_phones.txt") for p in line.split())
         optional = _lines(path / "optional_silence.txt")
         if len(optional) != 1 or optional[0] not in silence:
-            raise DataError(f"{path / 'optional_silence.txt'}: expected one phone of silence_phones.txt, found {optional}")
+            raise DataError(
+                f"{path / 'optional_silence.txt'}: expected one phone of silence_phones.txt, found {optional}"
+            )
         known = set(silence) | set(nonsilence)
         for number, (word, phones) in enumerate(lexicon, 1):
             if not phones:
@@ -64,7 +66,9 @@ class Dictionary:
         if (path / "num_states.txt").is_file():
             for phone, value in read_table(path / "num_states.txt", check_sorted=False).items():
                 if phone not in known or not value.isdigit() or int(value) < 1:
-                    raise DataError(f"{path / 'num_states.txt'}: expected '<phone> <states>', found {phone!r} {value!r}")
+                    raise DataError(
+                        f"{path / 'num_states.txt'}: expected '<phone> <states>', found {phone!r} {value!r}"
+                    )
                 num_states[phone] = int(value)
         return cls(lexicon, silence, nonsilence, optional[0], num_states)
 
@@ -214,7 +218,7 @@ def _write_phone_lists(
     write_text(out / "roots.int", "".join(f"shared split {phones[p]}\n" for p in each))
     write_text(out / "extra_questions.txt", " ".join(dictionary.silence) + "\n")
     write_text(out / "extra_questions.int", " ".join(str(phones[p]) for p in dictionary.silence) + "\n")
-    rows = [("<eps>", "<eps>", (dictionary.optional_silence,))]
+    rows: list[tuple[str, str, tuple[str, ...]]] = [("<eps>", "<eps>", (dictionary.optional_silence,))]
     rows += [(word, word, pronunciation) for word, pronunciation in dictionary.lexicon]
     text = "".join(f"{a} {b} {' '.join(p)}\n" for a, b, p in rows)
     ints = "".join(f"{words[a]} {words[b]} {' '.join(str(phones[x]) for x in p)}\n" for a, b, p in rows)

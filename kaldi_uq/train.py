@@ -89,12 +89,14 @@ def make_training_set(
                 start = offsets[row[utt]]
                 feats[start : start + lengths[row[utt]]] = values[i, : lengths[row[utt]]]
             progress.update(len(batch.utts))
-    targets = [_to_frames(utt, pdf_alis[utt], lengths[i], front_end.frame_shift_s, ali_shift_s) for i, utt in enumerate(utts)]
+    targets = [
+        _to_frames(utt, pdf_alis[utt], lengths[i], front_end.frame_shift_s, ali_shift_s) for i, utt in enumerate(utts)
+    ]
     return TrainingSet(utts, feats, offsets, torch.from_numpy(np.concatenate(targets)).to(device))
 
 
 def _to_frames(utt: str, alignment: np.ndarray, length: int, shift_s: float, ali_shift_s: float) -> np.ndarray:
-    """The alignment at the frame rate of the front end: equal rates must have equal lengths, others take the nearest."""
+    """The alignment at the front end's frame rate: equal rates must have equal lengths, others take the nearest."""
     if math.isclose(shift_s, ali_shift_s):
         if len(alignment) != length:
             raise DataError(
@@ -143,10 +145,11 @@ class Trainer:
         config: TrainConfig,
         decode: DecodeConfig,
         device: torch.device,
+        key: str = "",
     ) -> None:
         self.out_dir, self.inputs, self.engine = out_dir, inputs, engine
         self.config, self.decode, self.device = config, decode, device
-        self.key = digest(frontend.to_dict(), network.to_dict(), config.to_dict(), sorted(inputs.waves))
+        self.key = digest(key, frontend.to_dict(), network.to_dict(), config.to_dict(), sorted(inputs.waves))
         self.model = HybridModel(frontend, network, seed=config.seed).to(device)
         self.history: list[dict[str, float]] = []
 

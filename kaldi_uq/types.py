@@ -143,7 +143,9 @@ class FrontEndConfig(Config):
 
     def __post_init__(self) -> None:
         _require(self.kind in ("kaldi", "torchaudio"), f"frontend must be kaldi or torchaudio, got {self.kind!r}")
-        _require(self.cmvn in ("none", "utterance", "speaker"), f"cmvn must be none, utterance or speaker: {self.cmvn!r}")
+        _require(
+            self.cmvn in ("none", "utterance", "speaker"), f"cmvn must be none, utterance or speaker: {self.cmvn!r}"
+        )
         _require(self.left_context >= 0 and self.right_context >= 0, "left_context and right_context must be >= 0")
         _require(self.delta_order >= 0 and self.delta_window > 0, "delta_order must be >= 0, delta_window > 0")
 

@@ -124,7 +124,10 @@ class UncertaintyAccumulator:
         predictive = 0.0 - (mean * log_mean).sum(-1)
         # sum_m KL(p_m || p_1) = sum_m KL(p_m || p) + M KL(p || p_1), and eq. 4 is the first term on the right over M.
         # Unlike a difference of entropies it stays accurate when the draws differ by less than their rounding.
-        mutual = _without_rounding(sums.kl_first / count - _kl(mean, log_mean, sums.first_log_p), dtype)
+        usable = sums.first_p > tiny
+        growth = (mean_shift / sums.first_p.clamp(min=tiny)).log1p()
+        log_ratio = torch.where(usable, growth, log_mean - sums.first_log_p)
+        mutual = _without_rounding(sums.kl_first / count - (mean * log_ratio).sum(-1), dtype)
         variance = sums.squares / count - mean_shift.square()
         measures = {
             "predictive_entropy": predictive,

@@ -33,7 +33,7 @@ from kaldi_uq.io.wav import write_wav
 Render = Callable[[Utterance], np.ndarray]
 
 # Part of the options: to be raised when a change of the code changes the waveforms of the same options.
-VERSION = 1
+VERSION = 2
 
 
 def make_parser(description: str | None, presets: Mapping[str, Counts]) -> OneLineParser:

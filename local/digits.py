@@ -103,7 +103,7 @@ def join(
     snr_db: tuple[float, float] = (30.0, 45.0),
     pause_s: tuple[float, float] = (0.05, 0.3),
     edge_s: tuple[float, float] = (0.1, 0.3),
-    peak: tuple[float, float] = (0.35, 0.85),
+    peak: tuple[float, float] | None = None,
 ) -> np.ndarray:
     """An utterance of pieces of speech: silence before, between and after, a noise floor, a level.
 
@@ -114,7 +114,7 @@ def join(
         snr_db: power of the speech over that of the noise.  Without noise there would be digital silence, whose log
             energy is the floor of a feature and nothing that a microphone gives.
         pause_s, edge_s: silences between the pieces and at both ends, seconds.
-        peak: largest absolute sample, on the [-1, 1] scale.
+        peak: range of the largest absolute sample, on the [-1, 1] scale; ``None`` keeps the level of the pieces.
 
     Returns:
         (N,) int16.
@@ -130,7 +130,9 @@ def join(
     noise = lfilter([1.0], [1.0, -float(generator.uniform(0.0, 0.9))], generator.standard_normal(len(samples)))
     noise_power = power * 10 ** (-float(generator.uniform(*snr_db)) / 10)
     samples += noise * np.sqrt(noise_power / np.mean(noise**2))
-    return to_int16(samples * (float(generator.uniform(*peak)) / np.max(np.abs(samples))))
+    if peak is not None:
+        samples *= float(generator.uniform(*peak)) / np.max(np.abs(samples))
+    return to_int16(samples)
 
 
 def _silence(generator: np.random.Generator, range_s: tuple[float, float], sample_rate: int) -> np.ndarray:

@@ -118,13 +118,9 @@ def plan(seed: int, counts: Counts, sets: dict[str, Recordings]) -> list[Utteran
 
 
 def render(seed: int, utterance: Utterance) -> np.ndarray:
-    """Cut the recordings together, each at the same power give or take 2 dB."""
+    """Cut the recordings together at the level that they have: what eps means depends on it."""
     generator = random_generator(seed, utterance.set_name, utterance.utt)
-    segments = []
-    for path in utterance.source:
-        samples, _ = read_wav(path, expected_rate=SAMPLE_RATE)
-        gain = 10 ** (float(generator.uniform(-2.0, 2.0)) / 20)
-        segments.append(samples * (gain / np.sqrt(np.mean(samples.astype(np.float64) ** 2))))
+    segments = [read_wav(path, expected_rate=SAMPLE_RATE)[0] for path in utterance.source]
     return join(segments, SAMPLE_RATE, generator=generator)
 
 

@@ -28,6 +28,7 @@ PRESETS: dict[str, Counts] = {
 }
 SPEAKERS: Counts = {"train": 144, "fit": 32, "test": 32, "attack": 32}
 SAMPLE_RATE = 16000
+PEAK = (0.2, 0.6)  # largest sample of an utterance: the level of a careful recording with headroom
 
 ACCENTS = (
     "en-us", "en-us-nyc", "en-gb", "en-gb-x-rp", "en-gb-x-gbclan", "en-gb-x-gbcwmd", "en-gb-scotland", "en-029"
@@ -95,7 +96,7 @@ def render(seed: int, snr_db: tuple[float, float], utterance: Utterance) -> np.n
         )
         text = " ".join(WORDS[letter] for letter in group)
         segments.append(synthesizer().synthesize(text, voice=voice, sample_rate=SAMPLE_RATE) / 32768)
-    return join(segments, SAMPLE_RATE, generator=generator, snr_db=snr_db)
+    return join(segments, SAMPLE_RATE, generator=generator, snr_db=snr_db, peak=PEAK)
 
 
 def prepare(args: argparse.Namespace) -> None:

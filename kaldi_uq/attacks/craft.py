@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -57,7 +59,8 @@ class Attacker:
         *,
         targets: Mapping[str, list[str]] | None = None,
         targets_name: str = "",
-    ) -> dict[str, dict]:
+        key: str = "",
+    ) -> dict[str, dict[str, Any]]:
         """Attack every utterance and write ``wav/<utt>.wav``.
 
         Args:
@@ -67,14 +70,15 @@ class Attacker:
             out_dir: the attack directory.
             targets: utt -> target words; ``None`` for random ones.
             targets_name: the file that they come from, for messages.
+            key: of the model and the audio; batches of an earlier run with another key are made again.
 
         Returns:
             utt -> ``{"target": words, "first_loss", "last_loss", "live_samples"}``, in the order of ``waves``.
         """
         chosen = self._choose(waves, text, config, targets, targets_name)
-        key = digest(config.to_dict(), chosen, self.decode.to_dict())
+        key = digest(key, config.to_dict(), chosen, self.decode.to_dict())
         device = self.model.log_prior.device
-        records: dict[str, dict] = {}
+        records: dict[str, dict[str, Any]] = {}
         with tqdm(total=len(waves), desc=f"attack eps {config.eps:g}", unit="utt") as progress:
             for number, batch in enumerate(wave_batches(waves)):
                 part = out_dir / "parts" / f"{number}.json"
@@ -117,17 +121,17 @@ class Attacker:
         generator: torch.Generator,
         *,
         fixed: bool,
-    ) -> dict:
+    ) -> dict[str, Any]:
         device = self.model.log_prior.device
         wav = torch.from_numpy(np.round(batch.wav * INT16_SCALE) / np.float32(INT16_SCALE)).to(device)
         num_samples = torch.from_numpy(batch.num_samples).to(device)
         num_draws = config.eot_samples if self.model.network.is_random else None
 
         def log_post(x: Tensor, sizes: Tensor) -> Tensor:
-            draws, _ = self.model.iter_log_post(x, sizes, num_draws=num_draws, generator=generator)
-            draws = torch.cat(list(draws))
+            chunks, _ = self.model.iter_log_post(x, sizes, num_draws=num_draws, generator=generator)
+            draws = torch.cat(list(chunks))
             if not self.model.network.is_random and len(draws) > 1:  # an ensemble is attacked as the one model it is
-                return (torch.logsumexp(draws, 0) - np.log(len(draws)))[None]
+                return (torch.logsumexp(draws, 0) - math.log(len(draws)))[None]
             return draws
 
         lengths = self.model.front_end.num_frames(num_samples)
@@ -146,9 +150,7 @@ class Attacker:
         def realign(log_mean_post: Tensor) -> Tensor:
             scores = self.model.loglikes(log_mean_post).cpu().numpy()
             current = {u: np.ascontiguousarray(scores[i, : lengths[i]]) for i, u in enumerate(batch.utts)}
-            found = align_targets(
-                self.engine, self.model_dir, self.lang, current, words, self.tid_to_pdf, self.decode
-            )
+            found = align_targets(self.engine, self.model_dir, self.lang, current, words, self.tid_to_pdf, self.decode)
             aligned.update(found)
             return pack(aligned)
 
@@ -198,7 +200,7 @@ class Attacker:
         return aligned
 
 
-def _finished(part: Path, key: str) -> dict | None:
+def _finished(part: Path, key: str) -> dict[str, Any] | None:
     """The record of a batch that an earlier run finished with the same options, or ``None``."""
     try:
         state = json.loads(part.read_text(encoding="utf-8"))

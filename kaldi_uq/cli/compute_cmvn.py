@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+import numpy as np
+
 from kaldi_uq.cli.options import directory
 from kaldi_uq.feats.cmvn import accumulate_cmvn_stats
 from kaldi_uq.io.ark import MatrixWriter, read_matrix
@@ -21,4 +23,5 @@ def run(args: argparse.Namespace) -> None:
     data = DataDir.read(args.data_dir, need=("utt2spk", "feats.scp"))
     with MatrixWriter(args.ark, args.scp) as writer:
         for spk, utts in data.spk2utt.items():
-            writer.write(spk, sum(accumulate_cmvn_stats(read_matrix(data.feats_scp[utt])) for utt in utts))
+            stats = [accumulate_cmvn_stats(read_matrix(data.feats_scp[utt])) for utt in utts]
+            writer.write(spk, np.sum(stats, axis=0))

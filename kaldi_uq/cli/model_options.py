@@ -22,7 +22,8 @@ def add_model_arguments(parser: argparse.ArgumentParser, *configs: type[Config])
     parser.add_argument("--device", default="", help="cpu or cuda; default: cuda if there is one")
     parser.add_argument("--num-draws", type=int, default=0, help="draws of a random model; 0: the model's default")
     add_config_file(parser, DecodeConfig, *configs)
-    for config in (DecodeConfig, *configs):
+    every: tuple[type[Config], ...] = (DecodeConfig, *configs)
+    for config in every:
         add_config_flags(parser, config)
 
 

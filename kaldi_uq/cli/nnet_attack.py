@@ -10,6 +10,7 @@ import argparse
 import json
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -20,12 +21,13 @@ from kaldi_uq.cli.model_options import add_data_and_graph, add_model_arguments, 
 from kaldi_uq.cli.options import config_from, directory, engine_of, start_logging
 from kaldi_uq.errors import DataError
 from kaldi_uq.evaluate import decode_waves
-from kaldi_uq.hybrid import MODEL_FILE
+from kaldi_uq.hybrid import MODEL_FILE, HybridModel
 from kaldi_uq.io.datadir import DataDir, c_sorted, read_table, write_table
 from kaldi_uq.io.files import DoneStamp, read_json, write_json, write_text
 from kaldi_uq.io.kaldi_model import read_transitions
 from kaldi_uq.io.lang import Lang
 from kaldi_uq.io.wav import read_wav
+from kaldi_uq.io.waves import waves_digest
 from kaldi_uq.report.records import read_attacked
 from kaldi_uq.report.results import Results
 from kaldi_uq.scoring import align_words
@@ -49,17 +51,19 @@ def run(args: argparse.Namespace) -> None:
     if args.num_utts < 0:
         raise DataError(f"--num-utts must be >= 0, got {args.num_utts}")
     model = load_model(args)
-    inputs = [args.model_dir / MODEL_FILE, args.graph_dir / "HCLG.fst", args.data_dir / "wav.scp", args.data_dir / "text"]
+    data = DataDir.read(args.data_dir, need=("wav.scp", "utt2spk", "text"))
+    waves = waves_of(data, model)
+    inputs = [args.model_dir / MODEL_FILE, args.graph_dir / "HCLG.fst", args.data_dir / "text"]
     inputs += [Path(args.target_text)] if args.target_text else []
     for path in inputs:
         if not path.is_file():
             raise DataError(f"{path}: no such file")
     options = {"attack": args.attack, "config": config.to_dict(), "decode": decode.to_dict()}
-    options |= {"num_utts": args.num_utts, "num_draws": args.num_draws}
+    options |= {"num_utts": args.num_utts, "num_draws": args.num_draws, "audio": waves_digest(waves)}
     stamp = DoneStamp(args.out_dir, "attack", options=options, inputs=inputs)
     if not stamp.is_current():
         stamp.clear()
-        _attack(args, config, decode, model)
+        _attack(args, config, decode, model, data, waves, stamp.key)
         stamp.write()
     row = _summary(args, config)
     if args.results:
@@ -70,9 +74,15 @@ def run(args: argparse.Namespace) -> None:
     )
 
 
-def _attack(args: argparse.Namespace, config: AttackConfig, decode: DecodeConfig, model) -> None:  # type: ignore[no-untyped-def]
-    data = DataDir.read(args.data_dir, need=("wav.scp", "utt2spk", "text"))
-    waves = waves_of(data, model)
+def _attack(
+    args: argparse.Namespace,
+    config: AttackConfig,
+    decode: DecodeConfig,
+    model: HybridModel,
+    data: DataDir,
+    waves: dict[str, np.ndarray],
+    key: str,
+) -> None:
     if args.num_utts:
         if args.num_utts > len(waves):
             raise DataError(f"{args.data_dir}: {len(waves)} utterances, --num-utts asks for {args.num_utts}")
@@ -92,7 +102,9 @@ def _attack(args: argparse.Namespace, config: AttackConfig, decode: DecodeConfig
         choices=target_words(lang, transitions.topology),
         decode=decode,
     )
-    crafted = attacker.craft(waves, text, config, args.out_dir, targets=targets, targets_name=args.target_text or "")
+    crafted = attacker.craft(
+        waves, text, config, args.out_dir, targets=targets, targets_name=args.target_text or "", key=key
+    )
     scp = {utt: str(args.out_dir / "wav" / f"{utt}.wav") for utt in waves}
     rate = model.front_end.sample_rate
     heard = {utt: read_wav(path, expected_rate=rate)[0] for utt, path in scp.items()}
@@ -153,7 +165,7 @@ def _snr_db(original: np.ndarray, attacked: np.ndarray) -> float | None:
     return 10.0 * math.log10(float(np.sum(original.astype(np.float64) ** 2)) / noise)
 
 
-def _summary(args: argparse.Namespace, config: AttackConfig) -> dict:
+def _summary(args: argparse.Namespace, config: AttackConfig) -> dict[str, Any]:
     records = read_attacked(args.out_dir / "results.jsonl")
     target = [r.target_errors for r in records if r.target_errors is not None]
     original = [r.original_errors for r in records]

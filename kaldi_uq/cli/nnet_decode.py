@@ -15,6 +15,7 @@ from kaldi_uq.evaluate import decode_waves
 from kaldi_uq.hybrid import MODEL_FILE
 from kaldi_uq.io.datadir import DataDir, write_table
 from kaldi_uq.io.files import DoneStamp, write_text
+from kaldi_uq.io.waves import waves_digest
 from kaldi_uq.report.results import Results
 from kaldi_uq.scoring import ErrorRate, align_words
 from kaldi_uq.types import DecodeConfig
@@ -31,17 +32,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     start_logging()
     decode = config_from(args, DecodeConfig)
-    inputs = [args.model_dir / MODEL_FILE, args.graph_dir / "HCLG.fst", args.data_dir / "wav.scp", args.data_dir / "text"]
+    inputs = [args.model_dir / MODEL_FILE, args.graph_dir / "HCLG.fst", args.data_dir / "text"]
     model = load_model(args)
+    data = DataDir.read(args.data_dir, need=("wav.scp", "utt2spk", "text"))
+    waves = waves_of(data, model)
     options = {"decode": decode.to_dict(), "seed": args.seed, "num_draws": args.num_draws}
+    options["audio"] = waves_digest(waves)
     stamp = DoneStamp(args.out_dir, "decode", options=options, inputs=inputs)
     if not stamp.is_current():
         stamp.clear()
-        data = DataDir.read(args.data_dir, need=("wav.scp", "utt2spk", "text"))
         engine = engine_of(args)
         hypotheses, statistics = decode_waves(
             model,
-            waves_of(data, model),
+            waves,
             engine,
             args.model_dir,
             args.graph_dir,

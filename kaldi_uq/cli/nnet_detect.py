@@ -39,4 +39,6 @@ def run(args: argparse.Namespace) -> None:
     for name in ("max_predictive_entropy", "mean_predictive_entropy"):
         row = next(r for r in rows if r["statistic"] == name)
         low, high = row["auroc_ci95"]
-        print(f"{args.model} {args.attack} eps {args.eps:g}: AUROC of {name} {row['auroc']:.3f} [{low:.3f}, {high:.3f}]")
+        print(
+            f"{args.model} {args.attack} eps {args.eps:g}: AUROC of {name} {row['auroc']:.3f} [{low:.3f}, {high:.3f}]"
+        )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 from kaldi_uq.cli.model_options import use_all_cores
 from kaldi_uq.cli.options import (
@@ -27,7 +28,7 @@ from kaldi_uq.io.datadir import DataDir
 from kaldi_uq.io.files import DoneStamp
 from kaldi_uq.io.kaldi_model import read_transitions
 from kaldi_uq.io.lang import Lang
-from kaldi_uq.io.waves import read_waves
+from kaldi_uq.io.waves import read_waves, waves_digest
 from kaldi_uq.train import Trainer, TrainingInputs
 from kaldi_uq.types import MODEL_KINDS, DecodeConfig, FrontEndConfig, ModelConfig, TrainConfig
 
@@ -61,16 +62,17 @@ def run(args: argparse.Namespace) -> None:
         args, ModelConfig, kind=args.model, input_dim=front_end.output_dim, num_pdfs=transitions.num_pdfs
     )
     config, decode = config_from(args, TrainConfig), config_from(args, DecodeConfig)
-    inputs = [args.ali_dir / "final.mdl", args.data_dir / "wav.scp", args.data_dir / "text", args.lang_dir / "G.fst"]
+    data = DataDir.read(args.data_dir, need=("wav.scp", "utt2spk", "text"))
+    waves = read_waves(data, sample_rate=front_end.sample_rate, min_samples=front_end.min_samples)
+    inputs = [args.ali_dir / "final.mdl", args.data_dir / "text", args.lang_dir / "G.fst"]
     inputs += sorted(args.ali_dir.glob("ali.*.gz"))
-    options = {c.__class__.__name__: c.to_dict() for c in (frontend, network, config, decode)}
+    options: dict[str, Any] = {c.__class__.__name__: c.to_dict() for c in (frontend, network, config, decode)}
+    options["audio"] = waves_digest(waves)
     stamp = DoneStamp(args.exp_dir, "train", options=options, inputs=inputs)
     if stamp.is_current() and (args.exp_dir / MODEL_FILE).is_file():
         print(f"kaldi-uq nnet-train: {args.exp_dir / MODEL_FILE} is up to date")
         return
     stamp.clear()
-    data = DataDir.read(args.data_dir, need=("wav.scp", "utt2spk", "text"))
-    waves = read_waves(data, sample_rate=front_end.sample_rate, min_samples=front_end.min_samples)
     training = TrainingInputs(
         waves=waves,
         text={utt: data.words(utt) for utt in data.utts},
@@ -90,6 +92,7 @@ def run(args: argparse.Namespace) -> None:
         config=config,
         decode=decode,
         device=select_device(args.device),
+        key=stamp.key,
     )
     trainer.run()
     stamp.write()

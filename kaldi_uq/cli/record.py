@@ -36,7 +36,9 @@ def run(args: argparse.Namespace) -> None:
         results.set_environment(
             {
                 "engine": engine.name,
-                "versions": {"kaldi_uq": __version__, "python": platform.python_version()} | versions | engine.versions(),
+                "versions": {"kaldi_uq": __version__, "python": platform.python_version()}
+                | versions
+                | engine.versions(),
                 "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
                 "seed": args.seed,
                 "options": dict(_pair(text) for text in args.option),

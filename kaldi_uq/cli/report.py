@@ -55,12 +55,16 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _models(exp_dir: Path) -> list[str]:
-    return [m for m in Results(exp_dir / "results.json").read()["clean"] if (exp_dir / m / "final.safetensors").is_file()]
+    return [
+        m for m in Results(exp_dir / "results.json").read()["clean"] if (exp_dir / m / "final.safetensors").is_file()
+    ]
 
 
 def _choose(records: Sequence[AttackRecord], count: int) -> list[AttackRecord]:
     """Utterances that the attack turned into its target, if there are any; the shorter ones are easier to look at."""
-    won = [r for r in records if r.target_errors is not None and r.target_errors.errors == 0 and len(r.target.split()) > 1]
+    won = [
+        r for r in records if r.target_errors is not None and r.target_errors.errors == 0 and len(r.target.split()) > 1
+    ]
     return sorted(won or records, key=lambda r: (abs(len(r.original.split()) - 4), r.utt))[:count]
 
 

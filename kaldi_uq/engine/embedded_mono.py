@@ -156,7 +156,9 @@ def _check_failures(utts: list[str], alignments: Mapping[str, np.ndarray], max_f
                 f"{len(failed)} of {len(utts)} utterances cannot be aligned with their text ({names}), more than "
                 f"{max_failed:.0%}: are they long enough for it, and is the text theirs?"
             )
-        log.warning("%d of %d utterances cannot be aligned and are left out of this pass: %s", len(failed), len(utts), names)
+        log.warning(
+            "%d of %d utterances cannot be aligned and are left out of this pass: %s", len(failed), len(utts), names
+        )
 
 
 def _reestimate(

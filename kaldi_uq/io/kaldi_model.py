@@ -186,7 +186,7 @@ class _Reader:
         end = at
         while end < len(data) and not data[end : end + 1].isspace() and end - at < 64:
             end += 1
-        if end >= len(data) and self.binary or at == end:
+        if (end >= len(data) and self.binary) or at == end:
             raise self.fail("unexpected end")
         self.at = end + 1
         try:
@@ -217,13 +217,13 @@ class _Reader:
             raise self.fail("expected a 4-byte number")
         return float(struct.unpack("<" + kind, self.take(4))[0])
 
-    def int(self) -> int:
+    def integer(self) -> int:
         return int(self.number("i"))
 
-    def float(self) -> float:
+    def real(self) -> float:
         return self.number("f")
 
-    def ints(self) -> tuple[int, ...]:
+    def integers(self) -> tuple[int, ...]:
         if self.take(1) != b"\4":
             raise self.fail("expected a vector of 4-byte integers")
         size = struct.unpack("<i", self.take(4))[0]
@@ -232,7 +232,7 @@ class _Reader:
     def array(self, num_axes: int) -> np.ndarray:
         if self.binary:
             kind = self.expect("FV", "DV") if num_axes == 1 else self.expect("FM", "DM")
-            shape = [self.int() for _ in range(num_axes)]
+            shape = [self.integer() for _ in range(num_axes)]
             dtype = "<f4" if kind[0] == "F" else "<f8"
             values = np.frombuffer(self.take(int(np.prod(shape)) * int(dtype[2])), dtype)
             return values.reshape(shape).astype(np.float32)
@@ -252,16 +252,16 @@ def _read_topology(reader: _Reader) -> Topology:
     reader.expect("<Topology>")
     entries: list[tuple[HmmState, ...]] = []
     if reader.binary:
-        phones, phone2idx = reader.ints(), reader.ints()
-        count, is_hmm = reader.int(), True
+        phones, phone2idx = reader.integers(), reader.integers()
+        count, is_hmm = reader.integer(), True
         if count == -1:
-            count, is_hmm = reader.int(), False
+            count, is_hmm = reader.integer(), False
         for _ in range(count):
             states = []
-            for _ in range(reader.int()):
-                forward = reader.int()
-                self_loop = forward if is_hmm else reader.int()
-                arcs = tuple((reader.int(), reader.float()) for _ in range(reader.int()))
+            for _ in range(reader.integer()):
+                forward = reader.integer()
+                self_loop = forward if is_hmm else reader.integer()
+                arcs = tuple((reader.integer(), reader.real()) for _ in range(reader.integer()))
                 states.append(HmmState(forward, self_loop, arcs))
             entries.append(tuple(states))
         reader.expect("</Topology>")
@@ -282,19 +282,19 @@ def _read_topology(reader: _Reader) -> Topology:
 
 
 def _read_text_state(reader: _Reader, number: int) -> HmmState:
-    if reader.int() != number:
+    if reader.integer() != number:
         raise reader.fail(f"expected state {number}")
     forward = self_loop = NO_PDF
     arcs: list[tuple[int, float]] = []
     while (token := reader.token()) != "</State>":
         if token == "<PdfClass>":
-            forward = self_loop = reader.int()
+            forward = self_loop = reader.integer()
         elif token == "<ForwardPdfClass>":
-            forward = reader.int()
+            forward = reader.integer()
         elif token == "<SelfLoopPdfClass>":
-            self_loop = reader.int()
+            self_loop = reader.integer()
         elif token == "<Transition>":
-            arcs.append((reader.int(), reader.float()))
+            arcs.append((reader.integer(), reader.real()))
         else:
             raise reader.fail(f"unexpected {token!r} in a state")
     return HmmState(forward, self_loop, tuple(arcs))
@@ -305,9 +305,9 @@ def _read_transitions(reader: _Reader) -> TransitionTable:
     topology = _read_topology(reader)
     kind = reader.expect("<Triples>", "<Tuples>")
     tuples = []
-    for _ in range(reader.int()):
-        phone, state, forward = reader.int(), reader.int(), reader.int()
-        tuples.append((phone, state, forward, reader.int() if kind == "<Tuples>" else forward))
+    for _ in range(reader.integer()):
+        phone, state, forward = reader.integer(), reader.integer(), reader.integer()
+        tuples.append((phone, state, forward, reader.integer() if kind == "<Tuples>" else forward))
     reader.expect(kind.replace("<", "</"))
     reader.expect("<LogProbs>")
     log_probs = reader.array(1)
@@ -342,10 +342,10 @@ def read_gmm_model(path: str | os.PathLike[str]) -> tuple[TransitionTable, DiagG
     reader = _open_reader(path)
     transitions = _read_transitions(reader)
     reader.expect("<DIMENSION>")
-    dim = reader.int()
+    dim = reader.integer()
     reader.expect("<NUMPDFS>")
     weights, means, variances = [], [], []
-    for _ in range(reader.int()):
+    for _ in range(reader.integer()):
         reader.expect("<DiagGMM>", "<DiagGMMBegin>")
         if reader.expect("<GCONSTS>", "<WEIGHTS>") == "<GCONSTS>":
             reader.array(1)  # computed from the rest, which is safer than trusting them

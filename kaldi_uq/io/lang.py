@@ -98,6 +98,6 @@ class Lang:
                 ids.append(self.words[self.oov])
             else:
                 raise DataError(
-                    f"{where}: word {word!r} is not in {self.path / 'words.txt'}; correct the text or extend the lexicon"
+                    f"{where}: word {word!r} is not in {self.path / 'words.txt'}; correct the text or the lexicon"
                 )
         return ids

@@ -64,7 +64,9 @@ def read_wav(path: str | os.PathLike[str], *, expected_rate: float | None = None
         except (ValueError, struct.error, EOFError) as error:
             raise DataError(f"{path}: not a readable WAV file ({error})") from None
     if data.ndim != 1:
-        raise DataError(f"{path}: {data.shape[1]} channels, expected 1; choose one, e.g. with sox {path} out.wav remix 1")
+        raise DataError(
+            f"{path}: {data.shape[1]} channels, expected 1; choose one, e.g. with sox {path} out.wav remix 1"
+        )
     if expected_rate is not None and rate != expected_rate:
         raise DataError(
             f"{path}: sample rate {rate} Hz, expected {expected_rate:g} Hz (--sample-frequency of the feature "
@@ -83,7 +85,9 @@ def _to_float(path: Path, data: np.ndarray) -> np.ndarray:
         return (data / np.float64(-np.iinfo(data.dtype).min)).astype(np.float32)
     bad = np.flatnonzero(~np.isfinite(data))
     if bad.size:
-        raise DataError(f"{path}: {bad.size} samples are NaN or infinite, the first at {bad[0]}; convert the file again")
+        raise DataError(
+            f"{path}: {bad.size} samples are NaN or infinite, the first at {bad[0]}; convert the file again"
+        )
     peak = float(np.max(np.abs(data), initial=0.0))
     if peak > 1.0:
         raise DataError(f"{path}: float samples reach {peak:.4g}, expected at most 1; scale the audio")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -78,6 +79,15 @@ def read_waves(data: DataDir, *, sample_rate: float, min_samples: int) -> dict[s
             )
         waves[utt] = samples
     return waves
+
+
+def waves_digest(waves: dict[str, np.ndarray]) -> str:
+    """SHA-256, in hex, of utterances and samples: what a step's output depends on, wherever the files lie."""
+    checksum = hashlib.sha256()
+    for utt, samples in waves.items():
+        checksum.update(f"{utt} {len(samples)}\n".encode())
+        checksum.update(np.ascontiguousarray(samples).data)
+    return checksum.hexdigest()
 
 
 def pad(waves: dict[str, np.ndarray], utts: Sequence[str]) -> WaveBatch:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -26,7 +27,7 @@ def phone_segments(alignment: np.ndarray, table: TransitionTable) -> list[tuple[
     phones = table.tid_to_phone[alignment]
     new = np.flatnonzero((np.diff(phones) != 0) | (np.diff(states) < 0)) + 1
     bounds = [0, *new.tolist(), len(alignment)]
-    return [(int(phones[a]), a, b) for a, b in zip(bounds[:-1], bounds[1:], strict=True) if b > a]
+    return [(int(phones[a]), a, b) for a, b in itertools.pairwise(bounds) if b > a]
 
 
 def word_times(
