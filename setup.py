@@ -27,6 +27,7 @@ REQUIRES = [
     "matplotlib>=3.7,<4",
     "tqdm>=4.60,<5",
     "safetensors>=0.4,<1",
+    "threadpoolctl>=3,<4",
 ]
 
 # GPL-3, therefore optional: only the generator of the synthetic corpus loads it, in a process of its own.

@@ -106,7 +106,7 @@ class HybridModel(nn.Module):
         try:
             with safe_open(path, framework="pt") as stream:
                 header = stream.metadata() or {}
-                tensors = {name: stream.get_tensor(name) for name in stream.keys()}  # noqa: SIM118 (not a dict)
+                tensors = {name: stream.get_tensor(name) for name in stream.keys()}
         except (SafetensorError, OSError) as error:
             raise ModelFileError(f"{path}: not a model file, or a damaged one ({error})") from None
         if header.get("format") != FORMAT:

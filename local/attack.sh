@@ -6,6 +6,7 @@ eps=0.02        # largest change of a sample, full scale 1
 model=dnn       # directory under exp/
 attack=pgd      # pgd, the strong default, or paper-pgd; the options are in conf/pgd.conf and conf/paper/pgd.conf
 data=data/attack
+eot_samples=    # draws of a random model that one gradient averages over; empty: 1
 num_utts=0      # attack so many utterances, spread over the data; 0: all
 target_text=    # table utt -> target words; empty: random strings of 1 to 5 digits
 attack_opts=    # further options of kaldi-uq nnet-attack
@@ -21,6 +22,7 @@ Options:
   --attack pgd|paper-pgd    the strong default, or the paper's exactly [$attack]
   --data <dir>              utterances to attack [$data]
   --num-utts <n>            attack so many of them; 0: all [$num_utts]
+  --eot-samples <n>         draws that one gradient averages over; filed under <attack>-eot<n> [1, as <attack>]
   --target-text <file>      table of targets: utt words... [random strings]
   --attack-opts <options>   further options: --num-steps, --realign-every, ...
   --engine embedded|kaldi   [by KALDI_ROOT]
@@ -42,6 +44,10 @@ case $attack in
   *) echo "$0: error: --attack must be pgd or paper-pgd, got '$attack'" >&2; exit 1 ;;
 esac
 eps=$(kaldi-uq check-eps "$eps")
+if [ -n "$eot_samples" ]; then
+  attack=$attack-eot$eot_samples
+  attack_opts="$attack_opts --eot-samples $eot_samples"
+fi
 [ -f "exp/$model/final.safetensors" ] || {
   echo "$0: error: exp/$model/final.safetensors: no such file; stage 4 of run.sh makes it (run.sh --models \"$model\")" >&2
   exit 1

@@ -36,6 +36,8 @@ done
 for f in "$data/feats.scp" "$data/cmvn.scp"; do
   [ -f "$f" ] || { echo "$0: error: $f: no such file; stage 1 of the recipe makes it" >&2; exit 1; }
 done
+num_spk=$(wc -l <"$data/spk2utt")   # a part has at least one speaker
+[ "$nj" -le "$num_spk" ] || nj=$num_spk
 utils/split_data.sh "$data" "$nj"
 mkdir -p "$dir/log"
 rm -f "$dir"/ali.*.gz

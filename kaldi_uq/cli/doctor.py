@@ -40,6 +40,7 @@ PACKAGES: dict[str, tuple[str, str | None]] = {
     "matplotlib": ("matplotlib", None),
     "tqdm": ("tqdm", None),
     "safetensors": ("safetensors", None),
+    "threadpoolctl": ("threadpoolctl", None),
     "espeakng-loader": ("espeakng_loader", "0.2.4"),
 }
 KALDI_BINARIES = ("src/gmmbin/gmm-align", "src/bin/ali-to-pdf", "bin/gmm-align")  # any of them: there is a built Kaldi

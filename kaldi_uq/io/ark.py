@@ -1,6 +1,6 @@
 """Kaldi archives through ``kaldi-io``: matrices and alignments, with offsets, text or binary, plain or ``.gz``.
 
-The import of ``kaldi_io`` prints a banner and changes ``KALDI_ROOT`` and ``PATH`` of the process; this is the one module
+The import of ``kaldi_io`` prints a banner and changes ``KALDI_ROOT`` and ``PATH``; this is the one module
 that imports it, and it undoes both.  Files are opened here and handed over open, because ``kaldi_io`` would run a file
 name that ends in ``|`` as a shell command.
 """

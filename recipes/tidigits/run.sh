@@ -12,9 +12,11 @@ preset=mini            # mini: minutes; full: the paper's counts and its whole e
 models=                # acoustic models; empty: dnn with mini, all four with full
 engine=                # embedded or kaldi; empty: kaldi if KALDI_ROOT is set
 nj=2                   # parallel jobs; they never change a result
+model_jobs=1           # acoustic models trained, attacked and measured at a time; nor do these
 seed=0                 # one seed, one result
 lexicon=words          # words: one HMM a word, the paper's; phones: three states a phone
 frontend=kaldi         # kaldi, or torchaudio for the paper's front end
+params=ours            # training parameters: ours (conf/*.conf) or paper (conf/paper/*.conf)
 held_out_speakers=     # fsdd: these speakers only in test and attack
 device=                # cpu or cuda; empty: cuda if there is one
 eps=                   # perturbation bounds to attack with; empty: by preset
@@ -30,9 +32,11 @@ Options:
   --models \"dnn ensemble dropout bnn\"  [mini: dnn; full: all four]
   --engine embedded|kaldi            [kaldi if KALDI_ROOT is set]
   --nj <n>                           parallel jobs [$nj]
+  --model-jobs <n>                   acoustic models at a time (a GPU has room for all) [$model_jobs]
   --seed <n>                         [$seed]
   --lexicon words|phones             [$lexicon]
   --frontend kaldi|torchaudio        [$frontend]
+  --params ours|paper                training parameters: conf/*.conf or conf/paper/*.conf [$params]
   --held-out-speakers \"a b\"          fsdd: only in test and attack
   --device cpu|cuda                  [cuda if there is one]
   --eps \"0.02 0.05\"                  [mini: 0.02; full: 0.02 0.05, and 0.01 to 0.1 for figure 1]
@@ -58,11 +62,12 @@ one_of corpus "$corpus" synth fsdd tidigits
 one_of preset "$preset" mini full
 one_of lexicon "$lexicon" words phones
 one_of frontend "$frontend" kaldi torchaudio
+one_of params "$params" ours paper
 [ -z "$engine" ] || one_of engine "$engine" embedded kaldi
-for n in stage stop_stage nj seed; do
+for n in stage stop_stage nj model_jobs seed; do
   [[ ${!n} =~ ^[0-9]+$ ]] || die "--${n//_/-} must be a whole number, got '${!n}'"
 done
-[ "$nj" -ge 1 ] || die "--nj must be at least 1"
+[ "$nj" -ge 1 ] && [ "$model_jobs" -ge 1 ] || die "--nj and --model-jobs must be at least 1"
 if [ -z "$models" ]; then
   if [ "$preset" = full ]; then models="dnn ensemble dropout bnn"; else models=dnn; fi
 fi
@@ -76,6 +81,10 @@ fi
 if [ -z "$eps" ]; then
   if [ "$preset" = full ]; then eps="0.02 0.05"; else eps=0.02; fi
 fi
+# Figure 1: accuracy over eps, 100 utterances each, as in the paper; where eps is in both lists, all utterances serve both.
+curve_eps=
+curve_utts=100
+[ "$preset" = mini ] || curve_eps="0 0.01 0.02 0.03 0.04 0.05 0.06 0.07 0.08 0.09 0.1"
 
 . ./path.sh
 . ./cmd.sh
@@ -88,6 +97,7 @@ eps=${checked# }
 run=${corpus}_$preset
 [ "$lexicon" = words ] || run=${run}_$lexicon
 [ "$frontend" = kaldi ] || run=${run}_$frontend
+[ "$params" = ours ] || run=${run}_paper-params
 [ -z "$held_out_speakers" ] || run=${run}_without_${held_out_speakers// /-}
 [ "$seed" = 0 ] || run=${run}_seed$seed
 mkdir -p "runs/$run/data" "runs/$run/exp"
@@ -97,6 +107,8 @@ for link in data exp; do
   [ -L $link ] || [ ! -e $link ] || die "$PWD/$link is a directory of somebody else's, expected none or a link; move it away"
   ln -sfn "runs/$run/$link" $link
 done
+conf=conf
+[ "$params" = ours ] || conf=conf/paper
 case $corpus in
   fsdd) mfcc_config=conf/mfcc_8k.conf ;;
   *) mfcc_config=conf/mfcc_16k.conf ;;
@@ -114,6 +126,19 @@ stage_begin() { # number name
 stage_end() {
   kaldi-uq record exp/results.json --timing "stage$stage_number=$(date +%s.%N | awk -v s="$stage_start" '{ print $1 - s }')"
 }
+each_model() { # function: runs it for every model, model_jobs at a time; fails if one fails
+  local m pids=() failed=0 pid
+  for m in $models; do
+    "$1" "$m" &
+    pids+=($!)
+    if ((${#pids[@]} >= model_jobs)); then
+      wait "${pids[0]}" || failed=1
+      pids=("${pids[@]:1}")
+    fi
+  done
+  for pid in ${pids[@]+"${pids[@]}"}; do wait "$pid" || failed=1; done
+  [ $failed = 0 ] || exit 1
+}
 need() { # stage files...
   local n=$1 f
   shift
@@ -121,7 +146,7 @@ need() { # stage files...
 }
 
 kaldi-uq record exp/results.json --environment --seed "$seed" ${engine:+--engine "$engine"} \
-  --option corpus="$corpus" --option preset="$preset" --option lexicon="$lexicon" --option frontend="$frontend"
+  --option corpus="$corpus" --option preset="$preset" --option lexicon="$lexicon" --option frontend="$frontend" --option params="$params"
 
 if stage_begin 0 "corpus $corpus ($preset) and language"; then
   case $corpus in
@@ -166,49 +191,65 @@ fi
 
 if stage_begin 4 "acoustic models: $models"; then
   need 2 exp/mono_ali/ali.1.gz
-  for m in $models; do
-    steps/uq/train.sh --cmd "$train_cmd" --engine "$engine" --model "$m" --train-config "conf/$m.conf" \
+  train_model() {
+    steps/uq/train.sh --cmd "$train_cmd" --engine "$engine" --model "$1" --train-config "$conf/$1.conf" \
       --mfcc-config $mfcc_config --frontend "$frontend" --device "$device" --seed "$seed" \
-      data/train data/lang exp/mono_ali "exp/$m"
-  done
+      data/train data/lang exp/mono_ali "exp/$1"
+  }
+  each_model train_model
   stage_end
 fi
 
 if stage_begin 5 "clean accuracy and uncertainty"; then
-  for m in $models; do
-    need 4 "exp/$m/final.safetensors" "exp/$m/graph/HCLG.fst"
+  score_model() {
+    local set results
+    need 4 "exp/$1/final.safetensors" "exp/$1/graph/HCLG.fst"
     for set in fit test; do
       results=
       [ $set = fit ] || results=exp/results.json
       steps/uq/decode.sh --cmd "$decode_cmd" --engine "$engine" --device "$device" --seed "$seed" --results "$results" \
-        "exp/$m/graph" "data/$set" "exp/$m" "exp/$m/score_$set"
+        "exp/$1/graph" "data/$set" "exp/$1" "exp/$1/score_$set"
     done
-  done
+  }
+  each_model score_model
   stage_end
 fi
 
 if stage_begin 6 "attacks at eps $eps"; then
-  for m in $models; do
-    need 4 "exp/$m/final.safetensors"
+  attack_model() {
+    local a e n options=(--model "$1" --engine "$engine" --device "$device" --seed "$seed")
+    need 4 "exp/$1/final.safetensors"
     for a in pgd paper-pgd; do
-      for e in $eps; do
-        local/attack.sh --eps "$e" --model "$m" --attack $a --engine "$engine" --device "$device" --seed "$seed"
+      for e in $eps; do local/attack.sh --eps "$e" --attack $a "${options[@]}"; done
+      for e in $curve_eps; do
+        [[ " $eps " == *" $e "* ]] || local/attack.sh --eps "$e" --attack $a --num-utts $curve_utts "${options[@]}"
       done
     done
-  done
+    # section 4.2: does averaging the gradient over draws of a random model help the attacker?
+    if [ -n "$curve_eps" ] && [[ $1 == dropout || $1 == bnn ]]; then
+      for a in pgd paper-pgd; do
+        for n in 1 10; do
+          local/attack.sh --eps 0.02 --attack $a --eot-samples $n --num-utts $curve_utts "${options[@]}"
+        done
+      done
+    fi
+  }
+  each_model attack_model
   stage_end
 fi
 
 if stage_begin 7 "detection"; then
-  for m in $models; do
-    need 5 "exp/$m/score_fit/results.jsonl" "exp/$m/score_test/results.jsonl"
+  detect_model() {
+    local a e
+    need 5 "exp/$1/score_fit/results.jsonl" "exp/$1/score_test/results.jsonl"
     for a in pgd paper-pgd; do
       for e in $eps; do
-        need 6 "exp/$m/attack_${a}_eps$e/results.jsonl"
-        local/detect.sh --eps "$e" --model "$m" --attack $a --seed "$seed"
+        need 6 "exp/$1/attack_${a}_eps$e/results.jsonl"
+        local/detect.sh --eps "$e" --model "$1" --attack $a --seed "$seed"
       done
     done
-  done
+  }
+  each_model detect_model
   stage_end
 fi
 
