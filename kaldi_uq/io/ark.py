@@ -12,6 +12,7 @@ import gzip
 import io
 import os
 import struct
+import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import ModuleType, TracebackType
@@ -20,6 +21,7 @@ from typing import IO, Any
 import numpy as np
 
 from kaldi_uq.errors import DataError
+from kaldi_uq.io.compressed import FORMATS, read_compressed
 from kaldi_uq.io.datadir import read_table, write_table
 from kaldi_uq.io.files import atomic_write
 
@@ -40,13 +42,17 @@ kaldi_io = _import_kaldi_io()
 
 # what kaldi_io raises on a damaged archive
 _DAMAGED = (
+    ArithmeticError,
     AssertionError,
     EOFError,
+    IndexError,
+    MemoryError,
     OSError,
     UnicodeDecodeError,
     ValueError,
     TypeError,
     struct.error,
+    zlib.error,
     kaldi_io.BadInputFormat,
     kaldi_io.BadSampleSize,
     kaldi_io.UnknownMatrixHeader,
@@ -72,7 +78,11 @@ def read_matrix(rxfilename: str, *, dtype: type[np.floating] = np.float32) -> np
     with _open(name) as stream:
         stream.seek(int(offset))
         try:
-            return np.asarray(kaldi_io.read_mat(stream), dtype=dtype)
+            head = stream.read(6)
+            token = next((t for t in FORMATS if head.startswith(b"\0B" + t)), None)
+            stream.seek(int(offset) + (2 + len(token) if token else 0))
+            with np.errstate(over="raise"):  # a damaged header's rows times columns
+                return np.asarray(read_compressed(stream, token) if token else kaldi_io.read_mat(stream), dtype=dtype)
         except _DAMAGED as error:
             raise DataError(f"{rxfilename}: damaged archive ({error}); make it again") from None
 
@@ -156,8 +166,10 @@ def read_alignments(directory: str | os.PathLike[str]) -> dict[str, np.ndarray]:
     for path in paths:
         with _open(str(path)) as stream:
             try:
-                while key := kaldi_io.read_key(_Mode(stream)):
-                    alignments[key] = np.asarray(kaldi_io.read_vec_int(stream), dtype=np.int32)
+                with np.errstate(over="raise"):  # a damaged header's length times 5
+                    while key := kaldi_io.read_key(_Mode(stream)):
+                        key = key.encode("latin1").decode()  # kaldi_io takes every byte for a character
+                        alignments[key] = np.asarray(kaldi_io.read_vec_int(stream), dtype=np.int32)
             except _DAMAGED as error:
                 raise DataError(f"{path}: damaged archive ({error}); make the alignments again") from None
     return alignments

@@ -17,6 +17,7 @@ seed=0                 # one seed, one result
 lexicon=words          # words: one HMM a word, the paper's; phones: three states a phone
 frontend=kaldi         # kaldi, or torchaudio for the paper's front end
 params=ours            # training parameters: ours (conf/*.conf) or paper (conf/paper/*.conf)
+corpus_opts=           # further options of local/prepare_<corpus>.py: --num-train 300, ...
 held_out_speakers=     # fsdd: these speakers only in test and attack
 device=                # cpu or cuda; empty: cuda if there is one
 eps=                   # perturbation bounds to attack with; empty: by preset
@@ -37,6 +38,7 @@ Options:
   --lexicon words|phones             [$lexicon]
   --frontend kaldi|torchaudio        [$frontend]
   --params ours|paper                training parameters: conf/*.conf or conf/paper/*.conf [$params]
+  --corpus-opts \"--num-train 300\"    further options of local/prepare_<corpus>.py
   --held-out-speakers \"a b\"          fsdd: only in test and attack
   --device cpu|cuda                  [cuda if there is one]
   --eps \"0.02 0.05\"                  [mini: 0.02; full: 0.02 0.05, and 0.01 to 0.1 for figure 1]
@@ -100,6 +102,8 @@ run=${corpus}_$preset
 [ "$params" = ours ] || run=${run}_paper-params
 [ -z "$held_out_speakers" ] || run=${run}_without_${held_out_speakers// /-}
 [ "$seed" = 0 ] || run=${run}_seed$seed
+read -ra extra <<<"$corpus_opts"
+[ -z "$corpus_opts" ] || run=${run}_$(printf %s "${extra[*]}" | tr -c "[:alnum:]." _)
 mkdir -p "runs/$run/data" "runs/$run/exp"
 exec 9>runs/.lock
 flock -n 9 || die "another run.sh is at work in $PWD; wait for it, or use a copy of the repository"
@@ -150,12 +154,15 @@ kaldi-uq record exp/results.json --environment --seed "$seed" ${engine:+--engine
 
 if stage_begin 0 "corpus $corpus ($preset) and language"; then
   case $corpus in
-    synth) local/prepare_synth.py --preset "$preset" --seed "$seed" --nj "$nj" data ;;
+    synth) local/prepare_synth.py --preset "$preset" --seed "$seed" --nj "$nj" ${extra[@]+"${extra[@]}"} data ;;
     fsdd)
-      local/prepare_fsdd.py --preset "$preset" --seed "$seed" --nj "$nj" --corpus-dir "$corpus_dir" \
+      local/prepare_fsdd.py --preset "$preset" --seed "$seed" --nj "$nj" --corpus-dir "$corpus_dir" ${extra[@]+"${extra[@]}"} \
         ${held_out_speakers:+--held-out-speakers "$held_out_speakers"} data
       ;;
-    tidigits) local/prepare_tidigits.py --preset "$preset" --seed "$seed" --nj "$nj" --corpus-dir "$corpus_dir" data ;;
+    tidigits)
+      local/prepare_tidigits.py --preset "$preset" --seed "$seed" --nj "$nj" --corpus-dir "$corpus_dir" \
+        ${extra[@]+"${extra[@]}"} data
+      ;;
   esac
   local/prepare_dict.py --lexicon "$lexicon" data/train/text data/local/dict
   utils/prepare_lang.sh ${engine:+--engine "$engine"} --word-loop data/local/dict/words.txt \
@@ -166,7 +173,7 @@ fi
 if stage_begin 1 "features"; then
   need 0 data/train/wav.scp data/test/wav.scp
   for set in train test; do
-    steps/make_mfcc.sh --nj "$nj" --cmd "$train_cmd" --mfcc-config $mfcc_config "data/$set" "exp/make_mfcc/$set" data/mfcc
+    steps/make_mfcc.sh --nj "$nj" --cmd "$train_cmd" --mfcc-config "$mfcc_config" "data/$set" "exp/make_mfcc/$set" data/mfcc
     steps/compute_cmvn_stats.sh --cmd "$train_cmd" "data/$set" "exp/make_mfcc/$set" data/mfcc
   done
   stage_end
@@ -193,7 +200,7 @@ if stage_begin 4 "acoustic models: $models"; then
   need 2 exp/mono_ali/ali.1.gz
   train_model() {
     steps/uq/train.sh --cmd "$train_cmd" --engine "$engine" --model "$1" --train-config "$conf/$1.conf" \
-      --mfcc-config $mfcc_config --frontend "$frontend" --device "$device" --seed "$seed" \
+      --mfcc-config "$mfcc_config" --frontend "$frontend" --device "$device" --seed "$seed" \
       data/train data/lang exp/mono_ali "exp/$1"
   }
   each_model train_model
