@@ -1,7 +1,6 @@
 """Kaldi's ``final.mdl`` of a GMM system and the topology in it, binary and text, as plain Python objects.
 
-Source of the format: Kaldi ``src/hmm/hmm-topology.cc``, ``src/hmm/transition-model.cc``, ``src/gmm/diag-gmm.cc``,
-``src/base/io-funcs.cc``.
+Source of the format: Kaldi ``src/hmm/hmm-topology.cc``, ``src/hmm/transition-model.cc``, ``src/gmm/diag-gmm.cc``.
 """
 
 from __future__ import annotations
@@ -16,8 +15,10 @@ import numpy as np
 
 from kaldi_uq.errors import ModelFileError
 from kaldi_uq.io.files import atomic_write
+from kaldi_uq.io.token_stream import TokenReader, array_bytes, int_bytes, int_vector
 
 NO_PDF = -1
+MAX_PHONE = 1_000_000  # a larger id is damage, and a table of all ids up to it would fill the memory
 
 
 @dataclass(frozen=True)
@@ -49,13 +50,13 @@ class Topology:
     def min_frames(self, phone: int) -> int:
         """The fewest frames that a phone can last."""
         states = self.entry(phone)
-        distance = {0: 0}
-        for index, state in enumerate(states):  # destinations lie ahead, except self-loops and Kaldi's silence states
-            for destination, _ in state.transitions:
-                if index in distance:
-                    step = distance[index] + 1
-                    distance[destination] = min(distance.get(destination, step), step)
-        return distance[len(states) - 1]
+        reached, frames = {0}, 0
+        while len(states) - 1 not in reached:
+            following = reached | {to for index in reached for to, _ in states[index].transitions}
+            if following == reached:
+                raise ModelFileError(f"topology of phone {phone}: its final state cannot be reached")
+            reached, frames = following, frames + 1
+        return frames
 
     def to_text(self) -> str:
         """Kaldi's text form."""
@@ -72,7 +73,7 @@ class Topology:
                         else f" <ForwardPdfClass> {state.forward_pdf_class} "
                         f"<SelfLoopPdfClass> {state.self_loop_pdf_class}"
                     )
-                arcs = "".join(f" <Transition> {to} {probability:g}" for to, probability in state.transitions)
+                arcs = "".join(f" <Transition> {to} {probability:.9g}" for to, probability in state.transitions)
                 lines.append(f"<State> {number}{pdf}{arcs} </State>")
             lines.append("</TopologyEntry>")
         return "\n".join([*lines, "</Topology>", ""])
@@ -167,88 +168,7 @@ class DiagGmmSet:
         return peak + np.log(np.add.reduceat(np.exp(scores, out=scores), starts, axis=1))
 
 
-class _Reader:
-    """Kaldi's token stream, binary or text, from memory."""
-
-    def __init__(self, data: bytes, path: Path) -> None:
-        self.path, self.data, self.at = path, data, 0
-        self.binary = data[:2] == b"\0B"
-        if self.binary:
-            self.at = 2
-
-    def fail(self, message: str) -> ModelFileError:
-        return ModelFileError(f"{self.path}: not a model of Kaldi's GMM format: {message} at byte {self.at}")
-
-    def token(self) -> str:
-        data, at = self.data, self.at
-        while at < len(data) and not self.binary and data[at : at + 1].isspace():
-            at += 1
-        end = at
-        while end < len(data) and not data[end : end + 1].isspace() and end - at < 64:
-            end += 1
-        if (end >= len(data) and self.binary) or at == end:
-            raise self.fail("unexpected end")
-        self.at = end + 1
-        try:
-            return data[at:end].decode("ascii")
-        except UnicodeDecodeError:
-            raise self.fail("a token is not text") from None
-
-    def expect(self, *tokens: str) -> str:
-        found = self.token()
-        if found not in tokens:
-            raise self.fail(f"expected {' or '.join(tokens)}, found {found!r}")
-        return found
-
-    def take(self, size: int) -> bytes:
-        if size < 0 or self.at + size > len(self.data):
-            raise self.fail("unexpected end")
-        self.at += size
-        return self.data[self.at - size : self.at]
-
-    def number(self, kind: str) -> float:
-        if not self.binary:
-            found = self.token()
-            try:
-                return float(found)
-            except ValueError:
-                raise self.fail(f"expected a number, found {found!r}") from None
-        if self.take(1) != b"\4":
-            raise self.fail("expected a 4-byte number")
-        return float(struct.unpack("<" + kind, self.take(4))[0])
-
-    def integer(self) -> int:
-        return int(self.number("i"))
-
-    def real(self) -> float:
-        return self.number("f")
-
-    def integers(self) -> tuple[int, ...]:
-        if self.take(1) != b"\4":
-            raise self.fail("expected a vector of 4-byte integers")
-        size = struct.unpack("<i", self.take(4))[0]
-        return tuple(int(v) for v in np.frombuffer(self.take(4 * size), "<i4"))
-
-    def array(self, num_axes: int) -> np.ndarray:
-        if self.binary:
-            kind = self.expect("FV", "DV") if num_axes == 1 else self.expect("FM", "DM")
-            shape = [self.integer() for _ in range(num_axes)]
-            dtype = "<f4" if kind[0] == "F" else "<f8"
-            values = np.frombuffer(self.take(int(np.prod(shape)) * int(dtype[2])), dtype)
-            return values.reshape(shape).astype(np.float32)
-        end = self.data.find(b"]", self.at)
-        text = self.data[self.at : end].decode("ascii", "replace").strip()
-        if end < 0 or not text.startswith("["):
-            raise self.fail("expected '[ ... ]'")
-        self.at = end + 1
-        try:
-            rows = [[float(v) for v in line.split()] for line in text[1:].split("\n") if line.split()]
-            return np.array(rows[0] if num_axes == 1 else rows, dtype=np.float32)
-        except (ValueError, IndexError) as error:
-            raise self.fail(f"malformed numbers ({error})") from None
-
-
-def _read_topology(reader: _Reader) -> Topology:
+def _read_topology(reader: TokenReader) -> Topology:
     reader.expect("<Topology>")
     entries: list[tuple[HmmState, ...]] = []
     if reader.binary:
@@ -265,12 +185,14 @@ def _read_topology(reader: _Reader) -> Topology:
                 states.append(HmmState(forward, self_loop, arcs))
             entries.append(tuple(states))
         reader.expect("</Topology>")
-        return Topology(phones, phone2idx, tuple(entries))
+        topology = Topology(phones, phone2idx, tuple(entries))
+        _check_topology(reader, topology)
+        return topology
     index: dict[int, int] = {}
     while reader.expect("<TopologyEntry>", "</Topology>") == "<TopologyEntry>":
         reader.expect("<ForPhones>")
         while (word := reader.token()) != "</ForPhones>":
-            if not word.isdigit() or int(word) in index:
+            if not word.isdigit() or int(word) in index or int(word) > MAX_PHONE:
                 raise reader.fail(f"expected a phone-id of one entry, found {word!r}")
             index[int(word)] = len(entries)
         states = []
@@ -278,10 +200,12 @@ def _read_topology(reader: _Reader) -> Topology:
             states.append(_read_text_state(reader, len(states)))
         entries.append(tuple(states))
     phone2idx = tuple(index.get(p, -1) for p in range(max(index, default=0) + 1))
-    return Topology(tuple(sorted(index)), phone2idx, tuple(entries))
+    topology = Topology(tuple(sorted(index)), phone2idx, tuple(entries))
+    _check_topology(reader, topology)
+    return topology
 
 
-def _read_text_state(reader: _Reader, number: int) -> HmmState:
+def _read_text_state(reader: TokenReader, number: int) -> HmmState:
     if reader.integer() != number:
         raise reader.fail(f"expected state {number}")
     forward = self_loop = NO_PDF
@@ -300,7 +224,7 @@ def _read_text_state(reader: _Reader, number: int) -> HmmState:
     return HmmState(forward, self_loop, tuple(arcs))
 
 
-def _read_transitions(reader: _Reader) -> TransitionTable:
+def _read_transitions(reader: TokenReader) -> TransitionTable:
     reader.expect("<TransitionModel>")
     topology = _read_topology(reader)
     kind = reader.expect("<Triples>", "<Tuples>")
@@ -313,12 +237,35 @@ def _read_transitions(reader: _Reader) -> TransitionTable:
     log_probs = reader.array(1)
     reader.expect("</LogProbs>")
     reader.expect("</TransitionModel>")
-    return TransitionTable(topology, tuple(tuples), log_probs)
+    table = TransitionTable(topology, tuple(tuples), log_probs)
+    _check_table(reader, table)
+    return table
 
 
-def _open_reader(path: str | os.PathLike[str]) -> _Reader:
+def _check_topology(reader: TokenReader, topology: Topology) -> None:
+    """Refuse indices that point nowhere."""
+    for phone in topology.phones:
+        if not (0 < phone < len(topology.phone2idx) and 0 <= topology.phone2idx[phone] < len(topology.entries)):
+            raise reader.fail(f"phone {phone} has no topology")
+    for states in topology.entries:
+        destinations = [to for state in states for to, _ in state.transitions]
+        if not states or not all(0 <= to < len(states) for to in destinations):
+            raise reader.fail("a topology has a transition to a state that it does not have")
+
+
+def _check_table(reader: TokenReader, table: TransitionTable) -> None:
+    """Refuse tuples of phones and states that the topology does not have, and log-probabilities of another number."""
+    phones = set(table.topology.phones)
+    for phone, state, *pdfs in table.tuples:
+        if phone not in phones or not 0 <= state < len(table.topology.entry(phone)) or min(pdfs) < 0:
+            raise reader.fail(f"state {state} of phone {phone} is not in the topology")
+    if not table.tuples or len(table.log_probs) != len(table.tid_to_pdf):
+        raise reader.fail(f"{len(table.log_probs)} log-probabilities do not fit {len(table.tuples)} states")
+
+
+def _open_reader(path: str | os.PathLike[str]) -> TokenReader:
     try:
-        return _Reader(Path(path).read_bytes(), Path(path))
+        return TokenReader(Path(path).read_bytes(), Path(path))
     except FileNotFoundError:
         raise ModelFileError(f"{path}: no such file; steps/train_mono.sh makes a final.mdl") from None
 
@@ -358,36 +305,25 @@ def read_gmm_model(path: str | os.PathLike[str]) -> tuple[TransitionTable, DiagG
         reader.expect("</DiagGMM>", "<DiagGMMEnd>")
         if variances[-1].shape != means[-1].shape or variances[-1].shape != (len(weights[-1]), dim):
             raise reader.fail("a GMM's arrays do not fit each other")
+    if len(weights) != transitions.num_pdfs:
+        raise reader.fail(f"{len(weights)} GMMs for {transitions.num_pdfs} pdfs")
     return transitions, DiagGmmSet(tuple(weights), tuple(means), tuple(variances))
-
-
-def _int(value: int) -> bytes:
-    return b"\4" + struct.pack("<i", value)
-
-
-def _ints(values: tuple[int, ...]) -> bytes:
-    return b"\4" + struct.pack("<i", len(values)) + np.asarray(values, "<i4").tobytes()
-
-
-def _array(values: np.ndarray) -> bytes:
-    kind = b"FV " if values.ndim == 1 else b"FM "
-    return kind + b"".join(_int(n) for n in values.shape) + np.ascontiguousarray(values, "<f4").tobytes()
 
 
 def _transitions_bytes(table: TransitionTable) -> bytes:
     topology, is_hmm = table.topology, table.topology.is_hmm
-    out = [b"<TransitionModel> <Topology> ", _ints(topology.phones), _ints(topology.phone2idx)]
-    out += [b"" if is_hmm else _int(-1), _int(len(topology.entries))]
+    out = [b"<TransitionModel> <Topology> ", int_vector(topology.phones), int_vector(topology.phone2idx)]
+    out += [b"" if is_hmm else int_bytes(-1), int_bytes(len(topology.entries))]
     for states in topology.entries:
-        out.append(_int(len(states)))
+        out.append(int_bytes(len(states)))
         for state in states:
-            out += [_int(state.forward_pdf_class), b"" if is_hmm else _int(state.self_loop_pdf_class)]
-            out.append(_int(len(state.transitions)))
-            out += [_int(to) + b"\4" + struct.pack("<f", probability) for to, probability in state.transitions]
+            out += [int_bytes(state.forward_pdf_class), b"" if is_hmm else int_bytes(state.self_loop_pdf_class)]
+            out.append(int_bytes(len(state.transitions)))
+            out += [int_bytes(to) + b"\4" + struct.pack("<f", probability) for to, probability in state.transitions]
     name = b"Triples" if is_hmm else b"Tuples"
-    out += [b"</Topology> <" + name + b"> ", _int(len(table.tuples))]
-    out += [_int(value) for entry in table.tuples for value in (entry[:3] if is_hmm else entry)]
-    out += [b"</" + name + b"> <LogProbs> ", _array(table.log_probs), b"</LogProbs> </TransitionModel> "]
+    out += [b"</Topology> <" + name + b"> ", int_bytes(len(table.tuples))]
+    out += [int_bytes(value) for entry in table.tuples for value in (entry[:3] if is_hmm else entry)]
+    out += [b"</" + name + b"> <LogProbs> ", array_bytes(table.log_probs), b"</LogProbs> </TransitionModel> "]
     return b"".join(out)
 
 
@@ -395,11 +331,11 @@ def write_model(path: str | os.PathLike[str], transitions: TransitionTable, gmms
     """Write a ``final.mdl`` in Kaldi's binary format: the transition model and, for a GMM system, the GMMs."""
     out = [b"\0B", _transitions_bytes(transitions)]
     if gmms is not None:
-        out += [b"<DIMENSION> ", _int(gmms.dim), b"<NUMPDFS> ", _int(len(gmms.weights))]
+        out += [b"<DIMENSION> ", int_bytes(gmms.dim), b"<NUMPDFS> ", int_bytes(len(gmms.weights))]
         for gconst, weight, mean, variance in zip(
             gmms.gconsts, gmms.weights, gmms.means_invvars, gmms.inv_vars, strict=True
         ):
-            out += [b"<DiagGMM> <GCONSTS> ", _array(gconst.astype(np.float32)), b"<WEIGHTS> ", _array(weight)]
-            out += [b"<MEANS_INVVARS> ", _array(mean), b"<INV_VARS> ", _array(variance), b"</DiagGMM> "]
+            out += [b"<DiagGMM> <GCONSTS> ", array_bytes(gconst.astype(np.float32)), b"<WEIGHTS> ", array_bytes(weight)]
+            out += [b"<MEANS_INVVARS> ", array_bytes(mean), b"<INV_VARS> ", array_bytes(variance), b"</DiagGMM> "]
     with atomic_write(path, "wb") as stream:
         stream.write(b"".join(out))

@@ -224,19 +224,21 @@ fi
 
 if stage_begin 6 "attacks at eps $eps"; then
   attack_model() {
-    local a e n options=(--model "$1" --engine "$engine" --device "$device" --seed "$seed")
+    local a e n num_attack options=(--model "$1" --engine "$engine" --device "$device" --seed "$seed")
     need 4 "exp/$1/final.safetensors"
+    num_attack=$(wc -l <data/attack/wav.scp)
+    [ "$curve_utts" -le "$num_attack" ] || curve_utts=$num_attack
     for a in pgd paper-pgd; do
       for e in $eps; do local/attack.sh --eps "$e" --attack $a "${options[@]}"; done
       for e in $curve_eps; do
-        [[ " $eps " == *" $e "* ]] || local/attack.sh --eps "$e" --attack $a --num-utts $curve_utts "${options[@]}"
+        [[ " $eps " == *" $e "* ]] || local/attack.sh --eps "$e" --attack $a --num-utts "$curve_utts" "${options[@]}"
       done
     done
     # section 4.2: does averaging the gradient over draws of a random model help the attacker?
     if [ -n "$curve_eps" ] && [[ $1 == dropout || $1 == bnn ]]; then
       for a in pgd paper-pgd; do
         for n in 1 10; do
-          local/attack.sh --eps 0.02 --attack $a --eot-samples $n --num-utts $curve_utts "${options[@]}"
+          local/attack.sh --eps 0.02 --attack $a --eot-samples $n --num-utts "$curve_utts" "${options[@]}"
         done
       done
     fi
