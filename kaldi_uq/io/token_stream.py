@@ -104,13 +104,16 @@ class TokenReader:
 
 
 def int_bytes(value: int) -> bytes:
+    """A 4-byte integer, binary."""
     return b"\4" + struct.pack("<i", value)
 
 
 def int_vector(values: tuple[int, ...]) -> bytes:
+    """A vector of 4-byte integers, binary."""
     return b"\4" + struct.pack("<i", len(values)) + np.asarray(values, "<i4").tobytes()
 
 
 def array_bytes(values: np.ndarray) -> bytes:
+    """A vector or a matrix in single precision, binary."""
     kind = b"FV " if values.ndim == 1 else b"FM "
     return kind + b"".join(int_bytes(n) for n in values.shape) + np.ascontiguousarray(values, "<f4").tobytes()

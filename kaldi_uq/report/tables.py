@@ -181,16 +181,25 @@ def checks_text(checks: Any) -> str:
     """An attack's checks in one cell.
 
     Args:
-        checks: a list of warnings, or a mapping from the name of a check to its outcome.
+        checks: a list of warnings, or what :func:`kaldi_uq.attacks.checks.check_attack` gives.
 
-    >>> checks_text([]), checks_text(["gradient is zero"]), checks_text({"gradient": "ok"})
-    ('none', 'gradient is zero', 'gradient: ok')
+    >>> checks_text([]), checks_text(["gradient is zero"])
+    ('none', 'gradient is zero')
+    >>> checks_text({"eps_respected": {"passed": True, "value": 0.1, "limit": 0.2, "remedy": ""}})
+    '1 passed'
+    >>> checks_text({"eps_respected": {"passed": False, "value": 0.3, "limit": 0.2, "remedy": "mend it"}})
+    'eps respected: 0.3, limit 0.2: mend it'
     """
     if not checks:
         return "none"
-    if isinstance(checks, Mapping):
-        return "; ".join(f"{name}: {outcome}" for name, outcome in checks.items())
-    return checks if isinstance(checks, str) else "; ".join(map(str, checks))
+    if not isinstance(checks, Mapping):
+        return checks if isinstance(checks, str) else "; ".join(map(str, checks))
+    failed = {name: outcome for name, outcome in checks.items() if not outcome["passed"]}
+    if not failed:
+        return f"{len(checks)} passed"
+    return "; ".join(
+        f"{name.replace('_', ' ')}: {o['value']:.4g}, limit {o['limit']:g}: {o['remedy']}" for name, o in failed.items()
+    )
 
 
 def _interval(row: Mapping[str, Any]) -> Interval:

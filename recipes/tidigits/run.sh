@@ -46,7 +46,8 @@ Stages: 0 corpus, language   1 features   2 monophone system, alignments   3 gra
         4 acoustic models    5 clean accuracy and uncertainty   6 attacks   7 detection   8 report"
 
 echo "$0 $*" >&2
-command="run.sh${*:+ $*}"
+# what the report says that made it; where the corpus lies is this machine's affair
+command_options=$(printf '%s ' "$@" | sed -E 's/(--corpus-dir[ =])[^ ]+/\1DIR/; s/ $//')
 . utils/parse_options.sh
 if [ $# -ne 0 ]; then
   echo "$help_message" >&2
@@ -74,6 +75,7 @@ if [ -z "$models" ]; then
   if [ "$preset" = full ]; then models="dnn ensemble dropout bnn"; else models=dnn; fi
 fi
 for m in $models; do one_of models "$m" dnn ensemble dropout bnn; done
+command="run.sh${command_options:+ $command_options}"
 if [ "$corpus" != synth ]; then
   [ -n "$corpus_dir" ] || die "--corpus $corpus needs --corpus-dir: where the corpus is"
   [ -d "$corpus_dir" ] || die "--corpus-dir $corpus_dir: no such directory"

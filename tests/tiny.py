@@ -1,0 +1,136 @@
+"""A whole recogniser in a second: three words of tones, whole-word HMMs, monophone training, a decoding graph."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from kaldi_uq.engine.base import MonoConfig
+from kaldi_uq.engine.embedded import EmbeddedEngine
+from kaldi_uq.feats.frontend import FrontEnd
+from kaldi_uq.io.ark import read_alignments
+from kaldi_uq.io.files import write_text
+from kaldi_uq.io.kaldi_model import TransitionTable, read_transitions
+from kaldi_uq.io.lang import Lang
+from kaldi_uq.prepare_lang import loop_grammar, prepare_lang
+from kaldi_uq.types import FrontEndConfig, MfccConfig, ModelConfig
+
+RATE = 8000
+STATES = {"sil": 1, "one": 3, "three": 4, "two": 2}
+TONES = {"one": 400.0, "three": 1300.0, "two": 2500.0}  # Hz at the beginning of the word; it rises by half
+FRONT_END = FrontEndConfig(
+    mfcc=MfccConfig(sample_frequency=RATE, use_energy=False, num_mel_bins=15, num_ceps=7),
+    delta_order=1,
+    left_context=1,
+    right_context=1,
+)
+GRAPH_SCALES = {"transition_scale": 1.0, "self_loop_scale": 0.1}
+
+
+def write_dict(folder: Path, states: dict[str, int] | None = None) -> Path:
+    """A dictionary directory in which every word is a phone."""
+    states = STATES if states is None else states
+    words = [word for word in states if word != "sil"]
+    write_text(folder / "lexicon.txt", "<SIL> sil\n" + "".join(f"{word} {word}\n" for word in words))
+    write_text(folder / "silence_phones.txt", "sil\n")
+    write_text(folder / "optional_silence.txt", "sil\n")
+    write_text(folder / "nonsilence_phones.txt", "".join(f"{word}\n" for word in words))
+    write_text(folder / "num_states.txt", "".join(f"{phone} {count}\n" for phone, count in states.items()))
+    return folder
+
+
+def make_lang(folder: Path, states: dict[str, int] | None = None) -> Lang:
+    """A language directory with a loop of the words as its grammar."""
+    engine = EmbeddedEngine()
+    prepare_lang(write_dict(folder / "dict", states), "<SIL>", folder / "lang", engine)
+    lang = Lang.read(folder / "lang")
+    words = [word for word in (states or STATES) if word != "sil"]
+    engine.compile_fst(loop_grammar(words, lang.words), lang.path / "G.fst", sort="ilabel")
+    return lang
+
+
+def make_waves(num_utts: int, seed: int = 0) -> tuple[dict[str, np.ndarray], dict[str, list[str]]]:
+    """Utterances of one to three words with silence around them, on the 16-bit grid."""
+    rng = np.random.default_rng(seed)
+    waves, text = {}, {}
+    for number in range(num_utts):
+        words = [str(w) for w in rng.choice(sorted(TONES), int(rng.integers(1, 4)))]
+        parts = [np.zeros(int(rng.integers(600, 900)))]
+        for word in words:
+            size = int(rng.integers(900, 1300))
+            time = np.arange(size) / RATE
+            phase = 2 * np.pi * TONES[word] * time * (1 + 0.25 * time * RATE / size)
+            parts += [0.3 * np.sin(phase), np.zeros(int(rng.integers(300, 600)))]
+        wave = np.concatenate(parts)
+        wave += 0.003 * rng.standard_normal(len(wave))
+        waves[f"utt{number:02d}"] = (np.rint(wave * 32768) / 32768).astype(np.float32)
+        text[f"utt{number:02d}"] = words
+    return waves, text
+
+
+def features(waves: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """(T, D) features of each utterance, one by one."""
+    front_end = FrontEnd(FRONT_END)
+    with torch.no_grad():
+        return {
+            utt: front_end.features(torch.from_numpy(w)[None], torch.tensor([len(w)]))[0][0].numpy()
+            for utt, w in waves.items()
+        }
+
+
+@dataclass
+class TinySystem:
+    """Directories and data of the recogniser."""
+
+    lang: Lang
+    mono: Path
+    graph: Path
+    waves: dict[str, np.ndarray]
+    text: dict[str, list[str]]
+    engine: EmbeddedEngine = field(default_factory=EmbeddedEngine)
+
+    @property
+    def table(self) -> TransitionTable:
+        return read_transitions(self.mono / "final.mdl")
+
+    @property
+    def alignments(self) -> dict[str, np.ndarray]:
+        return read_alignments(self.mono)
+
+    def word_ids(self, *words: str) -> list[int]:
+        return self.lang.word_ids(words, where="test")
+
+    def network(self, kind: str = "dnn") -> ModelConfig:
+        """A small network that fits the front end and the HMM."""
+        return ModelConfig(
+            kind=kind,
+            input_dim=FrontEnd(FRONT_END).output_dim,
+            num_pdfs=self.table.num_pdfs,
+            hidden_dims=(16,),
+            num_members=2,
+            num_samples=0 if kind in ("dnn", "ensemble") else 3,
+            dropout=0.2,
+        )
+
+
+MONO = MonoConfig(num_iters=6, max_iter_inc=4, totgauss=20, realign_iters=(1, 2, 3, 4, 5))
+
+
+def train_mono(folder: Path, lang: Lang, waves: dict[str, np.ndarray], text: dict[str, list[str]]) -> Path:
+    """Train the monophone system into ``folder``."""
+    transcripts = {utt: lang.word_ids(words, where="test") for utt, words in text.items()}
+    EmbeddedEngine().train_mono(features(waves), transcripts, lang, folder, MONO)
+    return folder
+
+
+def make_system(folder: Path, num_utts: int = 16) -> TinySystem:
+    """Everything, from the dictionary to the graph, below ``folder``."""
+    lang = make_lang(folder)
+    waves, text = make_waves(num_utts)
+    mono = train_mono(folder / "mono", lang, waves, text)
+    system = TinySystem(lang, mono, mono / "graph", waves, text)
+    system.engine.make_graph(lang, mono, system.graph, **GRAPH_SCALES)
+    return system
