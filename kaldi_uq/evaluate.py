@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -93,8 +93,12 @@ def decode_waves(
     num_draws: int | None = None,
     seed: int = 0,
     desc: str = "decoding",
+    observe: Callable[[str, UtteranceScores], None] | None = None,
 ) -> tuple[dict[str, Hypothesis], dict[str, dict[str, float]]]:
     """Decode waveforms and measure their uncertainty in one pass.
+
+    Args:
+        observe: sees each utterance's scores, which are not kept.
 
     Returns:
         utt -> hypothesis (without a word where no path survived), utt -> statistics; in the order of ``waves``.
@@ -104,6 +108,8 @@ def decode_waves(
     def loglikes() -> Iterator[tuple[str, np.ndarray]]:
         for utt, scores in score_waves(model, waves, num_draws=num_draws, seed=seed, desc=desc):
             statistics[utt] = scores.statistics
+            if observe:
+                observe(utt, scores)
             yield utt, scores.loglikes
 
     found = engine.decode(model_dir, graph_dir, loglikes(), config)

@@ -90,7 +90,7 @@ class HybridModel(nn.Module):
         }
         tensors = {name: value.detach().cpu().contiguous() for name, value in self.state_dict().items()}
         with atomic_write(path, "wb") as stream:
-            stream.write(save(tensors, metadata=header))
+            stream.write(_in_order(save(tensors, metadata=header)))
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], device: str | torch.device = "cpu") -> HybridModel:
@@ -111,6 +111,9 @@ class HybridModel(nn.Module):
             raise ModelFileError(f"{path}: not a model file, or a damaged one ({error})") from None
         if header.get("format") != FORMAT:
             raise ModelFileError(f"{path}: format {header.get('format')!r}, expected {FORMAT!r}")
+        for name, values in tensors.items():
+            if values.is_floating_point() and not bool(torch.isfinite(values).all()):
+                raise ModelFileError(f"{path}: {name} has values that are NaN or infinite; train the model again")
         try:
             frontend = FrontEndConfig.from_dict(json.loads(header["frontend"]))
             network = ModelConfig.from_dict(json.loads(header["network"]))
@@ -121,6 +124,16 @@ class HybridModel(nn.Module):
                 f"{path}: arrays and configuration do not fit ({' '.join(str(error).split())})"
             ) from None
         return model.to(device).eval()
+
+
+def _in_order(data: bytes) -> bytes:
+    """A safetensors file with its metadata sorted, so that equal models are equal files: it comes in random order."""
+    size = int.from_bytes(data[:8], "little")
+    header = json.loads(data[8 : 8 + size])
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)  # the arrays begin at a multiple of 8 bytes
+    return len(text).to_bytes(8, "little") + text + data[8 + size :]
 
 
 def select_device(requested: str = "") -> torch.device:

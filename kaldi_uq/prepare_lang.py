@@ -17,7 +17,7 @@ from kaldi_uq.errors import DataError
 from kaldi_uq.io.datadir import c_sorted, read_table
 from kaldi_uq.io.files import write_text
 from kaldi_uq.io.kaldi_model import NO_PDF, HmmState, Topology
-from kaldi_uq.io.lang import write_symbols
+from kaldi_uq.io.lang import RESERVED_WORDS, write_symbols
 
 SIL_PROB = 0.5  # of the optional silence after a word, as in Kaldi
 
@@ -46,22 +46,17 @@ class Dictionary:
         Raises:
             DataError: a file is missing, or the files disagree.
         """
-        lines = _lines(path / "lexicon.txt")
-        lexicon = tuple((line.split()[0], tuple(line.split()[1:])) for line in lines)
-        silence = tuple(p for line in _lines(path / "silence_phones.txt") for p in line.split())
-        nonsilence = tuple(p for line in _lines(path / "nonsilence_phones.txt") for p in line.split())
-        optional = _lines(path / "optional_silence.txt")
+        silence, nonsilence = _phones(path / "silence_phones.txt"), _phones(path / "nonsilence_phones.txt")
+        both = sorted(set(silence) & set(nonsilence))
+        if both:
+            raise DataError(f"{path / 'nonsilence_phones.txt'}: {both[0]!r} is in both lists of phones")
+        optional = [line for _, line in _lines(path / "optional_silence.txt")]
         if len(optional) != 1 or optional[0] not in silence:
             raise DataError(
                 f"{path / 'optional_silence.txt'}: expected one phone of silence_phones.txt, found {optional}"
             )
         known = set(silence) | set(nonsilence)
-        for number, (word, phones) in enumerate(lexicon, 1):
-            if not phones:
-                raise DataError(f"{path / 'lexicon.txt'}:{number}: word {word!r} has no phones")
-            for phone in phones:
-                if phone not in known:
-                    raise DataError(f"{path / 'lexicon.txt'}:{number}: phone {phone!r} is in neither list of phones")
+        lexicon = _lexicon(path / "lexicon.txt", known)
         num_states = {p: 5 for p in silence} | {p: 3 for p in nonsilence}
         if (path / "num_states.txt").is_file():
             for phone, value in read_table(path / "num_states.txt", check_sorted=False).items():
@@ -73,14 +68,46 @@ class Dictionary:
         return cls(lexicon, silence, nonsilence, optional[0], num_states)
 
 
-def _lines(path: Path) -> list[str]:
+def _lexicon(path: Path, known: set[str]) -> tuple[tuple[str, tuple[str, ...]], ...]:
+    entries: dict[tuple[str, tuple[str, ...]], int] = {}
+    for number, line in _lines(path):
+        word, *phones = line.split()
+        if word in RESERVED_WORDS:
+            raise DataError(f"{path}:{number}: {word!r} is a name for symbols of the FSTs, not for a word")
+        if not phones:
+            raise DataError(f"{path}:{number}: word {word!r} has no phones")
+        for phone in phones:
+            if phone not in known:
+                raise DataError(f"{path}:{number}: phone {phone!r} is in neither list of phones")
+        if entries.setdefault((word, tuple(phones)), number) != number:
+            raise DataError(f"{path}:{number}: {line!r} stands twice; remove one")
+    return tuple(entries)
+
+
+def _phones(path: Path) -> tuple[str, ...]:
+    phones: dict[str, int] = {}
+    for number, line in _lines(path):
+        for phone in line.split():
+            if phone.startswith("#") or phone == "<eps>":
+                raise DataError(f"{path}:{number}: {phone!r} is a name for symbols of the FSTs, not for a phone")
+            if phone in phones:
+                raise DataError(f"{path}:{number}: {phone!r} stands twice; remove one")
+            phones[phone] = number
+    return tuple(phones)
+
+
+def _lines(path: Path) -> list[tuple[int, str]]:
+    """The lines that are not empty, with their numbers."""
     try:
-        lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+        lines = path.read_text(encoding="utf-8").splitlines()
     except FileNotFoundError:
         raise DataError(f"{path}: no such file") from None
-    if not lines:
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: not UTF-8 ({error}); convert the file") from None
+    found = [(number, line.strip()) for number, line in enumerate(lines, 1) if line.strip()]
+    if not found:
         raise DataError(f"{path}: empty")
-    return lines
+    return found
 
 
 def state_chain(num_states: int, self_loop: float = 0.75) -> tuple[HmmState, ...]:

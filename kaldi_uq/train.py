@@ -6,6 +6,7 @@ killed training resumes to the same weights.
 
 from __future__ import annotations
 
+import io
 import logging
 import math
 import pickle
@@ -19,7 +20,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from kaldi_uq.engine.base import Engine
-from kaldi_uq.errors import DataError
+from kaldi_uq.errors import DataError, UsageError
 from kaldi_uq.feats.splice import gather_spliced
 from kaldi_uq.hybrid import MODEL_FILE, HybridModel
 from kaldi_uq.io.files import atomic_write, digest, write_json
@@ -171,6 +172,8 @@ class Trainer:
             if epoch >= config.num_epochs:
                 hmm_dir = self._realign(data, epoch, hmm_dir)
             loss = self._epoch(optimizer, data, epoch, num_epochs)
+            if not math.isfinite(loss):
+                raise UsageError(f"epoch {epoch + 1}: the loss is {loss}: choose a smaller --learning-rate")
             self.history.append({"epoch": epoch, "loss": loss})
             log.info("epoch %d of %d: loss %.4f nats a frame", epoch + 1, num_epochs, loss)
             self._checkpoint(optimizer, data, epoch + 1)
@@ -241,7 +244,7 @@ class Trainer:
             self_loop_scale=self.decode.self_loop_scale,
         )
         found = self.engine.decode(hmm_dir, out / "graph", self._loglikes(data, epoch), self.decode)
-        right = {u: h for u, h in found.items() if list(h.words) == inputs.text[u]}
+        right = {u: h for u, h in found.items() if h.reached_final and list(h.words) == inputs.text[u]}
         log.info("epoch %d: %d of %d utterances realigned", epoch + 1, len(right), len(data.utts))
         row = {utt: i for i, utt in enumerate(data.utts)}
         pdfs = data.pdfs.cpu().numpy()
@@ -276,18 +279,18 @@ class Trainer:
         return self.out_dir / "viterbi" / str(epoch)
 
     def _checkpoint(self, optimizer: torch.optim.Optimizer, data: TrainingSet, next_epoch: int) -> None:
+        state = {
+            "key": self.key,
+            "epoch": next_epoch,
+            "network": self.model.network.state_dict(),
+            "optimizer": optimizer.state_dict(),
+            "pdfs": data.pdfs.to(torch.int32),
+            "history": self.history,
+        }
+        packed = io.BytesIO()  # torch.save into a file would hide that the disk is full behind an error of its own
+        torch.save(state, packed)
         with atomic_write(self.out_dir / CHECKPOINT, "wb") as stream:
-            torch.save(
-                {
-                    "key": self.key,
-                    "epoch": next_epoch,
-                    "network": self.model.network.state_dict(),
-                    "optimizer": optimizer.state_dict(),
-                    "pdfs": data.pdfs.to(torch.int32),
-                    "history": self.history,
-                },
-                stream,
-            )
+            stream.write(packed.getbuffer())
 
     def _resume(self, optimizer: torch.optim.Optimizer, data: TrainingSet) -> int:
         path = self.out_dir / CHECKPOINT

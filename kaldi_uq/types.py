@@ -28,6 +28,8 @@ class Config:
         Raises:
             ValueError: a name that the configuration does not have, or a value out of range.
         """
+        if not isinstance(values, dict):
+            raise ValueError(f"{cls.__name__} must be names with values, got {values!r}")
         names = {f.name for f in dataclasses.fields(cls)}
         unknown = sorted(set(values) - names)
         if unknown:
@@ -151,9 +153,8 @@ class FrontEndConfig(Config):
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> FrontEndConfig:
-        values = dict(values)
-        if isinstance(values.get("mfcc"), dict):
-            values["mfcc"] = MfccConfig.from_dict(values["mfcc"])
+        if isinstance(values, dict) and not isinstance(values.get("mfcc", MfccConfig()), MfccConfig):
+            values = {**values, "mfcc": MfccConfig.from_dict(values["mfcc"])}
         return super().from_dict(values)
 
 
@@ -178,7 +179,8 @@ class ModelConfig(Config):
         _require(self.num_members >= 1, f"num_members must be >= 1, got {self.num_members}")
         _require(0 <= self.dropout < 1, f"dropout must be in [0, 1), got {self.dropout}")
         _require(self.num_samples >= 0, f"num_samples must be >= 0, got {self.num_samples}")
-        _require(len(self.hidden_dims) >= 1, "hidden_dims must name at least one layer")
+        sizes_make_sense = len(self.hidden_dims) >= 1 and min(self.hidden_dims) >= 1
+        _require(sizes_make_sense, f"hidden_dims must be layer sizes of at least 1, got {self.hidden_dims}")
 
 
 @dataclass(frozen=True)
@@ -203,6 +205,7 @@ class TrainConfig(Config):
         _require(self.num_epochs >= 1, f"num_epochs must be >= 1, got {self.num_epochs}")
         _require(self.num_viterbi_epochs >= 0, f"num_viterbi_epochs must be >= 0, got {self.num_viterbi_epochs}")
         _require(self.batch_size >= 1, f"batch_size must be >= 1, got {self.batch_size}")
+        _require(self.seed >= 0, f"seed must be >= 0, got {self.seed}")
         _require(self.learning_rate > 0 and self.final_learning_rate > 0, "learning rates must be positive")
 
 
@@ -248,4 +251,5 @@ class AttackConfig(Config):
         _require(self.step_size >= 0, f"step_size must be >= 0 (0: eps/8), got {self.step_size}")
         _require(self.step_rule in ("cosine", "fixed"), f"step_rule must be cosine or fixed, got {self.step_rule!r}")
         _require(self.realign_every >= 0, f"realign_every must be >= 0, got {self.realign_every}")
+        _require(self.seed >= 0, f"seed must be >= 0, got {self.seed}")
         _require(self.eot_samples >= 1, f"eot_samples must be >= 1, got {self.eot_samples}")

@@ -14,7 +14,8 @@ engine=         # embedded or kaldi; empty: by KALDI_ROOT
 device=         # cpu or cuda; empty: cuda if there is one
 seed=0          # of targets, starts and draws
 
-help_message="Usage: $0 [options]     (in a recipe directory, after run.sh has trained)
+help_message="Usage: $0 [options]
+In a recipe directory, after run.sh has trained.
  e.g.: $0 --eps 0.02 --model ensemble
 Options:
   --eps <e>                 largest change of a sample, full scale 1 [$eps]
@@ -22,7 +23,8 @@ Options:
   --attack pgd|paper-pgd    the strong default, or the paper's exactly [$attack]
   --data <dir>              utterances to attack [$data]
   --num-utts <n>            attack so many of them; 0: all [$num_utts]
-  --eot-samples <n>         draws that one gradient averages over; filed under <attack>-eot<n> [1, as <attack>]
+  --eot-samples <n>         draws that one gradient averages over; filed as
+                            <attack>-eot<n> [1, filed as <attack>]
   --target-text <file>      table of targets: utt words... [random strings]
   --attack-opts <options>   further options: --num-steps, --realign-every, ...
   --engine embedded|kaldi   [by KALDI_ROOT]
@@ -46,13 +48,14 @@ esac
 eps=$(kaldi-uq check-eps "$eps")
 if [ -n "$eot_samples" ]; then
   attack=$attack-eot$eot_samples
-  attack_opts="$attack_opts --eot-samples $eot_samples"
+  attack_opts="${attack_opts:+$attack_opts }--eot-samples $eot_samples"
 fi
 [ -f "exp/$model/final.safetensors" ] || {
   echo "$0: error: exp/$model/final.safetensors: no such file; stage 4 of run.sh makes it (run.sh --models \"$model\")" >&2
   exit 1
 }
-steps/uq/attack.sh --eps "$eps" --attack "$attack" --attack-config "$conf" --num-utts "$num_utts" \
-  --target-text "$target_text" --attack-opts "$attack_opts" --results exp/results.json \
-  --engine "$engine" --device "$device" --seed "$seed" \
+options=(${target_text:+--target-text "$target_text"} ${attack_opts:+--attack-opts "$attack_opts"})
+options+=(${engine:+--engine "$engine"} ${device:+--device "$device"} --seed "$seed")
+[ "$num_utts" = 0 ] || options+=(--num-utts "$num_utts")
+steps/uq/attack.sh --eps "$eps" --attack "$attack" --attack-config "$conf" --results exp/results.json "${options[@]}" \
   "$data" data/lang "exp/$model" "exp/$model/graph" "exp/$model/attack_${attack}_eps$eps"

@@ -24,7 +24,7 @@ import numpy as np
 from digits import SETS, WORDS, Counts, Utterance
 from tqdm import tqdm
 
-from kaldi_uq.cli.main import OneLineParser
+from kaldi_uq.cli.main import OneLineParser, ParagraphFormatter
 from kaldi_uq.errors import DataError, KaldiUqError, UsageError
 from kaldi_uq.io.datadir import write_data_dir, write_table
 from kaldi_uq.io.files import DoneStamp, digest, read_json, write_json
@@ -38,7 +38,7 @@ VERSION = 2
 
 def make_parser(description: str | None, presets: Mapping[str, Counts]) -> OneLineParser:
     """A parser with the options that all the corpora have."""
-    parser = OneLineParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = OneLineParser(description=description, formatter_class=ParagraphFormatter)
     parser.add_argument("out", metavar="<out-data-dir>", help="gets train, fit, test, attack and wav; e.g. data")
     sizes = "; ".join(f"{name}: {' '.join(str(counts[s]) for s in SETS)}" for name, counts in presets.items())
     parser.add_argument(

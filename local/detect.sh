@@ -8,7 +8,8 @@ attack=pgd   # name of the attack
 fpr=0.01     # false-positive rate of the thresholds
 seed=0       # of the bootstrap
 
-help_message="Usage: $0 [options]     (in a recipe directory, after run.sh and local/attack.sh)
+help_message="Usage: $0 [options]
+In a recipe directory, after run.sh and local/attack.sh.
  e.g.: $0 --eps 0.02 --model ensemble --attack paper-pgd
 Options:
   --eps <e>         of the attack [$eps]

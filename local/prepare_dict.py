@@ -12,7 +12,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from kaldi_uq.cli.main import OneLineParser
+from kaldi_uq.cli.main import OneLineParser, ParagraphFormatter
 from kaldi_uq.errors import DataError, KaldiUqError
 from kaldi_uq.io.datadir import read_table
 from kaldi_uq.io.files import write_text
@@ -69,7 +69,7 @@ def words_of(text_path: Path) -> list[str]:
 
 
 def main() -> int:
-    parser = OneLineParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = OneLineParser(description=__doc__, formatter_class=ParagraphFormatter)
     parser.add_argument("--lexicon", choices=("words", "phones"), default="words", help="[words]")
     parser.add_argument("text", type=Path, metavar="TRAINING-TEXT")
     parser.add_argument("dict_dir", type=Path, metavar="DICT-DIR")

@@ -17,4 +17,6 @@ dir=$2
 [ -f "$data/text" ] || { echo "$0: error: $data/text: no such file" >&2; exit 1; }
 compgen -G "$dir/hypotheses*" >/dev/null || { echo "$0: error: $dir has no hypotheses; steps/decode.sh makes them" >&2; exit 1; }
 
-kaldi-uq score-text --json "$dir/wer.json" "$data/text" "$dir"/hypotheses* | tee "$dir/wer"
+kaldi-uq score-text --json "$dir/wer.json" "$data/text" "$dir"/hypotheses* >"$dir/wer.tmp"
+mv "$dir/wer.tmp" "$dir/wer"
+cat "$dir/wer"

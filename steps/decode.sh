@@ -38,11 +38,12 @@ srcdir=$(dirname "$dir")
 for f in "$data/feats.scp" "$data/cmvn.scp"; do
   [ -f "$f" ] || { echo "$0: error: $f: no such file; stage 1 of the recipe makes it" >&2; exit 1; }
 done
+[[ $nj =~ ^[1-9][0-9]*$ ]] || { echo "$0: error: --nj must be a whole number above 0, got '$nj'" >&2; exit 1; }
 num_spk=$(wc -l <"$data/spk2utt")   # a part has at least one speaker
 [ "$nj" -le "$num_spk" ] || nj=$num_spk
-utils/split_data.sh "$data" "$nj"
+utils/split_data.sh "$data" "$nj" >/dev/null
 mkdir -p "$dir/log"
-rm -f "$dir"/hypotheses.*
+rm -f "$dir"/hypotheses.* "$dir/wer" "$dir/wer.json"
 
 $cmd "JOB=1:$nj" "$dir/log/decode.JOB.log" \
   kaldi-uq decode-gmm ${engine:+--engine "$engine"} --acwt "$acwt" --beam "$beam" --max-active "$max_active" \

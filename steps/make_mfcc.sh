@@ -29,9 +29,13 @@ name=$(basename "$data")
 for f in "$data/wav.scp" "$data/utt2spk" "$mfcc_config"; do
   [ -f "$f" ] || { echo "$0: error: $f: no such file (stage 0 of a recipe makes the data)" >&2; exit 1; }
 done
+[[ $nj =~ ^[1-9][0-9]*$ ]] || { echo "$0: error: --nj must be a whole number above 0, got '$nj'" >&2; exit 1; }
 utils/validate_data_dir.sh --no-text --no-feats "$data"
-utils/split_data.sh --per-utt "$data" "$nj"
+num_utts=$(wc -l <"$data/utt2spk")   # a part has at least one utterance
+[ "$nj" -le "$num_utts" ] || nj=$num_utts
+utils/split_data.sh --per-utt "$data" "$nj" >/dev/null
 mkdir -p "$logdir" "$mfccdir"
+rm -f "$data/feats.scp"   # it points into the archives that are now replaced
 
 $cmd "JOB=1:$nj" "$logdir/make_mfcc_$name.JOB.log" \
   kaldi-uq compute-mfcc --mfcc-config "$mfcc_config" --num-frames "$logdir/utt2num_frames.JOB" \

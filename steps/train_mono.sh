@@ -2,6 +2,7 @@
 # Train a monophone system on speaker-normalised MFCC with derivatives: final.mdl, tree, ali.1.gz.
 set -euo pipefail
 
+# shellcheck disable=SC2034
 nj=2               # accepted as in Kaldi; one process trains, so that no number of jobs can change the model
 cmd=utils/run.pl   # where the job runs
 engine=            # embedded or kaldi; empty: by KALDI_ROOT
@@ -44,4 +45,4 @@ $cmd "$dir/log/train.log" \
   kaldi-uq train-mono ${engine:+--engine "$engine"} --num-iters "$num_iters" --totgauss "$totgauss" --seed "$seed" \
   ${mono_config:+--config "$mono_config"} "$data" "$lang" "$dir"
 
-echo "$0: $dir/final.mdl trained on $(wc -l <"$data/text") utterances with $nj jobs allowed" >&2
+echo "$0: $dir/final.mdl trained on $(wc -l <"$data/text") utterances" >&2

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
+from tests.recipe import REPO, TINY_OPTIONS, Recipe, make_recipe
+
 # Small tensors: more threads only get into each other's way.  Before torch is imported anywhere.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("MPLBACKEND", "Agg")
-
-REPO = Path(__file__).resolve().parents[1]
 
 RunScript = Callable[..., "subprocess.CompletedProcess[str]"]
 
@@ -69,3 +69,12 @@ def fsdd_dir() -> Path:
     if not place:
         pytest.skip("KALDI_UQ_FSDD is not set (a clone of the Free Spoken Digit Dataset)")
     return Path(place)
+
+
+@pytest.fixture(scope="session")
+def tiny_recipe(tmp_path_factory: pytest.TempPathFactory, script_env: dict[str, str]) -> Recipe:
+    """The recipe after all its stages on a tiny synthetic corpus.  To be read, not written; ``clone`` it to change it."""
+    pytest.importorskip("espeakng_loader", reason="pip install espeakng-loader")
+    recipe = make_recipe(tmp_path_factory.mktemp("recipe"), script_env)
+    recipe.run_sh(*TINY_OPTIONS)
+    return recipe

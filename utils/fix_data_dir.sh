@@ -5,8 +5,9 @@ set -euo pipefail
 help_message="Usage: utils/fix_data_dir.sh <data-dir>
 e.g.: utils/fix_data_dir.sh data/train
 
-Says what it drops, and from which file it was missing. Files that it changes are kept in
-<data-dir>/.backup. It fails, and changes nothing, if no utterance would be left."
+Says what it drops, and from which file it was missing. Files that it changes
+are kept in <data-dir>/.backup. It fails, and changes nothing, if no utterance
+would be left."
 
 if [[ ${1:-} == --help ]]; then
   echo "$help_message"

@@ -8,7 +8,7 @@ Usage: int2sym.pl [options] <symbol-table> [<integers>] > <text>
 e.g.: int2sym.pl -f 2- data/lang/words.txt exp/mono/decode_test/1.tra
 
 Options:
-  -f <fields>    which fields to replace: 2, 2-4, 2- or -4, from 1 (default: all)
+  -f <fields>    fields to replace: 2, 2-4, 2- or -4 (default: all)
 END
 
 sub fail { print STDERR "int2sym.pl: error: @_\n"; exit 1; }

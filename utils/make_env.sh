@@ -6,9 +6,10 @@ set -euo pipefail
 usage="Usage: utils/make_env.sh
 e.g.: utils/make_env.sh
 
-Makes the Python environment .venv of this repository and installs the package and all
-it needs there (about 5 GB). Does nothing if .venv is complete, or if the active Python
-environment has everything already. To begin again: rm -rf .venv"
+Makes the Python environment .venv of this repository and installs the package
+and all it needs there (about 5 GB). Does nothing if .venv is complete, or if
+the active Python environment has everything already. To begin again:
+rm -rf .venv"
 
 case "$#:${1:-}" in
   0:) ;;

@@ -5,8 +5,10 @@ set -euo pipefail
 engine=      # embedded or kaldi; empty: by KALDI_ROOT
 word_loop=   # file with the words of a loop grammar; empty: no G.fst
 
-help_message="Usage: $0 [options] <dict-dir> <oov-word> <tmp-dir> <lang-dir>
- e.g.: $0 --word-loop data/local/dict/words.txt data/local/dict '<SIL>' data/local/lang data/lang
+help_message="Usage: $0 [options] <dict-dir> <oov-word> <tmp-dir> \\
+         <lang-dir>
+ e.g.: $0 --word-loop data/local/dict/words.txt \\
+         data/local/dict '<SIL>' data/local/lang data/lang
 Options:
   --word-loop <file>        write G.fst: any of these words after any other
   --engine embedded|kaldi   [by KALDI_ROOT]
@@ -21,6 +23,6 @@ fi
 . ./path.sh
 
 [ -f "$1/lexicon.txt" ] || { echo "$0: error: $1/lexicon.txt: no such file" >&2; exit 1; }
-kaldi-uq prepare-lang ${engine:+--engine "$engine"} ${word_loop:+--word-loop "$word_loop"} "$1" "$2" "$4"
+summary=$(kaldi-uq prepare-lang ${engine:+--engine "$engine"} ${word_loop:+--word-loop "$word_loop"} "$1" "$2" "$4")
 
-echo "$0: $4: $(wc -l <"$4/words.txt") words, $(wc -l <"$4/phones.txt") phones" >&2
+echo "$0: $summary" >&2

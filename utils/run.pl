@@ -13,13 +13,15 @@ use POSIX qw(:sys_wait_h setpgid);
 
 my $usage = <<'END';
 Usage: run.pl [options] [JOB=<first>:<last>] <log-file> <command> [<arg> ...]
-e.g.: run.pl --max-jobs-run 4 JOB=1:8 exp/mono/log/align.JOB.log gzip -k exp/mono/ali.JOB
+e.g.: run.pl --max-jobs-run 4 JOB=1:8 log/zip.JOB.log gzip -k exp/mono/ali.JOB
 
-Runs the command with JOB replaced by each number, in the arguments and in the name of
-the log file. Exits with status 1 if a job fails, after all have ended.
+Runs the command with JOB replaced by each number, in the arguments and in the
+name of the log file. Exits with status 1 if a job fails, after all have ended.
 Options:
-  --max-jobs-run <n>   at most so many at once (default: number of CPU cores); also -tc <n>
-  --mem, --gpu, --num-threads, ... <value>    accepted and ignored: they are for clusters
+  --max-jobs-run <n>   at most so many at once, also -tc <n> (default: number of
+                       CPU cores)
+  --mem, --gpu, --num-threads, ... <value>
+                       accepted and ignored: they are for clusters
 END
 
 my %running;    # process id => [job, log file, time it began]
@@ -201,9 +203,15 @@ if (%failed) {
     print STDERR 'run.pl: ' . @jobs . " / $num_jobs failed, logs are in @logs$more\n";
   }
   if (open(my $stream, '<', $log)) {
-    my @lines = <$stream>;
-    splice @lines, 0, @lines - 12 if @lines > 12;
-    print STDERR "run.pl: $log ends with\n", map { "  $_" } @lines;
+    # What a terminal would show: of a progress bar its last state, and not our own lines about the job.
+    my @lines = grep { !/^#/ } map { s/^.*\r(?=.)//r } <$stream>;
+    my @errors = grep { /: error: / } @lines;
+    if (@errors) {
+      print STDERR $errors[-1];
+    } else {
+      splice @lines, 0, @lines - 12 if @lines > 12;
+      print STDERR "run.pl: $log ends with\n", map { "  $_" } @lines;
+    }
   }
   exit 1;
 }

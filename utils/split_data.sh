@@ -5,10 +5,11 @@ set -euo pipefail
 help_message="Usage: utils/split_data.sh [--per-utt] <data-dir> <num-to-split>
 e.g.: utils/split_data.sh data/train 4
 
-Makes <data-dir>/split<N>/{1,2,...,N}, parts of about equal size, no speaker in two of
-them. Does nothing if they are there and <data-dir> has not changed since.
+Makes <data-dir>/split<N>/{1,2,...,N}, parts of about equal size, no speaker in
+two of them. Does nothing if they are there and <data-dir> has not changed.
 Options:
-  --per-utt    split by utterance, into <data-dir>/split<N>utt: a speaker may be in two parts"
+  --per-utt    split by utterance, into <data-dir>/split<N>utt: a speaker may be
+               in two parts"
 
 options=()
 while [[ ${1:-} == --* ]]; do

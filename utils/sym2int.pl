@@ -8,8 +8,8 @@ Usage: sym2int.pl [options] <symbol-table> [<text>] > <integers>
 e.g.: sym2int.pl --map-oov '<UNK>' -f 2- data/lang/words.txt data/train/text
 
 Options:
-  -f <fields>          which fields to replace: 2, 2-4, 2- or -4, from 1 (default: all)
-  --map-oov <symbol>   symbol or integer that stands for what is not in the table
+  -f <fields>          fields to replace: 2, 2-4, 2- or -4 (default: all)
+  --map-oov <symbol>   symbol or integer for what is not in the table
                        (default: such a symbol is an error)
 END
 

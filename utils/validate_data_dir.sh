@@ -7,9 +7,10 @@ e.g.: utils/validate_data_dir.sh --no-feats data/train
 
 Says the first thing that is wrong and exits with status 1.
 Options:
-  --no-feats, --no-text, --no-wav    feats.scp, text, wav.scp may be missing; checked if they are there
-  --no-spk-sort                      the order of the speakers in utt2spk is not checked
-  --non-print                        control characters in text are allowed"
+  --no-feats, --no-text, --no-wav   feats.scp, text, wav.scp may be missing;
+                                    checked if they are there
+  --no-spk-sort                     do not check the order of the speakers
+  --non-print                       allow control characters in text"
 
 options=()
 while [[ ${1:-} == --* ]]; do

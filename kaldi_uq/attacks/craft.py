@@ -75,8 +75,11 @@ class Attacker:
         Returns:
             utt -> ``{"target": words, "first_loss", "last_loss", "live_samples"}``, in the order of ``waves``.
         """
-        chosen = self._choose(waves, text, config, targets, targets_name)
+        chosen = self.choose(waves, text, config, targets, targets_name)
         key = digest(key, config.to_dict(), chosen, self.decode.to_dict())
+        for part in (out_dir / "parts").glob("*.json"):
+            if _finished(part, key) is None:  # this run overwrites waveforms that it stands for
+                part.unlink()
         device = self.model.log_prior.device
         records: dict[str, dict[str, Any]] = {}
         with tqdm(total=len(waves), desc=f"attack eps {config.eps:g}", unit="utt") as progress:
@@ -93,7 +96,7 @@ class Attacker:
                 progress.update(len(batch.utts))
         return {utt: records[utt] for utt in waves}
 
-    def _choose(
+    def choose(
         self,
         waves: dict[str, np.ndarray],
         text: Mapping[str, list[str]],
@@ -101,6 +104,12 @@ class Attacker:
         targets: Mapping[str, list[str]] | None,
         where: str,
     ) -> dict[str, list[str]]:
+        """The target words of each utterance: the given ones, checked, or random ones; arguments as of ``craft``.
+
+        Raises:
+            AlignmentError: a target is too long for the audio, or the audio too short for any.
+            DataError: a target has no words, or one outside the lexicon.
+        """
         chosen = {}
         for utt, wav in waves.items():
             num_frames = int(self.model.front_end.num_frames(len(wav)))
@@ -204,6 +213,9 @@ def _finished(part: Path, key: str) -> dict[str, Any] | None:
     """The record of a batch that an earlier run finished with the same options, or ``None``."""
     try:
         state = json.loads(part.read_text(encoding="utf-8"))
-    except (FileNotFoundError, json.JSONDecodeError):
+    except (FileNotFoundError, ValueError):  # none, or damaged
         return None
-    return {"records": state["records"]} if state.get("key") == key else None
+    if not isinstance(state, dict) or state.get("key") != key:
+        return None
+    wavs = [part.parents[1] / "wav" / f"{utt}.wav" for utt in state["records"]]
+    return {"records": state["records"]} if all(path.is_file() for path in wavs) else None

@@ -9,6 +9,7 @@ import argparse
 import importlib
 import os
 import sys
+import textwrap
 from typing import NoReturn
 
 from kaldi_uq import __version__
@@ -17,8 +18,9 @@ from kaldi_uq.errors import KaldiUqError
 # command -> (module, summary); modules are imported late, so that --help needs no torch
 COMMANDS: dict[str, tuple[str, str]] = {
     "doctor": ("doctor", "say what is installed, what is missing, and how to mend it"),
+    "detect": ("detect", "judge WAV files: is this audio an attack, and where"),
     "validate-data": ("validate_data", "check a data directory"),
-    "fix-data": ("fix_data", "sort a data directory, drop utterances that are not in all of its files"),
+    "fix-data": ("fix_data", "sort a data directory, drop incomplete utterances"),
     "split-data": ("split_data", "split a data directory into parts for parallel jobs"),
     "prepare-lang": ("prepare_lang", "build a language directory from a dictionary directory"),
     "compute-mfcc": ("compute_mfcc", "compute Kaldi's MFCC of a data directory"),
@@ -40,6 +42,18 @@ COMMANDS: dict[str, tuple[str, str]] = {
 }
 
 
+def _fill(paragraph: str, width: int) -> str:
+    return textwrap.fill(paragraph, width, break_on_hyphens=False)  # the name of an option stays in one piece
+
+
+class ParagraphFormatter(argparse.HelpFormatter):
+    """Keeps the paragraphs of a description and fills each to the width of the terminal; indented ones stay as is."""
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        paragraphs = text.strip("\n").split("\n\n")
+        return "\n\n".join(p if "\n " in p or p.startswith(" ") else _fill(p, width) for p in paragraphs)
+
+
 class OneLineParser(argparse.ArgumentParser):
     """An argument parser whose errors are one line and exit with status 1, as Kaldi's tools do."""
 
@@ -55,7 +69,7 @@ def build_parser() -> OneLineParser:
         prog="kaldi-uq",
         description="Is this audio an attack on my recogniser?",
         epilog=f"commands:\n{listing}\n\n'kaldi-uq COMMAND --help' says more.",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=ParagraphFormatter,
     )
     parser.add_argument("--version", action="version", version=f"kaldi-uq {__version__}")
     parser.add_argument("command", metavar="COMMAND", choices=sorted(COMMANDS), help="what to do; listed below")
@@ -65,9 +79,7 @@ def build_parser() -> OneLineParser:
 def command_parser(name: str) -> tuple[OneLineParser, object]:
     """The parser of one command and its module."""
     module = importlib.import_module(f"kaldi_uq.cli.{COMMANDS[name][0]}")
-    parser = OneLineParser(
-        prog=f"kaldi-uq {name}", description=module.__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = OneLineParser(prog=f"kaldi-uq {name}", description=module.__doc__, formatter_class=ParagraphFormatter)
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     module.add_arguments(parser)
     return parser, module
@@ -95,7 +107,7 @@ def _dispatch(argv: list[str]) -> int:
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     name, rest = argv[0], argv[1:]
     parser, module = command_parser(name)
-    args = parser.parse_args(rest)
+    args = parser.parse_intermixed_args(rest)  # options may stand before, between and after the file names
     try:
         status = module.run(args)  # type: ignore[attr-defined]
     except BrokenPipeError:

@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from kaldi_uq.cli.options import add_config_file, add_config_flags, add_engine, directory
+from kaldi_uq.cli.options import add_config_file, add_config_flags, add_engine, directory, non_negative_int
+from kaldi_uq.errors import UsageError
 from kaldi_uq.hybrid import HybridModel, select_device
 from kaldi_uq.io.datadir import DataDir
 from kaldi_uq.io.waves import read_waves
@@ -20,7 +21,9 @@ def add_model_arguments(parser: argparse.ArgumentParser, *configs: type[Config])
     """Add MODEL-DIR's options: engine, device, seed, draws, and the flags of the configurations."""
     add_engine(parser)
     parser.add_argument("--device", default="", help="cpu or cuda; default: cuda if there is one")
-    parser.add_argument("--num-draws", type=int, default=0, help="draws of a random model; 0: the model's default")
+    parser.add_argument(
+        "--num-draws", type=non_negative_int, default=0, help="draws of a random model; 0: the model's default"
+    )
     add_config_file(parser, DecodeConfig, *configs)
     every: tuple[type[Config], ...] = (DecodeConfig, *configs)
     for config in every:
@@ -35,9 +38,16 @@ def add_data_and_graph(parser: argparse.ArgumentParser) -> None:
 
 
 def load_model(args: argparse.Namespace) -> HybridModel:
-    """The model on its device."""
+    """The model on its device.
+
+    Raises:
+        UsageError: draws are asked for and the model is not random.
+    """
     use_all_cores()
-    return HybridModel.load(args.model_dir, select_device(args.device))
+    model = HybridModel.load(args.model_dir, select_device(args.device))
+    if args.num_draws > 1 and not model.network.is_random:
+        raise UsageError(f"--num-draws {args.num_draws}: {args.model_dir} is not random, leave the option out")
+    return model
 
 
 def use_all_cores() -> None:

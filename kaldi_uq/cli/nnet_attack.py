@@ -18,11 +18,11 @@ from kaldi_uq.attacks.checks import check_attack
 from kaldi_uq.attacks.craft import Attacker
 from kaldi_uq.attacks.targets import min_word_frames, target_words
 from kaldi_uq.cli.model_options import add_data_and_graph, add_model_arguments, load_model, model_name, waves_of
-from kaldi_uq.cli.options import config_from, directory, engine_of, start_logging
+from kaldi_uq.cli.options import config_from, directory, engine_of, non_negative_int, start_logging
 from kaldi_uq.errors import DataError
 from kaldi_uq.evaluate import decode_waves
 from kaldi_uq.hybrid import MODEL_FILE, HybridModel
-from kaldi_uq.io.datadir import DataDir, c_sorted, read_table, write_table
+from kaldi_uq.io.datadir import DataDir, c_sorted, invert_utt2spk, read_table, write_table
 from kaldi_uq.io.files import DoneStamp, read_json, write_json, write_text
 from kaldi_uq.io.kaldi_model import read_transitions
 from kaldi_uq.io.lang import Lang
@@ -39,7 +39,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("out_dir", type=Path, metavar="OUT-DIR")
     parser.add_argument("--lang-dir", type=directory, required=True, metavar="LANG-DIR", help="lexicon of the targets")
     parser.add_argument("--attack", default="pgd", help="name under which results are filed [pgd]")
-    parser.add_argument("--num-utts", type=int, default=0, help="attack the first so many utterances; 0: all")
+    parser.add_argument(
+        "--num-utts", type=non_negative_int, default=0, help="attack so many utterances, spread over the data; 0: all"
+    )
     parser.add_argument("--target-text", metavar="FILE", help="table utt -> target words; default: random targets")
     parser.add_argument("--results", metavar="FILE", help="also record the summary in this results.json")
     add_model_arguments(parser, AttackConfig)
@@ -48,8 +50,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     start_logging()
     config, decode = config_from(args, AttackConfig), config_from(args, DecodeConfig)
-    if args.num_utts < 0:
-        raise DataError(f"--num-utts must be >= 0, got {args.num_utts}")
     model = load_model(args)
     data = DataDir.read(args.data_dir, need=("wav.scp", "utt2spk", "text"))
     waves = waves_of(data, model)
@@ -62,8 +62,7 @@ def run(args: argparse.Namespace) -> None:
     options |= {"num_utts": args.num_utts, "num_draws": args.num_draws, "audio": waves_digest(waves)}
     stamp = DoneStamp(args.out_dir, "attack", options=options, inputs=inputs)
     if not stamp.is_current():
-        stamp.clear()
-        _attack(args, config, decode, model, data, waves, stamp.key)
+        _attack(args, config, decode, model, data, waves, stamp)
         stamp.write()
     row = _summary(args, config)
     if args.results:
@@ -81,7 +80,7 @@ def _attack(
     model: HybridModel,
     data: DataDir,
     waves: dict[str, np.ndarray],
-    key: str,
+    stamp: DoneStamp,
 ) -> None:
     if args.num_utts:
         if args.num_utts > len(waves):
@@ -102,10 +101,16 @@ def _attack(
         choices=target_words(lang, transitions.topology),
         decode=decode,
     )
+    targets_name = args.target_text or ""
+    attacker.choose(waves, text, config, targets, targets_name)  # a mistake in them leaves an earlier result in place
+    stamp.clear()
+    (args.out_dir / "results.jsonl").unlink(missing_ok=True)
     crafted = attacker.craft(
-        waves, text, config, args.out_dir, targets=targets, targets_name=args.target_text or "", key=key
+        waves, text, config, args.out_dir, targets=targets, targets_name=targets_name, key=stamp.key
     )
     scp = {utt: str(args.out_dir / "wav" / f"{utt}.wav") for utt in waves}
+    for left_over in {str(path) for path in (args.out_dir / "wav").rglob("*.wav")} - set(scp.values()):
+        Path(left_over).unlink()  # of an earlier attack on more utterances
     rate = model.front_end.sample_rate
     heard = {utt: read_wav(path, expected_rate=rate)[0] for utt, path in scp.items()}
     hypotheses, statistics = decode_waves(
@@ -138,7 +143,9 @@ def _attack(
         lines.append(json.dumps(line, allow_nan=False))
     write_json(args.out_dir / "checks.json", check_attack(waves, heard, crafted, config))
     write_table(args.out_dir / "wav.scp", scp)
-    write_table(args.out_dir / "utt2spk", {utt: data.utt2spk[utt] for utt in waves})
+    utt2spk = {utt: data.utt2spk[utt] for utt in waves}
+    write_table(args.out_dir / "utt2spk", utt2spk)
+    write_table(args.out_dir / "spk2utt", {spk: " ".join(utts) for spk, utts in invert_utt2spk(utt2spk).items()})
     write_table(args.out_dir / "text", {utt: " ".join(text[utt]) for utt in waves})
     write_table(args.out_dir / "target_text", {utt: " ".join(crafted[utt]["target"]) for utt in waves})
     write_text(args.out_dir / "results.jsonl", "\n".join(lines) + "\n")
@@ -153,7 +160,9 @@ def _read_targets(path: str, waves: dict[str, np.ndarray]) -> dict[str, list[str
     table = read_table(path, check_sorted=False)
     missing = [utt for utt in waves if utt not in table]
     if missing:
-        raise DataError(f"{path}: no target for utterance {missing[0]!r} ({len(missing)} are missing)")
+        raise DataError(
+            f"{path}: no target for utterance {missing[0]!r} ({len(missing)} are missing); add a line '<utt> <words>'"
+        )
     return {utt: table[utt].split() for utt in c_sorted(waves)}
 
 

@@ -1,6 +1,7 @@
 """Decode a benign data directory with a hybrid model and measure its uncertainty.
 
-Writes OUT-DIR/results.jsonl (one line an utterance: text, hypothesis, errors, statistics) and OUT-DIR/hypotheses.
+Writes OUT-DIR/results.jsonl (one line an utterance: text, hypothesis, errors, statistics), OUT-DIR/hypotheses and
+OUT-DIR/frame_quantiles.json (quantiles of each measure over all frames: what is normal in one frame).
 """
 
 from __future__ import annotations
@@ -10,11 +11,12 @@ import json
 from pathlib import Path
 
 from kaldi_uq.cli.model_options import add_data_and_graph, add_model_arguments, load_model, model_name, waves_of
-from kaldi_uq.cli.options import config_from, engine_of, start_logging
+from kaldi_uq.cli.options import config_from, engine_of, non_negative_int, start_logging
 from kaldi_uq.evaluate import decode_waves
+from kaldi_uq.frames import FILE_NAME, FrameCounter, save_frame_quantiles
 from kaldi_uq.hybrid import MODEL_FILE
 from kaldi_uq.io.datadir import DataDir, write_table
-from kaldi_uq.io.files import DoneStamp, write_text
+from kaldi_uq.io.files import DoneStamp, file_digest, write_text
 from kaldi_uq.io.waves import waves_digest
 from kaldi_uq.report.results import Results
 from kaldi_uq.scoring import ErrorRate, align_words
@@ -25,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_data_and_graph(parser)
     parser.add_argument("out_dir", type=Path, metavar="OUT-DIR")
     parser.add_argument("--results", metavar="FILE", help="also record the accuracy in this results.json")
-    parser.add_argument("--seed", type=int, default=0, help="of the draws [0]")
+    parser.add_argument("--seed", type=non_negative_int, default=0, help="of the draws [0]")
     add_model_arguments(parser)
 
 
@@ -39,9 +41,11 @@ def run(args: argparse.Namespace) -> None:
     options = {"decode": decode.to_dict(), "seed": args.seed, "num_draws": args.num_draws}
     options["audio"] = waves_digest(waves)
     stamp = DoneStamp(args.out_dir, "decode", options=options, inputs=inputs)
-    if not stamp.is_current():
-        stamp.clear()
+    if not (stamp.is_current() and (args.out_dir / FILE_NAME).is_file()):
         engine = engine_of(args)
+        counter = FrameCounter()
+        stamp.clear()
+        (args.out_dir / "results.jsonl").unlink(missing_ok=True)
         hypotheses, statistics = decode_waves(
             model,
             waves,
@@ -52,6 +56,7 @@ def run(args: argparse.Namespace) -> None:
             num_draws=args.num_draws or None,
             seed=args.seed,
             desc=f"decoding {data.path.name}",
+            observe=lambda _, scores: counter.add(scores.frames),
         )
         lines = []
         for utt in data.utts:
@@ -64,6 +69,7 @@ def run(args: argparse.Namespace) -> None:
                 "statistics": statistics[utt],
             }
             lines.append(json.dumps(record, allow_nan=False))
+        save_frame_quantiles(counter.result(model=file_digest(args.model_dir / MODEL_FILE)), args.out_dir / FILE_NAME)
         write_text(args.out_dir / "results.jsonl", "\n".join(lines) + "\n")
         write_table(args.out_dir / "hypotheses", {utt: " ".join(hypotheses[utt].words) for utt in data.utts})
         stamp.write()

@@ -1,6 +1,7 @@
 """Fit detectors on benign audio and measure how well they tell attacked audio from other benign audio.
 
-The inputs are results.jsonl files of nnet-decode and nnet-attack, all of one model.
+The inputs are results.jsonl files of nnet-decode and nnet-attack, all of one model.  What nnet-decode wrote about the
+frames beside the set to fit on, frame_quantiles.json, goes with the detectors.
 """
 
 from __future__ import annotations
@@ -8,7 +9,9 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from kaldi_uq.cli.options import non_negative_int
 from kaldi_uq.detector import GaussianDetector, evaluate_detection, save_detector
+from kaldi_uq.frames import FILE_NAME, load_frame_quantiles, save_frame_quantiles
 from kaldi_uq.report.records import read_attacked, read_benign, statistics_table
 from kaldi_uq.report.results import Results
 
@@ -23,7 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--results", type=Path, required=True, metavar="FILE", help="results.json to add the rows to")
     parser.add_argument("--detector-dir", type=Path, metavar="DIR", help="save the fitted Gaussian detectors here")
     parser.add_argument("--fpr", type=float, default=0.01, help="false-positive rate of the threshold [0.01]")
-    parser.add_argument("--seed", type=int, default=0, help="of the bootstrap [0]")
+    parser.add_argument("--seed", type=non_negative_int, default=0, help="of the bootstrap [0]")
 
 
 def run(args: argparse.Namespace) -> None:
@@ -36,6 +39,11 @@ def run(args: argparse.Namespace) -> None:
         for name in fit:
             detector = GaussianDetector(True, statistic=name).fit(fit).calibrate(args.fpr, fit)
             save_detector(detector, args.detector_dir / f"{name}.json")
+        frames = args.fit.parent / FILE_NAME
+        if frames.is_file():
+            save_frame_quantiles(load_frame_quantiles(frames), args.detector_dir / FILE_NAME)
+        else:  # a file of an earlier fit would be about other audio
+            (args.detector_dir / FILE_NAME).unlink(missing_ok=True)
     for name in ("max_predictive_entropy", "mean_predictive_entropy"):
         row = next(r for r in rows if r["statistic"] == name)
         low, high = row["auroc_ci95"]

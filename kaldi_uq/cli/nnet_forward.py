@@ -9,7 +9,7 @@ import argparse
 from pathlib import Path
 
 from kaldi_uq.cli.model_options import add_model_arguments, load_model, waves_of
-from kaldi_uq.cli.options import directory, start_logging
+from kaldi_uq.cli.options import directory, non_negative_int, start_logging
 from kaldi_uq.evaluate import score_waves
 from kaldi_uq.io.ark import MatrixWriter
 from kaldi_uq.io.datadir import DataDir
@@ -21,7 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("ark", type=Path, metavar="ARK")
     parser.add_argument("scp", type=Path, metavar="SCP")
     parser.add_argument("--log-post", action="store_true", help="without dividing by the priors")
-    parser.add_argument("--seed", type=int, default=0, help="of the draws [0]")
+    parser.add_argument("--seed", type=non_negative_int, default=0, help="of the draws [0]")
     add_model_arguments(parser)
 
 

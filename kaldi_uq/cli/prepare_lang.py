@@ -34,4 +34,7 @@ def run(args: argparse.Namespace) -> None:
             raise DataError(f"{args.word_loop}: empty, expected one word a line")
         lang.word_ids(words, where=args.word_loop)
         engine.compile_fst(loop_grammar(words, lang.words), args.lang_dir / "G.fst", sort="ilabel")
-    print(f"kaldi-uq prepare-lang: {args.lang_dir}: {len(Lang.read(args.lang_dir).words)} symbols in words.txt")
+    lang = Lang.read(args.lang_dir)
+    num_words = len(lang.words.keys() - {"<eps>", "#0", "<s>", "</s>"})
+    num_phones = len(lang.phones) - len(lang.disambig) - 1  # 1: <eps>
+    print(f"{args.lang_dir}: {num_words} words, {num_phones} phones")

@@ -8,7 +8,7 @@ import platform
 from pathlib import Path
 
 from kaldi_uq import __version__
-from kaldi_uq.cli.options import add_engine, engine_of
+from kaldi_uq.cli.options import add_engine, engine_of, non_negative_int
 from kaldi_uq.errors import UsageError
 from kaldi_uq.io.files import read_json
 from kaldi_uq.report.results import Results
@@ -21,7 +21,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--environment", action="store_true", help="record engine, versions, device, seed and options")
     parser.add_argument("--clean", action="append", default=[], metavar="NAME=WER-JSON", help="clean score of a system")
     parser.add_argument("--option", action="append", default=[], metavar="NAME=VALUE", help="option of the run")
-    parser.add_argument("--seed", type=int, default=0, help="[0]")
+    parser.add_argument("--seed", type=non_negative_int, default=0, help="[0]")
+    parser.add_argument("--device", default="", help="cpu or cuda; default: cuda if there is one")
     add_engine(parser)
 
 
@@ -29,6 +30,8 @@ def run(args: argparse.Namespace) -> None:
     results = Results(args.results)
     if args.environment:
         import torch
+
+        from kaldi_uq.hybrid import select_device
 
         engine = engine_of(args)
         names = ("torch", "torchaudio", "numpy", "scikit-learn")
@@ -39,7 +42,7 @@ def run(args: argparse.Namespace) -> None:
                 "versions": {"kaldi_uq": __version__, "python": platform.python_version()}
                 | versions
                 | engine.versions(),
-                "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
+                "device": torch.cuda.get_device_name() if select_device(args.device).type == "cuda" else "cpu",
                 "seed": args.seed,
                 "options": dict(_pair(text) for text in args.option),
             }

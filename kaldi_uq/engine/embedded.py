@@ -20,6 +20,7 @@ from kaldi_uq.errors import EngineError, ModelFileError
 from kaldi_uq.io.files import write_text
 from kaldi_uq.io.kaldi_model import TransitionTable, read_transitions, write_model
 from kaldi_uq.io.lang import Lang
+from kaldi_uq.io.tree import read_tree_bytes
 from kaldi_uq.types import DecodeConfig
 
 try:
@@ -77,11 +78,11 @@ class EmbeddedEngine(Engine):
         kaldifst.determinize_star(graph, use_log=True)
         _symbols_to_epsilon(graph, set(disambig_tids))
         kaldifst.minimize_encoded(graph)
+        if graph.num_states == 0:
+            raise EngineError(f"{graph_dir}: the graph is empty: lexicon and grammar share no word; see {lang.path}")
         graph = khg.add_self_loops(
             self_loop_scale=self_loop_scale, disambig_syms=[], reorder=True, trans_model=transitions, ifst=graph
         )
-        if graph.num_states == 0:
-            raise EngineError(f"{graph_dir}: the graph is empty: lexicon and grammar share no word; see {lang.path}")
         graph_dir.mkdir(parents=True, exist_ok=True)
         write_fst(graph, graph_dir / "HCLG.fst")
         write_text(graph_dir / "words.txt", (lang.path / "words.txt").read_text())
@@ -98,6 +99,7 @@ class EmbeddedEngine(Engine):
         graphs = TrainingGraphs(model_dir, lang, config.transition_scale, config.self_loop_scale)
         found = {}
         for utt, scores in loglikes:
+            _check_scores(utt, scores, graphs.transitions.num_pdfs, model_dir)
             graph = graphs.get(tuple(transcripts[utt]))
             alignment = viterbi_align(
                 utt, graph, scaled_by_tid(scores, graphs.tid_to_pdf, config.acwt), config.align_beam, config.retry_beam
@@ -117,17 +119,23 @@ class EmbeddedEngine(Engine):
         )
         hypotheses = {}
         for utt, scores in loglikes:
-            if scores.shape[1] <= int(tid_to_pdf.max()):
-                raise EngineError(f"{utt}: {scores.shape[1]} pdfs, the model {model_dir} has {tid_to_pdf.max() + 1}")
+            _check_scores(utt, scores, transitions.num_pdfs, model_dir)
+            if not len(scores):
+                continue
             decodable = khg.DecodableCtc(scaled_by_tid(scores, tid_to_pdf, config.acwt))
-            decoder = khg.LatticeFasterDecoder(fst, options)
-            done, alignment, words, score = khg.decode_utterance_lattice_faster(
-                decoder, decodable, transitions, utt, True
-            )
-            if done and alignment:
-                hypotheses[utt] = Hypothesis(
-                    tuple(id_to_word[w] for w in words), np.asarray(alignment, dtype=np.int32), float(score)
+            for partial in (False, True):  # a path that ends in the middle of a word only if there is no other
+                decoder = khg.LatticeFasterDecoder(fst, options)
+                done, alignment, words, score = khg.decode_utterance_lattice_faster(
+                    decoder, decodable, transitions, utt, partial
                 )
+                if done and alignment:
+                    hypotheses[utt] = Hypothesis(
+                        tuple(id_to_word[w] for w in words),
+                        np.asarray(alignment, dtype=np.int32),
+                        float(score),
+                        reached_final=not partial,
+                    )
+                    break
         return hypotheses
 
     def update_transitions(self, model_dir: Path, alignments: Iterable[np.ndarray], out_path: Path) -> None:
@@ -137,18 +145,29 @@ class EmbeddedEngine(Engine):
         write_model(out_path, with_log_probs(table, transitions))
 
 
+def _check_scores(utt: str, scores: np.ndarray, num_pdfs: int, model_dir: Path) -> None:
+    if scores.ndim != 2 or scores.shape[1] != num_pdfs:
+        raise EngineError(
+            f"{utt}: scores are {scores.shape}, expected (frames, {num_pdfs}), the pdfs of {model_dir}; "
+            "take network and HMM from one directory"
+        )
+    if np.isnan(scores).any():
+        raise EngineError(f"{utt}: the acoustic model gives NaN; train it again, with a smaller learning rate")
+
+
 class TrainingGraphs:
     """Training graphs of word sequences with the transition probabilities added; equal sequences share one."""
 
     def __init__(self, model_dir: Path, lang: Lang, transition_scale: float, self_loop_scale: float) -> None:
         self.transitions, tree = load_model(model_dir)
         self.tid_to_pdf = tid_to_pdf_array(self.transitions)
+        self._lang = lang
         self._compiler = compiler(self.transitions, tree, lang, transition_scale, self_loop_scale)
         self._graphs: dict[tuple[int, ...], Any] = {}
 
     def get(self, words: tuple[int, ...]) -> Any:
         if words not in self._graphs:
-            self._graphs[words] = self._compiler.compile_graph_from_text(list(words))
+            self._graphs[words] = compile_graph(self._compiler, words, self._lang)
         return self._graphs[words]
 
 
@@ -157,6 +176,21 @@ def compiler(transitions: Any, tree: Any, lang: Lang, transition_scale: float, s
     options = khg.TrainingGraphCompilerOptions(transition_scale=transition_scale, self_loop_scale=self_loop_scale)
     lexicon = read_fst(lang.path / "L.fst")
     return khg.TrainingGraphCompiler(transitions, tree, lexicon, list(lang.disambig), options)
+
+
+def compile_graph(graph_compiler: Any, words: Sequence[int], lang: Lang) -> Any:
+    """The training graph of a word sequence.
+
+    Raises:
+        EngineError: the lexicon cannot spell it.
+    """
+    try:
+        return graph_compiler.compile_graph_from_text(list(words))
+    except RuntimeError:  # the composition with the lexicon is empty
+        text = " ".join(lang.id_to_word.get(word, str(word)) for word in words)
+        raise EngineError(
+            f"{lang.path / 'L.fst'}: no path for the text {text!r}: each word must be in the lexicon"
+        ) from None
 
 
 def viterbi_align(utt: str, graph: Any, scaled: np.ndarray, beam: float, retry_beam: float) -> np.ndarray | None:
@@ -213,8 +247,11 @@ def _load_model(model: str, tree: str, _model_time: int, _tree_time: int) -> tup
     table = read_transitions(model)
     dependency = read_tree(Path(tree))
     topology = khg.HmmTopology()
-    topology.read(table.topology.to_text())
-    transitions = khg.TransitionModel(dependency, topology)
+    try:
+        topology.read(table.topology.to_text())
+        transitions = khg.TransitionModel(dependency, topology)
+    except RuntimeError as error:
+        raise ModelFileError(f"{model}: damaged, or not the model of {tree} ({_last_line(error)})") from None
     state = list(transitions.__getstate__())
     tuples = tuple((*t.__getstate__(),) for t in state[0])
     if tuples != table.tuples:
@@ -240,15 +277,19 @@ def set_log_probs(transitions: Any, log_probs: np.ndarray) -> Any:
 
 def read_tree(path: Path) -> Any:
     """Read a binary ``tree`` file."""
-    data = path.read_bytes()
-    if data[:2] != b"\0B":
-        raise ModelFileError(f"{path}: a text-mode tree; make it binary with Kaldi's copy-tree")
+    data = read_tree_bytes(path)
     tree = khg.ContextDependency.__new__(khg.ContextDependency)
     try:
-        tree.__setstate__((np.frombuffer(data[2:], dtype=np.int8).tolist(),))
+        tree.__setstate__((np.frombuffer(data, dtype=np.int8).tolist(),))
     except RuntimeError as error:
-        raise ModelFileError(f"{path}: damaged tree ({' '.join(str(error).split())})") from None
+        raise ModelFileError(f"{path}: damaged tree ({_last_line(error)})") from None
     return tree
+
+
+def _last_line(error: BaseException) -> str:
+    """What a C++ error says, without the places in the source that its other lines name."""
+    lines = [line for line in str(error).splitlines() if line.strip()]
+    return " ".join(lines[-1].split()) if lines else type(error).__name__
 
 
 def read_fst(path: Path) -> Any:
@@ -257,15 +298,17 @@ def read_fst(path: Path) -> Any:
         raise EngineError(f"{path}: no such file; utils/prepare_lang.sh or utils/mkgraph.sh makes it")
     with open(path, "rb") as stream:
         head = stream.read(32)
-    if b"const" in head:
-        fst = kaldifst.StdConstFst.read(str(path))
-        return kaldifst.StdVectorFst(fst) if fst is not None else _damaged(path)
-    fst = kaldifst.StdVectorFst.read(str(path))
-    return fst if fst is not None else _damaged(path)
-
-
-def _damaged(path: Path) -> Any:
-    raise EngineError(f"{path}: not an FST file, or a damaged one; make it again")
+    try:
+        if b"const" in head:
+            fst = kaldifst.StdConstFst.read(str(path))
+            fst = kaldifst.StdVectorFst(fst) if fst is not None else None
+        else:
+            fst = kaldifst.StdVectorFst.read(str(path))
+    except (RuntimeError, ValueError, MemoryError):  # a number of states or arcs that cannot be
+        fst = None
+    if fst is None:
+        raise EngineError(f"{path}: not an FST file, or a damaged one; make it again")
+    return fst
 
 
 def write_fst(fst: Any, path: Path) -> None:

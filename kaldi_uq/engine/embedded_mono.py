@@ -52,7 +52,7 @@ def train(
     for utt in utts:
         key = tuple(transcripts[utt])
         if key not in graphs:
-            graphs[key] = graph_compiler.compile_graph_from_text(list(key))
+            graphs[key] = embedded.compile_graph(graph_compiler, key, lang)
     tid_to_pdf = embedded.tid_to_pdf_array(transitions)
     gmms = _global_gmms(feats, int(tid_to_pdf.max()) + 1)
     rng = np.random.default_rng(config.seed)

@@ -33,6 +33,8 @@ def select_engine(requested: str | None = None) -> Engine:
         from kaldi_uq.engine.embedded import EmbeddedEngine
 
         return EmbeddedEngine()
+    chosen_by = f"--engine {requested}" if requested else f"KALDI_ROOT is set ({os.environ['KALDI_ROOT']})"
     raise EngineError(
-        "the engine on Kaldi's binaries is not part of this version; unset KALDI_ROOT, or pass --engine embedded"
+        f"{chosen_by}: the engine on Kaldi's binaries is not part of this version; pass --engine embedded"
+        + ("" if requested else ", or unset KALDI_ROOT")
     )

@@ -143,21 +143,19 @@ class DataDir:
         return data
 
     def _check(self, need: set[str]) -> None:
-        reference = "utt2spk"
-        keys = set(self.utt2spk)
         for name, table in (("wav.scp", self.wav_scp), ("text", self.text), ("feats.scp", self.feats_scp)):
             if not table:
                 continue
-            for one, other, in_one, in_other in (
-                (name, reference, set(table), keys),
-                (reference, name, keys, set(table)),
+            for one, utts, other, others in (
+                (name, table, "utt2spk", self.utt2spk),
+                ("utt2spk", self.utt2spk, name, table),
             ):
-                for utt in in_one - in_other:
-                    line = 1 + list(self.utt2spk if one == reference else table).index(utt)
-                    raise DataError(
-                        f"{self.path / one}:{line}: utterance {utt!r} is not in {other}; "
-                        f"run utils/fix_data_dir.sh {self.path}"
-                    )
+                for line, utt in enumerate(utts, 1):
+                    if utt not in others:
+                        raise DataError(
+                            f"{self.path / one}:{line}: utterance {utt!r} is not in {other}; "
+                            f"run utils/fix_data_dir.sh {self.path}"
+                        )
         missing = {spk for spk in self.utt2spk.values() if spk not in self.cmvn_scp} if "cmvn.scp" in need else set()
         if missing:
             raise DataError(f"{self.path / 'cmvn.scp'}: no statistics of speaker {min(missing)!r}; compute them again")

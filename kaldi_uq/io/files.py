@@ -37,9 +37,11 @@ def atomic_write(path: str | os.PathLike[str], mode: str = "w") -> Iterator[IO[A
             os.fsync(stream.fileno())
         os.chmod(name, 0o666 & ~_umask())
         os.replace(name, path)
-    except BaseException:
+    except BaseException as error:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(name)
+        if isinstance(error, OSError) and error.filename is None:
+            error.filename = str(path)  # a full disk does not say which file did not fit
         raise
 
 
@@ -112,9 +114,10 @@ class DoneStamp:
     def is_current(self) -> bool:
         """Whether the step has been done with the same options and inputs."""
         try:
-            return json.loads(self.path.read_text(encoding="utf-8")).get("key") == self.key
-        except (FileNotFoundError, json.JSONDecodeError):
+            state = json.loads(self.path.read_text(encoding="utf-8"))
+        except (FileNotFoundError, ValueError):  # none, or damaged
             return False
+        return isinstance(state, dict) and state.get("key") == self.key
 
     def clear(self) -> None:
         """Forget that the step was done: called before its output changes."""

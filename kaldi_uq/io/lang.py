@@ -11,6 +11,8 @@ from kaldi_uq.errors import DataError
 from kaldi_uq.io.datadir import read_table
 from kaldi_uq.io.files import atomic_write
 
+RESERVED_WORDS = ("<eps>", "#0", "<s>", "</s>")  # symbols of the FSTs, in words.txt and in no lexicon
+
 
 def read_symbols(path: str | os.PathLike[str]) -> dict[str, int]:
     """Read ``words.txt`` or ``phones.txt``: symbol -> integer.
@@ -92,7 +94,7 @@ class Lang:
         """
         ids = []
         for word in words:
-            if word in self.words and not word.startswith(("#", "<eps>")):
+            if word in self.words and word not in RESERVED_WORDS:
                 ids.append(self.words[word])
             elif map_oov and self.oov is not None:
                 ids.append(self.words[self.oov])

@@ -15,16 +15,22 @@ from kaldi_uq.errors import ModelFileError
 
 
 class TokenReader:
-    """Kaldi's token stream, binary or text, from memory."""
+    """Kaldi's token stream, binary or text, from memory.
 
-    def __init__(self, data: bytes, path: Path) -> None:
-        self.path, self.data, self.at = path, data, 0
+    Args:
+        data: the whole file.
+        path: its name, for messages.
+        kind: what it should be, for messages.
+    """
+
+    def __init__(self, data: bytes, path: Path, kind: str = "a model of Kaldi's GMM format") -> None:
+        self.path, self.data, self.kind, self.at = path, data, kind, 0
         self.binary = data[:2] == b"\0B"
         if self.binary:
             self.at = 2
 
     def fail(self, message: str) -> ModelFileError:
-        return ModelFileError(f"{self.path}: not a model of Kaldi's GMM format: {message} at byte {self.at}")
+        return ModelFileError(f"{self.path}: not {self.kind}, or damaged: {message} at byte {self.at}")
 
     def token(self) -> str:
         data, at = self.data, self.at
@@ -69,6 +75,12 @@ class TokenReader:
         if not value.is_integer():  # NaN and infinity are none either
             raise self.fail(f"expected an integer, found {value}")
         return int(value)
+
+    def unsigned(self) -> int:
+        """An unsigned 4-byte integer, binary."""
+        if self.take(1) != b"\xfc":
+            raise self.fail("expected an unsigned 4-byte number")
+        return int(struct.unpack("<I", self.take(4))[0])
 
     def real(self) -> float:
         """A number in single precision, as Kaldi holds it, so that text and binary files give the same one."""

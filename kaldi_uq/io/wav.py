@@ -15,6 +15,12 @@ from kaldi_uq.io.files import atomic_write
 
 INT16_SCALE = 32768.0
 
+# A program that writes to a pipe cannot know the length and writes a maximum, the smallest of which is SoX's.
+STREAM_LENGTH = 0x7FFFF000
+
+# what scipy raises on a damaged header; UnboundLocalError where the size of the file is one that cannot be
+_MALFORMED = (ValueError, struct.error, EOFError, ArithmeticError, TypeError, UnboundLocalError)
+
 
 def write_wav(path: str | os.PathLike[str], samples: np.ndarray, sample_rate: int) -> None:
     """Write a mono 16-bit PCM file atomically.
@@ -61,7 +67,7 @@ def read_wav(path: str | os.PathLike[str], *, expected_rate: float | None = None
         warnings.simplefilter("ignore", wavfile.WavFileWarning)  # chunks that carry no audio
         try:
             rate, data = wavfile.read(path)
-        except (ValueError, struct.error, EOFError) as error:
+        except _MALFORMED as error:
             raise DataError(f"{path}: not a readable WAV file ({error})") from None
     if data.ndim != 1:
         raise DataError(
@@ -117,5 +123,5 @@ def _check_length(path: Path) -> None:
         present = size - stream.tell()
     if length == 0:
         raise DataError(f"{path}: no samples; remove the utterance")
-    if length > present and length < 0xFFFFFFFF - 64:  # a stream's header cannot know its length and says the maximum
+    if present < length < STREAM_LENGTH:
         raise DataError(f"{path}: truncated: the header promises {length} bytes, {present} are there; copy it again")

@@ -75,7 +75,8 @@ def read_waves(data: DataDir, *, sample_rate: float, min_samples: int) -> dict[s
         if len(samples) < min_samples:
             raise DataError(
                 f"{path}: utterance {utt!r} has {len(samples)} samples ({len(samples) / rate:.3f} s), "
-                f"the shortest that can be used is {min_samples}; remove it with utils/fix_data_dir.sh"
+                f"the shortest that can be used is {min_samples}; delete its line in wav.scp and run "
+                f"utils/fix_data_dir.sh {data.path}"
             )
         waves[utt] = samples
     return waves

@@ -13,19 +13,24 @@ from kaldi_uq.io.kaldi_model import TransitionTable
 def phone_segments(alignment: np.ndarray, table: TransitionTable) -> list[tuple[int, int, int]]:
     """Split an alignment of left-to-right HMMs into phones.
 
-    A phone begins where the phone changes or where the HMM falls back to an earlier state.
+    A phone begins where the phone changes, where the HMM falls back to an earlier state, or where its only state is
+    entered again.
 
     Args:
-        alignment: (T,) transition-ids.
+        alignment: (T,) transition-ids, each state's self-loops after the transition out of it, as Kaldi reorders them.
         table: the transition model.
 
     Returns:
         (phone-id, first frame, frame after the last) in order.
     """
-    counts = [len(table.topology.entry(phone)[state].transitions) for phone, state, _, _ in table.tuples]
-    states = np.concatenate([[0], np.repeat([state for _, state, _, _ in table.tuples], counts)])[alignment]
-    phones = table.tid_to_phone[alignment]
-    new = np.flatnonzero((np.diff(phones) != 0) | (np.diff(states) < 0)) + 1
+    arcs = [
+        (phone, state, destination == state)
+        for phone, state, _, _ in table.tuples
+        for destination, _ in table.topology.entry(phone)[state].transitions
+    ]
+    phones, states, loops = np.array([(0, 0, False), *arcs])[alignment].reshape(-1, 3).T
+    again = (np.diff(states) == 0) & (loops[1:] == 0)
+    new = np.flatnonzero((np.diff(phones) != 0) | (np.diff(states) < 0) | again) + 1
     bounds = [0, *new.tolist(), len(alignment)]
     return [(int(phones[a]), a, b) for a, b in itertools.pairwise(bounds) if b > a]
 

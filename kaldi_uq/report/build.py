@@ -115,6 +115,7 @@ def _attack_blocks(results: Mapping[str, Any], writer: _Writer) -> list[str]:
             alt = f"Word accuracy over eps under {attack}, for {names}; the numbers are in the table of attacks."
             figure = plots.accuracy_figure(rows, attack=attack)
             blocks.append(writer.figure(figure, f"figure1_accuracy_{attack}", alt=alt))
+    blocks += writer.tables([tables.averaging_table(results)])
     table = tables.attack_table(results)
     shown = writer.tables([table])
     return blocks + (shown if len(table.rows) <= OPEN_ROWS else [html.details(table.title, shown)])

@@ -7,7 +7,13 @@ from typing import Any
 
 from kaldi_uq.types import MODEL_KINDS
 
-MODEL_NAMES = {"dnn": "fNN (dnn)", "ensemble": "deep ensemble", "dropout": "MC dropout", "bnn": "BNN", "mono": "GMM monophone"}
+MODEL_NAMES = {
+    "dnn": "fNN (dnn)",
+    "ensemble": "deep ensemble",
+    "dropout": "MC dropout",
+    "bnn": "BNN",
+    "mono": "GMM monophone",
+}
 ATTACK_ORDER = ("noise", "paper-pgd", "pgd", "adaptive")
 AGGREGATES = ("max", "mean", "q95")
 MEASURES = ("predictive_entropy", "expected_entropy", "mutual_information", "variance", "akld")

@@ -148,7 +148,8 @@ def results_text(results: Content, *, command: str) -> str:
     """The ``RESULTS`` file: the command that made it, the environment, the summary, the tables."""
     environment = ", ".join(f"{name}: {short_text(value)}" for name, value in results["environment"].items())
     head = [f"# {command}", f"# {environment}"] if environment else [f"# {command}"]
-    chosen = [tables.overview_table(results), tables.clean_table(results), tables.attack_table(results)]
+    chosen = [tables.overview_table(results), tables.clean_table(results)]
+    chosen += [tables.attack_table(results), tables.averaging_table(results)]
     shown = [table.to_markdown() for table in chosen if table.rows]
     for attack, eps in tables.attacks_of(results):
         several = (tables.auroc_table(results, attack, eps), tables.statistics_table(results, attack, eps))

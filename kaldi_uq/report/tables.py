@@ -55,6 +55,26 @@ def attack_table(results: Content) -> Table:
     return Table("attacks", "Attacks: what the recogniser hears", columns, tuple(rows), note, coarse=frozenset({6}))
 
 
+def averaging_table(results: Content) -> Table:
+    """Does averaging the gradient over several draws of a random model help the attacker?  Section 4.2 of the paper.
+
+    Rows are attacks whose name ends in ``-eot<n>``: n draws a gradient, the same utterances for every n.
+    """
+    found: dict[tuple[str, str, float], dict[int, Mapping[str, Any]]] = {}
+    for row in results["attacks"]:
+        base, mark, draws = row["attack"].rpartition("-eot")
+        if mark and draws.isdigit():
+            found.setdefault((base, row["model"], row["eps"]), {})[int(draws)] = row
+    rows: list[tuple[Cell, ...]] = []
+    for (base, model, eps), by_draws in sorted(found.items(), key=lambda i: (attack_key(i[0][0]), model_key(i[0][1]))):
+        for draws, row in sorted(by_draws.items()):
+            accuracies = (_float(row["target_accuracy"]), _float(row["original_accuracy"]))
+            rows.append((base, f"{eps:g}", model_name(model), draws, row["num_utts"], *accuracies))
+    columns = ("attack", "eps", "model", "draws", "utterances", "target accuracy", "original accuracy")
+    note = "The paper found that averaging weakens the attack (section 4.2), so its attack uses one draw a gradient."
+    return Table("averaging", "Gradients averaged over draws of a random model", columns, tuple(rows), note)
+
+
 def auroc_table(results: Content, attack: str, eps: float) -> Table:
     """Table 2 or 3 for one attack: AUROC of the paper's measures, the paper's numbers beside ours where it has any."""
     published = {} if attack in names.CONTROLS else paper.AUROC.get(eps, {})

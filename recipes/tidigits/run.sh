@@ -2,6 +2,7 @@
 # From wav files to a verdict: a digit recogniser, acoustic models that know their uncertainty, attacks on them at the
 # waveform, and a detector of the attacks.
 set -euo pipefail
+called_from=$PWD
 cd "$(dirname "${BASH_SOURCE[0]}")"
 
 stage=0                # first stage to run
@@ -26,28 +27,43 @@ help_message="Usage: $0 [options]
  e.g.: $0
        $0 --corpus fsdd --corpus-dir /data/fsdd --models \"dnn ensemble\"
 Options:
-  --stage <n>, --stop-stage <n>      run these stages only [0 to the last]
-  --corpus synth|fsdd|tidigits       [$corpus]
-  --corpus-dir <dir>                 where fsdd or tidigits is
-  --preset mini|full                 full: the paper's counts and experiment [$preset]
-  --models \"dnn ensemble dropout bnn\"  [mini: dnn; full: all four]
-  --engine embedded|kaldi            [kaldi if KALDI_ROOT is set]
-  --nj <n>                           parallel jobs [$nj]
-  --model-jobs <n>                   acoustic models at a time (a GPU has room for all) [$model_jobs]
-  --seed <n>                         [$seed]
-  --lexicon words|phones             [$lexicon]
-  --frontend kaldi|torchaudio        [$frontend]
-  --params ours|paper                training parameters: conf/*.conf or conf/paper/*.conf [$params]
-  --corpus-opts \"--num-train 300\"    further options of local/prepare_<corpus>.py
-  --held-out-speakers \"a b\"          fsdd: only in test and attack
-  --device cpu|cuda                  [cuda if there is one]
-  --eps \"0.02 0.05\"                  [mini: 0.02; full: 0.02 0.05, and 0.01 to 0.1 for figure 1]
-Stages: 0 corpus, language   1 features   2 monophone system, alignments   3 graph, monophone WER
-        4 acoustic models    5 clean accuracy and uncertainty   6 attacks   7 detection   8 report"
+  --stage <n>, --stop-stage <n>    run these stages only [0 to 8]
+  --corpus synth|fsdd|tidigits     [$corpus]
+  --corpus-dir <dir>               where fsdd or tidigits is
+  --corpus-opts \"--num-train 300\"  further options of local/prepare_<corpus>.py
+  --held-out-speakers \"a b\"        fsdd: only in test and attack
+  --preset mini|full               full: the paper's counts and tables [$preset]
+  --models \"dnn ensemble\"          of dnn, ensemble, dropout and bnn
+                                   [mini: dnn; full: all four]
+  --eps \"0.02 0.05\"                bounds of the attacks, full scale 1
+                                   [mini: 0.02; full: 0.02 0.05, and 0 to 0.1
+                                   in steps of 0.01 for figure 1]
+  --params ours|paper              training: conf/*.conf or conf/paper/*.conf
+                                   [$params]
+  --lexicon words|phones           one HMM a word, or a phone [$lexicon]
+  --frontend kaldi|torchaudio      torchaudio: the paper's [$frontend]
+  --engine embedded|kaldi          [kaldi if KALDI_ROOT is set]
+  --device cpu|cuda                [cuda if there is one]
+  --seed <n>                       [$seed]
+  --nj <n>                         parallel jobs [$nj]
+  --model-jobs <n>                 acoustic models at a time (a GPU has room for
+                                   all) [$model_jobs]
+Stages:
+  0 corpus, language     3 graph, monophone WER     6 attacks
+  1 features             4 acoustic models          7 detection
+  2 monophone system     5 clean accuracy           8 report"
 
 echo "$0 $*" >&2
-# what the report says that made it; where the corpus lies is this machine's affair
-command_options=$(printf '%s ' "$@" | sed -E 's/(--corpus-dir[ =])[^ ]+/\1DIR/; s/ $//')
+# What the report says that made it, as it can be typed again; where the corpus lies is this machine's affair.
+command=run.sh
+previous=
+for word; do
+  [ "$previous" != --corpus-dir ] || word=DIR
+  [[ $word != --corpus-dir=* ]] || word=--corpus-dir=DIR
+  previous=$word
+  [[ $word =~ ^[[:alnum:]_./=:@%+,-]+$ ]] || word=${word@Q}
+  command="$command $word"
+done
 . utils/parse_options.sh
 if [ $# -ne 0 ]; then
   echo "$help_message" >&2
@@ -68,16 +84,21 @@ one_of frontend "$frontend" kaldi torchaudio
 one_of params "$params" ours paper
 [ -z "$engine" ] || one_of engine "$engine" embedded kaldi
 for n in stage stop_stage nj model_jobs seed; do
-  [[ ${!n} =~ ^[0-9]+$ ]] || die "--${n//_/-} must be a whole number, got '${!n}'"
+  [[ ${!n} =~ ^(0|[1-9][0-9]*)$ ]] || die "--${n//_/-} must be a whole number, got '${!n}'"
 done
 [ "$nj" -ge 1 ] && [ "$model_jobs" -ge 1 ] || die "--nj and --model-jobs must be at least 1"
+[ "$stage" -le 8 ] || die "--stage $stage: the last stage is 8"
+[ "$stage" -le "$stop_stage" ] || die "--stop-stage $stop_stage is before --stage $stage: nothing to do"
 if [ -z "$models" ]; then
   if [ "$preset" = full ]; then models="dnn ensemble dropout bnn"; else models=dnn; fi
 fi
-for m in $models; do one_of models "$m" dnn ensemble dropout bnn; done
-command="run.sh${command_options:+ $command_options}"
+for m in $models; do
+  one_of models "$m" dnn ensemble dropout bnn
+  [[ " $models " != *" $m "*" $m "* ]] || die "--models names $m twice"
+done
 if [ "$corpus" != synth ]; then
   [ -n "$corpus_dir" ] || die "--corpus $corpus needs --corpus-dir: where the corpus is"
+  [[ $corpus_dir == /* ]] || corpus_dir=$called_from/$corpus_dir
   [ -d "$corpus_dir" ] || die "--corpus-dir $corpus_dir: no such directory"
   corpus_dir=$(cd "$corpus_dir" && pwd)
 fi
@@ -148,11 +169,14 @@ each_model() { # function: runs it for every model, model_jobs at a time; fails 
 need() { # stage files...
   local n=$1 f
   shift
-  for f; do [ -e "$f" ] || die "$f: no such file; stage $n makes it (run.sh --stage $n)"; done
+  for f; do [ -e "$f" ] || die "$f: no such file; stage $n makes it: the same command with --stage $n"; done
 }
 
-kaldi-uq record exp/results.json --environment --seed "$seed" ${engine:+--engine "$engine"} \
+kaldi-uq record exp/results.json --environment --seed "$seed" ${engine:+--engine "$engine"} ${device:+--device "$device"} \
   --option corpus="$corpus" --option preset="$preset" --option lexicon="$lexicon" --option frontend="$frontend" --option params="$params"
+# what was chosen, for the steps that have such options
+engine_opts=(${engine:+--engine "$engine"})
+model_opts=("${engine_opts[@]}" ${device:+--device "$device"} --seed "$seed")
 
 if stage_begin 0 "corpus $corpus ($preset) and language"; then
   case $corpus in
@@ -167,7 +191,7 @@ if stage_begin 0 "corpus $corpus ($preset) and language"; then
       ;;
   esac
   local/prepare_dict.py --lexicon "$lexicon" data/train/text data/local/dict
-  utils/prepare_lang.sh ${engine:+--engine "$engine"} --word-loop data/local/dict/words.txt \
+  utils/prepare_lang.sh "${engine_opts[@]}" --word-loop data/local/dict/words.txt \
     data/local/dict '<SIL>' data/local/lang data/lang
   stage_end
 fi
@@ -184,25 +208,26 @@ fi
 if stage_begin 2 "monophone system and alignments"; then
   need 0 data/lang/L.fst
   need 1 data/train/feats.scp data/train/cmvn.scp
-  steps/train_mono.sh --cmd "$train_cmd" --engine "$engine" --seed "$seed" data/train data/lang exp/mono
-  steps/align_si.sh --nj "$nj" --cmd "$train_cmd" --engine "$engine" data/train data/lang exp/mono exp/mono_ali
+  steps/train_mono.sh --cmd "$train_cmd" "${engine_opts[@]}" --seed "$seed" data/train data/lang exp/mono
+  steps/align_si.sh --nj "$nj" --cmd "$train_cmd" "${engine_opts[@]}" data/train data/lang exp/mono exp/mono_ali
   stage_end
 fi
 
 if stage_begin 3 "decoding graph and monophone word error rate"; then
-  need 1 data/test/feats.scp
+  need 1 data/test/feats.scp data/test/cmvn.scp
   need 2 exp/mono/final.mdl
-  utils/mkgraph.sh --engine "$engine" data/lang exp/mono exp/mono/graph
-  steps/decode.sh --nj "$nj" --cmd "$decode_cmd" --engine "$engine" exp/mono/graph data/test exp/mono/decode_test
+  utils/mkgraph.sh "${engine_opts[@]}" data/lang exp/mono exp/mono/graph
+  steps/decode.sh --nj "$nj" --cmd "$decode_cmd" "${engine_opts[@]}" exp/mono/graph data/test exp/mono/decode_test
   kaldi-uq record exp/results.json --clean mono=exp/mono/decode_test/wer.json
   stage_end
 fi
 
-if stage_begin 4 "acoustic models: $models"; then
-  need 2 exp/mono_ali/ali.1.gz
+if stage_begin 4 "acoustic models: $models (progress: exp/<model>/log/train.log)"; then
+  need 0 data/train/wav.scp data/lang/G.fst
+  need 2 exp/mono_ali/final.mdl exp/mono_ali/ali.1.gz exp/mono_ali/num_jobs
   train_model() {
-    steps/uq/train.sh --cmd "$train_cmd" --engine "$engine" --model "$1" --train-config "$conf/$1.conf" \
-      --mfcc-config "$mfcc_config" --frontend "$frontend" --device "$device" --seed "$seed" \
+    steps/uq/train.sh --cmd "$train_cmd" "${model_opts[@]}" --model "$1" --train-config "$conf/$1.conf" \
+      --mfcc-config "$mfcc_config" --frontend "$frontend" \
       data/train data/lang exp/mono_ali "exp/$1"
   }
   each_model train_model
@@ -211,13 +236,13 @@ fi
 
 if stage_begin 5 "clean accuracy and uncertainty"; then
   score_model() {
-    local set results
+    local set
+    need 0 data/fit/wav.scp data/test/wav.scp
     need 4 "exp/$1/final.safetensors" "exp/$1/graph/HCLG.fst"
     for set in fit test; do
-      results=
-      [ $set = fit ] || results=exp/results.json
-      steps/uq/decode.sh --cmd "$decode_cmd" --engine "$engine" --device "$device" --seed "$seed" --results "$results" \
-        "exp/$1/graph" "data/$set" "exp/$1" "exp/$1/score_$set"
+      local options=("${model_opts[@]}")
+      [ $set = fit ] || options+=(--results exp/results.json)
+      steps/uq/decode.sh --cmd "$decode_cmd" "${options[@]}" "exp/$1/graph" "data/$set" "exp/$1" "exp/$1/score_$set"
     done
   }
   each_model score_model
@@ -226,8 +251,9 @@ fi
 
 if stage_begin 6 "attacks at eps $eps"; then
   attack_model() {
-    local a e n num_attack options=(--model "$1" --engine "$engine" --device "$device" --seed "$seed")
-    need 4 "exp/$1/final.safetensors"
+    local a e n num_attack options=(--model "$1" "${model_opts[@]}")
+    need 0 data/attack/wav.scp
+    need 4 "exp/$1/final.safetensors" "exp/$1/graph/HCLG.fst"
     num_attack=$(wc -l <data/attack/wav.scp)
     [ "$curve_utts" -le "$num_attack" ] || curve_utts=$num_attack
     for a in pgd paper-pgd; do
@@ -265,7 +291,7 @@ if stage_begin 7 "detection"; then
 fi
 
 if stage_begin 8 "report"; then
-  need 7 exp/results.json
+  for m in $models; do need 5 "exp/$m/score_test/results.jsonl"; done
   kaldi-uq report --command "$command" exp exp/report
   stage_end
 fi

@@ -14,8 +14,10 @@ engine=            # embedded or kaldi; empty: by KALDI_ROOT
 device=            # cpu or cuda; empty: cuda if there is one
 seed=0             # of targets, starts and draws
 
-help_message="Usage: $0 [options] <data-dir> <lang-dir> <model-dir> <graph-dir> <attack-dir>
- e.g.: $0 --eps 0.02 data/attack data/lang exp/dnn exp/dnn/graph exp/dnn/attack_pgd_eps0.02
+help_message="Usage: $0 [options] <data-dir> <lang-dir> <model-dir> \\
+         <graph-dir> <attack-dir>
+ e.g.: $0 --eps 0.02 data/attack data/lang exp/dnn \\
+         exp/dnn/graph exp/dnn/attack_pgd_eps0.02
 Options:
   --eps <e>                  largest change of a sample, full scale 1 [$eps]
   --attack-config <file>     options of the attack, one --name=value a line

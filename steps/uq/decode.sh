@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Decode benign audio with a hybrid model and measure its uncertainty: results.jsonl, hypotheses.
+# Decode benign audio with a hybrid model and measure its uncertainty: results.jsonl, hypotheses, frame_quantiles.json.
 set -euo pipefail
 
 cmd=utils/run.pl   # where the job runs

@@ -9,8 +9,10 @@ fpr=0.01           # false-positive rate of the thresholds
 results=exp/results.json
 seed=0             # of the bootstrap
 
-help_message="Usage: $0 [options] <model-dir> <fit-dir> <benign-dir> <attack-dir>
- e.g.: $0 exp/dnn exp/dnn/score_fit exp/dnn/score_test exp/dnn/attack_pgd_eps0.02
+help_message="Usage: $0 [options] <model-dir> <fit-dir> <benign-dir> \\
+         <attack-dir>
+ e.g.: $0 exp/dnn exp/dnn/score_fit exp/dnn/score_test \\
+         exp/dnn/attack_pgd_eps0.02
 Options:
   --attack <name>, --eps <e>   [from attack_<name>_eps<e>]
   --fpr <rate>                 false-positive rate of the thresholds [$fpr]
@@ -31,8 +33,14 @@ for d in "$2" "$3"; do
 done
 [ -f "$4/results.jsonl" ] || { echo "$0: error: $4/results.jsonl: no such file; steps/uq/attack.sh makes it (stage 6)" >&2; exit 1; }
 name=$(basename "$4")
-[ -n "$attack" ] || { attack=${name#attack_}; attack=${attack%_eps*}; }
-[ -n "$eps" ] || eps=${name##*_eps}
+if [ -z "$attack" ] || [ -z "$eps" ]; then
+  [[ $name =~ ^attack_(.+)_eps([^_]+)$ ]] || {
+    echo "$0: error: $4: not named attack_<name>_eps<eps>; say both with --attack and --eps" >&2
+    exit 1
+  }
+  attack=${attack:-${BASH_REMATCH[1]}}
+  eps=${eps:-${BASH_REMATCH[2]}}
+fi
 
 mkdir -p "$1/detector/log"
 $cmd "$1/detector/log/$name.log" \

@@ -13,17 +13,20 @@ device=                      # cpu or cuda; empty: cuda if there is one
 seed=0                       # of the initial weights, the order of the frames and the draws
 
 help_message="Usage: $0 [options] <data-dir> <lang-dir> <ali-dir> <exp-dir>
- e.g.: $0 --model ensemble data/train data/lang exp/mono_ali exp/ensemble
+ e.g.: $0 --model ensemble data/train data/lang exp/mono_ali \\
+         exp/ensemble
 Options:
   --model dnn|ensemble|dropout|bnn   [$model]
   --mfcc-config <file>               [$mfcc_config]
   --frontend kaldi|torchaudio        [$frontend]
-  --train-config <file>              options, one --name=value a line; see kaldi-uq nnet-train --help
+  --train-config <file>              options, one --name=value a line
   --train-opts <options>             further options of kaldi-uq nnet-train
   --engine embedded|kaldi            [by KALDI_ROOT]
   --device cpu|cuda                  [cuda if there is one]
   --seed <n>                         [$seed]
-  --cmd <command>                    how to run the job [$cmd]"
+  --cmd <command>                    how to run the job [$cmd]
+'kaldi-uq nnet-train --help' lists the options for --train-config and
+--train-opts."
 
 echo "$0 $*" >&2
 . utils/parse_options.sh
@@ -41,8 +44,11 @@ dir=$4
 for f in "$data/wav.scp" "$data/text" "$lang/G.fst" "$mfcc_config" ${train_config:+"$train_config"}; do
   [ -f "$f" ] || { echo "$0: error: $f: no such file (stage 0 of a recipe makes data and lang)" >&2; exit 1; }
 done
-for f in "$ali/final.mdl" "$ali/ali.1.gz"; do
+for f in "$ali/final.mdl" "$ali/tree" "$ali/ali.1.gz" "$ali/num_jobs"; do
   [ -f "$f" ] || { echo "$0: error: $f: no such file; steps/align_si.sh makes it (stage 2)" >&2; exit 1; }
+done
+for n in $(seq "$(cat "$ali/num_jobs")"); do
+  [ -f "$ali/ali.$n.gz" ] || { echo "$0: error: $ali/ali.$n.gz: no such file; align again" >&2; exit 1; }
 done
 mkdir -p "$dir/log"
 read -ra extra <<<"$train_opts"

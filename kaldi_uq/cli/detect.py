@@ -1,0 +1,281 @@
+"""Judge WAV files with a trained model: is this audio an attack, what is heard in it, and which parts are suspicious.
+
+The score says how unlike that of benign speech the model's uncertainty is; above the threshold the verdict is attack.
+The p-value is the share of benign speech with such a score or a higher one, by the detector's model of it.  A part is
+suspicious where the measure of the (first) statistic is, for at least 2 frames on end, above the --frame-quantile of
+benign frames.  A strong attack can make a network more certain than benign speech does: then no part stands out.
+
+The verdict of a model with random draws varies a little with --seed and with the other files of the call.
+
+Every file is checked before any is judged.  Exit status: 0 if all were judged, whatever the verdicts; 1 if a file or
+the model cannot be used, and then no verdict is printed; with --fail-on-attack 2 if a file is an attack.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import sys
+import textwrap
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from kaldi_uq.cli.model_options import add_model_arguments, load_model
+from kaldi_uq.cli.options import config_from, directory, engine_of, non_negative_int
+from kaldi_uq.detector import GaussianDetector, OneClassDetector, load_detector
+from kaldi_uq.errors import DataError, UsageError
+from kaldi_uq.frames import FILE_NAME, PROBABILITIES, load_frame_quantiles
+from kaldi_uq.hybrid import MODEL_FILE, HybridModel
+from kaldi_uq.io.datadir import read_table
+from kaldi_uq.io.files import file_digest
+from kaldi_uq.io.wav import read_wav
+from kaldi_uq.judge import Normal, Recogniser, Verdict, judge
+from kaldi_uq.types import DecodeConfig
+
+# By kind of model: statistics that find both of the recipe's attacks, by AUROC and at the saved threshold.  Where there
+# are draws or members, their disagreement also shows the attacks that leave the mean more certain than benign speech.
+RECOMMENDED = {
+    "dnn": "mean_predictive_entropy",
+    "ensemble": "max_mutual_information",
+    "dropout": "mean_akld",
+    "bnn": "q95_mutual_information",
+}
+WIDTH = 80  # columns
+MAX_SHOWN = 8  # stretches of a file in the text; --json has them all
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of the command."""
+    parser.add_argument("model_dir", type=directory, metavar="MODEL-DIR", help="such as exp/dnn")
+    parser.add_argument("wavs", nargs="*", metavar="WAV", help="mono, of the model's sample rate")
+    parser.add_argument("--scp", metavar="FILE", help="judge the files of this wav.scp instead")
+    which = parser.add_mutually_exclusive_group()
+    recommended = ", ".join(f"{kind}: {name}" for kind, name in RECOMMENDED.items())
+    which.add_argument("--statistic", help=f"use MODEL-DIR/detector/STATISTIC.json [{recommended}]")
+    which.add_argument("--detector", type=Path, metavar="FILE", help="use this detector")
+    parser.add_argument(
+        "--fpr",
+        type=_rate,
+        help="threshold for this false-positive rate by the detector's own benign model (for a Gaussian one the "
+        "quantile of the normal); default: the saved threshold, which fits the benign utterances themselves",
+    )
+    parser.add_argument(
+        "--frame-quantile", type=float, choices=PROBABILITIES, default=0.99, help="of benign frames [0.99]"
+    )
+    parser.add_argument(
+        "--graph-dir", type=directory, metavar="DIR", help="decoding graph, for the words heard [MODEL-DIR/graph]"
+    )
+    parser.add_argument(
+        "--json",
+        action="store_true",
+        help="print one JSON object a file, one a line: path, verdict, score, threshold, p_value, value, hypothesis, "
+        "suspicious_frames ([start, end] in seconds), suspicious_values (the peak of each), ...",
+    )
+    parser.add_argument("--fail-on-attack", action="store_true", help="exit with status 2 if a file is an attack")
+    parser.add_argument("--seed", type=non_negative_int, default=0, help="of the draws of a random model [0]")
+    add_model_arguments(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run the command."""
+    files = _files(args)
+    model = load_model(args)
+    path, detector = _detector(args, model)
+    normal = _normal(args, path, detector)
+    recogniser = _recogniser(args)
+    waves = _read(list(dict.fromkeys(wav for _, wav in files)), model)
+    verdicts = judge(
+        model,
+        waves,
+        detector,
+        normal=normal,
+        recogniser=recogniser,
+        num_draws=args.num_draws or None,
+        seed=args.seed,
+    )
+    lines: list[str] = []
+    for utt, wav in files:
+        verdict = verdicts[_name(wav)]
+        if args.json:
+            lines.append(json.dumps(_record(utt, _name(wav), verdict, detector, normal), allow_nan=False))
+        else:
+            lines += _lines(_name(wav) if utt is None else f"{utt} {_name(wav)}", verdict, detector, normal)
+    attacks = sum(verdicts[_name(wav)].attack for _, wav in files)
+    if not args.json:
+        lines.insert(0, f"{path} ({detector.kind}, false-positive rate {detector.fpr:g})")
+        lines.append(f"{attacks} of {len(files)} {'file' if len(files) == 1 else 'files'} judged an attack")
+    print("\n".join(lines))
+    return 2 if args.fail_on_attack and attacks else 0
+
+
+def _rate(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 < value < 1:
+        raise argparse.ArgumentTypeError(f"expected a number between 0 and 1, got {text!r}")
+    return value
+
+
+def _files(args: argparse.Namespace) -> list[tuple[str | None, str]]:
+    """(utt, path) of the files to judge; utt is ``None`` for files of the command line."""
+    if bool(args.scp) == bool(args.wavs):
+        raise UsageError("give WAV files, or --scp FILE" + (", not both" if args.scp else ""))
+    if args.wavs:
+        return [(None, wav) for wav in args.wavs]
+    table = read_table(args.scp, check_sorted=False)
+    for number, (utt, wav) in enumerate(table.items(), 1):
+        if wav.endswith("|"):
+            raise DataError(f"{args.scp}:{number}: {utt!r} is a pipe, expected the path of a WAV file")
+    return list(table.items())
+
+
+def _detector(args: argparse.Namespace, model: HybridModel) -> tuple[Path, OneClassDetector]:
+    """The detector and its file, with the threshold to use."""
+    statistic = args.statistic or RECOMMENDED[model.network.config.kind]
+    folder = args.model_dir / "detector"
+    path = args.detector or folder / f"{statistic}.json"
+    if not args.detector and not (path.is_file() and path.parent == folder):
+        found = sorted(p.stem for p in folder.glob("*.json") if p.name != FILE_NAME)
+        there = f"; there are {', '.join(found)}" if found else ""
+        raise DataError(f"{path}: no such detector; steps/uq/detect.sh makes it (stage 7 of a recipe){there}")
+    detector = load_detector(path)
+    if args.fpr is not None:
+        detector.calibrate(args.fpr)
+    if detector.threshold is None:
+        raise DataError(f"{path}: this detector has no threshold; choose one with --fpr, such as --fpr 0.01")
+    return path, detector
+
+
+def _normal(args: argparse.Namespace, detector_path: Path, detector: OneClassDetector) -> Normal | None:
+    """What is normal in a frame, for the measure of the statistic; ``None``, with a note, if the file is missing."""
+    path = detector_path.parent / FILE_NAME
+    if not path.is_file():
+        _note(
+            f"{path}: no such file, so that no part of the audio can be called suspicious; steps/uq/decode.sh and "
+            "steps/uq/detect.sh make it (stages 5 and 7 of a recipe)"
+        )
+        return None
+    quantiles = load_frame_quantiles(path)
+    if quantiles.model != file_digest(args.model_dir / MODEL_FILE):
+        raise DataError(
+            f"{path}: measured with another model than {args.model_dir / MODEL_FILE}, so that its detectors do not "
+            "fit; run steps/uq/decode.sh and steps/uq/detect.sh again (stages 5 and 7 of a recipe)"
+        )
+    statistic = detector.statistics[0]
+    measure = statistic.partition("_")[2]
+    if measure not in quantiles.measures:  # of this very model, as we know now
+        raise DataError(
+            f"{detector_path}: looks at {statistic!r:.60}, but {args.model_dir} measures only "
+            f"{', '.join(sorted(quantiles.measures))}"
+        )
+    try:
+        return Normal(measure, args.frame_quantile, quantiles.threshold(measure, args.frame_quantile))
+    except DataError as error:
+        raise DataError(f"{path}: {error}") from None
+
+
+def _recogniser(args: argparse.Namespace) -> Recogniser | None:
+    """For the words; ``None``, with a note, if no graph was asked for and the default is not there."""
+    graph: Path = args.graph_dir or args.model_dir / "graph"
+    missing = [name for name in ("HCLG.fst", "words.txt") if not (graph / name).is_file()]
+    if not missing:
+        return Recogniser(engine_of(args), args.model_dir, graph, config_from(args, DecodeConfig))
+    problem = f"{graph / missing[0]}: no such file; utils/mkgraph.sh makes it"
+    if args.graph_dir:
+        raise DataError(problem)
+    _note(f"{problem}.  The words heard are not printed without it")
+    return None
+
+
+def _name(path: str) -> str:
+    """The path as text that can be printed: a file name may be any bytes."""
+    return os.fsencode(path).decode("utf-8", "backslashreplace")
+
+
+def _note(text: str) -> None:
+    print(f"kaldi-uq detect: {text}", file=sys.stderr)
+
+
+def _read(paths: Sequence[str], model: HybridModel) -> dict[str, np.ndarray]:
+    """All waveforms by the names of their files, or an error that names the files that cannot be judged."""
+    waves: dict[str, np.ndarray] = {}
+    problems: dict[str, str] = {}
+    rate, shortest = model.front_end.sample_rate, model.front_end.min_samples
+    for path in paths:
+        try:
+            samples, _ = read_wav(path, expected_rate=rate)
+        except DataError as error:
+            problems[path] = str(error)
+        except OSError as error:
+            problems[path] = f"{path}: {error.strerror or error}"
+        else:
+            waves[_name(path)] = samples
+            if len(samples) < shortest:
+                problems[path] = (
+                    f"{path}: {len(samples)} samples ({len(samples) / rate:.4f} s), "
+                    f"the shortest that can be judged is {shortest} ({shortest / rate:.4f} s)"
+                )
+    if problems:
+        first, *others = problems
+        more = f"; {len(others)} more cannot be judged: {', '.join(others)}" if others else ""
+        raise DataError(problems[first] + more)
+    return waves
+
+
+def _record(
+    utt: str | None, path: str, verdict: Verdict, detector: OneClassDetector, normal: Normal | None
+) -> dict[str, Any]:
+    """The verdict as a JSON object."""
+    stretches = verdict.stretches
+    one = len(verdict.values) == 1
+    return ({} if utt is None else {"utt": utt}) | {
+        "path": path,
+        "verdict": "attack" if verdict.attack else "benign",
+        "score": verdict.score,
+        "threshold": detector.threshold,
+        "fpr": detector.fpr,
+        "p_value": verdict.p_value,
+        "statistic": ",".join(detector.statistics),
+        "value": next(iter(verdict.values.values())) if one else verdict.values,
+        "hypothesis": verdict.hypothesis,
+        "measure": normal.measure if normal else None,
+        "frame_threshold": normal.threshold if normal else None,
+        "suspicious_frames": None if stretches is None else [[s.start_s, s.end_s] for s in stretches],
+        "suspicious_values": None if stretches is None else [s.peak for s in stretches],
+        "suspicious_share": None if stretches is None else verdict.share,
+    }
+
+
+def _lines(name: str, verdict: Verdict, detector: OneClassDetector, normal: Normal | None) -> list[str]:
+    """The verdict as text of at most 80 columns; a word that is longer, a path, is not broken."""
+    values = ", ".join(f"{key.replace('_', ' ')} {value:.3g}" for key, value in verdict.values.items())
+    certain = False
+    if isinstance(detector, GaussianDetector):
+        values += f" (benign {detector.mean:.3g})"
+        certain = verdict.attack and next(iter(verdict.values.values())) < detector.mean
+    relation = ">" if verdict.attack else "<="
+    lines = [
+        f"{'ATTACK' if verdict.attack else 'benign'} {name}",
+        f"  score {verdict.score:.3g} {relation} {detector.threshold:.3g}, p {verdict.p_value:.2g}: {values}",
+    ]
+    if verdict.hypothesis is not None:
+        lines.append(f"  heard: {verdict.hypothesis or '(nothing)'}")
+    if normal and verdict.stretches is not None:
+        shown = ", ".join(f"{s.start_s:.2f}-{s.end_s:.2f}" for s in verdict.stretches[:MAX_SHOWN])
+        more = len(verdict.stretches) - MAX_SHOWN
+        where = f"{shown} s" + (f" and {more} more" if more > 0 else "") if shown else "no part"
+        where += "; the whole is more certain than benign speech" if certain else ""
+        share = f"{100 * verdict.share:.2g} % of frames"
+        lines.append(f"  suspicious: {where} ({share}, benign {100 * (1 - normal.probability):.2g} %)")
+    return [part for line in lines for part in _wrap(line)]
+
+
+def _wrap(line: str) -> list[str]:
+    return textwrap.wrap(line, WIDTH, subsequent_indent="    ", break_long_words=False, break_on_hyphens=False)

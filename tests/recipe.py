@@ -1,0 +1,124 @@
+"""The digit recipe in a directory of its own, for tests that run it."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+REPO = Path(__file__).resolve().parents[1]
+
+# so small that all stages take a minute
+TINY_OPTIONS = ("--corpus-opts", "--num-train 60 --num-fit 12 --num-test 12 --num-attack 6")
+
+Done = subprocess.CompletedProcess
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A copy of ``recipes/tidigits``; ``local``, ``steps`` and ``utils`` are those of the repository.
+
+    Attributes:
+        root: stands for the root of the repository.
+        env: environment of the commands.
+    """
+
+    root: Path
+    env: Mapping[str, str]
+
+    @property
+    def path(self) -> Path:
+        """The recipe directory."""
+        return self.root / "recipes" / "tidigits"
+
+    def run(self, *command: object, cwd: Path | None = None, timeout: float = 600, **env: str) -> Done[str]:
+        """Run a command in the recipe directory."""
+        return subprocess.run(
+            [str(word) for word in command],
+            cwd=cwd or self.path,
+            env={**self.env, **env},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            check=False,
+        )
+
+    def run_sh(self, *options: object, **env: str) -> Done[str]:
+        """Run ``run.sh``; an error is a failure of the test."""
+        done = self.run("./run.sh", *options, **env)
+        assert done.returncode == 0, done.stderr[-4000:]
+        return done
+
+    def results(self) -> dict[str, Any]:
+        """``exp/results.json`` without what a rerun changes."""
+        content: dict[str, Any] = json.loads((self.path / "exp/results.json").read_text())
+        return {name: section for name, section in content.items() if name != "timing_s"}
+
+    def clone(self, root: Path) -> Recipe:
+        """A copy with all data and results."""
+        shutil.copytree(self.root, root, symlinks=True)
+        return Recipe(root, self.env)
+
+    def run_until(self, condition: Callable[[], bool], *command: object) -> None:
+        """Start a command in the recipe directory and, once the condition holds, kill it and all that it started."""
+        process = subprocess.Popen(
+            [str(word) for word in command],
+            cwd=self.path,
+            env=self.env,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+        while process.poll() is None and not condition():
+            pass
+        assert process.poll() is None, "the command ended before the condition held"
+        while pids := _session(process.pid):
+            for pid in pids:
+                os.kill(pid, signal.SIGKILL)
+            process.poll()
+
+
+def make_recipe(root: Path, env: Mapping[str, str]) -> Recipe:
+    """A recipe that has not run yet."""
+    recipe = Recipe(root, env)
+    shutil.copytree(
+        REPO / "recipes/tidigits", recipe.path, symlinks=True, ignore=shutil.ignore_patterns("data", "exp", "runs")
+    )
+    for name in ("local", "steps", "utils"):
+        (root / name).symlink_to(REPO / name)
+    return recipe
+
+
+def _session(leader: int) -> list[int]:
+    """The living processes of a session: jobs have process groups of their own."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                state, *_, session = (entry / "stat").read_text().rpartition(")")[2].split()[:4]
+            except OSError:
+                continue
+            if int(session) == leader and state != "Z":
+                found.append(int(entry.name))
+    return found
+
+
+def error_line(done: Done[str]) -> str:
+    """The one line of a failed command that says what is wrong.
+
+    Lines that begin with the name of a script are the trace of what ran; run.pl says where the log is.
+    """
+    assert done.returncode == 1, f"status {done.returncode}\n{done.stderr[-3000:]}"
+    assert "Traceback" not in done.stderr, done.stderr[-3000:]
+    errors = [line for line in done.stderr.splitlines() if ": error: " in line]
+    assert len(errors) == 1, done.stderr[-3000:]
+    assert done.stderr.splitlines()[-1] == errors[0]
+    return errors[0]
