@@ -147,7 +147,10 @@ def select_device(requested: str = "") -> torch.device:
     try:
         device = torch.device(requested)
     except RuntimeError:
-        raise ValueError(f"--device must be cpu or cuda, got {requested!r}") from None
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise ValueError("--device cuda: PyTorch sees no GPU here; leave the option out to use the CPU")
+        raise ValueError(f"device must be cpu or cuda, got {requested!r}") from None
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        count = torch.cuda.device_count()
+        raise ValueError(
+            f"device {requested}: PyTorch sees {count} GPUs here; leave the option out to use what there is"
+        )
     return device

@@ -7,6 +7,7 @@ import os
 import shutil
 import signal
 import subprocess
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -78,7 +79,7 @@ class Recipe:
             start_new_session=True,
         )
         while process.poll() is None and not condition():
-            pass
+            time.sleep(0.01)
         assert process.poll() is None, "the command ended before the condition held"
         while pids := _session(process.pid):
             for pid in pids:

@@ -10,8 +10,8 @@ import numpy as np
 import torch
 
 from kaldi_uq.cli.options import add_config_file, add_config_flags, add_engine, directory, non_negative_int
-from kaldi_uq.errors import UsageError
-from kaldi_uq.hybrid import HybridModel, select_device
+from kaldi_uq.errors import ModelFileError, UsageError
+from kaldi_uq.hybrid import MODEL_FILE, HybridModel, select_device
 from kaldi_uq.io.datadir import DataDir
 from kaldi_uq.io.waves import read_waves
 from kaldi_uq.types import Config, DecodeConfig
@@ -54,6 +54,21 @@ def use_all_cores() -> None:
     """As many threads as cores, unless OMP_NUM_THREADS says otherwise: batches are computed by one process."""
     if not os.environ.get("OMP_NUM_THREADS"):
         torch.set_num_threads(len(os.sched_getaffinity(0)))
+
+
+def decoding_inputs(args: argparse.Namespace) -> list[Path]:
+    """The files of MODEL-DIR and GRAPH-DIR that a decoding depends on.
+
+    Raises:
+        ModelFileError: one is missing.
+    """
+    model = [args.model_dir / name for name in (MODEL_FILE, "final.mdl", "tree")]
+    graph = [args.graph_dir / name for name in ("HCLG.fst", "words.txt")]
+    for paths, script in ((model, "steps/uq/train.sh"), (graph, "utils/mkgraph.sh")):
+        for path in paths:
+            if not path.is_file():
+                raise ModelFileError(f"{path}: no such file; {script} makes it (stage 4 of the recipe)")
+    return [*model, *graph]
 
 
 def waves_of(data: DataDir, model: HybridModel) -> dict[str, np.ndarray]:

@@ -17,11 +17,18 @@ import numpy as np
 from kaldi_uq.attacks.checks import check_attack
 from kaldi_uq.attacks.craft import Attacker
 from kaldi_uq.attacks.targets import min_word_frames, target_words
-from kaldi_uq.cli.model_options import add_data_and_graph, add_model_arguments, load_model, model_name, waves_of
+from kaldi_uq.cli.model_options import (
+    add_data_and_graph,
+    add_model_arguments,
+    decoding_inputs,
+    load_model,
+    model_name,
+    waves_of,
+)
 from kaldi_uq.cli.options import config_from, directory, engine_of, non_negative_int, start_logging
 from kaldi_uq.errors import DataError
 from kaldi_uq.evaluate import decode_waves
-from kaldi_uq.hybrid import MODEL_FILE, HybridModel
+from kaldi_uq.hybrid import HybridModel
 from kaldi_uq.io.datadir import DataDir, c_sorted, invert_utt2spk, read_table, write_table
 from kaldi_uq.io.files import DoneStamp, read_json, write_json, write_text
 from kaldi_uq.io.kaldi_model import read_transitions
@@ -53,7 +60,7 @@ def run(args: argparse.Namespace) -> None:
     model = load_model(args)
     data = DataDir.read(args.data_dir, need=("wav.scp", "utt2spk", "text"))
     waves = waves_of(data, model)
-    inputs = [args.model_dir / MODEL_FILE, args.graph_dir / "HCLG.fst", args.data_dir / "text"]
+    inputs = [*decoding_inputs(args), args.data_dir / "text", args.lang_dir / "L.fst"]
     inputs += [Path(args.target_text)] if args.target_text else []
     for path in inputs:
         if not path.is_file():

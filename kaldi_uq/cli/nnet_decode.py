@@ -10,7 +10,14 @@ import argparse
 import json
 from pathlib import Path
 
-from kaldi_uq.cli.model_options import add_data_and_graph, add_model_arguments, load_model, model_name, waves_of
+from kaldi_uq.cli.model_options import (
+    add_data_and_graph,
+    add_model_arguments,
+    decoding_inputs,
+    load_model,
+    model_name,
+    waves_of,
+)
 from kaldi_uq.cli.options import config_from, engine_of, non_negative_int, start_logging
 from kaldi_uq.evaluate import decode_waves
 from kaldi_uq.frames import FILE_NAME, FrameCounter, save_frame_quantiles
@@ -34,7 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     start_logging()
     decode = config_from(args, DecodeConfig)
-    inputs = [args.model_dir / MODEL_FILE, args.graph_dir / "HCLG.fst", args.data_dir / "text"]
+    inputs = [*decoding_inputs(args), args.data_dir / "text"]
     model = load_model(args)
     data = DataDir.read(args.data_dir, need=("wav.scp", "utt2spk", "text"))
     waves = waves_of(data, model)

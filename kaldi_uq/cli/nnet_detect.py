@@ -15,6 +15,8 @@ from kaldi_uq.frames import FILE_NAME, load_frame_quantiles, save_frame_quantile
 from kaldi_uq.report.records import read_attacked, read_benign, statistics_table
 from kaldi_uq.report.results import Results
 
+SHOWN = ("max_predictive_entropy", "mean_predictive_entropy")  # in the log; results.json has all
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--fit", type=Path, required=True, metavar="JSONL", help="benign, to fit on")
@@ -44,8 +46,10 @@ def run(args: argparse.Namespace) -> None:
             save_frame_quantiles(load_frame_quantiles(frames), args.detector_dir / FILE_NAME)
         else:  # a file of an earlier fit would be about other audio
             (args.detector_dir / FILE_NAME).unlink(missing_ok=True)
-    for name in ("max_predictive_entropy", "mean_predictive_entropy"):
-        row = next(r for r in rows if r["statistic"] == name)
+    for row in rows:
+        name = row["statistic"]
+        if name not in SHOWN or (row["detector"], row["sided"]) != ("gaussian", "two"):
+            continue
         low, high = row["auroc_ci95"]
         print(
             f"{args.model} {args.attack} eps {args.eps:g}: AUROC of {name} {row['auroc']:.3f} [{low:.3f}, {high:.3f}]"

@@ -107,7 +107,7 @@ class DoneStamp:
         self, directory: str | os.PathLike[str], name: str, *, options: dict[str, Any], inputs: list[Path] | None = None
     ) -> None:
         self.path = Path(directory) / f".done.{name}"
-        contents = {str(p): file_digest(p) for p in inputs or []}
+        contents = [(p.name, file_digest(p)) for p in inputs or []]  # by name: a moved directory is the same
         self.key = digest(name, options, contents)
         self.options = options
 

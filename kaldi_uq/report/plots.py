@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import PercentFormatter
+from matplotlib.ticker import FuncFormatter, PercentFormatter
 
 from kaldi_uq.detector import GaussianDetector, auroc, roc
 from kaldi_uq.report.names import PAPER_STATISTIC, model_key, model_name, statistic_key, statistic_name
@@ -157,7 +157,7 @@ def roc_figure(scores: Mapping[str, tuple[FloatArray, FloatArray]], *, title: st
     tidy(logarithmic, xlabel="false-positive rate, logarithmic", title="Few false alarms")
     logarithmic.set_xscale("log")
     logarithmic.set_xlim(lowest, 1)
-    logarithmic.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=None, symbol=" %"))
+    logarithmic.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:g} %"))
     logarithmic.axvline(0.01, color=INK, linewidth=0.8)
     handles, labels = linear.get_legend_handles_labels()
     figure.legend(
