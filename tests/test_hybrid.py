@@ -218,8 +218,8 @@ def test_front_end_options_survive_the_file(tmp_path: Path) -> None:
 def test_device_is_the_requested_one_if_it_is_there() -> None:
     assert select_device("cpu") == torch.device("cpu")
     assert select_device().type == ("cuda" if torch.cuda.is_available() else "cpu")
-    with pytest.raises(ValueError, match="--device must be cpu or cuda, got 'gpu'"):
+    with pytest.raises(ValueError, match="device must be cpu or cuda, got 'gpu'"):
         select_device("gpu")
     if not torch.cuda.is_available():
-        with pytest.raises(ValueError, match="PyTorch sees no GPU here"):
+        with pytest.raises(ValueError, match="PyTorch sees 0 GPUs here"):
             select_device("cuda")
