@@ -41,6 +41,7 @@ def score_waves(
     num_draws: int | None = None,
     seed: int = 0,
     desc: str = "scoring",
+    alone: bool = False,
 ) -> Iterator[tuple[str, UtteranceScores]]:
     """Score waveforms batch by batch.
 
@@ -50,14 +51,16 @@ def score_waves(
         num_draws: draws of a random network; ``None`` for its default.
         seed: of the draws; each batch has a generator of its own.
         desc: of the progress bar.
+        alone: each waveform is a batch of its own with the same generator, so that the draws of a random network, and
+            with them its scores, do not depend on the other waveforms.  Slower on a GPU.
 
     Yields:
         (utt, scores), batches of long utterances first.
     """
     device = model.log_prior.device
     with tqdm(total=len(waves), desc=desc, unit="utt", disable=len(waves) < 32) as progress:
-        for number, batch in enumerate(wave_batches(waves)):
-            generator = torch.Generator(device).manual_seed(seed * 1_000_003 + number)
+        for number, batch in enumerate(wave_batches(waves, 0) if alone else wave_batches(waves)):
+            generator = torch.Generator(device).manual_seed(seed * 1_000_003 + (0 if alone else number))
             with torch.no_grad():
                 draws, lengths = model.iter_log_post(
                     torch.from_numpy(batch.wav).to(device),
@@ -94,11 +97,13 @@ def decode_waves(
     seed: int = 0,
     desc: str = "decoding",
     observe: Callable[[str, UtteranceScores], None] | None = None,
+    alone: bool = False,
 ) -> tuple[dict[str, Hypothesis], dict[str, dict[str, float]]]:
     """Decode waveforms and measure their uncertainty in one pass.
 
     Args:
         observe: sees each utterance's scores, which are not kept.
+        alone: see :func:`score_waves`.
 
     Returns:
         utt -> hypothesis (without a word where no path survived), utt -> statistics; in the order of ``waves``.
@@ -106,7 +111,7 @@ def decode_waves(
     statistics: dict[str, dict[str, float]] = {}
 
     def loglikes() -> Iterator[tuple[str, np.ndarray]]:
-        for utt, scores in score_waves(model, waves, num_draws=num_draws, seed=seed, desc=desc):
+        for utt, scores in score_waves(model, waves, num_draws=num_draws, seed=seed, desc=desc, alone=alone):
             statistics[utt] = scores.statistics
             if observe:
                 observe(utt, scores)

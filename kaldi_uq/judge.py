@@ -111,6 +111,7 @@ def judge(
             parts[name] = (stretches, float(np.mean(frames > normal.threshold)))
 
     heard = dict[str, str | None].fromkeys(waves)
+    alone = model.network.is_random  # the verdict on a file must not depend on the files beside it
     if recogniser:
         found, _ = decode_waves(
             model,
@@ -123,10 +124,11 @@ def judge(
             seed=seed,
             desc="judging",
             observe=observe,
+            alone=alone,
         )
         heard = {name: " ".join(hypothesis.words) for name, hypothesis in found.items()}
     else:
-        for name, scores in score_waves(model, waves, num_draws=num_draws, seed=seed, desc="judging"):
+        for name, scores in score_waves(model, waves, num_draws=num_draws, seed=seed, desc="judging", alone=alone):
             observe(name, scores)
     table = {statistic: [values[name][statistic] for name in waves] for statistic in detector.statistics}
     columns = (detector.is_attack(table), detector.score(table), detector.p_value(table))

@@ -24,7 +24,7 @@ from kaldi_uq.hybrid import HybridModel
 from kaldi_uq.io.datadir import write_data_dir
 from kaldi_uq.io.wav import to_int16, write_wav
 from kaldi_uq.report.records import read_benign
-from kaldi_uq.types import MODEL_KINDS
+from kaldi_uq.types import MODEL_KINDS, FrontEndConfig, MfccConfig, ModelConfig
 from tests.tiny import FRONT_END, RATE, TinySystem, features, make_system, make_waves
 
 Detect = Callable[..., tuple[int, str, str]]
@@ -548,3 +548,18 @@ def test_frame_quantile_moves_the_bar(place: Path, detect: Detect) -> None:
     status, out, err = detect(place / "dnn", "--frame-quantile", "0.97", wav)
     assert (status, out) == (1, "")
     assert "0.97" in err
+
+
+def test_verdict_on_a_file_does_not_depend_on_the_files_beside_it() -> None:
+    model = HybridModel(
+        FrontEndConfig(mfcc=MfccConfig(sample_frequency=8000, high_freq=0)),
+        ModelConfig(kind="dropout", num_pdfs=5, hidden_dims=(16, 16), num_samples=7),
+    ).eval()
+    rng = np.random.default_rng(0)
+    waves = {name: rng.normal(0, 0.1, 4000 + 800 * i).astype(np.float32) for i, name in enumerate("abc")}
+    together = dict(score_waves(model, waves, alone=True))
+    for name, wave in waves.items():
+        (single,) = (scores for _, scores in score_waves(model, {name: wave}, alone=True))
+        assert single.statistics == together[name].statistics
+    batched = dict(score_waves(model, waves))
+    assert batched["a"].statistics != together["a"].statistics  # so the option is what makes them equal
