@@ -11,6 +11,7 @@ import logging
 import math
 import pickle
 import shutil
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,88 +26,14 @@ from kaldi_uq.feats.splice import gather_spliced
 from kaldi_uq.hybrid import MODEL_FILE, HybridModel
 from kaldi_uq.io.files import atomic_write, digest, write_json
 from kaldi_uq.io.lang import Lang
-from kaldi_uq.io.waves import plan_batches, wave_batches
+from kaldi_uq.training_set import TrainingSet, make_training_set
 from kaldi_uq.types import DecodeConfig, FrontEndConfig, ModelConfig, TrainConfig
 
 log = logging.getLogger(__name__)
 
 CHECKPOINT = "checkpoint.pt"
-
-
-@dataclass
-class TrainingSet:
-    """All frames of the training data, one after the other.
-
-    Attributes:
-        utts: utterances in order.
-        feats: (F, D) float32, features before normalisation and splicing.
-        offsets: (U + 1,) int64, where each utterance begins.
-        pdfs: (F,) int64, the targets.
-    """
-
-    utts: list[str]
-    feats: Tensor
-    offsets: np.ndarray
-    pdfs: Tensor
-
-    @property
-    def num_frames(self) -> int:
-        return len(self.feats)
-
-    def counts(self, num_pdfs: int) -> np.ndarray:
-        """Frames of each pdf."""
-        return np.bincount(self.pdfs.cpu().numpy(), minlength=num_pdfs)
-
-
-def make_training_set(
-    model: HybridModel, waves: dict[str, np.ndarray], pdf_alis: dict[str, np.ndarray], ali_shift_s: float
-) -> TrainingSet:
-    """Compute features and bring the alignment to their frames.
-
-    Args:
-        model: for its front end.
-        waves: utt -> (N,) float32.
-        pdf_alis: utt -> (T,) pdf-ids; utterances without one are left out.
-        ali_shift_s: frame shift of the alignment, seconds.
-
-    Raises:
-        DataError: no utterance has an alignment, or an alignment has another length than its utterance.
-    """
-    device = model.log_prior.device
-    front_end = model.front_end
-    utts = [utt for utt in waves if utt in pdf_alis]
-    if not utts:
-        raise DataError("no utterance of the data has an alignment; are data and alignments of one recipe?")
-    lengths = [int(front_end.num_frames(len(waves[u]))) for u in utts]
-    offsets = np.concatenate([[0], np.cumsum(lengths)])
-    feats = torch.empty((int(offsets[-1]), front_end.feature_dim), device=device)
-    row = {utt: i for i, utt in enumerate(utts)}
-    with torch.no_grad(), tqdm(total=len(utts), desc="features", unit="utt") as progress:
-        for batch in wave_batches({u: waves[u] for u in utts}):
-            values, _ = front_end.features(
-                torch.from_numpy(batch.wav).to(device), torch.from_numpy(batch.num_samples).to(device)
-            )
-            for i, utt in enumerate(batch.utts):
-                start = offsets[row[utt]]
-                feats[start : start + lengths[row[utt]]] = values[i, : lengths[row[utt]]]
-            progress.update(len(batch.utts))
-    targets = [
-        _to_frames(utt, pdf_alis[utt], lengths[i], front_end.frame_shift_s, ali_shift_s) for i, utt in enumerate(utts)
-    ]
-    return TrainingSet(utts, feats, offsets, torch.from_numpy(np.concatenate(targets)).to(device))
-
-
-def _to_frames(utt: str, alignment: np.ndarray, length: int, shift_s: float, ali_shift_s: float) -> np.ndarray:
-    """The alignment at the front end's frame rate: equal rates must have equal lengths, others take the nearest."""
-    if math.isclose(shift_s, ali_shift_s):
-        if len(alignment) != length:
-            raise DataError(
-                f"utterance {utt!r}: the alignment has {len(alignment)} frames, the features have {length}; "
-                "align with the same conf/mfcc.conf as the model's"
-            )
-        return alignment.astype(np.int64)
-    nearest = np.rint(np.arange(length) * (shift_s / ali_shift_s)).astype(np.int64)
-    return alignment[np.minimum(nearest, len(alignment) - 1)].astype(np.int64)
+REALIGN_FRAMES = 1 << 14  # of a batch
+_CHECKPOINT_FIELDS = {"key", "epoch", "network", "optimizer", "pdfs", "history"}
 
 
 @dataclass(frozen=True)
@@ -152,6 +79,7 @@ class Trainer:
         self.config, self.decode, self.device = config, decode, device
         self.key = digest(key, frontend.to_dict(), network.to_dict(), config.to_dict(), sorted(inputs.waves))
         self.model = HybridModel(frontend, network, seed=config.seed).to(device)
+        self.num_members = network.num_members if network.kind == "ensemble" else 0  # each sees its own minibatches
         self.history: list[dict[str, float]] = []
 
     def run(self) -> HybridModel:
@@ -159,9 +87,7 @@ class Trainer:
         inputs, config = self.inputs, self.config
         pdf_alis = {utt: inputs.tid_to_pdf[ali] for utt, ali in inputs.alis.items()}
         data = make_training_set(self.model, inputs.waves, pdf_alis, inputs.ali_shift_s)
-        norm = self.model.front_end.norm
-        norm.set_stats(data.feats.double().mean(0), data.feats.double().std(0))
-        data.feats = norm(data.feats[None], torch.tensor([data.num_frames], device=self.device))[0]
+        data.normalise(self.model.front_end.norm)
         optimizer = torch.optim.Adam(
             self.model.network.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay
         )
@@ -188,8 +114,7 @@ class Trainer:
         return self.model
 
     def _epoch(self, optimizer: torch.optim.Optimizer, data: TrainingSet, epoch: int, num_epochs: int) -> float:
-        config, network = self.config, self.model.network.train()
-        members = getattr(network.config, "num_members", 1) if network.config.kind == "ensemble" else 0
+        config, network, members = self.config, self.model.network.train(), self.num_members
         order = _frame_order(data.num_frames, members, config.seed, epoch).to(self.device)
         offsets = torch.from_numpy(data.offsets).to(self.device)
         utt_of_frame = torch.repeat_interleave(
@@ -257,23 +182,21 @@ class Trainer:
         self.engine.update_transitions(hmm_dir, ordered, out / "final.mdl")
         return out
 
-    def _loglikes(self, data: TrainingSet, epoch: int):  # type: ignore[no-untyped-def]
+    def _loglikes(self, data: TrainingSet, epoch: int) -> Iterator[tuple[str, np.ndarray]]:
         """(utt, (T, C)) over the training set; a random network is averaged over at most 10 draws."""
         network, front_end = self.model.network, self.model.front_end
         num_draws = min(10, network.default_num_samples) if network.is_random else None
-        lengths = np.diff(data.offsets)
-        waves = {str(i): data.feats[data.offsets[i] : data.offsets[i + 1]] for i in range(len(data.utts))}
-        for number, indices in enumerate(
-            tqdm(plan_batches(lengths.tolist(), 1 << 14), desc=f"realigning {epoch + 1}", unit="batch")
-        ):
-            generator = torch.Generator(self.device).manual_seed(self.config.seed * 1_000_003 + (epoch << 20) + number)
-            batch = torch.nn.utils.rnn.pad_sequence([waves[str(i)] for i in indices], batch_first=True)
-            size = torch.from_numpy(lengths[indices]).to(self.device)
-            with torch.no_grad():
-                log_post = network(front_end.splice(batch, size), num_samples=num_draws, generator=generator)
-                loglikes = self.model.loglikes(log_post).cpu().numpy()
-            for i, values in zip(indices, loglikes, strict=True):
-                yield data.utts[i], np.ascontiguousarray(values[: lengths[i]])
+        with tqdm(total=len(data.utts), desc=f"realigning {epoch + 1}", unit="utt") as progress:
+            for number, batch in enumerate(data.batches(REALIGN_FRAMES)):
+                seed = self.config.seed * 1_000_003 + (epoch << 20) + number
+                generator = torch.Generator(self.device).manual_seed(seed)
+                with torch.no_grad():
+                    x = front_end.splice(batch.feats, batch.lengths)
+                    log_post = network(x, num_samples=num_draws, generator=generator)
+                    loglikes = self.model.loglikes(log_post).cpu().numpy()
+                for utt, length, values in zip(batch.utts, batch.lengths.tolist(), loglikes, strict=True):
+                    yield utt, np.ascontiguousarray(values[:length])
+                progress.update(len(batch.utts))
 
     def _hmm_dir(self, epoch: int) -> Path:
         return self.out_dir / "viterbi" / str(epoch)
@@ -298,8 +221,10 @@ class Trainer:
             return 0
         try:
             state = torch.load(path, map_location=self.device, weights_only=True)
-        except (RuntimeError, pickle.UnpicklingError, EOFError) as error:
-            raise DataError(f"{path}: damaged checkpoint ({error}); remove it to train from the beginning") from None
+        except (RuntimeError, pickle.UnpicklingError, EOFError, OSError, KeyError, ValueError):
+            state = None
+        if not isinstance(state, dict) or state.keys() != _CHECKPOINT_FIELDS:
+            raise DataError(f"{path}: damaged checkpoint; remove it to train from the beginning")
         if state["key"] != self.key:
             log.warning("%s: of another configuration; training starts from the beginning", path)
             return 0

@@ -24,7 +24,7 @@ import numpy as np
 from digits import SETS, WORDS, Counts, Utterance
 from tqdm import tqdm
 
-from kaldi_uq.cli.main import OneLineParser, ParagraphFormatter
+from kaldi_uq.cli.main import OneLineParser, ParagraphFormatter, interrupted
 from kaldi_uq.errors import DataError, KaldiUqError, UsageError
 from kaldi_uq.io.datadir import write_data_dir, write_table
 from kaldi_uq.io.files import DoneStamp, digest, read_json, write_json
@@ -76,6 +76,8 @@ def run_script(parser: OneLineParser, work: Callable[[argparse.Namespace], None]
     print(parser.prog, *sys.argv[1:], file=sys.stderr)
     try:
         work(args)
+    except KeyboardInterrupt:
+        interrupted(parser.prog)
     except (KaldiUqError, OSError, ValueError) as error:
         if args.debug:
             raise

@@ -302,6 +302,11 @@ class TestTransitions:
         np.testing.assert_allclose(loaded.non_self_loop_log_probs, fresh.non_self_loop_log_probs, rtol=1e-5, atol=1e-6)
         assert loaded.num_pdfs == fresh.num_pdfs
 
+    def test_update_leaves_the_model_in_memory_as_it_is(self, system: TinySystem, tmp_path: Path) -> None:
+        before = np.array(embedded.load_model(system.mono)[0].log_probs)
+        system.engine.update_transitions(system.mono, [system.alignments["utt00"]], tmp_path / "final.mdl")
+        assert np.array_equal(embedded.load_model(system.mono)[0].log_probs, before)
+
     def test_model_and_tree_of_different_systems_are_refused(self, system: TinySystem, tmp_path: Path) -> None:
         other = tiny.make_lang(tmp_path / "other", {"sil": 1, "one": 3, "two": 5})
         waves, text = tiny.make_waves(12, seed=2)

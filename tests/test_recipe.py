@@ -228,33 +228,35 @@ def test_phone_lexicon_has_a_run_of_its_own_and_recognises(tiny_recipe: Recipe, 
 def test_tidigits_goes_from_sphere_files_to_a_word_error_rate(tiny_recipe: Recipe, tmp_path: Path) -> None:
     """The speech of the synthetic corpus in the shape of the LDC's: SPHERE files, 20 kHz, its speakers and trees."""
     corpus = tmp_path / "LDC 93S10"  # with a blank
-    spks = {"train": {"man": ["ae"], "woman": ["ad"]}, "test": {k: v.split() for k, v in TEST_SPEAKERS.items()}}
-    for tree, name in (("train", "train"), ("test", "test")):
-        _write_sphere_tree(tiny_recipe, name, corpus / "data/adults" / tree, spks[tree])
+    train_speakers = {"man": "ae ai aj", "woman": "ad ae2 ba"}
+    for name, speakers in (("train", train_speakers), ("test", TEST_SPEAKERS)):
+        _write_sphere_tree(tiny_recipe, name, corpus / "data/adults" / name, speakers)
     recipe = make_recipe(tmp_path / "repo", tiny_recipe.env)
     options = ("--corpus", "tidigits", "--corpus-dir", "../../../LDC 93S10")  # relative to where the command is typed
     done = recipe.run_sh(*options, "--stop-stage", 3)
     assert "files, TIDIGITS has 8623" in done.stderr
     sets = {name: DataDir.read(recipe.path / "data" / name) for name in SETS}
     assert len(sets["train"].utts) == SETS["train"]
-    assert set(sets["train"].spk2utt) == {"ad", "ae"}
+    assert set(sets["train"].spk2utt) == {spk for spks in train_speakers.values() for spk in spks.split()}
     assert recipe.results()["environment"]["options"]["corpus"] == "tidigits"
     assert recipe.results()["clean"]["mono"]["accuracy"] > 0.5
 
 
-def _write_sphere_tree(recipe: Recipe, name: str, tree: Path, speakers: dict[str, list[str]]) -> None:
+def _write_sphere_tree(recipe: Recipe, name: str, tree: Path, speakers: dict[str, str]) -> None:
     table = read_table(recipe.path / "data" / name / "wav.scp")
-    used: set[str] = set()
-    for number, (utt, path) in enumerate(table.items()):
+    names: dict[str, list[str]] = {"woman": [], "man": []}  # files of speakers who take turns
+    for utt, path in table.items():
         sex = "woman" if utt.startswith("f") else "man"
-        spk = speakers[sex][number % len(speakers[sex])]
+        spks = speakers[sex].split()
         code = re.fullmatch(r"[fm][0-9]+-([1-9zo]+)[a-z]", utt)
         assert code
-        file = next(f"{sex}/{spk}/{code[1]}{p}.wav" for p in "ab" if f"{sex}/{spk}/{code[1]}{p}.wav" not in used)
-        used.add(file)
+        turn = len(names[sex])
+        choices = [f"{spks[(turn + i) % len(spks)]}/{code[1]}{p}.wav" for p in "ab" for i in range(len(spks))]
+        names[sex].append(next(choice for choice in choices if choice not in names[sex]))
+        file = tree / sex / names[sex][-1]
+        file.parent.mkdir(parents=True, exist_ok=True)
         samples = resample_poly(read_wav(recipe.path / path)[0] * 32768.0, 5, 4)
-        (tree / file).parent.mkdir(parents=True, exist_ok=True)
-        (tree / file).write_bytes(sphere_bytes(np.rint(samples).astype(np.int16), "10"))
+        file.write_bytes(sphere_bytes(np.rint(samples).astype(np.int16), "10"))
 
 
 def test_fsdd_is_recognised_from_a_few_minutes_of_speech(

@@ -16,7 +16,8 @@ import torch
 from kaldi_uq.errors import DataError, UsageError
 from kaldi_uq.hybrid import MODEL_FILE, HybridModel
 from kaldi_uq.io.kaldi_model import read_transitions
-from kaldi_uq.train import CHECKPOINT, Trainer, TrainingInputs, _frame_order, _to_frames, make_training_set
+from kaldi_uq.train import CHECKPOINT, Trainer, TrainingInputs, _frame_order
+from kaldi_uq.training_set import _to_frames, make_training_set
 from kaldi_uq.types import MODEL_KINDS, DecodeConfig, FrontEndConfig, TrainConfig
 from tests import tiny
 from tests.tiny import FRONT_END, TinySystem
@@ -157,10 +158,10 @@ class TestReproducibility:
                     "cut off": path.read_bytes()[:-500],
                     "text": b"not a checkpoint\n",
                     "empty": b"",
-                    "pickle": pickle.dumps(Touching(marker)),
+                    "pickle": pickle.dumps(Touching(marker), protocol=2),
                 }[damage]
             )
-        with pytest.raises(DataError, match=rf"{CHECKPOINT}: damaged checkpoint .*remove it") as error:
+        with pytest.raises(DataError, match=rf"{CHECKPOINT}: damaged checkpoint; remove it") as error:
             make_trainer(system, tmp_path).run()
         assert "\n" not in str(error.value)
         assert not marker.exists()
@@ -176,14 +177,16 @@ class Touching:
         return Path.touch, (self.marker,)
 
 
-class TestResult:
-    @pytest.fixture(scope="class")
-    def trained(self, system: TinySystem, tmp_path_factory: pytest.TempPathFactory) -> Path:
-        out = tmp_path_factory.mktemp("trained")
-        config = TrainConfig(num_epochs=10, num_viterbi_epochs=3, batch_size=32, learning_rate=0.01)
-        make_trainer(system, out, config=config).run()
-        return out
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A network that has seen enough to recognise."""
+    folder = tmp_path_factory.mktemp("trained")
+    config = TrainConfig(num_epochs=8, num_viterbi_epochs=3, batch_size=32, learning_rate=0.01)
+    make_trainer(tiny.make_system(folder / "system", num_utts=24), folder / "dnn", config=config).run()
+    return folder / "dnn"
 
+
+class TestResult:
     def test_recognises_words_it_has_not_seen_in_this_order(self, system: TinySystem, trained: Path) -> None:
         model = HybridModel.load(trained)
         waves, text = tiny.make_waves(5, seed=77)
@@ -198,14 +201,15 @@ class TestResult:
 
     def test_loss_falls(self, trained: Path) -> None:
         losses = [entry["loss"] for entry in json.loads((trained / "history.json").read_text())]
-        assert len(losses) == 13
-        assert losses[-1] < 0.2 < 1.0 < losses[0]
+        assert len(losses) == 11
+        assert losses[-1] < 0.3 < 0.8 < losses[0]
 
-    def test_transitions_follow_the_viterbi_training(self, system: TinySystem, trained: Path) -> None:
-        before, after = system.table, read_transitions(trained / "final.mdl")
+    def test_transitions_follow_the_viterbi_training(self, trained: Path) -> None:
+        mono = trained.parent / "system/mono"
+        before, after = read_transitions(mono / "final.mdl"), read_transitions(trained / "final.mdl")
         assert after.tuples == before.tuples
         assert not np.array_equal(after.log_probs, before.log_probs)
-        assert (trained / "tree").read_bytes() == (system.mono / "tree").read_bytes()
+        assert (trained / "tree").read_bytes() == (mono / "tree").read_bytes()
 
     def test_prior_is_that_of_the_last_alignment(self, trained: Path) -> None:
         prior = HybridModel.load(trained).log_prior.exp()
@@ -218,11 +222,11 @@ class TestResult:
         counts = np.bincount(system.table.tid_to_pdf[np.concatenate(list(system.alignments.values()))])
         np.testing.assert_allclose(HybridModel.load(tmp_path).log_prior.exp(), counts / counts.sum(), rtol=1e-5)
 
-    def test_features_are_normalised_over_the_training_frames(self, system: TinySystem, trained: Path) -> None:
+    def test_features_are_normalised_over_the_training_frames(self, trained: Path) -> None:
         front_end = HybridModel.load(trained).front_end
+        waves, _ = tiny.make_waves(24)
         frames = [
-            front_end.features(torch.from_numpy(wave)[None], torch.tensor([len(wave)]))[0][0]
-            for wave in system.waves.values()
+            front_end.features(torch.from_numpy(wave)[None], torch.tensor([len(wave)]))[0][0] for wave in waves.values()
         ]
         stacked = torch.cat(frames).double()
         torch.testing.assert_close(stacked.mean(0), torch.zeros(14).double(), rtol=0, atol=1e-4)
@@ -232,7 +236,7 @@ class TestResult:
         self, system: TinySystem, tmp_path: Path
     ) -> None:
         config = TrainConfig(num_epochs=2, num_viterbi_epochs=0, learning_rate=1e30, final_learning_rate=1e30)
-        with pytest.raises(UsageError, match="epoch 1: the loss is .*choose a smaller --learning-rate"):
+        with pytest.raises(UsageError, match=r"epoch 1: the loss is .*choose a smaller --learning-rate"):
             make_trainer(system, tmp_path, config=config).run()
         assert list(tmp_path.iterdir()) == []
 

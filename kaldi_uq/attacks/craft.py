@@ -15,17 +15,18 @@ from torch import Tensor
 from tqdm import tqdm
 
 from kaldi_uq.attacks.pgd import pgd, random_starts
-from kaldi_uq.attacks.targets import align_targets, check_target, random_target
+from kaldi_uq.attacks.targets import align_targets, check_target, min_word_frames, random_target, target_words
 from kaldi_uq.engine.base import Engine
 from kaldi_uq.errors import AlignmentError
 from kaldi_uq.hybrid import HybridModel
 from kaldi_uq.io.files import digest, write_text
+from kaldi_uq.io.kaldi_model import read_transitions
 from kaldi_uq.io.lang import Lang
 from kaldi_uq.io.wav import INT16_SCALE, to_int16, write_wav
 from kaldi_uq.io.waves import WaveBatch, wave_batches
 from kaldi_uq.types import AttackConfig, DecodeConfig
 
-MAX_ATTEMPTS = 5  # other random targets, shorter ones first to fit, when no path of one survives the beam
+MAX_ATTEMPTS = 5  # random targets of an utterance, one after the other, while no path of one survives the beam
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,23 @@ class Attacker:
     shortest: Mapping[str, int]
     choices: Mapping[str, int]
     decode: DecodeConfig
+
+    @classmethod
+    def of_recipe(
+        cls, model: HybridModel, engine: Engine, model_dir: Path, lang: Lang, decode: DecodeConfig
+    ) -> Attacker:
+        """An attacker who reads the rest from ``model_dir/final.mdl`` and the lexicon."""
+        transitions = read_transitions(model_dir / "final.mdl")
+        return cls(
+            model=model,
+            engine=engine,
+            model_dir=model_dir,
+            lang=lang,
+            tid_to_pdf=transitions.tid_to_pdf,
+            shortest=min_word_frames(lang, transitions.topology),
+            choices=target_words(lang, transitions.topology),
+            decode=decode,
+        )
 
     def craft(
         self,
@@ -188,18 +206,17 @@ class Attacker:
         """Align the targets; a random target without a path is replaced by another one, in ``words`` too."""
         scores = {u: np.ascontiguousarray(clean[i, : lengths[i]]) for i, u in enumerate(batch.utts)}
         aligned: dict[str, np.ndarray] = {}
-        for attempt in range(1, MAX_ATTEMPTS + 1):
-            missing = {u: scores[u] for u in batch.utts if u not in aligned}
-            if not missing:
-                break
+        missing = scores
+        for attempt in range(1 if fixed else MAX_ATTEMPTS):
+            for utt in missing if attempt else ():
+                size = len(scores[utt])
+                words[utt] = random_target(utt, text[utt], size, self.choices, seed=config.seed, attempt=attempt)
             aligned |= align_targets(
                 self.engine, self.model_dir, self.lang, missing, words, self.tid_to_pdf, self.decode
             )
-            for utt in missing.keys() - aligned.keys():
-                if fixed:
-                    break
-                size = len(scores[utt])
-                words[utt] = random_target(utt, text[utt], size, self.choices, seed=config.seed, attempt=attempt)
+            missing = {u: scores[u] for u in batch.utts if u not in aligned}
+            if not missing:
+                break
         lost = [u for u in batch.utts if u not in aligned]
         if lost:
             raise AlignmentError(

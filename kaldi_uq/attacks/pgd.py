@@ -67,8 +67,7 @@ def pgd(
         the perturbed waveforms, rounded to 16 bit inside the ball, and the losses.
     """
     inside = torch.arange(wav.shape[1], device=wav.device) < num_samples[:, None]
-    # eps on the grid: after rounding no sample may be further away than eps
-    eps = math.floor(config.eps * INT16_SCALE + 1e-6) / INT16_SCALE
+    eps = whole_steps(config.eps) / INT16_SCALE  # on the grid: after rounding no sample may be further away than eps
     low, high = (wav - eps).clamp_(min=-1.0), (wav + eps).clamp_(max=1.0 - 1.0 / INT16_SCALE)
     valid = torch.arange(targets.shape[1], device=wav.device) < lengths[:, None]
     adversarial = wav if start is None or not config.random_start else torch.clamp(wav + eps * start, low, high)
@@ -84,6 +83,7 @@ def pgd(
         (gradient,) = torch.autograd.grad(loss.sum(), adversarial)
         last = loss.detach()
         first = last if step == 0 else first
+        gradient = torch.where(gradient.isnan(), 0.0, gradient)  # counted as none, which the checks find
         live |= gradient != 0
         size = step_size(config, eps, step)
         adversarial = torch.clamp(adversarial.detach() - size * gradient.sign(), low, high)
@@ -91,6 +91,15 @@ def pgd(
     rounded = torch.round(adversarial.detach() * INT16_SCALE) / INT16_SCALE
     share = (live & inside).sum(1) / num_samples
     return PgdResult(torch.where(inside, torch.clamp(rounded, low, high), wav), first, last, share)
+
+
+def whole_steps(eps: float) -> int:
+    """How many steps of 16-bit audio a sample may move.
+
+    >>> whole_steps(0.02), whole_steps(1 / 32768), whole_steps(3e-5)
+    (655, 1, 0)
+    """
+    return math.floor(eps * INT16_SCALE + 1e-6)
 
 
 def target_loss(draws: Tensor, targets: Tensor, valid: Tensor) -> Tensor:

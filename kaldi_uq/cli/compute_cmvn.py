@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from kaldi_uq.cli.options import directory
-from kaldi_uq.feats.cmvn import accumulate_cmvn_stats
+from kaldi_uq.feats.cmvn_stats import accumulate_cmvn_stats
 from kaldi_uq.io.ark import MatrixWriter, read_matrix
 from kaldi_uq.io.datadir import DataDir
 

@@ -138,7 +138,7 @@ def _files(args: argparse.Namespace) -> list[tuple[str | None, str]]:
 
 def _detector(args: argparse.Namespace, model: HybridModel) -> tuple[Path, OneClassDetector]:
     """The detector and its file, with the threshold to use."""
-    statistic = args.statistic or RECOMMENDED[model.network.config.kind]
+    statistic = args.statistic or RECOMMENDED[model.kind]
     folder = args.model_dir / "detector"
     path = args.detector or folder / f"{statistic}.json"
     if not args.detector and not (path.is_file() and path.parent == folder):

@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import os
+import signal
 import sys
 import textwrap
 from typing import NoReturn
@@ -112,6 +113,8 @@ def _dispatch(argv: list[str]) -> int:
         status = module.run(args)  # type: ignore[attr-defined]
     except BrokenPipeError:
         raise
+    except KeyboardInterrupt:
+        interrupted(f"kaldi-uq {name}")
     except (KaldiUqError, OSError, ValueError) as error:
         # ValueError: a configuration refused an option's value; its message names the field
         if args.debug:
@@ -119,6 +122,14 @@ def _dispatch(argv: list[str]) -> int:
         print(f"kaldi-uq {name}: error: {_one_line(error)}", file=sys.stderr)
         return 1
     return int(status or 0)
+
+
+def interrupted(program: str) -> NoReturn:
+    """End as Ctrl-C ends a program, so that the calling script ends too; one line and no traceback."""
+    print(f"{program}: interrupted", file=sys.stderr, flush=True)
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    os.kill(os.getpid(), signal.SIGINT)
+    sys.exit(128 + signal.SIGINT)  # if the signal is blocked
 
 
 def _one_line(error: BaseException) -> str:

@@ -8,15 +8,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from kaldi_uq.attacks.checks import check_attack
+from kaldi_uq.attacks.checks import check_attack, snr_db
 from kaldi_uq.attacks.craft import Attacker
-from kaldi_uq.attacks.targets import min_word_frames, target_words
 from kaldi_uq.cli.model_options import (
     add_data_and_graph,
     add_model_arguments,
@@ -31,9 +29,8 @@ from kaldi_uq.evaluate import decode_waves
 from kaldi_uq.hybrid import HybridModel
 from kaldi_uq.io.datadir import DataDir, c_sorted, invert_utt2spk, read_table, write_table
 from kaldi_uq.io.files import DoneStamp, read_json, write_json, write_text
-from kaldi_uq.io.kaldi_model import read_transitions
 from kaldi_uq.io.lang import Lang
-from kaldi_uq.io.wav import read_wav
+from kaldi_uq.io.wav import on_grid, read_wav
 from kaldi_uq.io.waves import waves_digest
 from kaldi_uq.report.records import read_attacked
 from kaldi_uq.report.results import Results
@@ -59,7 +56,7 @@ def run(args: argparse.Namespace) -> None:
     config, decode = config_from(args, AttackConfig), config_from(args, DecodeConfig)
     model = load_model(args)
     data = DataDir.read(args.data_dir, need=("wav.scp", "utt2spk", "text"))
-    waves = waves_of(data, model)
+    waves = {utt: on_grid(wave) for utt, wave in waves_of(data, model).items()}  # the attack is written as 16 bit
     inputs = [*decoding_inputs(args), args.data_dir / "text", args.lang_dir / "L.fst"]
     inputs += [Path(args.target_text)] if args.target_text else []
     for path in inputs:
@@ -96,18 +93,7 @@ def _attack(
     text = {utt: data.words(utt) for utt in waves}
     targets = _read_targets(args.target_text, waves) if args.target_text else None
     engine = engine_of(args)
-    lang = Lang.read(args.lang_dir)
-    transitions = read_transitions(args.model_dir / "final.mdl")
-    attacker = Attacker(
-        model=model,
-        engine=engine,
-        model_dir=args.model_dir,
-        lang=lang,
-        tid_to_pdf=transitions.tid_to_pdf,
-        shortest=min_word_frames(lang, transitions.topology),
-        choices=target_words(lang, transitions.topology),
-        decode=decode,
-    )
+    attacker = Attacker.of_recipe(model, engine, args.model_dir, Lang.read(args.lang_dir), decode)
     targets_name = args.target_text or ""
     attacker.choose(waves, text, config, targets, targets_name)  # a mistake in them leaves an earlier result in place
     stamp.clear()
@@ -142,7 +128,7 @@ def _attack(
             "hypothesis": " ".join(words),
             "target_errors": align_words(record["target"], words).counts(),
             "original_errors": align_words(text[utt], words).counts(),
-            "snr_db": _snr_db(waves[utt], heard[utt]),
+            "snr_db": snr_db(waves[utt], heard[utt]),
             "first_loss": record["first_loss"],
             "last_loss": record["last_loss"],
             "statistics": statistics[utt],
@@ -171,14 +157,6 @@ def _read_targets(path: str, waves: dict[str, np.ndarray]) -> dict[str, list[str
             f"{path}: no target for utterance {missing[0]!r} ({len(missing)} are missing); add a line '<utt> <words>'"
         )
     return {utt: table[utt].split() for utt in c_sorted(waves)}
-
-
-def _snr_db(original: np.ndarray, attacked: np.ndarray) -> float | None:
-    """Power of the original over that of the perturbation, dB; ``None`` if nothing was added."""
-    noise = float(np.sum((attacked.astype(np.float64) - original) ** 2))
-    if noise == 0:
-        return None
-    return 10.0 * math.log10(float(np.sum(original.astype(np.float64) ** 2)) / noise)
 
 
 def _summary(args: argparse.Namespace, config: AttackConfig) -> dict[str, Any]:

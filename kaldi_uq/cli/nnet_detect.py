@@ -21,10 +21,10 @@ SHOWN = ("max_predictive_entropy", "mean_predictive_entropy")  # in the log; res
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--fit", type=Path, required=True, metavar="JSONL", help="benign, to fit on")
     parser.add_argument("--benign", type=Path, required=True, metavar="JSONL", help="benign, held out")
-    parser.add_argument("--attacked", type=Path, required=True, metavar="JSONL")
+    parser.add_argument("--attacked", type=Path, required=True, metavar="JSONL", help="of nnet-attack")
     parser.add_argument("--model", required=True, help="name in the results")
     parser.add_argument("--attack", required=True, help="name in the results")
-    parser.add_argument("--eps", type=float, required=True)
+    parser.add_argument("--eps", type=float, required=True, help="of the attack")
     parser.add_argument("--results", type=Path, required=True, metavar="FILE", help="results.json to add the rows to")
     parser.add_argument("--detector-dir", type=Path, metavar="DIR", help="save the fitted Gaussian detectors here")
     parser.add_argument("--fpr", type=float, default=0.01, help="false-positive rate of the threshold [0.01]")

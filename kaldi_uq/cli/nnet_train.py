@@ -43,11 +43,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--frontend", choices=("kaldi", "torchaudio"), default="kaldi", help="[kaldi]")
     parser.add_argument("--device", default="", help="cpu or cuda; default: cuda if there is one")
     add_engine(parser)
-    add_config_file(parser, ModelConfig, TrainConfig, FrontEndConfig, DecodeConfig)
-    add_config_flags(parser, ModelConfig, skip=("kind", "input_dim", "num_pdfs"))
-    add_config_flags(parser, TrainConfig)
-    add_config_flags(parser, FrontEndConfig, skip=("kind", "mfcc"))
-    add_config_flags(parser, DecodeConfig)
+    configs = (ModelConfig, TrainConfig, FrontEndConfig, DecodeConfig)
+    elsewhere = ("kind", "input_dim", "num_pdfs", "mfcc")  # from --model, --frontend, --mfcc-config and the alignments
+    add_config_file(parser, *configs, skip=elsewhere)
+    for config in configs:
+        add_config_flags(parser, config, skip=elsewhere)
 
 
 def run(args: argparse.Namespace) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import logging
+import math
 import typing
 from collections.abc import Collection
 from pathlib import Path
@@ -49,15 +50,25 @@ def add_config_flags(parser: argparse.ArgumentParser, config: type[Config], *, s
 def _parser_of(kind: Any) -> Any:
     if kind is bool:
         return _boolean
-    if kind in (int, float, str):
-        return kind
-    return _integers
+    if kind is float:
+        return _number
+    return kind if kind in (int, str) else _integers
 
 
 def _boolean(text: str) -> bool:
     if text not in ("true", "false"):
         raise argparse.ArgumentTypeError(f"expected true or false, got {text!r}")
     return text == "true"
+
+
+def _number(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise argparse.ArgumentTypeError(f"expected a finite number, got {text!r}")
+    return value
 
 
 def _integers(text: str) -> tuple[int, ...]:
@@ -85,11 +96,11 @@ def config_from(args: argparse.Namespace, config: type[ConfigT], **fixed: Any) -
         raise UsageError(str(error)) from None
 
 
-def add_config_file(parser: argparse.ArgumentParser, *configs: type[Config]) -> None:
-    """Add ``--config FILE``: options of these configurations, one ``--name=value`` a line."""
+def add_config_file(parser: argparse.ArgumentParser, *configs: type[Config], skip: Collection[str] = ()) -> None:
+    """Add ``--config FILE``: options of these configurations but ``skip``, one ``--name=value`` a line."""
     parser.add_argument("--config", metavar="FILE", help="options, one --name=value a line; flags win over it")
     known = {f.name: typing.get_type_hints(c)[f.name] for c in configs for f in dataclasses.fields(c)}
-    parser.set_defaults(known_fields=known)
+    parser.set_defaults(known_fields={name: kind for name, kind in known.items() if name not in skip})
 
 
 def read_option_file(path: Path, known: dict[str, Any]) -> dict[str, Any]:
@@ -102,6 +113,8 @@ def read_option_file(path: Path, known: dict[str, Any]) -> dict[str, Any]:
         lines = path.read_text(encoding="utf-8").splitlines()
     except FileNotFoundError:
         raise UsageError(f"--config {path}: no such file") from None
+    except UnicodeDecodeError as error:
+        raise UsageError(f"--config {path}: not a text file ({error})") from None
     values = {}
     for number, line in enumerate(lines, 1):
         line = line.partition("#")[0].strip()
@@ -112,11 +125,13 @@ def read_option_file(path: Path, known: dict[str, Any]) -> dict[str, Any]:
         if not equals:
             raise UsageError(f"{path}:{number}: expected --name=value, found {line!r}")
         if name not in known:
-            raise UsageError(f"{path}:{number}: unknown option {name!r}; known: {', '.join(sorted(known))}")
+            raise UsageError(
+                f"{path}:{number}: unknown option {flag(name)}; known: {', '.join(map(flag, sorted(known)))}"
+            )
         try:
             values[name] = _parser_of(known[name])(text.strip())
         except (ValueError, argparse.ArgumentTypeError) as error:
-            raise UsageError(f"{path}:{number}: --{name}: {error}") from None
+            raise UsageError(f"{path}:{number}: {flag(name)}: {error}") from None
     return values
 
 

@@ -17,7 +17,7 @@ from kaldi_uq.scoring import ErrorRate
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("results", type=Path, metavar="RESULTS-JSON")
-    parser.add_argument("--timing", action="append", default=[], metavar="STAGE=SECONDS")
+    parser.add_argument("--timing", action="append", default=[], metavar="STAGE=SECONDS", help="how long it took")
     parser.add_argument("--environment", action="store_true", help="record engine, versions, device, seed and options")
     parser.add_argument("--clean", action="append", default=[], metavar="NAME=WER-JSON", help="clean score of a system")
     parser.add_argument("--option", action="append", default=[], metavar="NAME=VALUE", help="option of the run")

@@ -140,7 +140,8 @@ class EmbeddedEngine(Engine):
 
     def update_transitions(self, model_dir: Path, alignments: Iterable[np.ndarray], out_path: Path) -> None:
         table = read_transitions(model_dir / "final.mdl")
-        transitions, _ = load_model(model_dir)
+        cached, _ = load_model(model_dir)
+        transitions = set_log_probs(cached, table.log_probs)
         update_transitions(transitions, alignments)
         write_model(out_path, with_log_probs(table, transitions))
 
@@ -234,7 +235,7 @@ def with_log_probs(table: TransitionTable, transitions: Any) -> TransitionTable:
 
 
 def load_model(model_dir: Path) -> tuple[Any, Any]:
-    """Transition model and tree of a model directory, cached while the files do not change."""
+    """Transition model and tree of a model directory, cached while the files do not change: change a copy only."""
     model, tree = Path(model_dir) / "final.mdl", Path(model_dir) / "tree"
     for path in (model, tree):
         if not path.is_file():

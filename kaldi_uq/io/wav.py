@@ -48,6 +48,15 @@ def to_int16(samples: np.ndarray) -> np.ndarray:
     return np.clip(np.rint(samples * INT16_SCALE), -32768, 32767).astype(np.int16)
 
 
+def on_grid(samples: np.ndarray) -> np.ndarray:
+    """The nearest samples that a 16-bit file can hold, (N,) float32; those of a 16-bit file are returned as they are.
+
+    >>> on_grid(np.array([0.5, 1.0])).tolist()
+    [0.5, 0.999969482421875]
+    """
+    return (to_int16(samples) / np.float32(INT16_SCALE)).astype(np.float32)
+
+
 def read_wav(path: str | os.PathLike[str], *, expected_rate: float | None = None) -> tuple[np.ndarray, int]:
     """Read a mono WAV file (PCM or float).
 

@@ -94,7 +94,7 @@ if [ -z "$models" ]; then
 fi
 for m in $models; do
   one_of models "$m" dnn ensemble dropout bnn
-  [[ " $models " != *" $m "*" $m "* ]] || die "--models names $m twice"
+  [[ " ${models// /  } " != *" $m "*" $m "* ]] || die "--models names $m twice"
 done
 if [ "$corpus" != synth ]; then
   [ -n "$corpus_dir" ] || die "--corpus $corpus needs --corpus-dir: where the corpus is"

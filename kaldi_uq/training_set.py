@@ -1,0 +1,154 @@
+"""Training data in memory: features and targets of every frame, to be read frame by frame or utterance by utterance."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+from tqdm import tqdm
+
+from kaldi_uq.errors import DataError
+from kaldi_uq.feats.cmvn import GlobalNorm
+from kaldi_uq.feats.framing import valid_mask
+from kaldi_uq.hybrid import HybridModel
+from kaldi_uq.io.waves import plan_batches, wave_batches
+
+log = logging.getLogger(__name__)
+
+LENGTH_JITTER = 0.25  # of random batches: utterances of about the same length meet, but not the same ones each time
+
+
+@dataclass(frozen=True)
+class SequenceBatch:
+    """Whole utterances, padded with zeros.
+
+    Attributes:
+        utts: B utterance ids.
+        feats: (B, T, D) float32, without context frames.
+        pdfs: (B, T) int64, the targets; 0 in padded frames.
+        lengths: (B,) int64, frames.
+        mask: (B, T) bool, False in padded frames.
+    """
+
+    utts: tuple[str, ...]
+    feats: Tensor
+    pdfs: Tensor
+    lengths: Tensor
+    mask: Tensor
+
+
+@dataclass
+class TrainingSet:
+    """All frames of the training data, one after the other.
+
+    Attributes:
+        utts: utterances in order.
+        feats: (F, D) float32, features before splicing.
+        offsets: (U + 1,) int64, where each utterance begins.
+        pdfs: (F,) int64, the targets.
+    """
+
+    utts: list[str]
+    feats: Tensor
+    offsets: np.ndarray
+    pdfs: Tensor
+
+    @property
+    def num_frames(self) -> int:
+        return len(self.feats)
+
+    def counts(self, num_pdfs: int) -> np.ndarray:
+        """Frames of each pdf."""
+        return np.bincount(self.pdfs.cpu().numpy(), minlength=num_pdfs)
+
+    def normalise(self, norm: GlobalNorm) -> None:
+        """Give ``norm`` the mean and deviation of these frames, and apply it to them."""
+        norm.set_stats(self.feats.double().mean(0), self.feats.double().std(0))
+        self.feats = norm(self.feats[None], torch.tensor([self.num_frames], device=self.feats.device))[0]
+
+    def batches(self, max_frames: int, *, generator: np.random.Generator | None = None) -> Iterator[SequenceBatch]:
+        """All utterances in padded batches, each of utterances of similar length.
+
+        Args:
+            max_frames: the most frames in a batch, with padding; a longer utterance is a batch of its own.
+            generator: of the batches and of their order; ``None`` for the same batches always, the longest first.
+        """
+        lengths = np.diff(self.offsets)
+        if generator is None:
+            plan = plan_batches(lengths.tolist(), max_frames)
+        else:  # as if the utterances were longer, so that the limit holds
+            longer = np.ceil(lengths * generator.uniform(1.0, 1.0 + LENGTH_JITTER, len(lengths))).astype(np.int64)
+            plan = plan_batches(longer.tolist(), max_frames)
+            plan = [plan[i] for i in generator.permutation(len(plan))]
+        for indices in plan:
+            parts = [slice(self.offsets[i], self.offsets[i + 1]) for i in indices]
+            feats = pad_sequence([self.feats[part] for part in parts], batch_first=True)
+            sizes = torch.from_numpy(lengths[indices]).to(feats.device)
+            yield SequenceBatch(
+                utts=tuple(self.utts[i] for i in indices),
+                feats=feats,
+                pdfs=pad_sequence([self.pdfs[part] for part in parts], batch_first=True),
+                lengths=sizes,
+                mask=valid_mask(sizes, feats.shape[1]),
+            )
+
+
+def make_training_set(
+    model: HybridModel, waves: dict[str, np.ndarray], pdf_alis: dict[str, np.ndarray], ali_shift_s: float
+) -> TrainingSet:
+    """Compute features and bring the alignment to their frames.
+
+    Args:
+        model: for its front end.
+        waves: utt -> (N,) float32.
+        pdf_alis: utt -> (T,) pdf-ids; utterances without one are left out and named in the log.
+        ali_shift_s: frame shift of the alignment, seconds.
+
+    Raises:
+        DataError: no utterance has an alignment, or an alignment has another length than its utterance.
+    """
+    device = model.log_prior.device
+    front_end = model.front_end
+    utts = [utt for utt in waves if utt in pdf_alis]
+    if not utts:
+        raise DataError("no utterance of the data has an alignment; are data and alignments of one recipe?")
+    missing = [utt for utt in waves if utt not in pdf_alis]
+    if missing:
+        names = ", ".join(missing[:5]) + (" ..." if len(missing) > 5 else "")
+        log.warning("%d of %d utterances have no alignment and are left out: %s", len(missing), len(waves), names)
+    lengths = [int(front_end.num_frames(len(waves[u]))) for u in utts]
+    offsets = np.concatenate([[0], np.cumsum(lengths)])
+    feats = torch.empty((int(offsets[-1]), front_end.feature_dim), device=device)
+    row = {utt: i for i, utt in enumerate(utts)}
+    with torch.no_grad(), tqdm(total=len(utts), desc="features", unit="utt") as progress:
+        for batch in wave_batches({u: waves[u] for u in utts}):
+            values, _ = front_end.features(
+                torch.from_numpy(batch.wav).to(device), torch.from_numpy(batch.num_samples).to(device)
+            )
+            for i, utt in enumerate(batch.utts):
+                start = offsets[row[utt]]
+                feats[start : start + lengths[row[utt]]] = values[i, : lengths[row[utt]]]
+            progress.update(len(batch.utts))
+    targets = [
+        _to_frames(utt, pdf_alis[utt], lengths[i], front_end.frame_shift_s, ali_shift_s) for i, utt in enumerate(utts)
+    ]
+    return TrainingSet(utts, feats, offsets, torch.from_numpy(np.concatenate(targets)).to(device))
+
+
+def _to_frames(utt: str, alignment: np.ndarray, length: int, shift_s: float, ali_shift_s: float) -> np.ndarray:
+    """The alignment at the front end's frame rate: equal rates must have equal lengths, others take the nearest."""
+    if math.isclose(shift_s, ali_shift_s):
+        if len(alignment) != length:
+            raise DataError(
+                f"utterance {utt!r}: the alignment has {len(alignment)} frames, the features have {length}; "
+                "align with the same conf/mfcc.conf as the model's"
+            )
+        return alignment.astype(np.int64)
+    nearest = np.rint(np.arange(length) * (shift_s / ali_shift_s)).astype(np.int64)
+    return alignment[np.minimum(nearest, len(alignment) - 1)].astype(np.int64)

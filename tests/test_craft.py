@@ -1,0 +1,342 @@
+"""Attacking a data directory: what is written keeps the promises of the attack, and a killed run goes on."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from scipy.io import wavfile
+
+from kaldi_uq.attacks import craft
+from kaldi_uq.attacks.craft import MAX_ATTEMPTS, Attacker
+from kaldi_uq.attacks.targets import min_word_frames, target_words
+from kaldi_uq.cli.main import main
+from kaldi_uq.errors import AlignmentError, DataError
+from kaldi_uq.evaluate import decode_waves
+from kaldi_uq.hybrid import HybridModel
+from kaldi_uq.io import waves as io_waves
+from kaldi_uq.io.datadir import write_data_dir
+from kaldi_uq.io.wav import read_wav
+from kaldi_uq.train import Trainer, TrainingInputs
+from kaldi_uq.types import MODEL_KINDS, AttackConfig, DecodeConfig, TrainConfig
+from tests import tiny
+from tests.tiny import TinySystem
+
+CONFIG = AttackConfig(eps=0.05, num_steps=4)
+GRID = 32768
+
+
+@pytest.fixture(scope="module")
+def system(tmp_path_factory: pytest.TempPathFactory) -> TinySystem:
+    """A recogniser with a trained network in ``exp/dnn``."""
+    folder = tmp_path_factory.mktemp("system")
+    system = tiny.make_system(folder, num_utts=24)
+    inputs = TrainingInputs(
+        waves=system.waves,
+        text=system.text,
+        alis=system.alignments,
+        ali_shift_s=0.01,
+        tid_to_pdf=system.table.tid_to_pdf,
+        ali_dir=system.mono,
+        lang=system.lang,
+    )
+    out = folder / "dnn"
+    out.mkdir()
+    config = TrainConfig(num_epochs=8, num_viterbi_epochs=1, batch_size=32, learning_rate=0.01)
+    Trainer(
+        out, inputs, system.engine, frontend=tiny.FRONT_END, network=system.network(), config=config,
+        decode=DecodeConfig(), device=torch.device("cpu"),
+    ).run()  # fmt: skip
+    system.engine.make_graph(system.lang, out, out / "graph", **tiny.GRAPH_SCALES)
+    return system
+
+
+@pytest.fixture(scope="module")
+def model_dir(system: TinySystem) -> Path:
+    return system.mono.parent / "dnn"
+
+
+@pytest.fixture(scope="module")
+def attacker(system: TinySystem, model_dir: Path) -> Attacker:
+    return make_attacker(system, model_dir, HybridModel.load(model_dir))
+
+
+def make_attacker(system: TinySystem, model_dir: Path, model: HybridModel) -> Attacker:
+    topology = system.table.topology
+    return Attacker(
+        model=model,
+        engine=system.engine,
+        model_dir=model_dir,
+        lang=system.lang,
+        tid_to_pdf=system.table.tid_to_pdf,
+        shortest=min_word_frames(system.lang, topology),
+        choices=target_words(system.lang, topology),
+        decode=DecodeConfig(),
+    )
+
+
+@pytest.fixture(scope="module")
+def speech() -> tuple[dict[str, np.ndarray], dict[str, list[str]]]:
+    return tiny.make_waves(6, seed=31)
+
+
+@pytest.fixture
+def small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Batches of two or three utterances."""
+
+    def batches(waves: dict[str, np.ndarray]) -> Iterator[io_waves.WaveBatch]:
+        return io_waves.wave_batches(waves, max_samples=2 * max(map(len, waves.values())))
+
+    monkeypatch.setattr(craft, "wave_batches", batches)
+
+
+class Counting:
+    """Counts the batches that are computed; kills the run at one of them."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, kill_at: int = -1) -> None:
+        self.utts: list[tuple[str, ...]] = []
+        original = Attacker._batch
+
+        def counting(attacker: Attacker, batch: io_waves.WaveBatch, *args: Any, **options: Any) -> Any:
+            if len(self.utts) == kill_at:
+                raise KeyboardInterrupt
+            self.utts.append(batch.utts)
+            return original(attacker, batch, *args, **options)
+
+        monkeypatch.setattr(Attacker, "_batch", counting)
+
+
+def read_attack(out: Path) -> dict[str, np.ndarray]:
+    return {path.stem: read_wav(path, expected_rate=tiny.RATE)[0] for path in sorted((out / "wav").iterdir())}
+
+
+def difference(one: dict[str, np.ndarray], other: dict[str, np.ndarray]) -> float:
+    return max(float(np.abs(one[utt].astype(np.float64) - other[utt]).max()) for utt in other)
+
+
+class TestResult:
+    def test_recogniser_hears_the_target_within_eps(
+        self, attacker: Attacker, system: TinySystem, model_dir: Path, tmp_path: Path, speech: tuple[Any, Any]
+    ) -> None:
+        waves, text = speech
+        config = AttackConfig(eps=0.1, num_steps=30, realign_every=10)
+        targets = {utt: ["two"] if words != ["two"] else ["one"] for utt, words in text.items()}
+        records = attacker.craft(waves, text, config, tmp_path, targets=targets)
+        heard = read_attack(tmp_path)
+        assert list(records) == list(waves)
+        assert 0.5 * 0.1 < difference(waves, heard) <= 0.1
+        found, _ = decode_waves(attacker.model, heard, system.engine, model_dir, model_dir / "graph", DecodeConfig())
+        right = sum(list(found[utt].words) == targets[utt] for utt in waves)
+        assert right >= 5
+        for record in records.values():
+            assert record["last_loss"] < 0.5 * record["first_loss"]
+            assert record["live_samples"] > 0.8
+
+    @pytest.mark.parametrize("kind", MODEL_KINDS)
+    def test_every_kind_of_model_is_attacked_within_eps(
+        self, system: TinySystem, model_dir: Path, tmp_path: Path, speech: tuple[Any, Any], kind: str
+    ) -> None:
+        waves, text = speech
+        model = HybridModel(tiny.FRONT_END, system.network(kind), seed=1).eval()
+        config = replace(CONFIG, eot_samples=2 if kind in ("dropout", "bnn") else 1)
+        attacker = make_attacker(system, model_dir, model)
+        first = attacker.craft(waves, text, config, tmp_path / "a")
+        again = attacker.craft(waves, text, config, tmp_path / "b")
+        assert first == again  # random models draw from a generator of the batch
+        heard = read_attack(tmp_path / "a")
+        assert 0 < difference(waves, heard) <= CONFIG.eps
+        assert {utt: len(wave) for utt, wave in heard.items()} == {utt: len(wave) for utt, wave in waves.items()}
+        for utt, record in first.items():
+            assert (tmp_path / f"a/wav/{utt}.wav").read_bytes() == (tmp_path / f"b/wav/{utt}.wav").read_bytes()
+            assert record["target"] != text[utt]
+
+    def test_eps_of_zero_writes_the_original(self, attacker: Attacker, tmp_path: Path, speech: tuple[Any, Any]) -> None:
+        waves, text = speech
+        attacker.craft(waves, text, AttackConfig(eps=0.0), tmp_path)
+        assert difference(waves, read_attack(tmp_path)) == 0.0
+
+    def test_result_of_an_utterance_hardly_depends_on_its_batch(
+        self, attacker: Attacker, tmp_path: Path, speech: tuple[Any, Any], small_batches: None
+    ) -> None:
+        # Products of matrices of other sizes round otherwise in the last bit.  That changes a sample only where the
+        # gradient is nearly zero, so that its sign can flip; most samples are the same.
+        waves, text = speech
+        attacker.craft(waves, text, CONFIG, tmp_path / "together")
+        alone = {utt: waves[utt] for utt in list(waves)[2:3]}
+        attacker.craft(alone, text, CONFIG, tmp_path / "alone")
+        for utt, wave in read_attack(tmp_path / "alone").items():
+            assert np.mean(wave != read_attack(tmp_path / "together")[utt]) < 0.02
+
+
+class TestResuming:
+    def test_killed_run_goes_on_after_its_last_batch(
+        self, attacker: Attacker, tmp_path: Path, speech: tuple[Any, Any], small_batches: None,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:  # fmt: skip
+        waves, text = speech
+        whole = attacker.craft(waves, text, CONFIG, tmp_path / "whole", key="k")
+        with monkeypatch.context() as patch:
+            before = Counting(patch, kill_at=2)
+            with pytest.raises(KeyboardInterrupt):
+                attacker.craft(waves, text, CONFIG, tmp_path / "x", key="k")
+        after = Counting(monkeypatch)
+        assert attacker.craft(waves, text, CONFIG, tmp_path / "x", key="k") == whole
+        assert len(before.utts) == 2
+        assert sorted(utt for batch in before.utts + after.utts for utt in batch) == sorted(waves)
+        for utt in waves:
+            name = f"wav/{utt}.wav"
+            assert (tmp_path / "x" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+
+    @pytest.mark.parametrize("what", ["nothing", "key", "eps", "target", "acwt", "part", "wav"])
+    def test_what_has_changed_is_made_again(
+        self, attacker: Attacker, tmp_path: Path, speech: tuple[Any, Any], small_batches: None,
+        monkeypatch: pytest.MonkeyPatch, what: str,
+    ) -> None:  # fmt: skip
+        waves, text = speech
+        targets = {utt: ["two", "one"] for utt in waves}
+        attacker.craft(waves, text, CONFIG, tmp_path, targets=targets, key="model and audio")
+        if what == "part":
+            (tmp_path / "parts/1.json").write_text('{"key": "')
+        elif what == "wav":
+            (tmp_path / f"wav/{next(iter(waves))}.wav").unlink()
+        elif what == "target":
+            targets["utt03"] = ["one"]
+        elif what == "acwt":
+            attacker = replace(attacker, decode=DecodeConfig(acwt=0.2))
+        config = replace(CONFIG, eps=0.04) if what == "eps" else CONFIG
+        key = "another model" if what == "key" else "model and audio"
+        made = Counting(monkeypatch)
+        attacker.craft(waves, text, config, tmp_path, targets=targets, key=key)
+        total = len(list((tmp_path / "parts").iterdir()))
+        assert total >= 3
+        assert len(made.utts) == {"nothing": 0, "part": 1, "wav": 1}.get(what, total)
+        assert set(read_attack(tmp_path)) == set(waves)
+
+
+class TestTargets:
+    def test_target_that_is_too_long_stops_before_any_work(
+        self, attacker: Attacker, tmp_path: Path, speech: tuple[Any, Any]
+    ) -> None:
+        waves, text = speech
+        targets = {utt: ["one"] for utt in waves}
+        targets["utt04"] = ["three"] * 90
+        num_frames = attacker.model.front_end.num_frames(len(waves["utt04"]))
+        with pytest.raises(AlignmentError, match=rf"given: target .* needs at least 360 .* the audio has {num_frames}"):
+            attacker.craft(waves, text, CONFIG, tmp_path, targets=targets, targets_name="given")
+        assert list(tmp_path.iterdir()) == []
+
+    def test_unknown_word_is_named_with_its_place(
+        self, attacker: Attacker, tmp_path: Path, speech: tuple[Any, Any]
+    ) -> None:
+        waves, text = speech
+        targets = {utt: ["one", "four"] for utt in waves}
+        with pytest.raises(DataError, match="given: utt00: word 'four' is not in"):
+            attacker.craft(waves, text, CONFIG, tmp_path, targets=targets, targets_name="given")
+
+    def unalignable(self, monkeypatch: pytest.MonkeyPatch, times: int) -> list[list[str]]:
+        """Let the alignment of the first utterance fail so many times; returns the targets that were tried."""
+        tried: list[list[str]] = []
+        original = craft.align_targets
+
+        def failing(*args: Any) -> dict[str, np.ndarray]:
+            found = original(*args)
+            if "utt00" in found:
+                tried.append(args[4]["utt00"])
+                if len(tried) <= times:
+                    del found["utt00"]
+            return found
+
+        monkeypatch.setattr(craft, "align_targets", failing)
+        return tried
+
+    def test_random_target_without_a_path_is_replaced_and_recorded(
+        self, attacker: Attacker, tmp_path: Path, speech: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        waves, text = speech
+        first = attacker.choose(waves, text, CONFIG, None, "")
+        tried = self.unalignable(monkeypatch, times=2)
+        records = attacker.craft(waves, text, CONFIG, tmp_path)
+        assert tried[0] == first["utt00"]
+        assert len(tried) == 3
+        assert records["utt00"]["target"] == tried[-1] != text["utt00"]
+        assert {utt: records[utt]["target"] for utt in waves if utt != "utt00"} == {
+            utt: first[utt] for utt in waves if utt != "utt00"
+        }
+
+    def test_after_so_many_targets_it_is_an_error_that_names_the_last(
+        self, attacker: Attacker, tmp_path: Path, speech: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        tried = self.unalignable(monkeypatch, times=99)
+        with pytest.raises(AlignmentError, match="'utt00' cannot be aligned with its target") as error:
+            attacker.craft(*speech, CONFIG, tmp_path)
+        assert len(tried) == MAX_ATTEMPTS
+        assert repr(" ".join(tried[-1])) in str(error.value)
+
+    def test_given_target_is_never_replaced(
+        self, attacker: Attacker, tmp_path: Path, speech: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        waves, text = speech
+        tried = self.unalignable(monkeypatch, times=99)
+        with pytest.raises(AlignmentError, match="'utt00' cannot be aligned with its target 'two'"):
+            attacker.craft(waves, text, CONFIG, tmp_path, targets={utt: ["two"] for utt in waves})
+        assert tried == [["two"]]
+
+
+class TestCommand:
+    def run(self, folder: Path, system: TinySystem, model_dir: Path, *options: str) -> int:
+        words = ["nnet-attack", "--lang-dir", system.lang.path, "--num-steps", "3", "--eps", "0.03", *options]
+        words += [folder / "data", model_dir, model_dir / "graph", folder / "attack"]
+        return main([str(word) for word in words])
+
+    def write_data(self, folder: Path, speech: tuple[Any, Any], dtype: type) -> None:
+        """A data directory with files of this sample format, float ones between the steps of 16 bit and up to 1.0."""
+        waves, text = speech
+        (folder / "wav").mkdir(parents=True)
+        scp = {}
+        for number, (utt, wave) in enumerate(waves.items()):
+            scp[utt] = str(folder / f"wav/{utt}.wav")
+            samples = np.rint(wave * GRID).astype(np.int16)
+            if dtype == np.float32:
+                samples = (wave + np.float32(0.4 / GRID)).astype(np.float32)
+                samples[100 + number] = 1.0
+            wavfile.write(scp[utt], tiny.RATE, samples)
+        write_data_dir(
+            folder / "data", wav_scp=scp, text={utt: " ".join(words) for utt, words in text.items()},
+            utt2spk={utt: utt for utt in waves}, utt2dur=dict.fromkeys(waves, 1.0),
+        )  # fmt: skip
+
+    @pytest.mark.parametrize("dtype", [np.int16, np.float32])
+    def test_all_checks_pass_whatever_the_sample_format(
+        self, tmp_path: Path, system: TinySystem, model_dir: Path, speech: tuple[Any, Any], dtype: type
+    ) -> None:
+        self.write_data(tmp_path, speech, dtype)
+        assert self.run(tmp_path, system, model_dir) == 0
+        found = json.loads((tmp_path / "attack/checks.json").read_text())
+        assert found["eps_respected"]["passed"], found["eps_respected"]
+        assert found["gradient_reaches_audio"]["passed"]
+        lines = [json.loads(line) for line in (tmp_path / "attack/results.jsonl").read_text().splitlines()]
+        assert [line["utt"] for line in lines] == list(speech[0])
+        for line in lines:
+            assert line["target"] != line["original"] == " ".join(speech[1][line["utt"]])
+
+    def test_second_run_does_nothing_and_other_audio_is_attacked_anew(
+        self, tmp_path: Path, system: TinySystem, model_dir: Path, speech: tuple[Any, Any],
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:  # fmt: skip
+        self.write_data(tmp_path, speech, np.int16)
+        assert self.run(tmp_path, system, model_dir) == 0
+        made = Counting(monkeypatch)
+        assert self.run(tmp_path, system, model_dir) == 0
+        assert made.utts == []
+        path = tmp_path / "wav/utt02.wav"
+        rate, samples = wavfile.read(path)
+        samples[10] += 1
+        wavfile.write(path, rate, samples)
+        assert self.run(tmp_path, system, model_dir) == 0
+        assert sorted(utt for batch in made.utts for utt in batch) == sorted(speech[0])

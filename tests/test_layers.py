@@ -1,0 +1,115 @@
+"""Imports point down only: the layers of the package, read from its source."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+from tests.conftest import REPO
+
+PACKAGE = REPO / "kaldi_uq"
+
+# layer (a module or a package) -> what its modules may import of kaldi_uq; itself is always allowed
+BASE = ("types", "errors")
+MODEL = ("nnet", "feats", "uncertainty", "engine.base", "io", *BASE)  # what stands on a whole model may use
+LAYERS: dict[str, tuple[str, ...]] = {
+    "errors": (),
+    "types": (),
+    "io": BASE,
+    "feats": BASE,
+    "nnet": BASE,
+    "uncertainty": BASE,
+    "scoring": BASE,
+    "detector": (*BASE, "io.files"),
+    "frames": (*BASE, "io.files"),
+    "synth": (*BASE, "io"),
+    "engine": (*BASE, "io"),
+    "prepare_lang": (*BASE, "io", "engine.base"),
+    "report": (*BASE, "io.files", "detector", "scoring"),
+    "hybrid": ("nnet", "feats", "io", *BASE),
+    "training_set": ("hybrid", "feats", "io", *BASE),
+    "train": ("hybrid", "training_set", *MODEL),
+    "evaluate": ("hybrid", *MODEL),
+    "judge": ("evaluate", "hybrid", "frames", "detector", *MODEL),
+    "attacks": ("hybrid", *MODEL),
+    "cli": ("",),  # everything
+    "__main__": ("cli",),
+    "": (),  # kaldi_uq/__init__.py
+}
+
+# (module, what it imports) -> why a rule does not hold there
+EXCEPTIONS = {("feats.conf", "io.files"): "writes conf/mfcc.conf, and only whole"}
+
+# wheels that only one place knows -> that place
+WHEELS = {
+    "kaldi_io": ("io.ark",),
+    "kaldifst": ("engine.embedded", "engine.embedded_mono"),
+    "kaldi_hmm_gmm": ("engine.embedded", "engine.embedded_mono"),
+}
+
+# modules that start processes -> why
+PROCESSES = {
+    "io.sphere": "sph2pipe decompresses the shorten audio of TIDIGITS",
+    "cli.doctor": "a wheel that does not fit the other crashes the interpreter that tries it",
+}
+STARTS_PROCESSES = {"subprocess", "multiprocessing", "concurrent.futures", "pty"}
+
+
+def modules() -> Iterator[tuple[str, ast.Module]]:
+    """Every module of the package as (name without the package, syntax tree)."""
+    for path in sorted(PACKAGE.rglob("*.py")):
+        parts = path.relative_to(PACKAGE).with_suffix("").parts
+        name = ".".join(part for part in parts if part != "__init__")
+        yield name, ast.parse(path.read_text(encoding="utf-8"))
+
+
+def imports(tree: ast.Module) -> Iterator[str]:
+    """Full names of what a module imports, within functions too."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "imports name the whole path"
+            for alias in node.names:
+                full = f"{node.module}.{alias.name}"
+                is_module = (REPO / Path(*full.split("."))).with_suffix(".py").is_file()
+                is_package = (REPO / Path(*full.split("."))).is_dir()
+                yield full if is_module or is_package else str(node.module)
+
+
+def within(name: str, group: str) -> bool:
+    """Whether a module belongs to a group; the group "" is the whole package."""
+    return not group or name == group or name.startswith(f"{group}.")
+
+
+def layer_of(name: str) -> str:
+    layer = name.partition(".")[0]
+    assert layer in LAYERS, f"kaldi_uq.{name}: not in the layers of this test; say what it may import"
+    return layer
+
+
+def test_imports_point_down_only() -> None:
+    problems, used = [], set()
+    for name, tree in modules():
+        layer = layer_of(name)
+        for full in imports(tree):
+            top, _, inner = full.partition(".")
+            if top == "kaldi_uq" and inner:
+                layer_of(inner)
+                if (name, inner) in EXCEPTIONS:
+                    used.add((name, inner))
+                elif not within(inner, layer or "-") and not any(within(inner, group) for group in LAYERS[layer]):
+                    problems.append(f"kaldi_uq.{name} imports {full}")
+            elif top in WHEELS and name not in WHEELS[top]:
+                problems.append(f"kaldi_uq.{name} imports {full}, which is for {' and '.join(WHEELS[top])}")
+            elif any(within(full, start) for start in STARTS_PROCESSES) and name not in PROCESSES:
+                problems.append(f"kaldi_uq.{name} imports {full}: processes start only in {', '.join(PROCESSES)}")
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "os":
+                if node.attr in ("system", "popen", "fork") or node.attr.startswith(("exec", "spawn", "posix_spawn")):
+                    problems.append(f"kaldi_uq.{name} calls os.{node.attr}")
+    assert problems == []
+    assert used == set(EXCEPTIONS)  # no exception that is not needed any more
+    names = {name for name, _ in modules()}
+    assert set(PROCESSES) | {place for places in WHEELS.values() for place in places} <= names

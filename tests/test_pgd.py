@@ -1,0 +1,277 @@
+"""The attack loop: the ball is never left, padding is never touched, the loss falls, and randomness is reproducible."""
+
+from __future__ import annotations
+
+import argparse
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from kaldi_uq.attacks.pgd import PgdResult, pgd, random_starts, step_size, target_loss
+from kaldi_uq.cli.options import add_config_file, add_config_flags, config_from
+from kaldi_uq.types import AttackConfig
+from tests.conftest import REPO
+
+GRID = 32768
+FRAME = 20  # samples
+
+
+def seeded(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def on_grid(*shape: int, seed: int = 0, scale: float = 0.4) -> Tensor:
+    return (scale * torch.randn(shape, generator=seeded(seed)) * GRID).round().clamp(-GRID, GRID - 1) / GRID
+
+
+class Toy:
+    """A recogniser of frames of 20 samples: a linear layer and a softmax, each frame by itself.
+
+    Sums over samples are written as elementwise products, so that a batch rounds exactly as an utterance alone does.
+    """
+
+    def __init__(self, num_pdfs: int = 4, num_draws: int = 1) -> None:
+        self.weights = torch.randn(num_pdfs, FRAME, generator=seeded(3))
+        self.num_draws = num_draws
+        self.calls = 0
+
+    def __call__(self, wav: Tensor, num_samples: Tensor) -> Tensor:
+        self.calls += 1
+        frames = wav[:, : wav.shape[1] // FRAME * FRAME].reshape(len(wav), -1, 1, FRAME)
+        logits = (frames * self.weights).sum(-1)
+        return torch.stack([logits * (1 + m) for m in range(self.num_draws)]).log_softmax(-1)
+
+
+def lengths_of(num_samples: Tensor) -> Tensor:
+    return num_samples // FRAME
+
+
+def attack(
+    config: AttackConfig, wav: Tensor | None = None, sizes: list[int] | None = None, **options: Any
+) -> tuple[PgdResult, Tensor]:
+    wav = on_grid(3, 200) if wav is None else wav
+    num_samples = torch.tensor(sizes or [wav.shape[1]] * len(wav))
+    targets = torch.randint(4, (len(wav), wav.shape[1] // FRAME), generator=seeded(5))
+    model = options.pop("model", Toy())
+    return pgd(model, wav, num_samples, targets, lengths_of(num_samples), config, **options), wav
+
+
+class TestBall:
+    @pytest.mark.parametrize("rule, size", [("cosine", 0.0), ("fixed", 0.01), ("fixed", 2.0)])
+    @pytest.mark.parametrize(
+        "eps", [0.0, 1e-9, 1e-5, 1 / GRID - 1e-7, 1 / GRID, 1.5 / GRID, 0.0007, 0.002, 0.02, 0.05, 0.3, 1.0]
+    )
+    def test_16_bit_result_is_within_eps_of_the_original(self, eps: float, rule: str, size: float) -> None:
+        wav = on_grid(2, 400, scale=0.8)
+        wav[0, :4] = torch.tensor([-1.0, 1 - 1 / GRID, 0.0, 1 / GRID])
+        start = torch.from_numpy(random_starts(["a", "b"], [400, 400], 0))
+        config = AttackConfig(eps=eps, num_steps=6, step_rule=rule, step_size=size)
+        result, _ = attack(config, wav, start=start)
+        steps = result.wav.double() * GRID
+        assert torch.equal(steps, steps.round())  # what a 16-bit file holds
+        assert float(steps.max()) <= GRID - 1
+        assert float(steps.min()) >= -GRID
+        assert float((result.wav.double() - wav.double()).abs().max()) <= eps
+        if eps >= 1.5 / GRID:  # and it makes use of it
+            assert float((result.wav.double() - wav.double()).abs().max()) > 0.3 * eps
+
+    @pytest.mark.parametrize("eps", [0.0, 1e-9, 0.99 / GRID])
+    def test_less_than_a_step_of_16_bit_returns_the_input(self, eps: float) -> None:
+        wav = on_grid(2, 400, scale=0.8)
+        model = Toy()
+        start = torch.ones(2, 400)
+        result, _ = attack(AttackConfig(eps=eps), wav, [400, 300], start=start, model=model)
+        assert torch.equal(result.wav, wav)
+        assert result.live_samples.tolist() == [0.0, 0.0]
+        assert model.calls == 0
+
+    def test_padding_is_neither_changed_nor_read(self) -> None:
+        sizes = [200, 120, 60]
+        config = AttackConfig(eps=0.1, num_steps=5)
+        start = torch.from_numpy(random_starts(["a", "b", "c"], sizes, 0))
+        wav = on_grid(3, 200)
+        for row, size in enumerate(sizes):
+            wav[row, size:] = 0
+        other = wav.clone()
+        other[2, 60:] = 0.25
+        quiet, _ = attack(config, wav, sizes, start=start)
+        noisy, _ = attack(config, other, sizes, start=start)
+        for result, original in ((quiet, wav), (noisy, other)):
+            for row, size in enumerate(sizes):
+                assert torch.equal(result.wav[row, size:], original[row, size:])
+                assert not torch.equal(result.wav[row, :size], original[row, :size])
+        assert torch.equal(noisy.wav[2, :60], quiet.wav[2, :60])
+
+    def test_input_is_left_as_it_is(self) -> None:
+        wav = on_grid(2, 100)
+        copy = wav.clone()
+        attack(AttackConfig(eps=0.1, num_steps=3), wav)
+        assert torch.equal(wav, copy)
+        assert not wav.requires_grad
+
+
+class TestDescent:
+    @pytest.mark.parametrize("num_draws", [1, 3])
+    def test_loss_falls_and_the_target_is_reached(self, num_draws: int) -> None:
+        result, wav = attack(AttackConfig(eps=0.3, num_steps=30), model=Toy(num_draws=num_draws))
+        assert bool((result.last_loss < 0.5 * result.first_loss).all())
+        targets = torch.randint(4, (3, 10), generator=seeded(5))
+        heard = Toy()(result.wav, torch.tensor([200] * 3))[0].argmax(-1)
+        before = Toy()(wav, torch.tensor([200] * 3))[0].argmax(-1)
+        assert float((heard == targets).float().mean()) > 0.9 > float((before == targets).float().mean())
+
+    def test_losses_are_those_of_the_definition(self) -> None:
+        wav, sizes = on_grid(2, 200), [200, 100]
+        targets = torch.randint(4, (2, 10), generator=seeded(5))
+        result, _ = attack(AttackConfig(eps=0.1, num_steps=1, random_start=False), wav, sizes, model=Toy(num_draws=2))
+        draws = Toy(num_draws=2)(wav, torch.tensor(sizes))
+        for row, frames in enumerate((10, 5)):
+            values = [-float(draws[m, row, t, targets[row, t]]) for m in range(2) for t in range(frames)]
+            assert float(result.first_loss[row]) == pytest.approx(np.mean(values), rel=1e-5)
+        assert torch.equal(result.first_loss, result.last_loss)  # one step: the same moment
+
+    def test_padded_frames_count_nothing(self) -> None:
+        draws = torch.randn(2, 1, 6, 4, generator=seeded()).log_softmax(-1)
+        valid = torch.arange(6)[None] < 4
+        expected = target_loss(draws[:, :, :4], torch.zeros(1, 4, dtype=torch.int64), valid[:, :4])
+        for padding in (0, 3):
+            targets = torch.tensor([[0, 0, 0, 0, padding, padding]])
+            torch.testing.assert_close(target_loss(draws, targets, valid), expected)
+
+    def test_first_step_is_the_sign_of_the_gradient(self) -> None:
+        wav = on_grid(1, 100, scale=0.1)
+        config = AttackConfig(eps=0.5, num_steps=1, step_rule="fixed", step_size=64 / GRID, random_start=False)
+        result, _ = attack(config, wav)
+        x = wav.clone().requires_grad_(True)
+        targets = torch.randint(4, (1, 5), generator=seeded(5))
+        loss = target_loss(Toy()(x, torch.tensor([100])), targets, torch.ones(1, 5, dtype=torch.bool))
+        (gradient,) = torch.autograd.grad(loss.sum(), x)
+        assert torch.equal(result.wav - wav, -gradient.sign() * 64 / GRID)
+
+    def test_samples_that_the_model_does_not_read_are_counted(self) -> None:
+        wav = on_grid(2, 110)  # the last 10 samples make no frame
+        result, _ = attack(AttackConfig(eps=0.1, num_steps=3, random_start=False), wav, [110, 60])
+        assert result.live_samples.tolist() == pytest.approx([100 / 110, 1.0])
+
+    def test_gradient_that_is_no_number_moves_nothing_and_is_not_counted_as_one(self) -> None:
+        def broken(wav: Tensor, num_samples: Tensor) -> Tensor:
+            scores = Toy()(wav, num_samples)
+            return scores * torch.tensor([math.nan, 1.0])[:, None, None].expand(2, 10, 1)  # the first utterance
+
+        result, wav = attack(AttackConfig(eps=0.1, num_steps=3, random_start=False), on_grid(2, 200), model=broken)
+        assert torch.equal(result.wav[0], wav[0])
+        assert result.live_samples.tolist() == [0.0, 1.0]
+
+
+class TestIndependence:
+    def test_result_does_not_depend_on_the_rest_of_the_batch(self) -> None:
+        sizes, utts = [200, 140, 60], ["a", "b", "c"]
+        wav = on_grid(3, 200)
+        for row, size in enumerate(sizes):
+            wav[row, size:] = 0
+        config = AttackConfig(eps=0.1, num_steps=10)
+        targets = torch.randint(4, (3, 10), generator=seeded(5))
+
+        def run(rows: list[int]) -> Tensor:
+            width = max(sizes[row] for row in rows)
+            num_samples = torch.tensor([sizes[row] for row in rows])
+            start = torch.from_numpy(random_starts([utts[r] for r in rows], num_samples.tolist(), 0))
+            return pgd(
+                Toy(), wav[rows, :width], num_samples, targets[rows, : width // FRAME], lengths_of(num_samples), config,
+                start=start,
+            ).wav  # fmt: skip
+
+        together = run([0, 1, 2])
+        for row, size in enumerate(sizes):
+            assert torch.equal(run([row])[0, :size], together[row, :size])
+        assert torch.equal(run([2, 0])[0, :60], together[2, :60])
+
+    def test_noise_belongs_to_the_utterance(self) -> None:
+        starts = random_starts(["a", "bb", "c"], [50, 80, 20], 7)
+        assert starts.shape == (3, 80)
+        assert starts.dtype == np.float32
+        assert np.array_equal(random_starts(["bb"], [80], 7)[0], starts[1])
+        assert np.array_equal(random_starts(["c", "a"], [20, 50], 7)[1, :50], starts[0, :50])
+        assert not starts[0, 50:].any()
+        assert not starts[2, 20:].any()
+        assert not np.array_equal(random_starts(["bb"], [80], 8)[0], starts[1])
+        assert not np.array_equal(random_starts(["bc"], [80], 7)[0], starts[1])
+
+    def test_noise_is_uniform_in_the_ball(self) -> None:
+        noise = random_starts(["a"], [100_000], 0)[0]
+        assert -1 <= noise.min() < -0.999
+        assert 0.999 < noise.max() <= 1
+        histogram, _ = np.histogram(noise, 10, (-1, 1))
+        assert np.abs(histogram - 10_000).max() < 500  # five deviations
+
+    def test_random_start_can_be_switched_off(self) -> None:
+        config = AttackConfig(eps=0.1, num_steps=3, random_start=False)
+        plain, _ = attack(config)
+        ignored, _ = attack(config, start=torch.ones(3, 200))
+        used, _ = attack(AttackConfig(eps=0.1, num_steps=3), start=torch.ones(3, 200))
+        assert torch.equal(plain.wav, ignored.wav)
+        assert not torch.equal(plain.wav, used.wav)
+
+
+class TestSteps:
+    def test_cosine_falls_from_an_eighth_of_eps_to_nearly_nothing(self) -> None:
+        config = AttackConfig(num_steps=40)
+        sizes = [step_size(config, 0.02, step) for step in range(40)]
+        assert sizes[0] == pytest.approx(0.0025)
+        assert sizes[10] == pytest.approx(0.0025 * (1 + math.sqrt(0.5)) / 2)
+        assert sizes[20] == pytest.approx(0.00125)
+        assert sizes[30] == pytest.approx(0.0025 * (1 - math.sqrt(0.5)) / 2)
+        assert 0 < sizes[39] < 0.01 * sizes[0]
+        assert sizes == sorted(sizes, reverse=True)
+
+    def test_given_step_is_kept(self) -> None:
+        fixed = AttackConfig(step_rule="fixed", step_size=0.01)
+        assert {step_size(fixed, eps, step) for eps in (0.001, 0.5) for step in range(40)} == {0.01}
+        assert step_size(AttackConfig(step_rule="fixed"), 0.08, 3) == 0.01
+        assert step_size(AttackConfig(step_size=0.03), 0.08, 0) == 0.03
+
+
+class TestRealignment:
+    @pytest.mark.parametrize("every, expected", [(0, []), (3, [3, 6, 9]), (4, [4, 8]), (20, [])])
+    def test_targets_are_realigned_every_so_many_steps(self, every: int, expected: list[int]) -> None:
+        model, calls = Toy(num_draws=2), []
+
+        def realign(log_mean_post: Tensor) -> Tensor:
+            torch.testing.assert_close(log_mean_post.exp().sum(-1), torch.ones(3, 10))
+            calls.append(model.calls - 1)
+            return torch.zeros(3, 10, dtype=torch.int64)
+
+        attack(AttackConfig(eps=0.1, num_steps=10, realign_every=every), model=model, realign=realign)
+        assert calls == expected
+
+    def test_new_targets_are_followed(self) -> None:
+        goal = torch.full((3, 10), 2)
+        config = AttackConfig(eps=0.4, num_steps=30, step_rule="fixed", realign_every=2)
+        result, _ = attack(config, realign=lambda _: goal)
+        assert float((Toy()(result.wav, torch.tensor([200] * 3))[0].argmax(-1) == goal).float().mean()) > 0.9
+
+
+def config_of(path: Path) -> AttackConfig:
+    """The attack that a command runs with this ``--config``."""
+    parser = argparse.ArgumentParser()
+    add_config_file(parser, AttackConfig)
+    add_config_flags(parser, AttackConfig)
+    return config_from(parser.parse_args(["--config", str(path), "--eps", "0.05"]), AttackConfig)
+
+
+def test_configuration_of_the_papers_attack_is_that_of_cleverhans() -> None:
+    # MadryEtAl of cleverhans 2.1.0: eps_iter 0.01, nb_iter 40, rand_init True, whatever eps is
+    assert config_of(REPO / "recipes/tidigits/conf/paper/pgd.conf") == AttackConfig(
+        eps=0.05, num_steps=40, step_size=0.01, step_rule="fixed", random_start=True, realign_every=0, eot_samples=1
+    )
+
+
+def test_strong_default_decays_its_step_and_realigns() -> None:
+    config = config_of(REPO / "recipes/tidigits/conf/pgd.conf")
+    assert (config.step_rule, config.step_size, config.random_start) == ("cosine", 0.0, True)
+    assert config.realign_every > 0
