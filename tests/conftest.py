@@ -73,7 +73,7 @@ def fsdd_dir() -> Path:
 
 @pytest.fixture(scope="session")
 def tiny_recipe(tmp_path_factory: pytest.TempPathFactory, script_env: dict[str, str]) -> Recipe:
-    """The recipe after all its stages on a tiny synthetic corpus.  To be read, not written; ``clone`` it to change it."""
+    """The recipe after all its stages on a tiny synthetic corpus: to be read; ``clone`` it to change it."""
     pytest.importorskip("espeakng_loader", reason="pip install espeakng-loader")
     recipe = make_recipe(tmp_path_factory.mktemp("my recipe"), script_env)
     recipe.run_sh(*TINY_OPTIONS)

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -45,9 +45,7 @@ def fresh(script_env: dict[str, str], tmp_path: Path) -> Recipe:
 
 
 @pytest.fixture
-def refuse(
-    recipe: Recipe, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Iterator[Callable[..., str]]:
+def refuse(recipe: Recipe, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
     """A function that runs a command in the recipe directory and returns its one line of error."""
     monkeypatch.chdir(recipe.path)
 
@@ -65,7 +63,7 @@ def refuse(
         assert lines[-1].startswith(f"kaldi-uq {words[0]}: error: ")
         return lines[-1].partition(": error: ")[2]
 
-    yield run
+    return run
 
 
 ATTACK = ["nnet-attack", "--lang-dir", "data/lang"]
@@ -191,10 +189,9 @@ def test_tables_that_disagree_are_named_with_the_remedy(recipe: Recipe, refuse: 
     scp.write_text("".join(lines[:4] + lines[5:]))
     utt = lines[4].split()[0]
     remedy = "run utils/fix_data_dir.sh data/train"
+    missing = f"data/train/wav.scp: recording '{utt}' of utt2spk not in it; {remedy}"
     line = error_line(recipe.run("steps/make_mfcc.sh", "--mfcc-config", "conf/mfcc_16k.conf", "data/train"))
-    assert (
-        line == f"kaldi-uq validate-data: error: data/train/wav.scp: recording '{utt}' of utt2spk not in it; {remedy}"
-    )
+    assert line == f"kaldi-uq validate-data: error: {missing}"
     train = ("nnet-train", "--mfcc-config", "conf/mfcc_16k.conf", "data/train", "data/lang", "exp/mono_ali", "exp/x")
     for words in (("train-mono", "data/train", "data/lang", "exp/x"), train):
         assert refuse(*words) == f"data/train/utt2spk:5: utterance '{utt}' is not in wav.scp; {remedy}"
@@ -274,7 +271,7 @@ def test_eps_that_is_no_bound_is_refused_before_anything_runs(recipe: Recipe, ep
         (["--num-utts", "7"], "data/attack: 6 utterances, --num-utts asks for 7"),
         (["--num-utts", "-1"], "argument --num-utts: expected an integer >= 0, got '-1'"),
         (["--num-draws", "3"], "--num-draws 3: exp/dnn is not random"),
-        (["--device", "tpu"], "--device must be cpu or cuda, got 'tpu'"),
+        (["--device", "tpu"], "device must be cpu or cuda, got 'tpu'"),
         (["--step-rule", "big"], "step_rule must be cosine or fixed, got 'big'"),
         (["--config", "nowhere"], "--config nowhere: no such file"),
         (["--acwt", "nan"], "acwt must be positive, got nan"),
@@ -384,17 +381,9 @@ def with_file_limit(recipe: Recipe, kilobytes: int, *command: object) -> str:
 def test_full_disk_leaves_no_short_feature_archive(recipe: Recipe) -> None:
     for path in (recipe.path / "data/mfcc").iterdir():
         path.unlink()
-    make_mfcc = (
-        "steps/make_mfcc.sh",
-        "--mfcc-config",
-        "conf/mfcc_16k.conf",
-        "--nj",
-        1,
-        "data/train",
-        "log",
-        "data/mfcc",
-    )
-    assert "data/mfcc/raw_mfcc_train.1.ark: " in with_file_limit(recipe, 64, *make_mfcc)
+    make_mfcc = ("steps/make_mfcc.sh", "--mfcc-config", "conf/mfcc_16k.conf", "--nj", 1)
+    line = with_file_limit(recipe, 64, *make_mfcc, "data/train", "log", "data/mfcc")
+    assert "data/mfcc/raw_mfcc_train.1.ark: " in line
     assert not list((recipe.path / "data/mfcc").iterdir())
     assert not (recipe.path / "data/train/feats.scp").exists()
 
@@ -497,11 +486,8 @@ def test_killed_attack_is_completed(tiny_recipe: Recipe, recipe: Recipe) -> None
     recipe.run_sh(*options)
     assert recipe.results() == tiny_recipe.results()
     for folder in attacks:
-        for name in (
-            "results.jsonl",
-            "target_text",
-            *(f"wav/{u}.wav" for u in read_table(recipe.path / folder / "text")),
-        ):
+        waves = [f"wav/{utt}.wav" for utt in read_table(recipe.path / folder / "text")]
+        for name in ("results.jsonl", "target_text", *waves):
             ours, theirs = recipe.path / folder / name, tiny_recipe.path / folder / name
             assert ours.read_bytes() == theirs.read_bytes(), name
 

@@ -17,13 +17,18 @@ from kaldi_uq.io.waves import read_waves
 from kaldi_uq.types import Config, DecodeConfig
 
 
-def add_model_arguments(parser: argparse.ArgumentParser, *configs: type[Config]) -> None:
-    """Add MODEL-DIR's options: engine, device, seed, draws, and the flags of the configurations."""
-    add_engine(parser)
+def add_network_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add what computing with a model needs: device and draws."""
     parser.add_argument("--device", default="", help="cpu or cuda; default: cuda if there is one")
     parser.add_argument(
         "--num-draws", type=non_negative_int, default=0, help="draws of a random model; 0: the model's default"
     )
+
+
+def add_model_arguments(parser: argparse.ArgumentParser, *configs: type[Config]) -> None:
+    """Add what decoding with a model needs: device, draws, engine, and the flags of the configurations."""
+    add_network_arguments(parser)
+    add_engine(parser)
     add_config_file(parser, DecodeConfig, *configs)
     every: tuple[type[Config], ...] = (DecodeConfig, *configs)
     for config in every:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from kaldi_uq.cli.model_options import add_model_arguments, load_model, waves_of
+from kaldi_uq.cli.model_options import add_network_arguments, load_model, waves_of
 from kaldi_uq.cli.options import directory, non_negative_int, start_logging
 from kaldi_uq.evaluate import score_waves
 from kaldi_uq.io.ark import MatrixWriter
@@ -22,7 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("scp", type=Path, metavar="SCP")
     parser.add_argument("--log-post", action="store_true", help="without dividing by the priors")
     parser.add_argument("--seed", type=non_negative_int, default=0, help="of the draws [0]")
-    add_model_arguments(parser)
+    add_network_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> None:
