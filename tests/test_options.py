@@ -27,7 +27,6 @@ FLAGS: dict[str, tuple[tuple[type[Config], ...], set[str]]] = {
         (ModelConfig, TrainConfig, FrontEndConfig, DecodeConfig),
         {"kind", "input_dim", "num_pdfs", "mfcc"},
     ),
-    "nnet-forward": ((DecodeConfig,), set()),
     "nnet-decode": ((DecodeConfig,), set()),
     "nnet-attack": ((AttackConfig, DecodeConfig), set()),
     "detect": ((DecodeConfig,), set()),
