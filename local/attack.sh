@@ -5,6 +5,7 @@ set -euo pipefail
 eps=0.02        # largest change of a sample, full scale 1
 model=dnn       # directory under exp/
 attack=pgd      # pgd, the strong default, or paper-pgd; the options are in conf/pgd.conf and conf/paper/pgd.conf
+name=           # under which it is filed; empty: <attack>
 data=data/attack
 eot_samples=    # draws of a random model that one gradient averages over; empty: 1
 num_utts=0      # attack so many utterances, spread over the data; 0: all
@@ -21,16 +22,18 @@ Options:
   --eps <e>                 largest change of a sample, full scale 1 [$eps]
   --model <name>            directory under exp/ [$model]
   --attack pgd|paper-pgd    the strong default, or the paper's exactly [$attack]
+  --name <name>             under which it is filed [<attack>]; an attack of the
+                            same name and eps is replaced
   --data <dir>              utterances to attack [$data]
   --num-utts <n>            attack so many of them; 0: all [$num_utts]
   --eot-samples <n>         draws that one gradient averages over; filed as
-                            <attack>-eot<n> [1, filed as <attack>]
+                            <name>-eot<n> [1, filed as <name>]
   --target-text <file>      table of targets: utt words... [random strings]
   --attack-opts <options>   further options: --num-steps, --realign-every, ...
   --engine embedded|kaldi   [by KALDI_ROOT]
   --device cpu|cuda         [cuda if there is one]
   --seed <n>                [$seed]
-Writes exp/<model>/attack_<attack>_eps<eps> and exp/results.json."
+Writes exp/<model>/attack_<name>_eps<eps> and exp/results.json."
 
 echo "$0 $*" >&2
 . utils/parse_options.sh
@@ -46,8 +49,14 @@ case $attack in
   *) echo "$0: error: --attack must be pgd or paper-pgd, got '$attack'" >&2; exit 1 ;;
 esac
 eps=$(kaldi-uq check-eps "$eps")
+if [ "$attack" = paper-pgd ] && [ -n "$attack_opts" ] && [ "${name:-$attack}" = paper-pgd ]; then
+  echo "$0: error: with --attack-opts '$attack_opts' it is not the paper's attack; give it a --name" >&2
+  exit 1
+fi
+name=${name:-$attack}
+[[ $name =~ ^[[:alnum:]._+-]+$ ]] || { echo "$0: error: --name is of letters, digits and . _ + -, got '$name'" >&2; exit 1; }
 if [ -n "$eot_samples" ]; then
-  attack=$attack-eot$eot_samples
+  name=$name-eot$eot_samples
   attack_opts="${attack_opts:+$attack_opts }--eot-samples $eot_samples"
 fi
 [ -f "exp/$model/final.safetensors" ] || {
@@ -57,5 +66,5 @@ fi
 options=(${target_text:+--target-text "$target_text"} ${attack_opts:+--attack-opts "$attack_opts"})
 options+=(${engine:+--engine "$engine"} ${device:+--device "$device"} --seed "$seed")
 [ "$num_utts" = 0 ] || options+=(--num-utts "$num_utts")
-steps/uq/attack.sh --eps "$eps" --attack "$attack" --attack-config "$conf" --results exp/results.json "${options[@]}" \
-  "$data" data/lang "exp/$model" "exp/$model/graph" "exp/$model/attack_${attack}_eps$eps"
+steps/uq/attack.sh --eps "$eps" --attack "$name" --attack-config "$conf" --results exp/results.json "${options[@]}" \
+  "$data" data/lang "exp/$model" "exp/$model/graph" "exp/$model/attack_${name}_eps$eps"

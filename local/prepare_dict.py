@@ -8,7 +8,6 @@ included, so that a corpus without "oh" gets no HMM that was never trained.
 
 from __future__ import annotations
 
-import argparse
 import sys
 from pathlib import Path
 

@@ -36,6 +36,9 @@ done
 for f in "$data/feats.scp" "$data/cmvn.scp"; do
   [ -f "$f" ] || { echo "$0: error: $f: no such file; stage 1 of the recipe makes it" >&2; exit 1; }
 done
+for f in "$data/text" "$lang/L.fst"; do
+  [ -f "$f" ] || { echo "$0: error: $f: no such file; stage 0 of the recipe makes it" >&2; exit 1; }
+done
 [[ $nj =~ ^[1-9][0-9]*$ ]] || { echo "$0: error: --nj must be a whole number above 0, got '$nj'" >&2; exit 1; }
 num_spk=$(wc -l <"$data/spk2utt")   # a part has at least one speaker
 [ "$nj" -le "$num_spk" ] || nj=$num_spk

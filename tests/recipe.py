@@ -90,9 +90,8 @@ class Recipe:
 def make_recipe(root: Path, env: Mapping[str, str]) -> Recipe:
     """A recipe that has not run yet."""
     recipe = Recipe(root, env)
-    shutil.copytree(
-        REPO / "recipes/tidigits", recipe.path, symlinks=True, ignore=shutil.ignore_patterns("data", "exp", "runs")
-    )
+    ours = shutil.ignore_patterns("data", "exp", "runs", "results")
+    shutil.copytree(REPO / "recipes/tidigits", recipe.path, symlinks=True, ignore=ours)
     for name in ("local", "steps", "utils"):
         (root / name).symlink_to(REPO / name)
     return recipe

@@ -22,7 +22,9 @@ if [ $# -ne 4 ]; then
 fi
 . ./path.sh
 
-[ -f "$1/lexicon.txt" ] || { echo "$0: error: $1/lexicon.txt: no such file" >&2; exit 1; }
+for f in "$1/lexicon.txt" ${word_loop:+"$word_loop"}; do
+  [ -f "$f" ] || { echo "$0: error: $f: no such file" >&2; exit 1; }
+done
 summary=$(kaldi-uq prepare-lang ${engine:+--engine "$engine"} ${word_loop:+--word-loop "$word_loop"} "$1" "$2" "$4")
 
 echo "$0: $summary" >&2
