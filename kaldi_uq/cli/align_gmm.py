@@ -42,9 +42,7 @@ def run(args: argparse.Namespace) -> None:
     engine = engine_of(args)
     data = DataDir.read(args.data_dir, need=("utt2spk", "text", "feats.scp", "cmvn.scp"))
     lang = Lang.read(args.lang_dir)
-    transcripts = {
-        utt: lang.word_ids(data.words(utt), where=f"{data.path / 'text'}: utterance {utt!r}") for utt in data.utts
-    }
+    transcripts = lang.transcripts(data)
     _, gmms = read_gmm_model(args.model_dir / "final.mdl")
     loglikes = ((utt, gmms.loglikes(feats)) for utt, feats in gmm_features(data))
     alignments = engine.align(args.model_dir, lang, loglikes, transcripts, config_from(args, DecodeConfig))

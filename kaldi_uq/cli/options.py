@@ -149,8 +149,9 @@ def engine_of(args: argparse.Namespace) -> Engine:
 
 
 def start_logging() -> None:
-    """Log lines to standard error, where ``$cmd`` puts them into the log of the job."""
-    logging.basicConfig(level=logging.INFO, format="%(levelname).1s %(name)s: %(message)s")
+    """Log lines in Kaldi's form to standard error, where ``$cmd`` puts them into the log of the job."""
+    logging.addLevelName(logging.INFO, "LOG")
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s (%(name)s) %(message)s")
 
 
 def positive_int(text: str) -> int:

@@ -37,7 +37,5 @@ def run(args: argparse.Namespace) -> None:
     engine = engine_of(args)
     data = DataDir.read(args.data_dir, need=("utt2spk", "text", "feats.scp", "cmvn.scp"))
     lang = Lang.read(args.lang_dir)
-    transcripts = {
-        utt: lang.word_ids(data.words(utt), where=f"{data.path / 'text'}: utterance {utt!r}") for utt in data.utts
-    }
+    transcripts = lang.transcripts(data)
     engine.train_mono(dict(gmm_features(data)), transcripts, lang, args.exp_dir, config_from(args, MonoConfig))

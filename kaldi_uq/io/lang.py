@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kaldi_uq.errors import DataError
-from kaldi_uq.io.datadir import read_table
+from kaldi_uq.io.datadir import DataDir, read_table
 from kaldi_uq.io.files import atomic_write
 
 RESERVED_WORDS = ("<eps>", "#0", "<s>", "</s>")  # symbols of the FSTs, in words.txt and in no lexicon
@@ -80,6 +80,14 @@ class Lang:
     def id_to_word(self) -> dict[int, str]:
         """Integer -> word."""
         return {index: word for word, index in self.words.items()}
+
+    def transcripts(self, data: DataDir) -> dict[str, list[int]]:
+        """Integers of the words of every utterance.
+
+        Raises:
+            DataError: a word is not in the lexicon; names the file and the utterance.
+        """
+        return {u: self.word_ids(data.words(u), where=f"{data.path / 'text'}: utterance {u!r}") for u in data.utts}
 
     def word_ids(self, words: Sequence[str], *, where: str, map_oov: bool = False) -> list[int]:
         """Integers of a word sequence.

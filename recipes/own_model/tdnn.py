@@ -23,7 +23,6 @@ from kaldi_uq.cli.main import OneLineParser, ParagraphFormatter
 from kaldi_uq.cli.model_options import add_model_arguments, use_all_cores, waves_of
 from kaldi_uq.cli.options import config_from, directory, engine_of, positive_int, start_logging
 from kaldi_uq.detector import evaluate_detection
-from kaldi_uq.engine.base import Hypothesis
 from kaldi_uq.errors import KaldiUqError
 from kaldi_uq.evaluate import decode_waves
 from kaldi_uq.feats.conf import read_mfcc_conf
@@ -101,7 +100,7 @@ def train(model: HybridModel, data: TrainingSet, *, num_epochs: int, seed: int) 
 
 
 def load_or_train(model: HybridModel, args: argparse.Namespace, seed: int, waves: dict[str, np.ndarray]) -> Path:
-    """Weights of an earlier run with the same network, options and data, or new ones; returns their file."""
+    """Weights of an earlier run with the same code, options and data, or new ones; returns their file."""
     inputs = [Path(__file__), args.ali / "final.mdl", *sorted(args.ali.glob("ali.*.gz"))]
     options = {"wrap": args.wrap, "num_epochs": args.num_epochs, "seed": seed}
     options |= {"front_end": model.front_end.config.to_dict(), "audio": waves_digest(waves)}
@@ -138,18 +137,19 @@ def main(argv: Sequence[str] | None = None) -> None:
     weights = load_or_train(model, args, config.seed, waves["train"])
     model.eval()
 
-    def recognise(some: dict[str, np.ndarray], seed: int) -> tuple[dict[str, Hypothesis], dict[str, dict[str, float]]]:
+    def recognise(some: dict[str, np.ndarray], seed: int) -> tuple[dict[str, str], dict[str, dict[str, float]]]:
         draws = args.num_draws or None
-        return decode_waves(model, some, engine, args.ali, args.graph, decode, num_draws=draws, seed=seed)
+        found, statistics = decode_waves(model, some, engine, args.ali, args.graph, decode, num_draws=draws, seed=seed)
+        return {utt: " ".join(hypothesis.words) for utt, hypothesis in found.items()}, statistics
 
     # clean speech: words, and the uncertainty that the detector takes for normal
     _, fit = recognise(waves["fit"], config.seed)
     heard, benign = recognise(waves["test"], config.seed)
-    clean, _ = score_texts(data["test"].text, texts(heard))
+    clean, _ = score_texts(data["test"].text, heard)
 
     # the attack: at the waveform, rounded to 16 bit, written, and read back
-    step = max(1, len(waves["attack"]) // args.num_attack)  # spread over the speakers
-    originals = dict(list(waves["attack"].items())[::step][: args.num_attack])
+    utts, count = list(waves["attack"]), min(args.num_attack, len(waves["attack"]))
+    originals = {u: waves["attack"][u] for u in (utts[i * len(utts) // count] for i in range(count))}  # of all speakers
     spoken = {utt: data["attack"].text[utt] for utt in originals}
     attacker = Attacker.of_recipe(model, engine, args.ali, Lang.read(args.lang), decode)
     folder = args.out_dir / f"attack_{args.attack}_eps{config.eps:g}"
@@ -157,12 +157,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     crafted = attacker.craft(originals, {u: text.split() for u, text in spoken.items()}, config, folder, key=key)
     attacked = {u: read_wav(folder / f"wav/{u}.wav", expected_rate=front_end.sample_rate)[0] for u in originals}
     heard, suspicious = recognise(attacked, config.seed + 1)  # other draws than the attacker's
-    target, _ = score_texts({utt: " ".join(record["target"]) for utt, record in crafted.items()}, texts(heard))
-    original, _ = score_texts(spoken, texts(heard))
+    target, _ = score_texts({utt: " ".join(record["target"]) for utt, record in crafted.items()}, heard)
+    original, _ = score_texts(spoken, heard)
     ratios = [ratio for u in originals if (ratio := snr_db(originals[u], attacked[u])) is not None]
 
     rows = evaluate_detection(columns(fit), columns(benign), columns(suspicious), seed=config.seed, compare=False)
     name, results = args.out_dir.resolve().name, Results(args.out_dir / "results.json")
+    run = {"engine": engine.name, "versions": engine.versions(), "device": str(model.log_prior.device)}
+    results.set_environment(run | {"seed": config.seed, "options": {"wrap": args.wrap, "num_epochs": args.num_epochs}})
     results.set_clean(name, clean)
     results.add_attack(
         {
@@ -185,11 +187,6 @@ def main(argv: Sequence[str] | None = None) -> None:
         print(f"{attack}: AUROC of {row['statistic']} {row['auroc']:.3f} [{low:.3f}, {high:.3f}]")
 
 
-def texts(heard: Mapping[str, Hypothesis]) -> dict[str, str]:
-    """utt -> text."""
-    return {utt: " ".join(hypothesis.words) for utt, hypothesis in heard.items()}
-
-
 def columns(statistics: Mapping[str, Mapping[str, float]]) -> dict[str, list[float]]:
     """utt -> name -> value as name -> values."""
     return {name: [s[name] for s in statistics.values()] for name in next(iter(statistics.values()))}
@@ -206,7 +203,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--graph", type=directory, default="exp/mono/graph", help="[exp/mono/graph]")
     parser.add_argument("--mfcc-config", required=True, metavar="FILE", help="the one of the alignment")
     parser.add_argument("--num-epochs", type=positive_int, default=10, help="[10]")
-    parser.add_argument("--num-attack", type=positive_int, default=50, help="attack so many utterances [50]")
+    parser.add_argument("--num-attack", type=positive_int, default=50, help="utterances to attack, at most [50]")
     parser.add_argument("--attack", default="pgd", help="name of the attack in the results [pgd]")
     add_model_arguments(parser, AttackConfig)
     return parser.parse_args(argv)

@@ -169,7 +169,7 @@ each_model() { # function: runs it for every model, model_jobs at a time; fails 
 need() { # stage files...
   local n=$1 f
   shift
-  for f; do [ -e "$f" ] || die "$f: no such file; stage $n makes it: the same command with --stage $n"; done
+  for f; do [ -e "$f" ] || die "$f: no such file in runs/$run; stage $n makes it: the same command with --stage $n"; done
 }
 
 kaldi-uq record exp/results.json --environment --seed "$seed" ${engine:+--engine "$engine"} ${device:+--device "$device"} \
