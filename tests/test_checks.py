@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from kaldi_uq.attacks import checks
-from kaldi_uq.attacks.checks import check_attack
+from kaldi_uq.attacks.checks import check_attack, snr_db
 from kaldi_uq.types import AttackConfig
 
 EPS = 0.02
@@ -101,3 +101,10 @@ def test_eps_of_zero_asks_nothing_of_the_gradient() -> None:
 
 def test_tolerance_is_far_below_a_step_of_16_bit() -> None:
     assert checks.ROUNDING < 0.01 / 32768
+
+
+def test_snr_is_the_ratio_of_powers_and_none_without_noise() -> None:
+    wave = np.array([0.5, -0.5, 0.5, -0.5], dtype=np.float32)
+    assert snr_db(wave, wave + np.float32(0.05)) == pytest.approx(20.0, abs=1e-4)  # float32
+    assert snr_db(wave, 2 * wave) == pytest.approx(0.0)
+    assert snr_db(wave, wave) is None
