@@ -283,6 +283,18 @@ def test_option_out_of_range_is_named_and_the_earlier_attack_stays(
     assert refuse(*ATTACK, *options, *ATTACK_PLACES).startswith(message)
 
 
+def test_what_is_filed_as_the_papers_attack_has_the_papers_parameters(recipe: Recipe) -> None:
+    before = snapshot(recipe.path / "exp")
+    other = ("local/attack.sh", "--attack", "paper-pgd", "--attack-opts", "--num-steps 2")
+    for options in ((), ("--name", "paper-pgd")):
+        line = error_line(recipe.run(*other, *options))
+        assert line.endswith("with --attack-opts '--num-steps 2' it is not the paper's attack; give it a --name")
+    assert "--name is of letters" in error_line(recipe.run(*other, "--name", "../x"))
+    assert snapshot(recipe.path / "exp") == before
+    assert recipe.run(*other, "--name", "two-steps").returncode == 0
+    assert {row["attack"] for row in recipe.results()["attacks"]} == {"pgd", "paper-pgd", "two-steps"}
+
+
 # --- options that do not exist
 
 
