@@ -33,6 +33,9 @@ REQUIRES = [
 # GPL-3, therefore optional: only the generator of the synthetic corpus loads it, in a process of its own.
 SYNTH = ["espeakng-loader==0.2.4"]
 
+# Perceptual measures.  Optional: pesq is C code under the terms of the ITU, and needs a compiler to be installed.
+QUALITY = ["pesq==0.0.4", "pystoi>=0.4,<0.5"]
+
 # Linters to a minor release: a new one brings new findings, and a check that passed yesterday must pass today.
 DEV = [
     "pytest>=8,<10",
@@ -54,6 +57,6 @@ setup(
     python_requires=">=3.10",
     packages=find_packages(include=["kaldi_uq*"]),
     install_requires=REQUIRES,
-    extras_require={"synth": SYNTH, "dev": DEV},
+    extras_require={"synth": SYNTH, "quality": QUALITY, "dev": DEV},
     entry_points={"console_scripts": ["kaldi-uq = kaldi_uq.cli.main:main"]},
 )

@@ -4,8 +4,9 @@ set -euo pipefail
 
 eps=0.02        # largest change of a sample, full scale 1
 model=dnn       # directory under exp/
-attack=pgd      # pgd, the strong default, or paper-pgd; the options are in conf/pgd.conf and conf/paper/pgd.conf
-name=           # under which it is filed; empty: <attack>
+attack=pgd      # options in conf/<attack>.conf: pgd, the strong default, adaptive, ...; of paper-pgd in conf/paper/pgd.conf
+statistics=     # adaptive: whose detectors the attack has to pass, separated by commas; empty: max_predictive_entropy
+name=           # under which it is filed; empty: <attack>, adaptive-<statistics>
 data=data/attack
 eot_samples=    # draws of a random model that one gradient averages over; empty: 1
 num_utts=0      # attack so many utterances, spread over the data; 0: all
@@ -21,9 +22,14 @@ In a recipe directory, after run.sh has trained.
 Options:
   --eps <e>                 largest change of a sample, full scale 1 [$eps]
   --model <name>            directory under exp/ [$model]
-  --attack pgd|paper-pgd    the strong default, or the paper's exactly [$attack]
-  --name <name>             under which it is filed [<attack>]; an attack of the
-                            same name and eps is replaced
+  --attack <name>           pgd: the strong default; paper-pgd: the paper's exactly;
+                            adaptive: knows the detector; or any other with a
+                            conf/<name>.conf [$attack]
+  --statistics <s>,<s>      adaptive: of the detectors to pass; all: every one
+                            [max_predictive_entropy]
+  --name <name>             under which it is filed [<attack>, or
+                            adaptive-<statistics>]; an attack of the same name
+                            and eps is replaced
   --data <dir>              utterances to attack [$data]
   --num-utts <n>            attack so many of them; 0: all [$num_utts]
   --eot-samples <n>         draws that one gradient averages over; filed as
@@ -43,11 +49,28 @@ if [ $# -ne 0 ]; then
 fi
 . ./path.sh
 
-case $attack in
-  pgd) conf=conf/pgd.conf ;;
-  paper-pgd) conf=conf/paper/pgd.conf ;;
-  *) echo "$0: error: --attack must be pgd or paper-pgd, got '$attack'" >&2; exit 1 ;;
-esac
+attacks=$(cd conf && ls -- *.conf 2>/dev/null | sed -E '/^(mfcc.*|dnn|ensemble|dropout|bnn)\.conf$/d; s/\.conf$//')
+attacks="$(tr '\n' ' ' <<<"$attacks")paper-pgd"
+[[ " $attacks " == *" $attack "* ]] || {
+  echo "$0: error: --attack must be one of $attacks (those with options in conf/), got '$attack'" >&2
+  exit 1
+}
+conf=conf/$attack.conf
+[ "$attack" != paper-pgd ] || conf=conf/paper/pgd.conf
+if [ "$attack" = adaptive ]; then
+  statistics=${statistics:-max_predictive_entropy}
+  [[ $statistics =~ ^[a-z0-9_]+(,[a-z0-9_]+)*$ ]] || {
+    echo "$0: error: --statistics are names separated by commas, got '$statistics'" >&2
+    exit 1
+  }
+  name=${name:-adaptive-${statistics//,/+}}
+  attack_opts="--statistics $statistics${attack_opts:+ $attack_opts}"
+  fit=exp/$model/score_fit/results.jsonl
+  [ -f "$fit" ] || { echo "$0: error: $fit: no such file; stage 5 of run.sh makes it (run.sh --models \"$model\")" >&2; exit 1; }
+elif [ -n "$statistics" ]; then
+  echo "$0: error: --statistics is for --attack adaptive, which knows the detector" >&2
+  exit 1
+fi
 eps=$(kaldi-uq check-eps "$eps")
 if [ "$attack" = paper-pgd ] && [ -n "$attack_opts" ] && [ "${name:-$attack}" = paper-pgd ]; then
   echo "$0: error: with --attack-opts '$attack_opts' it is not the paper's attack; give it a --name" >&2

@@ -6,10 +6,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from torch import Tensor, nn
 
 from kaldi_uq.attacks import checks
-from kaldi_uq.attacks.checks import check_attack, snr_db
-from kaldi_uq.types import AttackConfig
+from kaldi_uq.attacks.checks import check_attack, check_gradient, dead_frames, slope_errors
+from kaldi_uq.audio_quality import snr_db
+from kaldi_uq.hybrid import HybridModel
+from kaldi_uq.types import MODEL_KINDS, AttackConfig, FrontEndConfig, MfccConfig, ModelConfig
 
 EPS = 0.02
 NAMES = {"eps_respected", "length_kept", "gradient_reaches_audio", "loss_falls"}
@@ -85,6 +89,14 @@ def test_loss_that_does_not_fall_is_found(last: float) -> None:
     assert found["loss_falls"]["value"] == pytest.approx(0.8)
 
 
+def test_single_step_has_no_second_loss_that_could_be_lower() -> None:
+    originals, moved, records = example()
+    for record in records.values():
+        record["last_loss"] = record["first_loss"]
+    found = check_attack(originals, moved, records, AttackConfig(eps=EPS, num_steps=1, random_start=False))
+    assert failures(found) == set() and "loss_falls" not in found
+
+
 def test_eps_below_a_step_of_16_bit_is_said_to_be_that() -> None:
     originals, _, records = example()
     for record in records.values():
@@ -108,3 +120,128 @@ def test_snr_is_the_ratio_of_powers_and_none_without_noise() -> None:
     assert snr_db(wave, wave + np.float32(0.05)) == pytest.approx(20.0, abs=1e-4)  # float32
     assert snr_db(wave, 2 * wave) == pytest.approx(0.0)
     assert snr_db(wave, wave) is None
+
+
+# --- frames without a gradient
+
+
+def test_frames_without_a_gradient_are_counted_one_by_one() -> None:
+    live = torch.ones(2, 100, dtype=torch.bool)
+    live[0, 30:50] = False  # frames 3 and 4 of ten samples
+    live[1, 10:19] = False  # one sample of frame 1 is left
+    live[1, 55:] = False
+    found = dead_frames(live, torch.tensor([100, 80]), torch.tensor([9, 7]), 10)
+    assert found.tolist() == [2, 1]  # frame 6 of the second; frames beyond its seven are not its own
+    assert dead_frames(torch.zeros_like(live), torch.tensor([100, 80]), torch.tensor([9, 7]), 10).tolist() == [9, 7]
+    # with centred frames the last may begin behind the end of the audio, where nothing can have a gradient
+    assert dead_frames(live[:, :80], torch.tensor([80, 55]), torch.tensor([9, 6]), 10).tolist() == [2, 0]
+
+
+def test_frame_without_a_gradient_is_found() -> None:
+    originals, moved, records = example()
+    for record in records.values():
+        record["dead_frames"] = 0
+    found = check_attack(originals, moved, records, AttackConfig(eps=EPS))
+    assert failures(found) == set() and found["gradient_on_every_frame"]["value"] == 0
+    records["u4"]["dead_frames"] = 1
+    found = check_attack(originals, moved, records, AttackConfig(eps=EPS))
+    assert failures(found) == {"gradient_on_every_frame"}
+
+
+# --- constraints
+
+
+@pytest.mark.parametrize(
+    ("constraint", "name", "values"),
+    [("l2", "rms_respected", (0.0125, 0.011)), ("snr", "snr_respected", (20.0, 30.0))],
+)
+def test_projection_that_leaves_the_perturbation_too_loud_is_found(
+    constraint: str, name: str, values: tuple[float, float]
+) -> None:
+    originals, moved, records = example()
+    field = {"l2": "rms", "snr": "snr_db"}[constraint]
+    for value, expected in zip(values, (set(), {name}), strict=True):
+        config = AttackConfig(eps=EPS, constraint=constraint, **{field: value})
+        # uniform noise of EPS has a root mean square of EPS / sqrt(3) = 0.01155 and here an SNR of 22.7 dB
+        found = check_attack(originals, moved, records, config)
+        assert failures(found) == expected
+        assert found[name]["limit"] == value
+
+
+# --- the gradient against differences
+
+
+def model_of(kind: str = "dnn", front_end: str = "kaldi") -> HybridModel:
+    config = FrontEndConfig(kind=front_end, mfcc=MfccConfig(sample_frequency=8000.0), left_context=1, right_context=1)
+    size = 13 * 3 * 3
+    return HybridModel(config, ModelConfig(kind=kind, input_dim=size, num_pdfs=7, hidden_dims=(12,))).eval()
+
+
+def speech() -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(0)
+    waves = {}
+    for utt, size in (("a", 2000), ("b", 1500), ("c", 9000)):
+        wave = np.rint(3000 * np.sin(np.arange(size) / 7) + 300 * rng.standard_normal(size))
+        wave[200:700] = 0  # digital silence, as synthetic speech has it
+        waves[utt] = (wave / 32768).astype(np.float32)
+    return waves
+
+
+@pytest.mark.parametrize("front_end", ["kaldi", "torchaudio"])
+@pytest.mark.parametrize("kind", MODEL_KINDS)
+def test_gradient_through_front_end_and_network_is_the_slope(kind: str, front_end: str) -> None:
+    if front_end == "torchaudio":
+        pytest.importorskip("torchaudio")
+    model = model_of(kind, front_end)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    found = check_gradient(model, speech())
+    assert failures(found) == set()
+    assert found["gradient_correct"]["value"] < 1e-4
+    assert found == check_gradient(model, speech())  # whatever is random is fixed
+    for name, value in model.state_dict().items():  # the model itself stays as it was, float32
+        assert value.dtype == before[name].dtype and torch.equal(value, before[name])
+
+
+class Masked(nn.Module):
+    """A front end that hides the gradient in one of the ways that defences do."""
+
+    def __init__(self, inner: nn.Module, how: str) -> None:
+        super().__init__()
+        self.inner, self.how = inner, how
+
+    def forward(self, wav: Tensor, num_samples: Tensor) -> tuple[Tensor, Tensor]:
+        if self.how == "quantised":  # a straight-through estimate: a gradient, and no slope
+            wav = wav + (torch.round(wav * 256) / 256 - wav).detach()
+        if self.how == "half detached":
+            wav = torch.cat([wav[:, :700].detach(), wav[:, 700:]], 1)
+        features, lengths = self.inner(wav, num_samples)
+        return (features.detach() if self.how == "detached" else features), lengths
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            return getattr(super().__getattr__("inner"), name)
+
+
+@pytest.mark.parametrize("how", ["quantised", "detached", "half detached"])
+def test_masked_gradient_is_found(how: str) -> None:
+    model = model_of()
+    model.front_end = Masked(model.front_end, how)  # type: ignore[assignment]
+    found = check_gradient(model, {utt: np.where(wave == 0, np.float32(1e-3), wave) for utt, wave in speech().items()})
+    assert failures(found) == {"gradient_correct"}
+    assert found["gradient_correct"]["value"] > 0.05
+
+
+def test_slope_error_is_zero_for_a_smooth_function_and_one_where_gradient_or_slope_is_missing() -> None:
+    wav = torch.linspace(-0.5, 0.5, 40, dtype=torch.float64).reshape(2, 20)
+
+    def errors(function: Any) -> list[float]:
+        found: list[float] = slope_errors(function, wav, generator=torch.Generator().manual_seed(0)).tolist()
+        return found
+
+    assert max(errors(lambda x: (x**3).sum(1))) < 1e-6
+    assert errors(lambda x: (x**3).sum(1).detach()) == [1.0, 1.0]
+    assert errors(lambda x: (torch.round(x) - x.detach() + x).sum(1)) == pytest.approx([1.0, 1.0])
+    assert errors(lambda x: x.sum(1) * float("nan")) == [1.0, 1.0]
+    assert errors(lambda x: (0 * x).sum(1)) == [0.0, 0.0]  # flat, and says so: that no sample is live is another check

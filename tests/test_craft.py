@@ -13,9 +13,8 @@ import pytest
 import torch
 from scipy.io import wavfile
 
-from kaldi_uq.attacks import craft
+from kaldi_uq.attacks import craft, problem
 from kaldi_uq.attacks.craft import MAX_ATTEMPTS, Attacker
-from kaldi_uq.attacks.targets import min_word_frames, target_words
 from kaldi_uq.cli.main import main
 from kaldi_uq.errors import AlignmentError, DataError
 from kaldi_uq.evaluate import decode_waves
@@ -68,16 +67,8 @@ def attacker(system: TinySystem, model_dir: Path) -> Attacker:
 
 
 def make_attacker(system: TinySystem, model_dir: Path, model: HybridModel) -> Attacker:
-    topology = system.table.topology
-    return Attacker(
-        model=model,
-        engine=system.engine,
-        model_dir=model_dir,
-        lang=system.lang,
-        tid_to_pdf=system.table.tid_to_pdf,
-        shortest=min_word_frames(system.lang, topology),
-        choices=target_words(system.lang, topology),
-        decode=DecodeConfig(),
+    return Attacker.of_recipe(
+        model, system.engine, model_dir, system.lang, DecodeConfig(), graph_dir=model_dir / "graph"
     )
 
 
@@ -131,7 +122,7 @@ class TestResult:
         heard = read_attack(tmp_path)
         assert list(records) == list(waves)
         assert 0.5 * 0.1 < difference(waves, heard) <= 0.1
-        found, _ = decode_waves(attacker.model, heard, system.engine, model_dir, model_dir / "graph", DecodeConfig())
+        found, _ = decode_waves(attacker.recogniser.model, heard, system.engine, model_dir, model_dir / "graph", DecodeConfig())
         right = sum(list(found[utt].words) == targets[utt] for utt in waves)
         assert right >= 5
         for record in records.values():
@@ -208,7 +199,7 @@ class TestResuming:
         elif what == "target":
             targets["utt03"] = ["one"]
         elif what == "acwt":
-            attacker = replace(attacker, decode=DecodeConfig(acwt=0.2))
+            attacker = replace(attacker, recogniser=replace(attacker.recogniser, decode=DecodeConfig(acwt=0.2)))
         config = replace(CONFIG, eps=0.04) if what == "eps" else CONFIG
         key = "another model" if what == "key" else "model and audio"
         made = Counting(monkeypatch)
@@ -226,7 +217,7 @@ class TestTargets:
         waves, text = speech
         targets = {utt: ["one"] for utt in waves}
         targets["utt04"] = ["three"] * 90
-        num_frames = attacker.model.front_end.num_frames(len(waves["utt04"]))
+        num_frames = attacker.recogniser.model.front_end.num_frames(len(waves["utt04"]))
         with pytest.raises(AlignmentError, match=rf"given: target .* needs at least 360 .* the audio has {num_frames}"):
             attacker.craft(waves, text, CONFIG, tmp_path, targets=targets, targets_name="given")
         assert list(tmp_path.iterdir()) == []
@@ -242,7 +233,7 @@ class TestTargets:
     def unalignable(self, monkeypatch: pytest.MonkeyPatch, times: int) -> list[list[str]]:
         """Let the alignment of the first utterance fail so many times; returns the targets that were tried."""
         tried: list[list[str]] = []
-        original = craft.align_targets
+        original = problem.align_targets
 
         def failing(*args: Any) -> dict[str, np.ndarray]:
             found = original(*args)
@@ -252,7 +243,7 @@ class TestTargets:
                     del found["utt00"]
             return found
 
-        monkeypatch.setattr(craft, "align_targets", failing)
+        monkeypatch.setattr(problem, "align_targets", failing)
         return tried
 
     def test_random_target_without_a_path_is_replaced_and_recorded(

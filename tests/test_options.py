@@ -15,7 +15,16 @@ from kaldi_uq.cli.main import COMMANDS, command_parser
 from kaldi_uq.cli.options import add_config_file, add_config_flags, config_from, flag, read_option_file
 from kaldi_uq.engine.base import MonoConfig
 from kaldi_uq.errors import UsageError
-from kaldi_uq.types import AttackConfig, Config, DecodeConfig, FrontEndConfig, ModelConfig, TrainConfig
+from kaldi_uq.types import (
+    MODEL_KINDS,
+    AdaptiveConfig,
+    AttackConfig,
+    Config,
+    DecodeConfig,
+    FrontEndConfig,
+    ModelConfig,
+    TrainConfig,
+)
 from tests.conftest import REPO
 
 # command -> configurations whose fields are its flags, and the fields that it gets in another way
@@ -28,8 +37,11 @@ FLAGS: dict[str, tuple[tuple[type[Config], ...], set[str]]] = {
         {"kind", "input_dim", "num_pdfs", "mfcc"},
     ),
     "nnet-decode": ((DecodeConfig,), set()),
-    "nnet-attack": ((AttackConfig, DecodeConfig), set()),
+    "nnet-attack": ((AttackConfig, AdaptiveConfig, DecodeConfig), set()),
+    "nnet-transfer": ((DecodeConfig,), set()),
     "detect": ((DecodeConfig,), set()),
+    "attack": ((AttackConfig, DecodeConfig), {"untargeted"}),
+    "check-attacks": ((AttackConfig, DecodeConfig), set()),
 }
 
 # A value of each type that is no field's default and in range for every field of the type.
@@ -39,7 +51,15 @@ OTHER: dict[Any, tuple[str, Any]] = {
     tuple[int, ...]: ("7,8", (7, 8)),
     tuple: ("7,8", (7, 8)),
 }
-CHOICES = {"cmvn": "utterance", "step_rule": "fixed"}
+CHOICES = {
+    "cmvn": "utterance",
+    "constraint": "snr",
+    "eot_draws": "fixed",
+    "loss": "margin",
+    "sided": "both",
+    "statistics": "all",
+    "step_rule": "fixed",
+}
 
 
 def actions(parser: argparse.ArgumentParser) -> dict[str, argparse.Action]:
@@ -64,7 +84,7 @@ def test_flags_are_the_fields_of_the_configuration(command: str) -> None:
         hints = typing.get_type_hints(config)
         for field in dataclasses.fields(config):
             if field.name in elsewhere:
-                assert flag(field.name) not in known
+                assert flag(field.name) not in known or known[flag(field.name)].nargs == 0  # a switch, not a value
                 continue
             action = known["--" + field.name.replace("_", "-")]
             assert action.dest == field.name
@@ -226,7 +246,7 @@ class TestOptionFile:
         ids=lambda p: f"{p.parent.name}/{p.name}",
     )
     def test_files_of_the_recipe_are_read_by_the_command_they_are_for(self, path: Path) -> None:
-        command = "nnet-attack" if "pgd" in path.name else "nnet-train"
+        command = "nnet-train" if path.stem in MODEL_KINDS else "nnet-attack"
         configs, elsewhere = FLAGS[command]
         known = {
             f.name: typing.get_type_hints(config)[f.name] for config in configs for f in dataclasses.fields(config)
@@ -239,7 +259,7 @@ class TestOptionFile:
 
 class TestFromDict:
     @pytest.mark.parametrize(
-        "config", [AttackConfig, DecodeConfig, ModelConfig, TrainConfig, FrontEndConfig, MonoConfig]
+        "config", [AttackConfig, AdaptiveConfig, DecodeConfig, ModelConfig, TrainConfig, FrontEndConfig, MonoConfig]
     )
     def test_round_trip_through_json(self, config: type[Config]) -> None:
         assert config.from_dict(json.loads(json.dumps(config().to_dict()))) == config()

@@ -330,7 +330,7 @@ def test_unknown_option_of_every_command_is_named(
         (["--nj", "0"], "--nj and --model-jobs must be at least 1"),
         (["--seed", "-1"], "--seed must be a whole number, got '-1'"),
         (["--stage", "08"], "--stage must be a whole number, got '08'"),
-        (["--stage", "9"], "--stage 9: the last stage is 8"),
+        (["--stage", "10"], "--stage 10: the last stage is 9"),
         (["--stage", "5", "--stop-stage", "4"], "--stop-stage 4 is before --stage 5"),
         (["--engine", "julius"], "--engine must be one of embedded kaldi, got 'julius'"),
         (["--held-out-speakers", "theo"], "--held-out-speakers is for --corpus fsdd"),
@@ -529,7 +529,7 @@ def test_signal_ends_a_run_and_all_that_it_started(recipe: Recipe, number: signa
 
 def test_second_run_at_the_same_time_is_refused(recipe: Recipe) -> None:
     first = subprocess.Popen(
-        ["./run.sh", *TINY, "--stage", "8"],
+        ["./run.sh", *TINY, "--stage", "9"],
         cwd=recipe.path,
         env=recipe.env,
         stdin=subprocess.DEVNULL,
@@ -539,9 +539,9 @@ def test_second_run_at_the_same_time_is_refused(recipe: Recipe) -> None:
     )
     assert first.stderr
     for line in first.stderr:
-        if line.startswith("=== stage 8"):
+        if line.startswith("=== stage 9"):
             break
-    line = error_line(recipe.run("./run.sh", *TINY, "--stage", 8))
+    line = error_line(recipe.run("./run.sh", *TINY, "--stage", 9))
     assert f"another run.sh is at work in {recipe.path}" in line
     first.stderr.read()
     assert first.wait(timeout=120) == 0

@@ -176,6 +176,11 @@ STEPS = (
     ),
     Step("local/attack.sh", "--model dnn", (*MODEL, "data/attack/wav.scp", "conf/pgd.conf")),
     Step("local/detect.sh", "--model dnn", ("exp/dnn/score_fit/results.jsonl",)),
+    Step(
+        "local/check_attacks.sh",
+        "--model dnn",
+        ("exp/dnn/final.safetensors", "data/attack/wav.scp", "conf/pgd.conf", "conf/nes.conf"),
+    ),
 )
 
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-import math
-from collections.abc import Mapping
+import zlib
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,8 +14,10 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from kaldi_uq.attacks.pgd import pgd, random_starts
-from kaldi_uq.attacks.targets import align_targets, check_target, min_word_frames, random_target, target_words
+from kaldi_uq.attacks.checks import dead_frames
+from kaldi_uq.attacks.constraints import make_constraint
+from kaldi_uq.attacks.problem import Problem, Recogniser, Strategy, plain
+from kaldi_uq.attacks.targets import check_target, min_word_frames, random_target, target_words
 from kaldi_uq.engine.base import Engine
 from kaldi_uq.errors import AlignmentError
 from kaldi_uq.hybrid import HybridModel
@@ -31,42 +33,37 @@ MAX_ATTEMPTS = 5  # random targets of an utterance, one after the other, while n
 
 @dataclass(frozen=True)
 class Attacker:
-    """The model under attack and what the attack needs to know of it.
+    """Attacks whole sets of utterances on one recogniser.
 
     Attributes:
-        model: the hybrid model, on its device.
-        engine, model_dir, lang: align the targets.
-        tid_to_pdf: (num_transition_ids + 1,) pdf-ids.
+        recogniser: under attack.
         shortest: word -> fewest frames, of every word of the lexicon.
         choices: word -> fewest frames, of the words that random targets hold.
-        decode: acwt and beams of the alignment.
     """
 
-    model: HybridModel
-    engine: Engine
-    model_dir: Path
-    lang: Lang
-    tid_to_pdf: np.ndarray
+    recogniser: Recogniser
     shortest: Mapping[str, int]
     choices: Mapping[str, int]
-    decode: DecodeConfig
 
     @classmethod
     def of_recipe(
-        cls, model: HybridModel, engine: Engine, model_dir: Path, lang: Lang, decode: DecodeConfig
+        cls,
+        model: HybridModel,
+        engine: Engine,
+        model_dir: Path,
+        lang: Lang,
+        decode: DecodeConfig,
+        *,
+        graph_dir: Path | None = None,
+        num_draws: int | None = None,
     ) -> Attacker:
         """An attacker who reads the rest from ``model_dir/final.mdl`` and the lexicon."""
         transitions = read_transitions(model_dir / "final.mdl")
-        return cls(
-            model=model,
-            engine=engine,
-            model_dir=model_dir,
-            lang=lang,
-            tid_to_pdf=transitions.tid_to_pdf,
-            shortest=min_word_frames(lang, transitions.topology),
-            choices=target_words(lang, transitions.topology),
-            decode=decode,
+        recogniser = Recogniser(
+            model, engine, model_dir, graph_dir, lang, transitions.tid_to_pdf, decode, num_draws=num_draws
         )
+        topology = transitions.topology
+        return cls(recogniser, min_word_frames(lang, topology), target_words(lang, topology))
 
     def craft(
         self,
@@ -78,6 +75,7 @@ class Attacker:
         targets: Mapping[str, list[str]] | None = None,
         targets_name: str = "",
         key: str = "",
+        strategy: Strategy = plain,
     ) -> dict[str, dict[str, Any]]:
         """Attack every utterance and write ``wav/<utt>.wav``.
 
@@ -88,27 +86,30 @@ class Attacker:
             out_dir: the attack directory.
             targets: utt -> target words; ``None`` for random ones.
             targets_name: the file that they come from, for messages.
-            key: of the model and the audio; batches of an earlier run with another key are made again.
+            key: of the model, the audio and the strategy; batches of an earlier run with another key are made again.
+            strategy: what is done with each batch; default: the loop as it is configured.
 
         Returns:
-            utt -> ``{"target": words, "first_loss", "last_loss", "live_samples"}``, in the order of ``waves``.
+            utt -> record, in the order of ``waves``: ``target`` (words; ``None`` if untargeted), ``first_loss``,
+            ``last_loss`` (nats a frame), ``live_samples`` (share that had a gradient), ``dead_frames`` (frames without
+            any), ``steps``, ``starts``, and what the strategy adds.
         """
         chosen = self.choose(waves, text, config, targets, targets_name)
-        key = digest(key, config.to_dict(), chosen, self.decode.to_dict())
+        key = digest(key, config.to_dict(), chosen, self.recogniser.decode.to_dict())
         for part in (out_dir / "parts").glob("*.json"):
             if _finished(part, key) is None:  # this run overwrites waveforms that it stands for
                 part.unlink()
-        device = self.model.log_prior.device
+        sample_rate = self.recogniser.model.front_end.sample_rate
         records: dict[str, dict[str, Any]] = {}
         with tqdm(total=len(waves), desc=f"attack eps {config.eps:g}", unit="utt") as progress:
             for number, batch in enumerate(wave_batches(waves)):
                 part = out_dir / "parts" / f"{number}.json"
                 done = _finished(part, key)
                 if done is None:
-                    generator = torch.Generator(device).manual_seed(config.seed * 1_000_003 + number)
-                    done = self._batch(batch, chosen, text, config, generator, fixed=targets is not None)
+                    seed = config.seed * 1_000_003 + number
+                    done = self._batch(batch, chosen, text, config, seed, strategy, fixed=targets is not None)
                     for utt, samples in done.pop("samples").items():
-                        write_wav(out_dir / "wav" / f"{utt}.wav", samples, self.model.front_end.sample_rate)
+                        write_wav(out_dir / "wav" / f"{utt}.wav", samples, sample_rate)
                     write_text(part, json.dumps({"key": key, "records": done["records"]}))
                 records |= done["records"]
                 progress.update(len(batch.utts))
@@ -122,21 +123,22 @@ class Attacker:
         targets: Mapping[str, list[str]] | None,
         where: str,
     ) -> dict[str, list[str]]:
-        """The target words of each utterance: the given ones, checked, or random ones; arguments as of ``craft``.
+        """The words to align with each utterance: given targets, checked, or random ones; untargeted, the spoken ones.
 
         Raises:
             AlignmentError: a target is too long for the audio, or the audio too short for any.
             DataError: a target has no words, or one outside the lexicon.
         """
+        given = text if config.untargeted else targets
         chosen = {}
         for utt, wav in waves.items():
-            num_frames = int(self.model.front_end.num_frames(len(wav)))
-            if targets is None:
+            num_frames = int(self.recogniser.model.front_end.num_frames(len(wav)))
+            if given is None:
                 chosen[utt] = random_target(utt, text[utt], num_frames, self.choices, seed=config.seed)
             else:
-                check_target(utt, targets[utt], num_frames, self.shortest, where)
-                self.lang.word_ids(targets[utt], where=f"{where}: {utt}")
-                chosen[utt] = targets[utt]
+                check_target(utt, given[utt], num_frames, self.shortest, where)
+                self.recogniser.lang.word_ids(given[utt], where=f"{where}: {utt}")
+                chosen[utt] = list(given[utt])
         return chosen
 
     def _batch(
@@ -145,50 +147,56 @@ class Attacker:
         chosen: Mapping[str, list[str]],
         text: Mapping[str, list[str]],
         config: AttackConfig,
-        generator: torch.Generator,
+        seed: int,
+        strategy: Strategy,
         *,
         fixed: bool,
     ) -> dict[str, Any]:
-        device = self.model.log_prior.device
-        wav = torch.from_numpy(np.round(batch.wav * INT16_SCALE) / np.float32(INT16_SCALE)).to(device)
-        num_samples = torch.from_numpy(batch.num_samples).to(device)
-        num_draws = config.eot_samples if self.model.network.is_random else None
-
-        def log_post(x: Tensor, sizes: Tensor) -> Tensor:
-            chunks, _ = self.model.iter_log_post(x, sizes, num_draws=num_draws, generator=generator)
-            draws = torch.cat(list(chunks))
-            if not self.model.network.is_random and len(draws) > 1:  # an ensemble is attacked as the one model it is
-                return (torch.logsumexp(draws, 0) - math.log(len(draws)))[None]
-            return draws
-
-        lengths = self.model.front_end.num_frames(num_samples)
+        who = self.recogniser
+        wav = torch.from_numpy(np.round(batch.wav * INT16_SCALE) / np.float32(INT16_SCALE)).to(who.device)
+        num_samples = torch.from_numpy(batch.num_samples).to(who.device)
+        front_end = who.model.front_end
+        lengths = front_end.num_frames(num_samples)
         with torch.no_grad():
-            features, _ = self.model.front_end(wav, num_samples)
-            clean = self.model.loglikes(self.model.network(features, generator=generator)).cpu().numpy()
+            features, _ = front_end(wav, num_samples)
+            generator = torch.Generator(who.device).manual_seed(seed)
+            clean = who.model.loglikes(who.model.network(features, generator=generator)).cpu().numpy()
         words = {utt: chosen[utt] for utt in batch.utts}
-        aligned = self._align(batch, clean, lengths.tolist(), words, text, config, fixed=fixed)
+        pdfs = self._align(batch, clean, lengths.tolist(), words, text, config, fixed=fixed or config.untargeted)
 
-        def pack(pdfs: Mapping[str, np.ndarray]) -> Tensor:
-            packed = np.zeros((len(batch.utts), int(lengths.max())), dtype=np.int64)
-            for row, utt in enumerate(batch.utts):
-                packed[row, : len(pdfs[utt])] = pdfs[utt]
-            return torch.from_numpy(packed).to(device)
+        def noise(start: int) -> Tensor:
+            starts = random_starts(batch.utts, batch.num_samples.tolist(), config.seed, start)
+            return torch.from_numpy(starts).to(who.device)
 
-        def realign(log_mean_post: Tensor) -> Tensor:
-            scores = self.model.loglikes(log_mean_post).cpu().numpy()
-            current = {u: np.ascontiguousarray(scores[i, : lengths[i]]) for i, u in enumerate(batch.utts)}
-            found = align_targets(self.engine, self.model_dir, self.lang, current, words, self.tid_to_pdf, self.decode)
-            aligned.update(found)
-            return pack(aligned)
-
-        start = torch.from_numpy(random_starts(batch.utts, batch.num_samples.tolist(), config.seed)).to(device)
-        result = pgd(log_post, wav, num_samples, pack(aligned), lengths, config, start=start, realign=realign)
+        problem = Problem(
+            recogniser=who,
+            config=config,
+            utts=batch.utts,
+            wav=wav,
+            num_samples=num_samples,
+            lengths=lengths,
+            constraint=make_constraint(config, wav, num_samples, front_end.sample_rate),
+            words=words,
+            pdfs=pdfs,
+            noise=noise,
+            seed=seed,
+        )
+        result, further = strategy(problem)
+        shift = round(front_end.frame_shift_s * front_end.sample_rate)
         output = result.wav.cpu().numpy()
         samples = {u: to_int16(output[i, : batch.num_samples[i]]) for i, u in enumerate(batch.utts)}
-        columns = [v.cpu().tolist() for v in (result.first_loss, result.last_loss, result.live_samples)]
+        columns: dict[str, Sequence[Any]] = {
+            "first_loss": result.first_loss.tolist(),
+            "last_loss": result.last_loss.tolist(),
+            "live_samples": (result.live.sum(1) / num_samples).tolist(),
+            "dead_frames": dead_frames(result.live, num_samples, lengths, shift).tolist(),
+            "steps": result.steps.tolist(),
+            "starts": result.starts.tolist(),
+            **further,
+        }
         records = {
-            utt: {"target": words[utt], "first_loss": first, "last_loss": last, "live_samples": live}
-            for utt, first, last, live in zip(batch.utts, *columns, strict=True)
+            utt: {"target": None if config.untargeted else words[utt], **{k: v[i] for k, v in columns.items()}}
+            for i, utt in enumerate(batch.utts)
         }
         return {"samples": samples, "records": records}
 
@@ -211,19 +219,39 @@ class Attacker:
             for utt in missing if attempt else ():
                 size = len(scores[utt])
                 words[utt] = random_target(utt, text[utt], size, self.choices, seed=config.seed, attempt=attempt)
-            aligned |= align_targets(
-                self.engine, self.model_dir, self.lang, missing, words, self.tid_to_pdf, self.decode
-            )
+            aligned |= self.recogniser.align(missing, words)
             missing = {u: scores[u] for u in batch.utts if u not in aligned}
             if not missing:
                 break
         lost = [u for u in batch.utts if u not in aligned]
         if lost:
+            what = "what is spoken" if config.untargeted else "its target"
             raise AlignmentError(
-                f"utterance {lost[0]!r} cannot be aligned with its target {' '.join(words[lost[0]])!r} "
-                f"({len(scores[lost[0]])} frames): choose a shorter target, or widen --align-beam"
+                f"utterance {lost[0]!r} cannot be aligned with {what} {' '.join(words[lost[0]])!r} "
+                f"({len(scores[lost[0]])} frames): "
+                + ("leave it out" if config.untargeted else "choose a shorter target")
+                + ", or widen --align-beam"
             )
         return aligned
+
+
+def random_starts(utts: Sequence[str], num_samples: Sequence[int], seed: int, start: int = 0) -> np.ndarray:
+    """Uniform noise in [-1, 1] for each utterance, the same whatever batch it is in; zero padding.
+
+    Args:
+        utts: B utterance ids.
+        num_samples: samples of each.
+        seed: of the noise.
+        start: each start has its own noise.
+
+    Returns:
+        (B, N) float32.
+    """
+    starts = np.zeros((len(utts), max(num_samples)), dtype=np.float32)
+    for row, (utt, size) in enumerate(zip(utts, num_samples, strict=True)):
+        rng = np.random.default_rng([seed, 1 + start, zlib.crc32(utt.encode())])
+        starts[row, :size] = rng.uniform(-1.0, 1.0, size)
+    return starts
 
 
 def _finished(part: Path, key: str) -> dict[str, Any] | None:

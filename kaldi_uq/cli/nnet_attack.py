@@ -13,8 +13,11 @@ from typing import Any
 
 import numpy as np
 
-from kaldi_uq.attacks.checks import check_attack, snr_db
+from kaldi_uq.attacks.adaptive import Sentries
+from kaldi_uq.attacks.checks import check_attack, check_gradient
 from kaldi_uq.attacks.craft import Attacker
+from kaldi_uq.attacks.evaluation import evaluate_examples, evasion, summarise
+from kaldi_uq.attacks.methods import make_strategy
 from kaldi_uq.cli.model_options import (
     add_data_and_graph,
     add_model_arguments,
@@ -24,18 +27,16 @@ from kaldi_uq.cli.model_options import (
     waves_of,
 )
 from kaldi_uq.cli.options import config_from, directory, engine_of, non_negative_int, start_logging
-from kaldi_uq.errors import DataError
-from kaldi_uq.evaluate import decode_waves
+from kaldi_uq.errors import DataError, UsageError
 from kaldi_uq.hybrid import HybridModel
 from kaldi_uq.io.datadir import DataDir, c_sorted, invert_utt2spk, read_table, write_table
 from kaldi_uq.io.files import DoneStamp, read_json, write_json, write_text
 from kaldi_uq.io.lang import Lang
 from kaldi_uq.io.wav import on_grid, read_wav
 from kaldi_uq.io.waves import waves_digest
-from kaldi_uq.report.records import read_attacked
+from kaldi_uq.report.records import read_benign, statistics_table
 from kaldi_uq.report.results import Results
-from kaldi_uq.scoring import align_words
-from kaldi_uq.types import AttackConfig, DecodeConfig
+from kaldi_uq.types import AdaptiveConfig, AttackConfig, DecodeConfig
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -48,31 +49,44 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--target-text", metavar="FILE", help="table utt -> target words; default: random targets")
     parser.add_argument("--results", metavar="FILE", help="also record the summary in this results.json")
-    add_model_arguments(parser, AttackConfig)
+    parser.add_argument(
+        "--fit",
+        type=Path,
+        metavar="JSONL",
+        help="with --statistics: benign, to fit the detectors on [MODEL-DIR/score_fit/results.jsonl]",
+    )
+    add_model_arguments(parser, AttackConfig, AdaptiveConfig)
 
 
 def run(args: argparse.Namespace) -> None:
     start_logging()
     config, decode = config_from(args, AttackConfig), config_from(args, DecodeConfig)
+    adaptive = config_from(args, AdaptiveConfig)
     model = load_model(args)
     data = DataDir.read(args.data_dir, need=("wav.scp", "utt2spk", "text"))
     waves = {utt: on_grid(wave) for utt, wave in waves_of(data, model).items()}  # the attack is written as 16 bit
     inputs = [*decoding_inputs(args), args.data_dir / "text", args.lang_dir / "L.fst"]
     inputs += [Path(args.target_text)] if args.target_text else []
+    fit = args.fit or args.model_dir / "score_fit" / "results.jsonl"
+    inputs += [fit] if adaptive.names else []
     for path in inputs:
         if not path.is_file():
             raise DataError(f"{path}: no such file")
     options = {"attack": args.attack, "config": config.to_dict(), "decode": decode.to_dict()}
     options |= {"num_utts": args.num_utts, "num_draws": args.num_draws, "audio": waves_digest(waves)}
+    options |= {"adaptive": adaptive.to_dict()} if adaptive.names else {}
     stamp = DoneStamp(args.out_dir, "attack", options=options, inputs=inputs)
     if not stamp.is_current():
-        _attack(args, config, decode, model, data, waves, stamp)
+        sentries = Sentries.fit(statistics_table(read_benign(fit)), adaptive) if adaptive.names else None
+        _attack(args, config, adaptive, sentries, decode, model, data, waves, stamp)
         stamp.write()
-    row = _summary(args, config)
+    row = _summary(args, config, adaptive)
     if args.results:
         Results(args.results).add_attack(row)
+    reached = "" if config.untargeted else f"target accuracy {row['target_accuracy']:.3f}, "
+    reached += f"evasion {row['evasion']:.3f}, " if "evasion" in row else ""
     print(
-        f"{row['model']} {row['attack']} eps {row['eps']:g}: target accuracy {row['target_accuracy']:.3f}, "
+        f"{row['model']} {row['attack']} eps {row['eps']:g}: {reached}"
         f"original accuracy {row['original_accuracy']:.3f}, {row['num_utts']} utterances"
     )
 
@@ -80,6 +94,8 @@ def run(args: argparse.Namespace) -> None:
 def _attack(
     args: argparse.Namespace,
     config: AttackConfig,
+    adaptive: AdaptiveConfig,
+    sentries: Sentries | None,
     decode: DecodeConfig,
     model: HybridModel,
     data: DataDir,
@@ -92,56 +108,70 @@ def _attack(
         waves = {utt: waves[utt] for utt in _spread(list(waves), args.num_utts)}
     text = {utt: data.words(utt) for utt in waves}
     targets = _read_targets(args.target_text, waves) if args.target_text else None
+    try:
+        strategy = make_strategy(config, adaptive, sentries)
+    except ValueError as error:
+        raise UsageError(str(error)) from None
     engine = engine_of(args)
-    attacker = Attacker.of_recipe(model, engine, args.model_dir, Lang.read(args.lang_dir), decode)
+    attacker = Attacker.of_recipe(
+        model,
+        engine,
+        args.model_dir,
+        Lang.read(args.lang_dir),
+        decode,
+        graph_dir=args.graph_dir,
+        num_draws=args.num_draws or None,
+    )
     targets_name = args.target_text or ""
     attacker.choose(waves, text, config, targets, targets_name)  # a mistake in them leaves an earlier result in place
     stamp.clear()
     (args.out_dir / "results.jsonl").unlink(missing_ok=True)
     crafted = attacker.craft(
-        waves, text, config, args.out_dir, targets=targets, targets_name=targets_name, key=stamp.key
+        waves,
+        text,
+        config,
+        args.out_dir,
+        targets=targets,
+        targets_name=targets_name,
+        key=stamp.key,
+        strategy=strategy,
     )
     scp = {utt: str(args.out_dir / "wav" / f"{utt}.wav") for utt in waves}
     for left_over in {str(path) for path in (args.out_dir / "wav").rglob("*.wav")} - set(scp.values()):
         Path(left_over).unlink()  # of an earlier attack on more utterances
     rate = model.front_end.sample_rate
     heard = {utt: read_wav(path, expected_rate=rate)[0] for utt, path in scp.items()}
-    hypotheses, statistics = decode_waves(
+    aims = None if config.untargeted else {utt: crafted[utt]["target"] for utt in waves}
+    lines = evaluate_examples(
         model,
-        heard,
         engine,
         args.model_dir,
         args.graph_dir,
         decode,
+        waves,
+        heard,
+        aims,
+        text,
         num_draws=args.num_draws or None,
         seed=config.seed + 1,  # other draws than the attack's own
-        desc="decoding the attack",
     )
-    lines = []
-    for utt in waves:
-        words, record = hypotheses[utt].words, crafted[utt]
-        line = {
-            "utt": utt,
-            "eps": config.eps,
-            "target": " ".join(record["target"]),
-            "original": " ".join(text[utt]),
-            "hypothesis": " ".join(words),
-            "target_errors": align_words(record["target"], words).counts(),
-            "original_errors": align_words(text[utt], words).counts(),
-            "snr_db": snr_db(waves[utt], heard[utt]),
-            "first_loss": record["first_loss"],
-            "last_loss": record["last_loss"],
-            "statistics": statistics[utt],
-        }
-        lines.append(json.dumps(line, allow_nan=False))
-    write_json(args.out_dir / "checks.json", check_attack(waves, heard, crafted, config))
+    for line in lines:
+        record = crafted[line["utt"]]
+        line |= {"eps": config.eps, **{name: value for name, value in record.items() if name != "target"}}
+    if sentries is not None:  # what the strategy says of them is of the draws that it chose the example by
+        for line in lines:
+            line |= sentries.record(line["statistics"])
+    text_of_lines = "".join(json.dumps(line, allow_nan=False) + "\n" for line in lines)
+    checks = check_attack(waves, heard, crafted, config) | check_gradient(model, waves, seed=config.seed)
+    write_json(args.out_dir / "checks.json", checks)
     write_table(args.out_dir / "wav.scp", scp)
     utt2spk = {utt: data.utt2spk[utt] for utt in waves}
     write_table(args.out_dir / "utt2spk", utt2spk)
     write_table(args.out_dir / "spk2utt", {spk: " ".join(utts) for spk, utts in invert_utt2spk(utt2spk).items()})
     write_table(args.out_dir / "text", {utt: " ".join(text[utt]) for utt in waves})
-    write_table(args.out_dir / "target_text", {utt: " ".join(crafted[utt]["target"]) for utt in waves})
-    write_text(args.out_dir / "results.jsonl", "\n".join(lines) + "\n")
+    if aims is not None:
+        write_table(args.out_dir / "target_text", {utt: " ".join(words) for utt, words in aims.items()})
+    write_text(args.out_dir / "results.jsonl", text_of_lines)
 
 
 def _spread(utts: list[str], count: int) -> list[str]:
@@ -159,18 +189,16 @@ def _read_targets(path: str, waves: dict[str, np.ndarray]) -> dict[str, list[str
     return {utt: table[utt].split() for utt in c_sorted(waves)}
 
 
-def _summary(args: argparse.Namespace, config: AttackConfig) -> dict[str, Any]:
-    records = read_attacked(args.out_dir / "results.jsonl")
-    target = [r.target_errors for r in records if r.target_errors is not None]
-    original = [r.original_errors for r in records]
-    snr = [r.snr_db for r in records if r.snr_db is not None]
-    return {
+def _summary(args: argparse.Namespace, config: AttackConfig, adaptive: AdaptiveConfig) -> dict[str, Any]:
+    lines = [json.loads(line) for line in (args.out_dir / "results.jsonl").read_text(encoding="utf-8").splitlines()]
+    row = {
         "model": model_name(args.model_dir),
         "attack": args.attack,
         "eps": config.eps,
-        "num_utts": len(records),
-        "target_accuracy": sum(target[1:], start=target[0]).accuracy,
-        "original_accuracy": sum(original[1:], start=original[0]).accuracy,
-        "snr_db_mean": float(np.mean(snr)) if snr else None,
+        **summarise(lines),
+        "options": config.to_dict(),
         "checks": read_json(args.out_dir / "checks.json"),
     }
+    if adaptive.names:
+        row |= {"adaptive": adaptive.to_dict(), "evasion": evasion(lines)}
+    return row

@@ -9,6 +9,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+import numpy as np
+
 from kaldi_uq.cli.options import non_negative_int
 from kaldi_uq.detector import GaussianDetector, evaluate_detection, save_detector
 from kaldi_uq.frames import FILE_NAME, load_frame_quantiles, save_frame_quantiles
@@ -34,8 +36,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     fit = statistics_table(read_benign(args.fit))
     benign = statistics_table(read_benign(args.benign))
-    attacked = statistics_table(read_attacked(args.attacked))
-    rows = evaluate_detection(fit, benign, attacked, seed=args.seed, fpr=args.fpr)
+    records = read_attacked(args.attacked)
+    attacked = statistics_table(records)
+    success = np.array([record.success for record in records], dtype=bool)
+    rows = evaluate_detection(fit, benign, attacked, seed=args.seed, success=success, fpr=args.fpr)
     Results(args.results).add_detection(rows, model=args.model, attack=args.attack, eps=args.eps)
     if args.detector_dir:
         for name in fit:

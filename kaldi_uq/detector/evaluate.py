@@ -25,6 +25,7 @@ def evaluate_detection(
     attack: Table,
     *,
     seed: int,
+    success: npt.ArrayLike | None = None,
     compare: bool = True,
     fpr: float = 0.01,
     num_bootstrap: int = 1000,
@@ -36,6 +37,7 @@ def evaluate_detection(
         benign: ``(B1,)`` per statistic, benign utterances that are in neither of the other sets.
         attack: ``(B2,)`` per statistic.
         seed: of the bootstrap.  Each row draws from its own stream, so that a row does not depend on the others.
+        success: ``(B2,)`` bool, which of the attacked utterances the recogniser writes down as the attacker wants.
         compare: whether to add rows of the one-sided Gaussian and of the kernel density for each statistic, and of
             both multivariate detectors over all statistics together, under the name ``all``.
         fpr: false-positive rate of ``threshold``; the rate in ``tpr_at_fpr_1pct`` is always 1 %.
@@ -45,14 +47,17 @@ def evaluate_detection(
         One row a statistic and detector, the paper's two-sided Gaussian first: ``statistic``, ``detector``,
         ``sided``, ``auroc``, ``auroc_ci95`` [lo, hi], ``tpr_at_fpr_1pct`` (threshold chosen on ``benign``),
         ``threshold`` (chosen on ``fit``: the empirical quantile at ``fpr``), and what that threshold gives on the
-        two test sets: ``fpr_at_threshold``, ``tpr_at_threshold``.
+        two test sets: ``fpr_at_threshold``, ``tpr_at_threshold``.  With ``success`` also ``evasion``: the share of
+        the attacked utterances that succeed *and* whose score is at or below ``threshold``.
 
     Raises:
         DataError: a statistic is missing or not finite, or a set has too few utterances.
+        ValueError: ``success`` is not one bool for each attacked utterance.
 
     Source: section 4.3 and tables 2 and 3 of the paper.
     """
     tables = _checked(fit, benign, attack)
+    reached = None if success is None else _success(success, len(next(iter(tables[2].values()))))
     plans: list[tuple[str, OneClassDetector]] = []
     for two_sided in (True, False) if compare else (True,):
         plans += [(name, GaussianDetector(two_sided, statistic=name)) for name in fit]
@@ -61,7 +66,7 @@ def evaluate_detection(
         if len(fit) > 1:
             plans.append((ALL_STATISTICS, MultivariateGaussianDetector(tuple(fit))))
             plans.append((ALL_STATISTICS, KernelDensityDetector(tuple(fit))))
-    return [_row(name, detector, tables, seed, fpr, num_bootstrap) for name, detector in plans]
+    return [_row(name, detector, tables, reached, seed, fpr, num_bootstrap) for name, detector in plans]
 
 
 def _checked(fit: Table, benign: Table, attack: Table) -> tuple[dict[str, FloatArray], ...]:
@@ -85,10 +90,18 @@ def _checked(fit: Table, benign: Table, attack: Table) -> tuple[dict[str, FloatA
     return tuple(tables)
 
 
+def _success(success: npt.ArrayLike, num_utts: int) -> npt.NDArray[np.bool_]:
+    reached = np.asarray(success)
+    if reached.shape != (num_utts,) or reached.dtype != np.bool_:
+        raise ValueError(f"success must be bool ({num_utts},), got {reached.dtype} {reached.shape}")
+    return reached
+
+
 def _row(
     name: str,
     detector: OneClassDetector,
     tables: tuple[dict[str, FloatArray], ...],
+    reached: npt.NDArray[np.bool_] | None,
     seed: int,
     fpr: float,
     num_bootstrap: int,
@@ -103,7 +116,7 @@ def _row(
     interval = auroc_ci(
         benign_scores, attack_scores, num_bootstrap=num_bootstrap, generator=np.random.default_rng([seed, stream])
     )
-    return {
+    row = {
         "statistic": name,
         "detector": detector.kind,
         "sided": detector.sided,
@@ -114,3 +127,6 @@ def _row(
         "fpr_at_threshold": float(np.mean(benign_scores > threshold)),
         "tpr_at_threshold": float(np.mean(attack_scores > threshold)),
     }
+    if reached is not None:
+        row["evasion"] = float(np.mean(reached & (attack_scores <= threshold)))
+    return row

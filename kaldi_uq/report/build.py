@@ -14,8 +14,9 @@ from matplotlib.figure import Figure
 from kaldi_uq.detector import GaussianDetector
 from kaldi_uq.errors import DataError
 from kaldi_uq.io.files import write_text
-from kaldi_uq.report import html, paper, plots, tables
+from kaldi_uq.report import curves, html, paper, plots, tables, threat, threat_tables
 from kaldi_uq.report.example import Example, entropy_figure, wav_bytes
+from kaldi_uq.report.findings import evasion_points, findings
 from kaldi_uq.report.names import CONTROLS, PAPER_STATISTIC, model_key, model_name, statistic_name
 from kaldi_uq.report.records import attack_dirs, read_attacked, read_benign, statistics_table
 from kaldi_uq.report.results import Results
@@ -66,6 +67,7 @@ def build_report(
     writer = _Writer(out_dir)
     sections = [
         html.Section("summary", "Summary", tuple(_summary_blocks(results, writer))),
+        html.Section("threat", "Threat model", tuple(_threat_blocks(results, writer))),
         html.Section("clean", "Benign audio", tuple(writer.tables([tables.clean_table(results)]))),
         html.Section("attacks", "Attacks", tuple(_attack_blocks(results, writer))),
         html.Section("detection", "Detection", tuple(_detection_blocks(results, exp_dir, fit_set, test_set, writer))),
@@ -105,10 +107,72 @@ def _summary_blocks(results: Mapping[str, Any], writer: _Writer) -> list[str]:
     return [html.listing(summary(results)), *writer.tables([tables.overview_table(results)])]
 
 
+def _threat_blocks(results: Mapping[str, Any], writer: _Writer) -> list[str]:
+    """Definitions first, then what was found, then the parts, each under a heading if it has anything."""
+    if not threat.has_threats(results):
+        return []
+    found, remedies = findings(results), threat.remedies(results)
+    quality = threat_tables.quality_table(results)
+    parts = {
+        "What the attacks leave of the detectors": _adaptive_blocks(results, writer),
+        "How often the recogniser hears the target": _success_blocks(results, writer),
+        "Certain or uncertain": writer.tables([threat_tables.sides_table(results)]),
+        "Examples of one model on another": writer.tables(threat_tables.transfer_tables(results)),
+        "Benign but hard audio": _negative_blocks(results, writer),
+        "Can the attacks be heard": _long_tables([quality], writer),
+        "Are the attacks meaningful": [
+            *writer.tables([threat_tables.checklist_table(results)]),
+            *([html.listing(remedies)] if remedies else []),
+        ],
+    }
+    blocks = [html.texts(threat.threat_model(results), long=True), *([html.listing(found)] if found else [])]
+    for heading, part in parts.items():
+        blocks += [html.subheading(heading), *part] if part else []
+    return blocks
+
+
+def _long_tables(several: Sequence[Table], writer: _Writer) -> list[str]:
+    blocks = []
+    for table in several:
+        shown = writer.tables([table])
+        blocks += shown if len(table.rows) <= OPEN_ROWS else [html.details(table.title, shown)]
+    return blocks
+
+
+def _adaptive_blocks(results: Mapping[str, Any], writer: _Writer) -> list[str]:
+    blocks = writer.tables(threat_tables.adaptive_tables(results))
+    points = evasion_points(results)
+    if any(len(curve) > 1 for by_model in points.values() for curve in by_model.values()):
+        alt = "Share of utterances that reach their target and pass the detector over eps; the table has the numbers."
+        blocks.append(writer.figure(curves.evasion_figure(points), "evasion", alt=alt))
+    return blocks + _long_tables([threat_tables.adaptive_table(results)], writer)
+
+
+def _negative_blocks(results: Mapping[str, Any], writer: _Writer) -> list[str]:
+    several = threat_tables.negatives_tables(results)
+    blocks = writer.tables(several[:1])
+    blocks += [html.details(table.title, writer.tables([table])) for table in several[1:]]
+    return blocks + _long_tables(threat_tables.negatives_auroc_tables(results), writer)
+
+
+def _success_blocks(results: Mapping[str, Any], writer: _Writer) -> list[str]:
+    blocks = []
+    rows = [row for row in results["attacks"] if row.get("target_success") is not None]
+    for attack in threat.shown_attacks(attack for attack, _ in tables.attacks_of(results, "attacks")):
+        if len({row["eps"] for row in rows if row["attack"] == attack}) > 1:
+            alt = f"Success and accuracy of {attack} over eps, a line a model; the numbers are in the table of attacks."
+            blocks.append(writer.figure(curves.success_figure(rows, attack=attack), f"success_{attack}", alt=alt))
+    for number, (eps, series) in enumerate(threat.step_series(results), 1):
+        title = f"Success over gradient steps, eps {eps:g}"
+        alt = f"{title}, a line a model; the numbers are in the table of attacks."
+        blocks.append(writer.figure(curves.steps_figure(series, title=title), f"steps_{number}", alt=alt))
+    return blocks
+
+
 def _attack_blocks(results: Mapping[str, Any], writer: _Writer) -> list[str]:
     blocks = []
     rows = results["attacks"]
-    for attack in dict.fromkeys(attack for attack, _ in tables.attacks_of(results, "attacks")):
+    for attack in threat.shown_attacks(attack for attack, _ in tables.attacks_of(results, "attacks")):
         mine = [row for row in rows if row["attack"] == attack]
         if len({row["eps"] for row in mine}) > 1:  # one eps makes no curve
             names = ", ".join(model_name(m) for m in sorted({row["model"] for row in mine}, key=model_key))
@@ -128,7 +192,7 @@ def _detection_blocks(
     test = {m: _benign(exp_dir / m / f"score_{test_set}") for m in tables.models_of(results)}
     attacked = {m: {(a, e): path for a, e, path in attack_dirs(exp_dir / m)} for m in tables.models_of(results)}
     blocks = [html.paragraph(note, soft=True) for note in paper.NOTES]
-    for attack, eps in tables.attacks_of(results):
+    for attack, eps in tables.plain_attacks(results):
         blocks.append(html.subheading(f"{attack}, eps {eps:g}"))
         blocks.append(html.paragraph(describe(results, attack, eps)))
         blocks += writer.tables([tables.auroc_table(results, attack, eps)])
@@ -141,6 +205,10 @@ def _detection_blocks(
             blocks.append(html.details(f"Histograms and ROC curves under {attack}, eps {eps:g}", figures))
         every = [tables.statistics_table(results, attack, eps), tables.detectors_table(results, attack, eps)]
         blocks.append(html.details(f"All statistics and detectors under {attack}, eps {eps:g}", writer.tables(every)))
+    adaptive = [pair for pair in tables.attacks_of(results) if pair not in tables.plain_attacks(results)]
+    if adaptive:
+        every = [tables.statistics_table(results, attack, eps) for attack, eps in adaptive]
+        blocks.append(html.details("All statistics under attacks that know a detector", writer.tables(every)))
     return blocks if tables.attacks_of(results) else []
 
 

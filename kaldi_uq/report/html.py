@@ -43,6 +43,8 @@ tbody th, td { white-space: nowrap; }
 .wide img { min-width: 34rem; }
 .texts { display: grid; grid-template-columns: max-content 1fr; gap: .15rem .9rem; margin: .5rem 0; }
 .texts dt { color: var(--soft); } .texts dd { margin: 0; overflow-wrap: anywhere; }
+.long dd { max-width: 46rem; }
+@media (max-width: 40rem) { .long { display: block; } .long dd { margin-bottom: .6rem; } }
 .sounds { display: flex; flex-wrap: wrap; gap: .75rem 1.5rem; }
 .sounds label { display: block; font-size: .88rem; color: var(--soft); max-width: 100%; }
 audio { display: block; max-width: 100%; margin-top: .2rem; }
@@ -111,10 +113,10 @@ def sounds(players: Iterable[str]) -> str:
     return f'<div class="sounds">{"".join(players)}</div>'
 
 
-def texts(pairs: Iterable[tuple[str, str]]) -> str:
-    """Short texts with their names."""
+def texts(pairs: Iterable[tuple[str, str]], *, long: bool = False) -> str:
+    """Short texts with their names; long ones stand below their names where the screen is narrow."""
     rows = (f"<dt>{html.escape(name)}</dt><dd>{html.escape(text) or '–'}</dd>" for name, text in pairs)
-    return f'<dl class="texts">{"".join(rows)}</dl>'
+    return f'<dl class="texts{" long" if long else ""}">{"".join(rows)}</dl>'
 
 
 def details(summary: str, blocks: Iterable[str]) -> str:

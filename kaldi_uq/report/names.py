@@ -14,11 +14,39 @@ MODEL_NAMES = {
     "bnn": "BNN",
     "mono": "GMM monophone",
 }
-ATTACK_ORDER = ("noise", "paper-pgd", "pgd", "adaptive")
+ATTACK_ORDER = ("noise", "nes", "fgsm", "paper-pgd", "pgd", "apgd", "adaptive")
+ADAPTIVE = "adaptive-"  # an attack's name: this and the statistic whose detector it knows
 AGGREGATES = ("max", "mean", "q95")
 MEASURES = ("predictive_entropy", "expected_entropy", "mutual_information", "variance", "akld")
 CONTROLS = ("noise",)  # nobody steers the recogniser: whatever a detector flags here is a false alarm
 DETECTOR_ORDER = (("gaussian", "two"), ("gaussian", "one"))
+
+# The checks of attacks in the order in which they are shown: what the value is, and what it is compared with.
+CHECKS = {
+    "eps_respected": ("change", "at most"),
+    "rms_respected": ("RMS", "at most"),
+    "snr_respected": ("SNR", "at least"),
+    "masking_respected": ("level", "at most"),
+    "length_kept": ("kept", "at least"),
+    "eps_reaches_16_bit": ("steps of 16 bit", "at least"),
+    "gradient_correct": ("error", "at most"),
+    "gradient_reaches_audio": ("samples", "at least"),
+    "gradient_on_every_frame": ("dead frames", "at most"),
+    "loss_falls": ("utterances", "at least"),
+    "success_grows_with_eps": ("drop", "at most"),
+    "large_eps_always_succeeds": ("success", "at least"),
+    "twice_the_steps_add_little": ("gain", "at most"),
+    "restarts_saturate": ("gain", "at most"),
+    "iterative_beats_one_step": ("lost", "at most"),
+    "white_box_beats_transfer": ("lost", "at most"),
+    "white_box_beats_black_box": ("lost", "at most"),
+    "white_box_beats_noise": ("lost", "at most"),
+    "no_sign_of_masked_gradients": ("lead", "at most"),
+    "rescoring_agrees": ("same", "at least"),
+    "undefended_model_falls": ("success", "at least"),
+    "detectors_tell_attacks": ("constant ones", "at most"),
+    "broken_detector_is_caught": ("AUROC", "at most"),
+}
 
 PAPER_STATISTIC = "max_predictive_entropy"
 
@@ -29,12 +57,16 @@ def model_name(model: str) -> str:
 
 
 def statistic_name(statistic: str) -> str:
-    """A statistic for people.
+    """A statistic for people, or several.
 
     >>> statistic_name("max_mutual_information")
     'max mutual information'
     """
-    return statistic.replace("_", " ").replace("akld", "aKLD")
+    return (
+        "all statistics"
+        if statistic == "all"
+        else statistic.replace("_", " ").replace("+", " and ").replace("akld", "aKLD").replace(" db", " dB")
+    )
 
 
 def _rank(value: str, order: Iterable[str]) -> tuple[int, str]:
@@ -56,6 +88,40 @@ def statistic_key(statistic: str) -> tuple[tuple[int, str], tuple[int, str]]:
     """Sort key: the aggregate over frames first, then the measure."""
     aggregate, _, measure = statistic.partition("_")
     return _rank(aggregate, AGGREGATES), _rank(measure, MEASURES)
+
+
+def check_key(check: str) -> tuple[int, str]:
+    """Sort key: of one run first, then of several, then others by name."""
+    return _rank(check, CHECKS)
+
+
+def check_name(check: str) -> str:
+    """A check for people.
+
+    >>> check_name("length_kept")
+    'length kept'
+    """
+    return check.replace("_", " ").replace("16 bit", "16-bit grid")
+
+
+def check_limit(check: str, limit: float) -> str:
+    """What a check asks of its value.
+
+    >>> check_limit("loss_falls", 0.9)
+    'at least 0.9'
+    """
+    _, relation = CHECKS.get(check, ("", "limit"))
+    return f"{relation} {limit:.4g}"
+
+
+def check_value(check: str, value: float) -> str:
+    """What was seen.
+
+    >>> check_value("gradient_on_every_frame", 3)
+    'dead frames 3'
+    """
+    noun, _ = CHECKS.get(check, ("", ""))
+    return f"{noun} {value:.4g}".strip()
 
 
 def detector_key(row: dict[str, Any]) -> tuple[int, str, str]:

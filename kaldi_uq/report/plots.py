@@ -45,7 +45,7 @@ def accuracy_figure(rows: Sequence[Mapping[str, Any]], *, attack: str) -> Figure
             points = sorted((r["eps"], r[field]) for r in chosen if r["model"] == model and r[field] is not None)
             if not points:
                 continue
-            colour, marker = _model_style(model, models)
+            colour, marker = model_style(model, models)
             x, y = zip(*points, strict=True)
             axes.plot(x, y, color=colour, marker=marker, markersize=5, linewidth=1.6, label=model_name(model))
         tidy(axes, xlabel="eps (full scale = 1)", title=f"Against the {title}")
@@ -167,7 +167,7 @@ def roc_figure(scores: Mapping[str, tuple[FloatArray, FloatArray]], *, title: st
     return figure
 
 
-def _model_style(model: str, models: Sequence[str]) -> tuple[str, str]:
+def model_style(model: str, models: Sequence[str]) -> tuple[str, str]:
     """Colour and marker: the same for a known model in every figure, the next free ones for others."""
     others = [m for m in models if m not in MODEL_KINDS]
     number = MODEL_KINDS.index(model) if model in MODEL_KINDS else len(MODEL_KINDS) + others.index(model)

@@ -66,6 +66,13 @@ class AttackRecord:
     snr_db: float | None
     statistics: dict[str, float]
 
+    @property
+    def success(self) -> bool:
+        """Whether the recogniser wrote down the target word for word; without one, anything but what was said."""
+        if self.target_errors is None:
+            return self.original_errors.errors > 0
+        return self.target_errors.errors == 0
+
 
 def read_benign(path: str | os.PathLike[str]) -> list[BenignRecord]:
     """Read the ``results.jsonl`` of a benign set.
@@ -125,6 +132,21 @@ def statistics_table(records: Sequence[BenignRecord] | Sequence[AttackRecord]) -
                 "is in one only); score them again in one run"
             )
     return {name: np.array([record.statistics[name] for record in records], dtype=np.float64) for name in names}
+
+
+def attack_of(attack_dir: str | os.PathLike[str]) -> tuple[str, float]:
+    """Attack and eps, from the name of an attack directory.
+
+    Raises:
+        DataError: it is not named ``attack_<name>_eps<eps>``.
+
+    >>> attack_of("exp/dnn/attack_pgd_eps0.02")
+    ('pgd', 0.02)
+    """
+    match = _ATTACK_DIR.fullmatch(Path(os.path.abspath(attack_dir)).name)
+    if not match:
+        raise DataError(f"{attack_dir}: expected a directory named attack_<name>_eps<eps>, as local/attack.sh names it")
+    return match["attack"], float(match["eps"])
 
 
 def attack_dirs(model_dir: str | os.PathLike[str]) -> list[tuple[str, float, Path]]:

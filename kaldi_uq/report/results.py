@@ -12,7 +12,7 @@ from typing import Any
 
 from kaldi_uq.errors import DataError
 from kaldi_uq.io.files import read_json, write_json
-from kaldi_uq.report.names import attack_key, detector_key, model_key, statistic_key
+from kaldi_uq.report.names import attack_key, check_key, detector_key, model_key, statistic_key
 from kaldi_uq.scoring import ErrorRate
 
 _SECTIONS: dict[str, type] = {
@@ -22,9 +22,19 @@ _SECTIONS: dict[str, type] = {
     "attacks": list,
     "detection": list,
     "detection_other": list,
+    "transfer": list,
+    "negatives": list,
+    "checks": dict,
 }
 _ATTACK_FIELDS = ("model", "attack", "eps", "num_utts", "target_accuracy", "original_accuracy", "snr_db_mean", "checks")
 _DETECTION_FIELDS = ("model", "attack", "eps", "statistic", "auroc", "auroc_ci95", "tpr_at_fpr_1pct")
+_TRANSFER_FIELDS = (
+    "source", "model", "attack", "eps", "num_utts", "target_accuracy", "target_success", "original_accuracy"
+)  # fmt: skip
+_NEGATIVES_FIELDS = (
+    "model", "kind", "level", "num_utts", "accuracy", "statistic", "sided", "fpr", "fpr_at_threshold", "auroc"
+)  # fmt: skip
+_CHECK_FIELDS = ("passed", "value", "limit", "remedy")
 _DEFAULT_DETECTOR = ("gaussian", "two")
 
 
@@ -122,6 +132,47 @@ class Results:
                 mine = [r for r in checked if ((r["detector"], r["sided"]) == _DEFAULT_DETECTOR) == is_default]
                 content[section] = _upsert(content[section], mine, _detection_key)
 
+    def add_transfer(self, row: Mapping[str, Any]) -> None:
+        """Add what the examples of one model do to another, or replace the row of the same two, attack and eps.
+
+        Args:
+            row: ``source`` (the model that was attacked), ``model`` (that listens; the source itself is a row too),
+                ``attack``, ``eps``, ``num_utts``, ``target_accuracy`` and ``target_success`` (None: no target),
+                ``original_accuracy``; further fields are kept.
+        """
+        checked = _checked(row, _TRANSFER_FIELDS, "transfer")
+        with self._update() as content:
+            content["transfer"] = _upsert(content["transfer"], [checked], _transfer_key)
+
+    def add_negatives(self, rows: Iterable[Mapping[str, Any]]) -> None:
+        """Add rows of benign but hard audio, or replace those of the same model, kind, level, statistic and side.
+
+        Args:
+            rows: ``model``, ``kind`` (white, babble, reverb, uniform, or clean: the undisturbed set), ``level`` (SNR in
+                dB, RT60 in seconds, or eps; 0 for clean), ``num_utts``, ``accuracy`` (of the words), ``statistic``,
+                ``sided``, ``fpr`` (that the threshold is for), ``fpr_at_threshold`` (share of these utterances above
+                the threshold), ``auroc``: a list of ``{"attack", "eps", "auroc"}``, how well the score tells each
+                attack from this audio; further fields are kept.
+        """
+        checked = [_checked(row, _NEGATIVES_FIELDS, "negatives") for row in rows]
+        with self._update() as content:
+            content["negatives"] = _upsert(content["negatives"], checked, _negatives_key)
+
+    def set_checks(self, model: str, checks: Mapping[str, Mapping[str, Any]]) -> None:
+        """Set what the checks over all attacks on a model say.
+
+        Args:
+            model: the model.
+            checks: name -> ``passed``, ``value``, ``limit``, ``remedy``; further fields are kept.
+        """
+        for name, check in checks.items():
+            missing = [field for field in _CHECK_FIELDS if field not in check]
+            if missing:
+                raise ValueError(f"check {name!r} of model {model!r} has no {', '.join(missing)}")
+        section = {name: dict(checks[name]) for name in sorted(checks, key=check_key)}
+        with self._update() as content:
+            content["checks"] = _sorted_section({**content["checks"], model: section}, model_key)
+
     @contextlib.contextmanager
     def _update(self) -> Iterator[dict[str, Any]]:
         self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -140,7 +191,7 @@ def _checked(row: Mapping[str, Any], fields: tuple[str, ...], what: str) -> dict
     for field, value in row.items():
         if isinstance(value, float) and math.isnan(value):
             raise ValueError(f"{what} row of model {row['model']!r}: {field} is NaN")
-    checked = dict(row, eps=float(row["eps"]))
+    checked = dict(row) | {field: float(row[field]) for field in ("eps", "level") if field in fields}
     return {field: checked[field] for field in (*fields, *sorted(set(checked) - set(fields)))}
 
 
@@ -150,6 +201,14 @@ def _attack_key(row: dict[str, Any]) -> Any:
 
 def _detection_key(row: dict[str, Any]) -> Any:
     return *_attack_key(row), statistic_key(row["statistic"]), detector_key(row)
+
+
+def _transfer_key(row: dict[str, Any]) -> Any:
+    return model_key(row["source"]), *_attack_key(row)
+
+
+def _negatives_key(row: dict[str, Any]) -> Any:
+    return model_key(row["model"]), row["kind"], row["level"], statistic_key(row["statistic"]), row["sided"]
 
 
 def _upsert(

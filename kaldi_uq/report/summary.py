@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from kaldi_uq.report import paper, tables
+from kaldi_uq.report.findings import headlines
 from kaldi_uq.report.names import CONTROLS, PAPER_STATISTIC, model_key, model_name, statistic_name
+from kaldi_uq.report.threat import threat_text
 from kaldi_uq.report.verdict import MISSED, verb, verdict
+from kaldi_uq.report.words import listing, span
 
 Content = Mapping[str, Any]
 Rows = list[Mapping[str, Any]]
@@ -15,9 +18,10 @@ DETECTOR = f"the paper's detector ({statistic_name(PAPER_STATISTIC)}, two-sided 
 
 
 def summary(results: Content) -> list[str]:
-    """A sentence on benign audio and one for each attack and eps that has detection rows."""
+    """A sentence on benign audio, one for each attack and eps that has detection rows, and what adaptive ones leave."""
     sentences = [_clean_sentence(results)] if results["clean"] else []
-    sentences += [_headline(results, attack, eps) for attack, eps in tables.attacks_of(results)]
+    sentences += [_headline(results, attack, eps) for attack, eps in tables.plain_attacks(results)]
+    sentences += headlines(results)
     return [text for text in sentences if text] or ["The results hold no accuracy and no detection yet."]
 
 
@@ -31,7 +35,7 @@ def _headline(results: Content, attack: str, eps: float) -> str:
     if not rows:
         return ""
     if attack in CONTROLS:
-        flagged = _range((100 * r["tpr_at_fpr_1pct"] for r in rows), ".1f")
+        flagged = span((100 * r["tpr_at_fpr_1pct"] for r in rows), ".1f")
         return (
             f"Under {attack} at eps {eps:g}, a control that nobody steers, the paper's detector flags {flagged} % of "
             "the utterances with thresholds that 1 % of clean ones exceed."
@@ -40,28 +44,21 @@ def _headline(results: Content, attack: str, eps: float) -> str:
     reach = ""
     if hits:
         verb_of_attack = "mostly fails with" if max(hits) < MISSED else "reaches"
-        reach = f", which {verb_of_attack} target accuracy {_range(hits, '.3f')},"
+        reach = f", which {verb_of_attack} target accuracy {span(hits, '.3f')},"
     by_verdict: dict[str, Rows] = {}
     for row in rows:
         by_verdict.setdefault(verdict(row), []).append(row)
     parts = []
     for word, some in by_verdict.items():
-        who = (
-            f"all {len(rows)} models" if len(some) == len(rows) > 1 else _listing(model_name(r["model"]) for r in some)
-        )
-        parts.append(f"{verb(word)} for {who} (AUROC {_range((r['auroc'] for r in some), '.3f')})")
+        who = f"all {len(rows)} models" if len(some) == len(rows) > 1 else listing(model_name(r["model"]) for r in some)
+        parts.append(f"{verb(word)} for {who} (AUROC {span((r['auroc'] for r in some), '.3f')})")
     return f"Under {attack} at eps {eps:g}{reach} the paper's detector {'; it '.join(parts)}."
-
-
-def _range(values: Iterable[float], form: str) -> str:
-    texts = sorted({f"{value:{form}}" for value in values}, key=float)
-    return texts[0] if len(texts) == 1 else f"{texts[0]} to {texts[-1]}"
 
 
 def _clean_sentence(results: Content) -> str:
     models = sorted(results["clean"], key=model_key)
     parts = [f"{model_name(m)} {results['clean'][m]['accuracy']:.3f}" for m in models]
-    return f"On benign audio the word accuracy is {_listing(parts)}."
+    return f"On benign audio the word accuracy is {listing(parts)}."
 
 
 def _of(rows: Rows, attack: str, eps: float) -> Rows:
@@ -76,7 +73,7 @@ def _control_paragraph(results: Content, attack: str, eps: float) -> str:
     parts = [f"{model_name(r['model'])} {100 * r['tpr_at_fpr_1pct']:.1f} %" for r in rows]
     return (
         f"{attack.capitalize()} at eps {eps:g} is a control: nobody steers the recogniser. With thresholds that 1 % of "
-        f"clean utterances exceed, {DETECTOR} flags {_listing(parts)} of the utterances with {attack}."
+        f"clean utterances exceed, {DETECTOR} flags {listing(parts)} of the utterances with {attack}."
     )
 
 
@@ -89,7 +86,7 @@ def _attack_paragraph(results: Content, attack: str, eps: float) -> str:
     for row in paper_rows:
         by_verdict.setdefault(verdict(row), []).append(f"{model_name(row['model'])} (AUROC {_estimate(row)})")
     if by_verdict:
-        outcomes = [f"{verb(word)} for {_listing(models)}" for word, models in by_verdict.items()]
+        outcomes = [f"{verb(word)} for {listing(models)}" for word, models in by_verdict.items()]
         subject = DETECTOR[0].upper() + DETECTOR[1:] if sentences else f"{where} {DETECTOR}"
         sentences.append(f"{subject} {'; it '.join(outcomes)}.")
     sentences += _best_sentences(rows, paper_rows) + _paper_sentences(attack, eps, paper_rows)
@@ -101,10 +98,10 @@ def _success_sentences(where: str, rows: Rows) -> list[str]:
     if not hits:
         return []
     parts = [f"{model_name(m)} {value:.3f}" for m, value in hits.items()]
-    sentences = [f"{where} the recogniser hears the attacker's text with accuracy {_listing(parts)}."]
+    sentences = [f"{where} the recogniser hears the attacker's text with accuracy {listing(parts)}."]
     missed = [model_name(m) for m, value in hits.items() if value < MISSED]
     if missed:
-        who = "all models" if len(missed) == len(hits) > 1 else _listing(missed)
+        who = "all models" if len(missed) == len(hits) > 1 else listing(missed)
         sentences.append(
             f"Below {MISSED:g}, as for {who}, the attack mostly fails, and its detection says little about attacks "
             "that reach their target."
@@ -121,7 +118,7 @@ def _best_sentences(rows: Rows, paper_rows: Rows) -> list[str]:
             parts.append(f"{model_name(row['model'])} with {statistic_name(best['statistic'])} {_estimate(best)}")
     if not parts:
         return []
-    return [f"The best statistic, picked after the fact, is clearly above that for {_listing(parts)}."]
+    return [f"The best statistic, picked after the fact, is clearly above that for {listing(parts)}."]
 
 
 def _paper_sentences(attack: str, eps: float, paper_rows: Rows) -> list[str]:
@@ -130,18 +127,12 @@ def _paper_sentences(attack: str, eps: float, paper_rows: Rows) -> list[str]:
     if not parts:
         return []
     which = "this attack" if attack == paper.ATTACK else f"its own attack ({paper.ATTACK} here)"
-    return [f"The paper's numbers, on TIDIGITS and for {which}, are {_listing(parts)}."]
+    return [f"The paper's numbers, on TIDIGITS and for {which}, are {listing(parts)}."]
 
 
 def _estimate(row: Mapping[str, Any]) -> str:
     lo, hi = row["auroc_ci95"]
     return f"{row['auroc']:.3f} [{lo:.3f}, {hi:.3f}]"
-
-
-def _listing(parts: Iterable[str]) -> str:
-    """One, two and three."""
-    items = list(parts)
-    return items[0] if len(items) == 1 else f"{', '.join(items[:-1])} and {items[-1]}"
 
 
 def results_text(results: Content, *, command: str) -> str:
@@ -151,7 +142,9 @@ def results_text(results: Content, *, command: str) -> str:
     chosen = [tables.overview_table(results), tables.clean_table(results)]
     chosen += [tables.attack_table(results), tables.averaging_table(results)]
     shown = [table.to_markdown() for table in chosen if table.rows]
-    for attack, eps in tables.attacks_of(results):
+    threats = threat_text(results)
+    shown += [threats] if threats else []
+    for attack, eps in tables.plain_attacks(results):
         several = (tables.auroc_table(results, attack, eps), tables.statistics_table(results, attack, eps))
         shown += [describe(results, attack, eps), *(table.to_markdown() for table in several if table.rows)]
     shown = [text.rstrip("\n") for text in shown if text]

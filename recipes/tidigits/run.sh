@@ -27,7 +27,7 @@ help_message="Usage: $0 [options]
  e.g.: $0
        $0 --corpus fsdd --corpus-dir /data/fsdd --models \"dnn ensemble\"
 Options:
-  --stage <n>, --stop-stage <n>    run these stages only [0 to 8]
+  --stage <n>, --stop-stage <n>    run these stages only [0 to 9]
   --corpus synth|fsdd|tidigits     [$corpus]
   --corpus-dir <dir>               where fsdd or tidigits is
   --corpus-opts \"--num-train 300\"  further options of local/prepare_<corpus>.py
@@ -37,7 +37,7 @@ Options:
                                    [mini: dnn; full: all four]
   --eps \"0.02 0.05\"                bounds of the attacks, full scale 1
                                    [mini: 0.02; full: 0.02 0.05, and 0 to 0.1
-                                   in steps of 0.01 for figure 1]
+                                   for figure 1]
   --params ours|paper              training: conf/*.conf or conf/paper/*.conf
                                    [$params]
   --lexicon words|phones           one HMM a word, or a phone [$lexicon]
@@ -49,9 +49,10 @@ Options:
   --model-jobs <n>                 acoustic models at a time (a GPU has room for
                                    all) [$model_jobs]
 Stages:
-  0 corpus, language     3 graph, monophone WER     6 attacks
-  1 features             4 acoustic models          7 detection
-  2 monophone system     5 clean accuracy           8 report"
+  0 corpus, language        4 acoustic models   8 adaptive attacks, transfer,
+  1 features                5 clean accuracy      hard negatives, checks
+  2 monophone system        6 attacks           9 report
+  3 graph, monophone WER    7 detection"
 
 echo "$0 $*" >&2
 # What the report says that made it, as it can be typed again; where the corpus lies is this machine's affair.
@@ -87,7 +88,7 @@ for n in stage stop_stage nj model_jobs seed; do
   [[ ${!n} =~ ^(0|[1-9][0-9]*)$ ]] || die "--${n//_/-} must be a whole number, got '${!n}'"
 done
 [ "$nj" -ge 1 ] && [ "$model_jobs" -ge 1 ] || die "--nj and --model-jobs must be at least 1"
-[ "$stage" -le 8 ] || die "--stage $stage: the last stage is 8"
+[ "$stage" -le 9 ] || die "--stage $stage: the last stage is 9"
 [ "$stage" -le "$stop_stage" ] || die "--stop-stage $stop_stage is before --stage $stage: nothing to do"
 if [ -z "$models" ]; then
   if [ "$preset" = full ]; then models="dnn ensemble dropout bnn"; else models=dnn; fi
@@ -109,7 +110,22 @@ fi
 # Figure 1: accuracy over eps, 100 utterances each, as in the paper; where eps is in both lists, all utterances serve both.
 curve_eps=
 curve_utts=100
-[ "$preset" = mini ] || curve_eps="0 0.01 0.02 0.03 0.04 0.05 0.06 0.07 0.08 0.09 0.1"
+[ "$preset" = mini ] || curve_eps="0 0.005 0.01 0.02 0.03 0.04 0.05 0.06 0.07 0.08 0.09 0.1"
+
+# Stage 8 looks at fewer utterances, because an attack that knows the detector costs rounds of an ordinary one.
+if [ "$preset" = full ]; then
+  sceptic_utts=100
+  sceptic_eps="0.005 0.01 0.02 0.05"
+  sceptic_steps="10 25 50 100" # of the strong attack, besides its own number and twice that
+  other_attacks="l2 snr psychoacoustic untargeted"
+  negatives=()
+else
+  sceptic_utts=20
+  sceptic_eps=${eps%% *}
+  sceptic_steps=
+  other_attacks=psychoacoustic
+  negatives=(--white 10 --babble 10 --reverb 0.5)
+fi
 
 . ./path.sh
 . ./cmd.sh
@@ -290,7 +306,40 @@ if stage_begin 7 "detection"; then
   stage_end
 fi
 
-if stage_begin 8 "report"; then
+if stage_begin 8 "a sceptic's questions: adaptive attacks, transfer, hard negatives, checks"; then
+  question_model() {
+    local a e s statistics="max_predictive_entropy mean_predictive_entropy" num_attack options
+    need 0 data/attack/wav.scp
+    num_attack=$(wc -l <data/attack/wav.scp)
+    [ "$sceptic_utts" -le "$num_attack" ] || sceptic_utts=$num_attack
+    options=(--model "$1" "${model_opts[@]}" --num-utts "$sceptic_utts")
+    need 5 "exp/$1/score_fit/results.jsonl" "exp/$1/score_test/results.jsonl"
+    for e in $eps; do need 6 "exp/$1/attack_pgd_eps$e/results.jsonl"; done
+    [ "$1" = dnn ] || statistics="$statistics max_mutual_information max_akld all" # of several posteriors
+    [ "$preset" = full ] || statistics=max_predictive_entropy
+    for e in $sceptic_eps; do
+      [ ! -f "exp/$1/attack_pgd_eps$e/results.jsonl" ] || local/detect.sh --eps "$e" --model "$1" --attack pgd --seed "$seed"
+      for s in $statistics; do
+        local/attack.sh --eps "$e" --attack adaptive --statistics "$s" "${options[@]}"
+        local/detect.sh --eps "$e" --model "$1" --attack "adaptive-$s" --seed "$seed"
+      done
+    done
+    for s in $sceptic_steps; do
+      local/attack.sh --eps 0.02 --attack pgd --name "pgd-$s" --attack-opts "--num-steps $s" "${options[@]}"
+    done
+    for a in $other_attacks; do
+      local/attack.sh --eps 0.02 --attack "$a" "${options[@]}"
+      local/detect.sh --eps 0.02 --model "$1" --attack "$a" --seed "$seed"
+    done
+    [[ $models != *" "* ]] || local/transfer.sh --eps "${eps%% *}" --models "$models" --listeners "$1" "${model_opts[@]}"
+    local/negatives.sh --model "$1" --eps "$eps" "${negatives[@]}" "${model_opts[@]}"
+    local/check_attacks.sh --model "$1" --num-utts "$sceptic_utts" "${model_opts[@]}"
+  }
+  each_model question_model
+  stage_end
+fi
+
+if stage_begin 9 "report"; then
   for m in $models; do need 5 "exp/$m/score_test/results.jsonl"; done
   kaldi-uq report --command "$command" exp exp/report
   stage_end

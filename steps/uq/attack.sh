@@ -58,4 +58,4 @@ $cmd "$dir/log/attack.log" \
   ${engine:+--engine "$engine"} ${device:+--device "$device"} ${extra[@]+"${extra[@]}"} \
   "$data" "$model" "$graph" "$dir"
 
-echo "$0: $dir: $(grep -a 'target accuracy' "$dir/log/attack.log" | tail -n 1)" >&2
+echo "$0: $dir: $(grep -a 'original accuracy' "$dir/log/attack.log" | tail -n 1)" >&2

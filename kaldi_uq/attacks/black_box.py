@@ -1,0 +1,100 @@
+"""The gradient of a model that only answers queries: natural evolution strategies with antithetic noise.
+
+A model whose gradients are masked, by accident or as a defence, looks robust to every attack that needs them.  This one
+needs the scores of each frame alone.  Where it comes out ahead of the exact gradient, the exact gradient is wrong.
+
+Noise on all samples at once says little about any one of them.  But a sample acts only on the frames around it, so that
+the scores of these alone are counted for it: each stretch of the audio becomes a small problem of its own, and a query
+serves all of them.
+
+Source: Ilyas, Engstrom, Athalye and Lin 2018, "Black-box adversarial attacks with limited queries and information",
+section 2.1; Wierstra et al. 2014, "Natural evolution strategies".
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn.functional import avg_pool1d
+
+from kaldi_uq.attacks.loop import AttackResult, Gradient, Shares
+from kaldi_uq.attacks.problem import Problem
+
+_NOISE = 2 << 40  # added to the seed: the noise is neither the attack's draws nor the judge's
+
+
+def black_box(problem: Problem) -> tuple[AttackResult, dict[str, list[int]]]:
+    """Attack a batch by queries alone: the loop as it is configured, with an estimated gradient.
+
+    A random model answers each query with new draws, unless ``eot_draws`` is ``fixed``.
+
+    Args:
+        problem: its configuration has ``nes_pairs`` > 0.
+
+    Returns:
+        the result, and how many ``queries`` each utterance took, without those of realignment and judge.
+    """
+    config, front_end = problem.config, problem.recogniser.model.front_end
+    estimate = nes_gradient(
+        config.nes_pairs,
+        config.nes_sigma,
+        context=config.nes_context,
+        frame_shift=front_end.frame_shift_s * front_end.sample_rate,
+        generator=torch.Generator(problem.wav.device).manual_seed(problem.seed + _NOISE),
+    )
+    result = problem.run(gradient=estimate)
+    return result, {"queries": (result.steps * 2 * config.nes_pairs).tolist()}
+
+
+def nes_gradient(
+    pairs: int, sigma: float, *, context: int = 0, frame_shift: float = 1.0, generator: torch.Generator
+) -> Gradient:
+    """Estimate the gradient of the loss, smoothed with Gaussian noise, from its values alone.
+
+    Each pair of queries adds and subtracts the same noise, all utterances of the batch at once; no gradient is computed
+    anywhere.  The noise of a sample is weighted with the change of the loss in the frames near it.
+
+    Args:
+        pairs: of queries an estimate, at least 1.
+        sigma: deviation of the noise, full scale 1; queries may leave the constraint by that much.
+        context: frames to each side of a sample that it may act on, at least those of the network's context, the deltas
+            and the window; 0: all frames.  A penalty on the whole utterance counts less the smaller it is.
+        frame_shift: samples from one frame to the next.
+        generator: of the noise, on the device of the audio.
+
+    Returns:
+        a function for ``run_attack(gradient=...)``; the loss it gives is the mean over the queries.
+
+    Raises:
+        ValueError: a number out of range.
+    """
+    if pairs < 1 or not sigma > 0 or context < 0 or not frame_shift > 0:
+        raise ValueError(
+            "pairs must be >= 1, sigma > 0, context >= 0 and frame_shift > 0, "
+            f"got {pairs}, {sigma}, {context} and {frame_shift}"
+        )
+
+    @torch.no_grad()
+    def gradient(shares_of: Shares, delta: Tensor) -> tuple[Tensor, Tensor]:
+        loss = torch.zeros_like(delta[:, 0])
+        slope = torch.zeros_like(delta)
+        for _ in range(pairs):
+            noise = torch.randn(delta.shape, device=delta.device, dtype=delta.dtype, generator=generator)
+            above, below = shares_of(delta + sigma * noise), shares_of(delta - sigma * noise)
+            loss += (above + below).sum(1) / (2 * pairs)
+            change = _near(above - below, context, frame_shift, delta.shape[1])
+            slope += noise * change / (2 * sigma * pairs)
+        return loss, slope
+
+    return gradient
+
+
+def _near(change: Tensor, context: int, frame_shift: float, num_samples: int) -> Tensor:
+    """The sum of ``change`` (B, T) over the frames near each sample: (B, N), or (B, 1) if all frames count."""
+    if not context:
+        return change.sum(1, keepdim=True)
+    width = 2 * context + 1
+    sums = avg_pool1d(change[:, None], width, stride=1, padding=context)[:, 0] * width
+    # the frame whose window begins at the sample or before it; the window's other frames are within the context
+    frames = (torch.arange(num_samples, device=change.device) / frame_shift).long()
+    return sums[:, frames.clamp(max=change.shape[1] - 1)]

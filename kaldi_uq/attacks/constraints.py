@@ -1,0 +1,141 @@
+"""How far an attack may move the audio: sets of admissible perturbations, for a batch of utterances.
+
+Whatever the constraint, no sample moves further than ``eps`` or leaves the range of 16-bit audio.
+"""
+
+from __future__ import annotations
+
+import abc
+import math
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+
+from kaldi_uq.io.wav import INT16_SCALE
+from kaldi_uq.types import AttackConfig
+
+ConstraintT = TypeVar("ConstraintT", bound="Constraint")
+
+
+def whole_steps(eps: float) -> int:
+    """How many steps of 16-bit audio a sample may move.
+
+    >>> whole_steps(0.02), whole_steps(1 / 32768), whole_steps(3e-5)
+    (655, 1, 0)
+    """
+    return math.floor(eps * INT16_SCALE + 1e-6)
+
+
+class Constraint(abc.ABC):
+    """The admissible perturbations of a batch.
+
+    Args:
+        wav: (B, N) float32 in [-1, 1] on the 16-bit grid (k / 32768).
+        num_samples: (B,) int64; what lies behind is padding and stays 0.
+        eps: largest change of a sample, full scale 1.
+
+    Attributes:
+        eps: the largest change on the 16-bit grid, so that rounding cannot lead out of the set.
+        inside: (B, N) bool, False on padding.
+    """
+
+    def __init__(self, wav: Tensor, num_samples: Tensor, eps: float) -> None:
+        self.inside = torch.arange(wav.shape[1], device=wav.device) < num_samples[:, None]
+        self.num_samples = num_samples
+        self.eps = whole_steps(eps) / INT16_SCALE
+        zero = torch.zeros((), device=wav.device)
+        self._low = torch.where(self.inside, (-1.0 - wav).clamp(min=-self.eps), zero)
+        self._high = torch.where(self.inside, (1.0 - 1.0 / INT16_SCALE - wav).clamp(max=self.eps), zero)
+
+    @abc.abstractmethod
+    def radius(self) -> Tensor:
+        """(B,) the unit of step sizes: a step of this size in :meth:`direction` reaches the edge of the set."""
+
+    @abc.abstractmethod
+    def direction(self, gradient: Tensor) -> Tensor:
+        """The steepest ascent (B, N) for the gradient (B, N), in the constraint's norm, of size 1."""
+
+    @abc.abstractmethod
+    def _shrink(self, delta: Tensor) -> Tensor:
+        """Bring a perturbation (B, N) into the set; the cap of each sample comes after it."""
+
+    def project(self, delta: Tensor) -> Tensor:
+        """The perturbation (B, N), moved into the set."""
+        return torch.clamp(self._shrink(delta), self._low, self._high)
+
+    def start(self, noise: Tensor) -> Tensor:
+        """A random start from uniform noise (B, N) in [-1, 1]."""
+        return self.project(self.eps * noise)
+
+    def select(self: ConstraintT, rows: Tensor) -> ConstraintT:
+        """The constraint of some utterances of the batch, int64 (b,)."""
+        part = object.__new__(type(self))
+        for name, value in vars(self).items():
+            is_batch = isinstance(value, Tensor) and value.dim() > 0 and len(value) == len(self.num_samples)
+            setattr(part, name, value[rows] if is_batch else value)
+        return part
+
+
+class LInf(Constraint):
+    """No sample moves further than ``eps``: the paper's constraint."""
+
+    def radius(self) -> Tensor:
+        return torch.full_like(self.num_samples, self.eps, dtype=torch.float32)
+
+    def direction(self, gradient: Tensor) -> Tensor:
+        return gradient.sign()
+
+    def _shrink(self, delta: Tensor) -> Tensor:
+        return delta
+
+
+class L2(Constraint):
+    """The Euclidean norm of the perturbation is bounded.
+
+    Args:
+        wav, num_samples, eps: as of :class:`Constraint`.
+        norms: (B,) the bounds; a little less is used, by what rounding to 16 bit can add.
+    """
+
+    def __init__(self, wav: Tensor, num_samples: Tensor, eps: float, norms: Tensor) -> None:
+        super().__init__(wav, num_samples, eps)
+        rounding = 0.5 / INT16_SCALE * num_samples.to(norms).sqrt()
+        self._norms = (norms - rounding).clamp(min=0.0)
+
+    def radius(self) -> Tensor:
+        return self._norms
+
+    def direction(self, gradient: Tensor) -> Tensor:
+        return gradient / _norm(gradient)
+
+    def _shrink(self, delta: Tensor) -> Tensor:
+        return delta * (self._norms[:, None] / _norm(delta)).clamp(max=1.0)
+
+    def start(self, noise: Tensor) -> Tensor:
+        return self.project(noise * (self._norms[:, None] / _norm(noise * self.inside)))
+
+
+def _norm(values: Tensor) -> Tensor:
+    return values.norm(dim=1, keepdim=True).clamp(min=1e-20)
+
+
+def make_constraint(config: AttackConfig, wav: Tensor, num_samples: Tensor, sample_rate: float) -> Constraint:
+    """The constraint of a configuration for a batch.
+
+    Args:
+        config: ``constraint`` and its numbers.
+        wav: (B, N) float32 in [-1, 1] on the 16-bit grid.
+        num_samples: (B,) int64.
+        sample_rate: Hz.
+    """
+    sizes = num_samples.to(wav.dtype)
+    if config.constraint == "l2":
+        return L2(wav, num_samples, config.eps, config.rms * sizes.sqrt())
+    if config.constraint == "snr":
+        return L2(wav, num_samples, config.eps, wav.norm(dim=1) * 10.0 ** (-config.snr_db / 20.0))
+    if config.constraint == "masking":
+        from kaldi_uq.attacks.masking_constraint import Masking
+
+        return Masking(wav, num_samples, config.eps, masking_db=config.masking_db, sample_rate=sample_rate)
+    return LInf(wav, num_samples, config.eps)

@@ -1,0 +1,232 @@
+"""The attack loop: descend from one or several starts, keep what the judge likes best, end on 16-bit audio.
+
+The attacked function is anything that maps waveforms to log-posteriors.  Constraint, step rule and loss are parts to
+choose; targets that follow the posteriors, a penalty, a judge and another estimate of the gradient can be added.
+Source: section 2.1 of the paper; Madry et al. 2018.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from kaldi_uq.attacks.constraints import Constraint
+from kaldi_uq.attacks.losses import mean_log_post, target_shares
+from kaldi_uq.attacks.steps import make_stepper
+from kaldi_uq.io.wav import INT16_SCALE
+from kaldi_uq.types import AttackConfig
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What the recogniser makes of candidates, ``(b,)`` each.
+
+    Attributes:
+        success: whether the attack has what it wants.
+        rank: float, lower is better: how the best candidate of an utterance is chosen.
+    """
+
+    success: Tensor
+    rank: Tensor
+
+
+# (wav (b, N), num_samples (b,)) -> log-posteriors (M, b, T, C): M draws or members
+LogPost = Callable[[Tensor, Tensor], Tensor]
+# (log of the mean posterior (b, T, C), rows (b,)) -> new targets (b, T)
+Realign = Callable[[Tensor, Tensor], Tensor]
+# (draws (M, b, T, C), lengths (b,), rows (b,)) -> (b,) added to the loss
+Penalty = Callable[[Tensor, Tensor, Tensor], Tensor]
+# (candidates (b, N) on the 16-bit grid, rows (b,)) -> what the recogniser makes of them
+Judge = Callable[[Tensor, Tensor], Verdict]
+# perturbations (b, N) -> (b, T): what each frame adds to the loss, zero on padding
+Shares = Callable[[Tensor], Tensor]
+# (shares of the loss, perturbation (b, N)) -> loss (b,), its gradient (b, N)
+Gradient = Callable[[Shares, Tensor], tuple[Tensor, Tensor]]
+# number of the start -> uniform noise (B, N) in [-1, 1]
+Noise = Callable[[int], Tensor]
+
+
+@dataclass
+class AttackResult:
+    """Perturbed waveforms and what happened.
+
+    Attributes:
+        wav: (B, N) float32, on the grid of 16-bit audio, within the constraint.
+        first_loss, last_loss: (B,) before the first step, and at the last step before the kept candidate; nats.
+        live: (B, N) bool, samples that had a gradient other than zero in at least one step.
+        steps: (B,) int64, gradient steps taken, over all starts.
+        starts: (B,) int64, starts used.
+        success: (B,) bool, what the judge said of the kept candidate; all False without a judge.
+        rank: (B,) float, of the kept candidate; infinite without a judge.
+    """
+
+    wav: Tensor
+    first_loss: Tensor
+    last_loss: Tensor
+    live: Tensor
+    steps: Tensor
+    starts: Tensor
+    success: Tensor
+    rank: Tensor
+
+
+def run_attack(
+    log_post: LogPost,
+    wav: Tensor,
+    num_samples: Tensor,
+    targets: Tensor,
+    lengths: Tensor,
+    config: AttackConfig,
+    constraint: Constraint,
+    *,
+    noise: Noise | None = None,
+    start_delta: Tensor | None = None,
+    realign: Realign | None = None,
+    penalty: Penalty | None = None,
+    judge: Judge | None = None,
+    gradient: Gradient | None = None,
+    of_mean: bool = False,
+) -> AttackResult:
+    """Move each waveform towards its target, or away from it if ``config.untargeted``.
+
+    Args:
+        log_post: the model.  For a random one each call draws anew; average over more draws by returning M of them.
+        wav: (B, N) float32 in [-1, 1], on the 16-bit grid (k / 32768).
+        num_samples: (B,) int64.
+        targets: (B, T) int64 pdf-ids; padded frames are not read.
+        lengths: (B,) int64, frames.
+        config: steps, step rule, loss, starts.
+        constraint: of this batch.
+        noise: gives the random start of each start; without it, or without ``config.random_start``, the original.
+        start_delta: (B, N) perturbation to begin the first start at, instead of noise or the original.
+        realign: gives new targets for the current posteriors, every ``config.realign_every`` steps.
+        penalty: added to the loss, such as what a detector sees.
+        judge: decides on candidates, every ``config.judge_every`` steps and at the end of each start.  The best
+            candidate of an utterance is kept; one that succeeds is not started again, and with ``config.early_stop``
+            left at once.
+        gradient: another way to the gradient than automatic differentiation.
+        of_mean: the loss is that of the mean posterior (see :func:`kaldi_uq.attacks.losses.target_loss`).
+
+    Returns:
+        the perturbed waveforms, rounded to 16 bit inside the constraint, and what happened.
+    """
+    size, device = len(wav), wav.device
+    nothing = torch.zeros(size, device=device)
+    count = nothing.long()
+    result = AttackResult(
+        wav=wav.clone(),
+        first_loss=nothing,
+        last_loss=nothing.clone(),
+        live=torch.zeros_like(constraint.inside),
+        steps=count,
+        starts=count.clone(),
+        success=nothing.bool(),
+        rank=torch.full_like(nothing, torch.inf),
+    )
+    if constraint.eps == 0:
+        return result
+    targets = targets.clone()
+    run = _Run(log_post, wav, num_samples, targets, lengths, config, penalty, gradient or _autograd, of_mean)
+    for start in range(config.num_starts):
+        rows = torch.arange(size, device=device)[~result.success]
+        if not len(rows):
+            break
+        result.starts[rows] += 1
+        current = constraint.select(rows)
+        begin = noise(start)[rows] if noise is not None and (config.random_start or start) else None
+        delta = torch.zeros_like(wav[rows]) if begin is None else current.start(begin)
+        if start_delta is not None and start == 0:
+            delta = current.project(start_delta[rows])
+        stepper = make_stepper(current, config)
+        for step in range(config.num_steps):
+            if realign is not None and config.realign_every and step and step % config.realign_every == 0:
+                targets[rows] = realign(run.mean_log_post(delta, rows), rows)
+            loss, slope = run.gradient(delta, rows)
+            slope = torch.where(slope.isnan(), 0.0, slope)  # counted as none, which the checks find
+            if start == 0 and step == 0:
+                result.first_loss[rows] = loss
+            result.live[rows] |= (slope != 0) & current.inside
+            result.steps[rows] += 1
+            delta = stepper.next(delta, slope, loss)
+            is_last = step + 1 == config.num_steps
+            if is_last or (judge is not None and config.judge_every and (step + 1) % config.judge_every == 0):
+                success = _consider(result, wav, delta, rows, loss, current, judge)
+                if config.early_stop and not is_last and bool(success.any()):
+                    stay = (~success).nonzero()[:, 0]
+                    rows, delta, current = rows[stay], delta[stay], current.select(stay)
+                    stepper.select(stay, current)
+                    if not len(rows):
+                        break
+    return result
+
+
+@dataclass(frozen=True)
+class _Run:
+    """The loss of perturbations of some rows of the batch."""
+
+    log_post: LogPost
+    wav: Tensor
+    num_samples: Tensor
+    targets: Tensor
+    lengths: Tensor
+    config: AttackConfig
+    penalty: Penalty | None
+    estimate: Gradient
+    of_mean: bool
+
+    def gradient(self, delta: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+        def shares_of(perturbation: Tensor) -> Tensor:
+            draws = self.log_post(self.wav[rows] + perturbation, self.num_samples[rows])
+            valid = torch.arange(draws.shape[2], device=draws.device) < self.lengths[rows, None]
+            targets = self.targets[rows, : draws.shape[2]]
+            shares = target_shares(draws, targets, valid, self.config.loss, of_mean=self.of_mean)
+            shares = -shares if self.config.untargeted else shares
+            if self.penalty is None:
+                return shares
+            # the penalty is of the whole utterance: every frame has the same part in it
+            penalty = self.penalty(draws, self.lengths[rows], rows)
+            return shares + valid * (penalty / self.lengths[rows])[:, None]
+
+        return self.estimate(shares_of, delta)
+
+    def mean_log_post(self, delta: Tensor, rows: Tensor) -> Tensor:
+        with torch.no_grad():
+            return mean_log_post(self.log_post(self.wav[rows] + delta, self.num_samples[rows]))
+
+
+def _autograd(shares_of: Shares, delta: Tensor) -> tuple[Tensor, Tensor]:
+    delta = delta.detach().requires_grad_(True)
+    loss = shares_of(delta).sum(1)
+    (slope,) = torch.autograd.grad(loss.sum(), delta)
+    return loss.detach(), slope
+
+
+def _consider(
+    result: AttackResult,
+    wav: Tensor,
+    delta: Tensor,
+    rows: Tensor,
+    loss: Tensor,
+    constraint: Constraint,
+    judge: Judge | None,
+) -> Tensor:
+    """Keep the candidates that are better than what there is; returns the success (b,) of the candidates."""
+    rounded = torch.round(delta * INT16_SCALE) / INT16_SCALE
+    # the cap lies on the grid, so that rounding stays within it, and sums of numbers on the grid are exact
+    candidate = wav[rows] + rounded
+    if judge is None:
+        verdict = Verdict(torch.zeros_like(loss, dtype=torch.bool), torch.full_like(loss, torch.inf))
+        better = torch.ones_like(verdict.success)
+    else:
+        verdict = judge(candidate, rows)
+        best, best_loss = result.rank[rows], result.last_loss[rows]
+        better = (verdict.rank < best) | ((verdict.rank == best) & (loss <= best_loss)) | best.isinf()
+    kept = rows[better]
+    result.wav[kept] = candidate[better]
+    result.last_loss[kept] = loss[better]
+    result.rank[kept] = verdict.rank[better]
+    result.success[kept] = verdict.success[better]
+    return verdict.success

@@ -1,0 +1,129 @@
+"""Step rules: how a perturbation moves along the gradient of the loss."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from kaldi_uq.attacks.constraints import Constraint
+from kaldi_uq.types import AttackConfig
+
+FIRST_STEP = 1 / 8  # of the radius, where no step size is given: with the decay it wins over 1/4 and 1/16
+APGD_MOMENTUM = 0.75  # share of the new step; the rest goes on in the direction of the last move
+APGD_RISE = 0.75  # a step is kept while this share of the steps since the last look made the loss smaller
+
+
+class Stepper:
+    """A step of constant size, or decaying along half a cosine, with or without momentum.
+
+    Args:
+        constraint: of the batch.
+        config: ``step_rule``, ``step_size``, ``num_steps``, ``momentum``.
+
+    Source: Madry et al. 2018; momentum: Dong et al. 2018.
+    """
+
+    def __init__(self, constraint: Constraint, config: AttackConfig) -> None:
+        self._constraint = constraint
+        self._config = config
+        self._step = 0
+        self._first = first_size(constraint, config)
+        self._velocity: Tensor | None = None
+
+    def next(self, delta: Tensor, gradient: Tensor, loss: Tensor) -> Tensor:
+        """The next perturbation.
+
+        Args:
+            delta: (B, N).
+            gradient: (B, N) of the loss, finite.
+            loss: (B,) at ``delta``.
+        """
+        size = self._first * self._share()
+        self._step += 1
+        if self._config.momentum:
+            gradient = gradient / gradient.abs().sum(1, keepdim=True).clamp(min=1e-20)
+            if self._velocity is not None:
+                gradient = gradient + self._config.momentum * self._velocity
+            self._velocity = gradient
+        return self._constraint.project(delta - size[:, None] * self._constraint.direction(gradient))
+
+    def select(self, rows: Tensor, constraint: Constraint) -> None:
+        """Go on with some utterances of the batch, and their constraint."""
+        self._constraint = constraint
+        for name, value in vars(self).items():
+            if isinstance(value, Tensor):
+                setattr(self, name, value[rows])
+
+    def _share(self) -> float:
+        if self._config.step_rule == "fixed":
+            return 1.0
+        return 0.5 * (1.0 + math.cos(math.pi * self._step / self._config.num_steps))
+
+
+class ApgdStepper(Stepper):
+    """Auto-PGD: begin with twice the radius, halve the step of an utterance where it no longer helps.
+
+    Source: Croce and Hein 2020, algorithm 1 and its two conditions.
+    """
+
+    def __init__(self, constraint: Constraint, config: AttackConfig) -> None:
+        super().__init__(constraint, config)
+        self._looks = _looks(config.num_steps)
+        self._size = self._first.clone()
+        self._since = 0
+        nothing = torch.zeros_like(self._size)
+        self._falls, self._halved = nothing, nothing.bool()
+        self._last_loss, self._best_loss, self._look_loss = (torch.full_like(nothing, math.inf) for _ in range(3))
+        self._last: Tensor | None = None
+        self._best: Tensor | None = None
+        self._best_gradient: Tensor | None = None
+
+    def next(self, delta: Tensor, gradient: Tensor, loss: Tensor) -> Tensor:
+        self._since += 1
+        self._falls = self._falls + (loss < self._last_loss)
+        self._last_loss = loss
+        better = (loss < self._best_loss)[:, None]
+        self._best_loss = torch.minimum(loss, self._best_loss)
+        self._best = delta if self._best is None else torch.where(better, delta, self._best)
+        self._best_gradient = (
+            gradient if self._best_gradient is None else torch.where(better, gradient, self._best_gradient)
+        )
+        if self._step in self._looks:
+            stuck = self._falls < APGD_RISE * self._since
+            stuck |= ~self._halved & (self._best_loss >= self._look_loss)
+            self._size = torch.where(stuck, self._size / 2, self._size)
+            delta = torch.where(stuck[:, None], self._best, delta)
+            gradient = torch.where(stuck[:, None], self._best_gradient, gradient)
+            self._halved, self._look_loss = stuck, self._best_loss.clone()
+            self._falls, self._since = torch.zeros_like(self._falls), 0
+        self._step += 1
+        ahead = self._constraint.project(delta - self._size[:, None] * self._constraint.direction(gradient))
+        if self._last is not None:
+            ahead = delta + APGD_MOMENTUM * (ahead - delta) + (1 - APGD_MOMENTUM) * (delta - self._last)
+        self._last = delta
+        return self._constraint.project(ahead)
+
+
+def make_stepper(constraint: Constraint, config: AttackConfig) -> Stepper:
+    """The stepper of a configuration."""
+    return (ApgdStepper if config.step_rule == "apgd" else Stepper)(constraint, config)
+
+
+def first_size(constraint: Constraint, config: AttackConfig) -> Tensor:
+    """The size (B,) of the first step: the given one, or a share of the radius; one step alone goes all the way."""
+    radius = constraint.radius()
+    if config.step_size:
+        return torch.full_like(radius, config.step_size)
+    if config.num_steps == 1:
+        return radius
+    return radius * (2.0 if config.step_rule == "apgd" else FIRST_STEP)
+
+
+def _looks(num_steps: int) -> set[int]:
+    """The steps at which Auto-PGD reconsiders its step size: dense towards the end."""
+    shares = [0.0, 0.22]
+    while shares[-1] < 1:
+        shares.append(shares[-1] + max(shares[-1] - shares[-2] - 0.03, 0.06))
+    return {math.ceil(share * num_steps) for share in shares[1:]}

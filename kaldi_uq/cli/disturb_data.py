@@ -1,0 +1,109 @@
+"""Disturb the audio of a data directory: white noise, babble, reverberation, or noise as large as an attack.
+
+Writes OUT-DATA-DIR/wav/*.wav (16 bit, of the same length), wav.scp, text, utt2spk, spk2utt and disturbances.jsonl:
+for each utterance the SNR, and the gain where audio was scaled down so that nothing clips.
+
+ e.g.: kaldi-uq disturb-data --kind white --snr-db 20 data/test data/test_white20
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+import numpy as np
+
+from kaldi_uq.cli.options import directory, non_negative_int, positive_int, start_logging
+from kaldi_uq.disturb import DRR_DB, KINDS, NUM_TALKERS, disturb
+from kaldi_uq.errors import UsageError
+from kaldi_uq.io.datadir import DataDir, invert_utt2spk, write_table
+from kaldi_uq.io.files import DoneStamp, write_text
+from kaldi_uq.io.wav import read_wav, to_int16, write_wav
+from kaldi_uq.io.waves import read_waves, waves_digest
+
+# kind -> its level, and its further options
+_LEVELS = {"white": "snr_db", "babble": "snr_db", "reverb": "rt60", "uniform": "eps"}
+_FURTHER = {"babble": "num_talkers", "reverb": "drr_db"}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("data_dir", type=directory, metavar="DATA-DIR")
+    parser.add_argument("out_dir", type=Path, metavar="OUT-DATA-DIR")
+    parser.add_argument("--kind", choices=KINDS, required=True, help="of the disturbance")
+    parser.add_argument("--snr-db", type=float, help="white, babble: power of the speech over that of the noise, dB")
+    parser.add_argument("--rt60", type=float, help="reverb: seconds in which the reverberation falls by 60 dB")
+    parser.add_argument("--eps", type=float, help="uniform: bound of each sample's change, full scale 1")
+    parser.add_argument("--num-talkers", type=positive_int, help=f"babble: how many others speak [{NUM_TALKERS}]")
+    parser.add_argument("--drr-db", type=float, help=f"reverb: direct over reverberant energy, dB [{DRR_DB:g}]")
+    parser.add_argument("--seed", type=non_negative_int, default=0, help="of all that is random [0]")
+
+
+def run(args: argparse.Namespace) -> None:
+    start_logging()
+    level = _level(args)
+    if args.out_dir.resolve() == args.data_dir.resolve():
+        raise UsageError(f"{args.out_dir}: the output would replace its own input; choose another directory")
+    data = DataDir.read(args.data_dir)
+    waves, rate = _read(data)
+    further = {name: value for name in _FURTHER.values() if (value := getattr(args, name)) is not None}
+    options = {"kind": args.kind, "level": level, "seed": args.seed, "audio": waves_digest(waves), **further}
+    inputs = [args.data_dir / name for name in ("utt2spk", "text") if (args.data_dir / name).is_file()]
+    stamp = DoneStamp(args.out_dir, "disturb", options=options, inputs=inputs)
+    if not stamp.is_current():
+        disturbed = disturb(waves, data.utt2spk, args.kind, level, sample_rate=rate, seed=args.seed, **further)
+        stamp.clear()
+        scp = {utt: args.out_dir / "wav" / f"{utt}.wav" for utt in waves}
+        for left_over in set((args.out_dir / "wav").rglob("*.wav")) - set(scp.values()):
+            left_over.unlink()  # of an earlier run on more utterances
+        for utt, result in disturbed.items():
+            write_wav(scp[utt], to_int16(result.wav), rate)
+        records = [{"utt": utt, "snr_db": r.snr_db, "gain": r.gain} for utt, r in disturbed.items()]
+        write_text(args.out_dir / "disturbances.jsonl", "".join(json.dumps(record) + "\n" for record in records))
+        write_table(args.out_dir / "wav.scp", {utt: str(path) for utt, path in scp.items()})
+        if data.text:
+            write_table(args.out_dir / "text", data.text)
+        else:
+            (args.out_dir / "text").unlink(missing_ok=True)
+        write_table(args.out_dir / "utt2spk", data.utt2spk)
+        spk2utt = {spk: " ".join(utts) for spk, utts in invert_utt2spk(data.utt2spk).items()}
+        write_table(args.out_dir / "spk2utt", spk2utt)
+        stamp.write()
+    print(f"{args.out_dir}: {len(waves)} utterances, {args.kind} {flag_of(args.kind)} {level:g}")
+
+
+def flag_of(kind: str) -> str:
+    """The name of a kind's level, as an option has it.
+
+    >>> flag_of("white")
+    'snr-db'
+    """
+    return _LEVELS[kind].replace("_", "-")
+
+
+def _level(args: argparse.Namespace) -> float:
+    """The level of the kind.
+
+    Raises:
+        UsageError: it is missing, out of range, or an option of another kind is given.
+    """
+    wanted = _LEVELS[args.kind]
+    for name in sorted({*_LEVELS.values(), *_FURTHER.values()} - {wanted, _FURTHER.get(args.kind)}):
+        if getattr(args, name) is not None:
+            raise UsageError(f"--{name.replace('_', '-')} is no option of --kind {args.kind}; leave it out")
+    level = getattr(args, wanted)
+    if level is None:
+        raise UsageError(f"--kind {args.kind} needs --{flag_of(args.kind)}")
+    ranges = {"snr_db": (-100.0, 100.0), "rt60": (0.001, 10.0), "eps": (0.0, 1.0), "drr_db": (-100.0, 100.0)}
+    for name, (low, high) in ranges.items():
+        value = getattr(args, name)
+        if value is not None and not low <= value <= high:
+            raise UsageError(f"--{name.replace('_', '-')} must be in [{low:g}, {high:g}], got {value:g}")
+    return float(level)
+
+
+def _read(data: DataDir) -> tuple[dict[str, np.ndarray], int]:
+    """The waveforms, all of one sample rate, whichever it is."""
+    first = next(iter(data.wav_scp.values()))
+    rate = 0 if first.endswith("|") else read_wav(first)[1]  # read_waves says what is wrong with a pipe
+    return read_waves(data, sample_rate=rate, min_samples=1), rate

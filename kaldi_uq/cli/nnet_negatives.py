@@ -1,0 +1,98 @@
+"""Measure detectors on benign but hard audio: how often do they call it an attack, how well do they tell it apart?
+
+The detectors are those of nnet-detect, fitted on FIT-DIR with a threshold there.  Beside the model's statistics stand
+two of the audio alone, level and noise floor: a detector that does no better than these detects loudness.  SCORE-DIRs
+are of nnet-decode, ATTACK-DIRs of nnet-attack or nnet-transfer, all of one model.
+
+ e.g.: kaldi-uq nnet-negatives --model dnn --kind white --level 10 --fit-data data/fit --fit exp/dnn/score_fit
+         --data data/test_white10 --scored exp/dnn/score_test_white10 --results exp/results.json
+         exp/dnn/attack_pgd_eps0.02
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+
+from kaldi_uq.cli.options import directory
+from kaldi_uq.detector.negatives import evaluate_negatives
+from kaldi_uq.disturb import KINDS
+from kaldi_uq.errors import DataError, UsageError
+from kaldi_uq.io.datadir import DataDir
+from kaldi_uq.io.wav import read_wav
+from kaldi_uq.loudness import STATISTICS as OF_THE_AUDIO
+from kaldi_uq.loudness import loudness
+from kaldi_uq.report.records import (
+    AttackRecord,
+    BenignRecord,
+    FloatArray,
+    attack_of,
+    read_attacked,
+    read_benign,
+    statistics_table,
+)
+from kaldi_uq.report.results import Results
+from kaldi_uq.scoring import ErrorRate
+
+CLEAN = "clean"  # for comparison: what the detectors were made for
+SHOWN = ("max_predictive_entropy", "mean_predictive_entropy", *OF_THE_AUDIO)  # in the log; results.json has all
+_KEPT = ("max_", "mean_")  # of the model's statistics
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("attack_dirs", type=directory, nargs="*", metavar="ATTACK-DIR", help="attack_<name>_eps<eps>")
+    parser.add_argument("--fit-data", type=directory, required=True, metavar="DATA-DIR", help="benign, to fit on")
+    parser.add_argument("--fit", type=directory, required=True, metavar="SCORE-DIR", help="its scores")
+    parser.add_argument("--data", type=directory, required=True, metavar="DATA-DIR", help="the hard audio")
+    parser.add_argument("--scored", type=directory, required=True, metavar="SCORE-DIR", help="its scores")
+    parser.add_argument("--model", required=True, help="name in the results")
+    parser.add_argument("--kind", choices=(*KINDS, CLEAN), required=True, help="name in the results")
+    parser.add_argument("--level", type=float, default=0.0, help="SNR in dB, RT60 in seconds or eps; clean: 0 [0]")
+    parser.add_argument("--results", type=Path, required=True, metavar="FILE", help="results.json to add the rows to")
+    parser.add_argument("--fpr", type=float, default=0.01, help="false-positive rate of the threshold [0.01]")
+
+
+def run(args: argparse.Namespace) -> None:
+    if not 0 < args.fpr < 1:
+        raise UsageError(f"--fpr must be in (0, 1), got {args.fpr:g}")
+    records = read_benign(args.scored / "results.jsonl")
+    hard = _with_audio(records, args.data)
+    fit = _with_audio(read_benign(args.fit / "results.jsonl"), args.fit_data)
+    attacks = []
+    for path in args.attack_dirs:
+        attack, eps = attack_of(path)
+        entry = {"attack": attack, "eps": eps}
+        attacks.append((entry, _with_audio(read_attacked(path / "results.jsonl"), path)))
+    errors = sum((record.errors for record in records), ErrorRate())
+    common = {"model": args.model, "kind": args.kind, "level": args.level, "num_utts": len(records)}
+    common["accuracy"] = errors.accuracy
+    statistics = [name for name in fit if name.startswith(_KEPT) or name in OF_THE_AUDIO]
+    rows = evaluate_negatives(fit, hard, attacks, statistics=statistics, fpr=args.fpr)
+    Results(args.results).add_negatives([{**common, **row} for row in rows])
+    for row in rows:
+        if row["statistic"] not in SHOWN or row["sided"] != "two":
+            continue
+        tells = "".join(f", {e['attack']} eps {e['eps']:g}: AUROC {e['auroc']:.3f}" for e in row["auroc"])
+        print(
+            f"{args.model} {args.kind} {args.level:g} (accuracy {errors.accuracy:.3f}): {row['statistic']} calls "
+            f"{row['fpr_at_threshold']:.3f} an attack{tells}"
+        )
+
+
+def _with_audio(records: list[BenignRecord] | list[AttackRecord], data_dir: Path) -> dict[str, FloatArray]:
+    """The model's statistics of the scored utterances and those of the audio alone.
+
+    Raises:
+        DataError: the directory does not have one of the utterances.
+    """
+    if not records:
+        raise DataError(f"{data_dir}: no utterance of it was scored")
+    table = statistics_table(records)
+    scp = DataDir.read(data_dir).wav_scp
+    missing = [record.utt for record in records if record.utt not in scp]
+    if missing:
+        raise DataError(f"{data_dir / 'wav.scp'}: no utterance {missing[0]!r}, which was scored; scored other data?")
+    measured = [loudness(*read_wav(scp[record.utt])) for record in records]
+    return table | {name: np.array([values[name] for values in measured]) for name in OF_THE_AUDIO}

@@ -1,0 +1,101 @@
+"""Play the examples made against one model to another: what does it hear, and how certain is it?
+
+ATTACK-DIR is of nnet-attack, against any model of the same words; the audio before the attack is in ORIGINAL-DATA-DIR.
+Writes OUT-DIR/results.jsonl, as nnet-attack does.  With the attacked model itself as MODEL-DIR the examples are judged
+again, by other draws of a random model.
+
+ e.g.: kaldi-uq nnet-transfer exp/dnn/attack_pgd_eps0.02 data/attack exp/bnn
+         exp/bnn/graph exp/bnn/transfer_dnn_pgd_eps0.02
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+from kaldi_uq.attacks.evaluation import evaluate_examples, summarise
+from kaldi_uq.cli.model_options import add_model_arguments, decoding_inputs, load_model, model_name, waves_of
+from kaldi_uq.cli.options import config_from, directory, engine_of, non_negative_int, start_logging
+from kaldi_uq.errors import DataError
+from kaldi_uq.io.datadir import DataDir
+from kaldi_uq.io.files import DoneStamp, write_text
+from kaldi_uq.io.wav import on_grid
+from kaldi_uq.io.waves import waves_digest
+from kaldi_uq.report.records import attack_of, read_attacked
+from kaldi_uq.report.results import Results
+from kaldi_uq.types import DecodeConfig
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("attack_dir", type=directory, metavar="ATTACK-DIR", help="the examples")
+    parser.add_argument("data_dir", type=directory, metavar="ORIGINAL-DATA-DIR", help="what was attacked")
+    parser.add_argument("model_dir", type=directory, metavar="MODEL-DIR", help="the model that listens")
+    parser.add_argument("graph_dir", type=directory, metavar="GRAPH-DIR", help="directory with HCLG.fst")
+    parser.add_argument("out_dir", type=Path, metavar="OUT-DIR")
+    parser.add_argument("--source", help="name of the attacked model in the results [of the directory of ATTACK-DIR]")
+    parser.add_argument("--attack", help="name of the attack in the results [from attack_<name>_eps<eps>]")
+    parser.add_argument("--results", metavar="FILE", help="also record the summary in this results.json")
+    parser.add_argument("--seed", type=non_negative_int, default=2, help="of the draws; nnet-attack's are 0 and 1 [2]")
+    add_model_arguments(parser)
+
+
+def run(args: argparse.Namespace) -> None:
+    start_logging()
+    decode = config_from(args, DecodeConfig)
+    examples = read_attacked(args.attack_dir / "results.jsonl")
+    attack = args.attack or attack_of(args.attack_dir)[0]
+    source = args.source or model_name(args.attack_dir.resolve().parent)
+    inputs = [*decoding_inputs(args), args.attack_dir / "results.jsonl"]
+    model = load_model(args)
+    attacked = waves_of(DataDir.read(args.attack_dir), model)
+    originals = {utt: on_grid(wave) for utt, wave in waves_of(DataDir.read(args.data_dir), model).items()}
+    if not examples:
+        raise DataError(f"{args.attack_dir / 'results.jsonl'}: empty; attack again")
+    for record in examples:
+        for where, waves in ((args.attack_dir, attacked), (args.data_dir, originals)):
+            if record.utt not in waves:
+                raise DataError(f"{where / 'wav.scp'}: no utterance {record.utt!r}, which {args.attack_dir} attacked")
+        if len(attacked[record.utt]) != len(originals[record.utt]):
+            raise DataError(f"{args.data_dir}: utterance {record.utt!r} is not the one that was attacked: other length")
+    originals = {record.utt: originals[record.utt] for record in examples}
+    attacked = {record.utt: attacked[record.utt] for record in examples}
+    options = {"decode": decode.to_dict(), "seed": args.seed, "num_draws": args.num_draws}
+    options["audio"] = [waves_digest(originals), waves_digest(attacked)]
+    stamp = DoneStamp(args.out_dir, "transfer", options=options, inputs=inputs)
+    path = args.out_dir / "results.jsonl"
+    if not (stamp.is_current() and path.is_file()):
+        has_target = examples[0].target_errors is not None
+        lines = evaluate_examples(
+            model,
+            engine_of(args),
+            args.model_dir,
+            args.graph_dir,
+            decode,
+            originals,
+            attacked,
+            {record.utt: record.target.split() for record in examples} if has_target else None,
+            {record.utt: record.original.split() for record in examples},
+            num_draws=args.num_draws or None,
+            seed=args.seed,
+            desc=f"examples of {source}",
+        )
+        for line, record in zip(lines, examples, strict=True):
+            line["eps"] = record.eps
+        stamp.clear()
+        write_text(path, "".join(json.dumps(line, allow_nan=False) + "\n" for line in lines))
+        stamp.write()
+    row = {
+        "source": source,
+        "model": model_name(args.model_dir),
+        "attack": attack,
+        "eps": max(record.eps for record in examples),
+        **summarise(json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()),
+    }
+    if args.results:
+        Results(args.results).add_transfer(row)
+    reached = "" if row["target_accuracy"] is None else f"target accuracy {row['target_accuracy']:.3f}, "
+    print(
+        f"{source} {attack} eps {row['eps']:g} on {row['model']}: {reached}"
+        f"original accuracy {row['original_accuracy']:.3f}, {row['num_utts']} utterances"
+    )

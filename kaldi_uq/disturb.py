@@ -1,0 +1,242 @@
+"""Benign but hard audio: white noise, babble, reverberation, and random noise as large as an attack.
+
+A detector that merely notices that something was added flags these too.  All functions keep the length and give audio
+on the 16-bit grid.  Nothing clips: where speech and noise together exceed full scale both are scaled down, which leaves
+the SNR as it is; uniform noise, whose bound a factor would change, is instead limited to the room that full scale
+leaves, as an attack is.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from kaldi_uq.errors import DataError
+from kaldi_uq.io.wav import INT16_SCALE, on_grid
+
+KINDS = ("white", "babble", "reverb", "uniform")
+NUM_TALKERS = 6  # of a babble: no single one is understood any more
+DRR_DB = 5.0  # direct to reverberant energy: a talker a metre or two from the microphone
+REFLECTION_DELAY_S = 0.0025  # of the first reflection after the direct sound, most of a metre of detour
+
+_LARGEST = 1.0 - 1.0 / INT16_SCALE
+_SNR_TOLERANCE_DB = 0.1
+_DECAY_DB = 75.0  # where the impulse response is cut off
+
+Wave = npt.NDArray[np.float32]
+FloatArray = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Disturbed:
+    """Audio with a disturbance.
+
+    Attributes:
+        wav: (N,) float32 on the 16-bit grid.
+        gain: what speech and disturbance were multiplied with so that nothing clips; 1 where there was room.
+        snr_db: power of the speech over that of all that was added, as measured after rounding; ``None`` for
+            reverberation, which is no noise, and if nothing was added.
+    """
+
+    wav: Wave
+    gain: float
+    snr_db: float | None
+
+
+def disturb(
+    waves: Mapping[str, Wave],
+    utt2spk: Mapping[str, str],
+    kind: str,
+    level: float,
+    *,
+    sample_rate: float,
+    num_talkers: int = NUM_TALKERS,
+    drr_db: float = DRR_DB,
+    seed: int = 0,
+) -> dict[str, Disturbed]:
+    """Disturb each utterance.
+
+    What is added depends on seed, kind and utterance id; for one utterance, louder noise is the same noise louder.  The
+    order and the number of the utterances play no part, except that the talkers of a babble come from among them.
+
+    Args:
+        waves: utt -> (N,) float32 in [-1, 1].
+        utt2spk: utt -> spk, of each of them.
+        kind: one of ``KINDS``.
+        level: SNR in dB (white, babble), RT60 in seconds (reverb), eps (uniform).
+        sample_rate: Hz.
+        num_talkers: babble only.
+        drr_db: reverb only.
+        seed: of all that is random.
+
+    Returns:
+        utt -> disturbed audio, in the order of ``waves``.
+
+    Raises:
+        DataError: too few other speakers for a babble, or noise below the resolution of 16-bit audio.
+        ValueError: an unknown kind or a level out of range.
+    """
+    if kind not in KINDS:
+        raise ValueError(f"kind must be one of {', '.join(KINDS)}, got {kind!r}")
+    result = {}
+    for utt, wav in waves.items():
+        generator = np.random.default_rng([seed, zlib.crc32(kind.encode()), zlib.crc32(utt.encode())])
+        try:
+            if kind == "white":
+                result[utt] = white_noise(wav, level, generator=generator)
+            elif kind == "babble":
+                talkers = choose_talkers(utt, utt2spk, num_talkers, seed=seed)
+                result[utt] = babble(wav, [waves[u] for u in talkers], level, generator=generator)
+            elif kind == "reverb":
+                result[utt] = reverberate(wav, level, sample_rate, drr_db=drr_db, generator=generator)
+            else:
+                result[utt] = uniform_noise(wav, level, generator=generator)
+        except DataError as error:
+            raise DataError(f"utterance {utt!r}: {error}") from None
+    return result
+
+
+def white_noise(wav: Wave, snr_db: float, *, generator: np.random.Generator) -> Disturbed:
+    """Add Gaussian white noise.
+
+    Args:
+        wav: (N,) float32 in [-1, 1], not silent.
+        snr_db: power of all of ``wav`` over that of the noise, dB.
+        generator: of the noise.
+    """
+    return _add(wav, generator.standard_normal(len(wav)), snr_db)
+
+
+def babble(wav: Wave, talkers: Sequence[Wave], snr_db: float, *, generator: np.random.Generator) -> Disturbed:
+    """Add other utterances, all equally loud, each repeated from a random point on if it is shorter.
+
+    Args:
+        wav: (N,) float32 in [-1, 1], not silent.
+        talkers: the others, of any length, not silent.
+        snr_db: power of all of ``wav`` over that of the sum of the others, dB.
+        generator: of where each begins.
+    """
+    if not talkers:
+        raise ValueError("a babble needs at least one talker")
+    noise = np.zeros(len(wav))
+    for talker in talkers:
+        start = int(generator.integers(len(talker)))
+        noise += np.take(talker / _rms(talker), np.arange(start, start + len(wav)), mode="wrap")
+    return _add(wav, noise, snr_db)
+
+
+def choose_talkers(utt: str, utt2spk: Mapping[str, str], count: int, *, seed: int) -> list[str]:
+    """``count`` utterances of other speakers, by a hash: another utterance in the directory changes few choices.
+
+    Raises:
+        DataError: there are fewer.
+    """
+    others = [u for u, spk in utt2spk.items() if spk != utt2spk[utt]]
+    if len(others) < count:
+        raise DataError(
+            f"a babble of {count} talkers needs as many utterances of other speakers than {utt2spk[utt]!r}, found "
+            f"{len(others)}; use a larger data directory or a smaller --num-talkers"
+        )
+    # a checksum would do for a seed, but not here: it maps similar names to similar numbers
+    return sorted(others, key=lambda other: hashlib.blake2b(f"{seed} {utt} {other}".encode()).digest())[:count]
+
+
+def reverberate(
+    wav: Wave, rt60_s: float, sample_rate: float, *, drr_db: float = DRR_DB, generator: np.random.Generator
+) -> Disturbed:
+    """Place the talker in a room; length and loudness stay, and the direct sound stays where it was.
+
+    Args:
+        wav: (N,) float32 in [-1, 1], not silent.
+        rt60_s, sample_rate, drr_db, generator: see :func:`room_impulse_response`.
+    """
+    response = room_impulse_response(rt60_s, sample_rate, drr_db=drr_db, generator=generator)
+    size = len(wav) + len(response) - 1
+    wet: FloatArray = np.fft.irfft(np.fft.rfft(wav, size) * np.fft.rfft(response, size), size)[: len(wav)]
+    wet *= _rms(wav) / _rms(wet)
+    output, gain = _fit(wet)
+    return Disturbed(output, gain, None)
+
+
+def room_impulse_response(
+    rt60_s: float, sample_rate: float, *, drr_db: float = DRR_DB, generator: np.random.Generator
+) -> FloatArray:
+    """An impulse response: the direct sound, then noise whose energy falls by 60 dB in ``rt60_s``.
+
+    Args:
+        rt60_s: reverberation time, s.
+        sample_rate: Hz.
+        drr_db: energy of the direct sound over that of the rest, dB.
+        generator: of the noise.
+
+    Returns:
+        (K,) float64 of energy 1; the direct sound is its first sample, so that it delays nothing.
+
+    Source: Polack, "La transmission de l'energie sonore dans les salles", 1988 (the statistical model of the tail).
+    """
+    if not 0 < rt60_s <= 10:
+        raise ValueError(f"rt60 must be in (0, 10] seconds, got {rt60_s}")
+    size = max(1, math.ceil(rt60_s * _DECAY_DB / 60.0 * sample_rate))
+    time = np.arange(size) / sample_rate
+    tail = generator.standard_normal(size) * 10.0 ** (-3.0 * time / rt60_s)
+    tail *= 10.0 ** (-drr_db / 20.0) / math.sqrt(float(np.sum(tail**2)))
+    gap = np.zeros(max(0, round(REFLECTION_DELAY_S * sample_rate) - 1))
+    response = np.concatenate([[1.0], gap, tail])
+    return np.asarray(response / math.sqrt(float(np.sum(response**2))), dtype=np.float64)
+
+
+def uniform_noise(wav: Wave, eps: float, *, generator: np.random.Generator) -> Disturbed:
+    """Add independent noise between -eps and eps to every sample: what an attack of that eps may do, without a purpose.
+
+    Args:
+        wav: (N,) float32 in [-1, 1].
+        eps: bound of a sample's change, full scale 1; kept exactly, after rounding too.
+        generator: of the noise.
+    """
+    if not 0 <= eps <= 1:
+        raise ValueError(f"eps must be in [0, 1] (full scale is 1), got {eps}")
+    steps = math.floor(eps * INT16_SCALE + 1e-6)
+    original = on_grid(wav)
+    noise = generator.integers(-steps, steps, size=len(wav), endpoint=True) / INT16_SCALE
+    output = on_grid(np.clip(original + noise, -1.0, _LARGEST))
+    return Disturbed(output, 1.0, _snr_db(original, output))
+
+
+def _add(wav: Wave, noise: FloatArray, snr_db: float) -> Disturbed:
+    """Speech plus noise at an SNR."""
+    noise = noise * (_rms(wav) / _rms(noise) * 10.0 ** (-snr_db / 20.0))
+    output, gain = _fit(wav + noise)
+    measured = _snr_db(wav * gain, output)
+    if measured is None or abs(measured - snr_db) > _SNR_TOLERANCE_DB:
+        raise DataError(
+            f"an SNR of {snr_db:g} dB is not possible in 16-bit audio of this loudness "
+            f"({20 * math.log10(_rms(wav)):.1f} dB of full scale); choose a lower one"
+        )
+    return Disturbed(output, gain, measured)
+
+
+def _fit(wav: FloatArray) -> tuple[Wave, float]:
+    """On the grid, scaled down if it exceeds full scale."""
+    peak = float(np.max(np.abs(wav)))
+    gain = min(1.0, _LARGEST / peak)
+    return on_grid(wav * gain), gain
+
+
+def _rms(wav: npt.NDArray[np.floating]) -> float:
+    value = math.sqrt(float(np.mean(np.square(wav, dtype=np.float64))))
+    if value == 0:
+        raise DataError("the audio is silent: an SNR means nothing; remove the utterance")
+    return value
+
+
+def _snr_db(clean: npt.NDArray[np.floating], noisy: Wave) -> float | None:
+    noise = float(np.sum((noisy.astype(np.float64) - clean) ** 2))
+    if noise == 0:
+        return None
+    return 10.0 * math.log10(float(np.sum(np.square(clean, dtype=np.float64))) / noise)

@@ -1,0 +1,44 @@
+"""How loud an utterance is and how loud its quietest parts are: statistics that need no model.
+
+They are the baseline of every detector here.  An attack adds energy to silence, and so does a fan: a statistic that
+tells attacks from clean speech no better than these, and flags the same harmless noise, detects loudness.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import numpy.typing as npt
+
+from kaldi_uq.io.wav import INT16_SCALE
+
+STATISTICS = ("level_db", "noise_floor_db")
+FRAME_S = 0.025
+FLOOR_QUANTILE = 0.1  # of the frames: in every utterance so many are no speech
+
+_ROUNDING_POWER = 1.0 / (12.0 * INT16_SCALE**2)  # of 16-bit audio; digital silence has a level, too
+
+
+def loudness(wav: npt.NDArray[np.floating], sample_rate: float) -> dict[str, float]:
+    """Level and noise floor, dB of full scale.
+
+    Args:
+        wav: (N,) in [-1, 1], at least one sample.
+        sample_rate: Hz.
+
+    Returns:
+        ``level_db``: of the root mean square of all samples.  ``noise_floor_db``: the level that a tenth of the frames
+        of 25 ms stays below.
+
+    >>> {name: round(value, 2) for name, value in loudness(np.full(8000, 0.1), 8000).items()}
+    {'level_db': -20.0, 'noise_floor_db': -20.0}
+    """
+    power = np.square(wav, dtype=np.float64)
+    size = max(1, min(len(power), round(FRAME_S * sample_rate)))
+    frames = power[: len(power) // size * size].reshape(-1, size).mean(axis=1)
+    return {"level_db": _db(float(power.mean())), "noise_floor_db": _db(float(np.quantile(frames, FLOOR_QUANTILE)))}
+
+
+def _db(power: float) -> float:
+    return 10.0 * math.log10(power + _ROUNDING_POWER)

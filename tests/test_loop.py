@@ -1,0 +1,524 @@
+"""The attack loop: the ball is never left, padding is never touched, the loss falls, and randomness is reproducible."""
+
+from __future__ import annotations
+
+import argparse
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from kaldi_uq.attacks.constraints import L2, LInf, make_constraint
+from kaldi_uq.attacks.craft import random_starts
+from kaldi_uq.attacks.loop import AttackResult, Verdict, run_attack
+from kaldi_uq.attacks.losses import CONFIDENCE, frame_losses, mean_log_post, target_loss
+from kaldi_uq.attacks.steps import make_stepper
+from kaldi_uq.cli.options import add_config_file, add_config_flags, config_from
+from kaldi_uq.types import AttackConfig
+from tests.conftest import REPO
+
+GRID = 32768
+FRAME = 20  # samples
+
+
+def seeded(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def on_grid(*shape: int, seed: int = 0, scale: float = 0.4) -> Tensor:
+    return (scale * torch.randn(shape, generator=seeded(seed)) * GRID).round().clamp(-GRID, GRID - 1) / GRID
+
+
+class Toy:
+    """A recogniser of frames of 20 samples: a linear layer and a softmax, each frame by itself.
+
+    Sums over samples are written as elementwise products, so that a batch rounds exactly as an utterance alone does.
+    """
+
+    def __init__(self, num_pdfs: int = 4, num_draws: int = 1) -> None:
+        self.weights = torch.randn(num_pdfs, FRAME, generator=seeded(3))
+        self.num_draws = num_draws
+        self.calls = 0
+
+    def __call__(self, wav: Tensor, num_samples: Tensor) -> Tensor:
+        self.calls += 1
+        frames = wav[:, : wav.shape[1] // FRAME * FRAME].reshape(len(wav), -1, 1, FRAME)
+        logits = (frames * self.weights).sum(-1)
+        return torch.stack([logits * (1 + m) for m in range(self.num_draws)]).log_softmax(-1)
+
+
+def lengths_of(num_samples: Tensor) -> Tensor:
+    return num_samples // FRAME
+
+
+def attack(
+    config: AttackConfig,
+    wav: Tensor | None = None,
+    sizes: list[int] | None = None,
+    *,
+    start: Tensor | None = None,
+    **options: Any,
+) -> tuple[AttackResult, Tensor]:
+    wav = on_grid(3, 200) if wav is None else wav
+    num_samples = torch.tensor(sizes or [wav.shape[1]] * len(wav))
+    targets = torch.randint(4, (len(wav), wav.shape[1] // FRAME), generator=seeded(5))
+    model = options.pop("model", Toy())
+    if start is not None:
+        options["noise"] = lambda _: start
+    constraint = make_constraint(config, wav, num_samples, 8000)
+    result = run_attack(model, wav, num_samples, targets, lengths_of(num_samples), config, constraint, **options)
+    return result, wav
+
+
+def live_share(result: AttackResult, sizes: list[int]) -> list[float]:
+    return (result.live.sum(1) / torch.tensor(sizes)).tolist()
+
+
+class TestBall:
+    @pytest.mark.parametrize("rule, size", [("cosine", 0.0), ("fixed", 0.01), ("fixed", 2.0)])
+    @pytest.mark.parametrize(
+        "eps", [0.0, 1e-9, 1e-5, 1 / GRID - 1e-7, 1 / GRID, 1.5 / GRID, 0.0007, 0.002, 0.02, 0.05, 0.3, 1.0]
+    )
+    def test_16_bit_result_is_within_eps_of_the_original(self, eps: float, rule: str, size: float) -> None:
+        wav = on_grid(2, 400, scale=0.8)
+        wav[0, :4] = torch.tensor([-1.0, 1 - 1 / GRID, 0.0, 1 / GRID])
+        start = torch.from_numpy(random_starts(["a", "b"], [400, 400], 0))
+        config = AttackConfig(eps=eps, num_steps=6, step_rule=rule, step_size=size)
+        result, _ = attack(config, wav, start=start)
+        steps = result.wav.double() * GRID
+        assert torch.equal(steps, steps.round())  # what a 16-bit file holds
+        assert float(steps.max()) <= GRID - 1
+        assert float(steps.min()) >= -GRID
+        assert float((result.wav.double() - wav.double()).abs().max()) <= eps
+        if eps >= 1.5 / GRID:  # and it makes use of it
+            assert float((result.wav.double() - wav.double()).abs().max()) > 0.3 * eps
+
+    @pytest.mark.parametrize("eps", [0.0, 1e-9, 0.99 / GRID])
+    def test_less_than_a_step_of_16_bit_returns_the_input(self, eps: float) -> None:
+        wav = on_grid(2, 400, scale=0.8)
+        model = Toy()
+        start = torch.ones(2, 400)
+        result, _ = attack(AttackConfig(eps=eps), wav, [400, 300], start=start, model=model)
+        assert torch.equal(result.wav, wav)
+        assert not bool(result.live.any())
+        assert model.calls == 0
+
+    def test_padding_is_neither_changed_nor_read(self) -> None:
+        sizes = [200, 120, 60]
+        config = AttackConfig(eps=0.1, num_steps=5)
+        start = torch.from_numpy(random_starts(["a", "b", "c"], sizes, 0))
+        wav = on_grid(3, 200)
+        for row, size in enumerate(sizes):
+            wav[row, size:] = 0
+        other = wav.clone()
+        other[2, 60:] = 0.25
+        quiet, _ = attack(config, wav, sizes, start=start)
+        noisy, _ = attack(config, other, sizes, start=start)
+        for result, original in ((quiet, wav), (noisy, other)):
+            for row, size in enumerate(sizes):
+                assert torch.equal(result.wav[row, size:], original[row, size:])
+                assert not torch.equal(result.wav[row, :size], original[row, :size])
+        assert torch.equal(noisy.wav[2, :60], quiet.wav[2, :60])
+
+    def test_input_is_left_as_it_is(self) -> None:
+        wav = on_grid(2, 100)
+        copy = wav.clone()
+        attack(AttackConfig(eps=0.1, num_steps=3), wav)
+        assert torch.equal(wav, copy)
+        assert not wav.requires_grad
+
+
+class TestDescent:
+    @pytest.mark.parametrize("num_draws", [1, 3])
+    def test_loss_falls_and_the_target_is_reached(self, num_draws: int) -> None:
+        result, wav = attack(AttackConfig(eps=0.3, num_steps=30), model=Toy(num_draws=num_draws))
+        assert bool((result.last_loss < 0.5 * result.first_loss).all())
+        targets = torch.randint(4, (3, 10), generator=seeded(5))
+        heard = Toy()(result.wav, torch.tensor([200] * 3))[0].argmax(-1)
+        before = Toy()(wav, torch.tensor([200] * 3))[0].argmax(-1)
+        assert float((heard == targets).float().mean()) > 0.9 > float((before == targets).float().mean())
+
+    def test_losses_are_those_of_the_definition(self) -> None:
+        wav, sizes = on_grid(2, 200), [200, 100]
+        targets = torch.randint(4, (2, 10), generator=seeded(5))
+        result, _ = attack(AttackConfig(eps=0.1, num_steps=1, random_start=False), wav, sizes, model=Toy(num_draws=2))
+        draws = Toy(num_draws=2)(wav, torch.tensor(sizes))
+        for row, frames in enumerate((10, 5)):
+            values = [-float(draws[m, row, t, targets[row, t]]) for m in range(2) for t in range(frames)]
+            assert float(result.first_loss[row]) == pytest.approx(np.mean(values), rel=1e-5)
+        assert torch.equal(result.first_loss, result.last_loss)  # one step: the same moment
+
+    def test_padded_frames_count_nothing(self) -> None:
+        draws = torch.randn(2, 1, 6, 4, generator=seeded()).log_softmax(-1)
+        valid = torch.arange(6)[None] < 4
+        expected = target_loss(draws[:, :, :4], torch.zeros(1, 4, dtype=torch.int64), valid[:, :4])
+        for padding in (0, 3):
+            targets = torch.tensor([[0, 0, 0, 0, padding, padding]])
+            torch.testing.assert_close(target_loss(draws, targets, valid), expected)
+
+    def test_first_step_is_the_sign_of_the_gradient(self) -> None:
+        wav = on_grid(1, 100, scale=0.1)
+        config = AttackConfig(eps=0.5, num_steps=1, step_rule="fixed", step_size=64 / GRID, random_start=False)
+        result, _ = attack(config, wav)
+        x = wav.clone().requires_grad_(True)
+        targets = torch.randint(4, (1, 5), generator=seeded(5))
+        loss = target_loss(Toy()(x, torch.tensor([100])), targets, torch.ones(1, 5, dtype=torch.bool))
+        (gradient,) = torch.autograd.grad(loss.sum(), x)
+        assert torch.equal(result.wav - wav, -gradient.sign() * 64 / GRID)
+
+    def test_samples_that_the_model_does_not_read_are_counted(self) -> None:
+        wav = on_grid(2, 110)  # the last 10 samples make no frame
+        result, _ = attack(AttackConfig(eps=0.1, num_steps=3, random_start=False), wav, [110, 60])
+        assert live_share(result, [110, 60]) == pytest.approx([100 / 110, 1.0])
+
+    def test_gradient_that_is_no_number_moves_nothing_and_is_not_counted_as_one(self) -> None:
+        def broken(wav: Tensor, num_samples: Tensor) -> Tensor:
+            scores = Toy()(wav, num_samples)
+            return scores * torch.tensor([math.nan, 1.0])[:, None, None].expand(2, 10, 1)  # the first utterance
+
+        result, wav = attack(AttackConfig(eps=0.1, num_steps=3, random_start=False), on_grid(2, 200), model=broken)
+        assert torch.equal(result.wav[0], wav[0])
+        assert live_share(result, [200, 200]) == [0.0, 1.0]
+
+
+class TestIndependence:
+    def test_result_does_not_depend_on_the_rest_of_the_batch(self) -> None:
+        sizes, utts = [200, 140, 60], ["a", "b", "c"]
+        wav = on_grid(3, 200)
+        for row, size in enumerate(sizes):
+            wav[row, size:] = 0
+        config = AttackConfig(eps=0.1, num_steps=10)
+        targets = torch.randint(4, (3, 10), generator=seeded(5))
+
+        def run(rows: list[int]) -> Tensor:
+            width = max(sizes[row] for row in rows)
+            num_samples = torch.tensor([sizes[row] for row in rows])
+            start = torch.from_numpy(random_starts([utts[r] for r in rows], num_samples.tolist(), 0))
+            return run_attack(
+                Toy(), wav[rows, :width], num_samples, targets[rows, : width // FRAME], lengths_of(num_samples), config,
+                LInf(wav[rows, :width], num_samples, config.eps), noise=lambda _: start,
+            ).wav  # fmt: skip
+
+        together = run([0, 1, 2])
+        for row, size in enumerate(sizes):
+            assert torch.equal(run([row])[0, :size], together[row, :size])
+        assert torch.equal(run([2, 0])[0, :60], together[2, :60])
+
+    def test_noise_belongs_to_the_utterance(self) -> None:
+        starts = random_starts(["a", "bb", "c"], [50, 80, 20], 7)
+        assert starts.shape == (3, 80)
+        assert starts.dtype == np.float32
+        assert np.array_equal(random_starts(["bb"], [80], 7)[0], starts[1])
+        assert np.array_equal(random_starts(["c", "a"], [20, 50], 7)[1, :50], starts[0, :50])
+        assert not starts[0, 50:].any()
+        assert not starts[2, 20:].any()
+        assert not np.array_equal(random_starts(["bb"], [80], 8)[0], starts[1])
+        assert not np.array_equal(random_starts(["bc"], [80], 7)[0], starts[1])
+
+    def test_noise_is_uniform_in_the_ball(self) -> None:
+        noise = random_starts(["a"], [100_000], 0)[0]
+        assert -1 <= noise.min() < -0.999
+        assert 0.999 < noise.max() <= 1
+        histogram, _ = np.histogram(noise, 10, (-1, 1))
+        assert np.abs(histogram - 10_000).max() < 500  # five deviations
+
+    def test_random_start_can_be_switched_off(self) -> None:
+        config = AttackConfig(eps=0.1, num_steps=3, random_start=False)
+        plain, _ = attack(config)
+        ignored, _ = attack(config, start=torch.ones(3, 200))
+        used, _ = attack(AttackConfig(eps=0.1, num_steps=3), start=torch.ones(3, 200))
+        assert torch.equal(plain.wav, ignored.wav)
+        assert not torch.equal(plain.wav, used.wav)
+
+
+def sizes_of(config: AttackConfig) -> list[float]:
+    """How far each step goes, unhindered by the constraint."""
+    constraint = LInf(torch.zeros(1, 8), torch.tensor([8]), 1.0)
+    constraint.eps = config.eps  # the unit of the steps, while the cap lies far away
+    stepper = make_stepper(constraint, config)
+    sizes, zero = [], torch.zeros(1, 8)
+    for _ in range(config.num_steps):
+        sizes.append(float(stepper.next(zero, torch.full((1, 8), 0.3), torch.zeros(1)).abs().max()))
+    return sizes
+
+
+class TestSteps:
+    def test_cosine_falls_from_an_eighth_of_eps_to_nearly_nothing(self) -> None:
+        sizes = sizes_of(AttackConfig(num_steps=40, eps=0.02))
+        assert sizes[0] == pytest.approx(0.0025)
+        assert sizes[10] == pytest.approx(0.0025 * (1 + math.sqrt(0.5)) / 2)
+        assert sizes[20] == pytest.approx(0.00125)
+        assert sizes[30] == pytest.approx(0.0025 * (1 - math.sqrt(0.5)) / 2)
+        assert 0 < sizes[39] < 0.01 * sizes[0]
+        assert sizes == sorted(sizes, reverse=True)
+
+    def test_given_step_is_kept(self) -> None:
+        for eps in (0.001, 0.5):
+            fixed = AttackConfig(eps=eps, num_steps=40, step_rule="fixed", step_size=0.01)
+            assert sizes_of(fixed) == pytest.approx([0.01] * 40)
+        assert sizes_of(AttackConfig(eps=0.08, num_steps=40, step_rule="fixed")) == pytest.approx([0.01] * 40)
+
+    def test_a_single_step_goes_all_the_way(self) -> None:
+        config = AttackConfig(eps=64 / GRID, num_steps=1, random_start=False)
+        result, wav = attack(config, on_grid(1, 100, scale=0.1))
+        x = wav.clone().requires_grad_(True)
+        targets = torch.randint(4, (1, 5), generator=seeded(5))
+        loss = target_loss(Toy()(x, torch.tensor([100])), targets, torch.ones(1, 5, dtype=torch.bool))
+        (gradient,) = torch.autograd.grad(loss.sum(), x)
+        assert torch.equal(result.wav - wav, -gradient.sign() * 64 / GRID)  # FGSM
+
+    def test_momentum_keeps_a_share_of_the_directions_before(self) -> None:
+        config = AttackConfig(eps=1.0, num_steps=3, step_rule="fixed", step_size=0.25, momentum=0.5)
+        stepper = make_stepper(LInf(torch.zeros(1, 2), torch.tensor([2]), 0.99), config)
+        loss, delta = torch.zeros(1), torch.zeros(1, 2)
+        delta = stepper.next(delta, torch.tensor([[0.5, -0.5]]), loss)
+        assert delta.tolist() == [[-0.25, 0.25]]
+        # the new gradient of the second sample is weaker than half of the old one's share, which therefore wins
+        delta = stepper.next(delta, torch.tensor([[0.9, 0.1]]), loss)
+        assert delta.tolist() == [[-0.5, 0.5]]
+        delta = stepper.next(delta, torch.tensor([[0.1, 0.9]]), loss)
+        assert delta.tolist() == [[-0.75, 0.25]]
+
+    def test_auto_pgd_halves_the_step_of_the_utterance_that_no_longer_gains(self) -> None:
+        config = AttackConfig(eps=0.5, num_steps=100, step_rule="apgd")
+        stepper = make_stepper(LInf(torch.zeros(2, 4), torch.tensor([4, 4]), 0.5), config)
+        delta, moved = torch.zeros(2, 4), torch.zeros(2, 4)
+        for step in range(60):
+            loss = torch.tensor([1.0, 1.0 - step / 100])  # the first stands still, the second falls
+            moved = stepper.next(delta, torch.full((2, 4), 0.1), loss)
+        # from the same place, the share of the new step: half of the cap where nothing was halved
+        assert float(moved[1].abs().max()) == pytest.approx(0.75 * 0.5)
+        assert float(moved[0].abs().max()) < 0.75 * 0.5
+
+    def test_auto_pgd_goes_back_to_the_best_place_when_it_halves(self) -> None:
+        config = AttackConfig(eps=0.5, num_steps=10, step_rule="apgd")
+        stepper = make_stepper(LInf(torch.zeros(1, 1), torch.tensor([1]), 0.5), config)
+        stepper.next(torch.tensor([[0.125]]), torch.ones(1, 1), torch.tensor([0.0]))
+        for _ in range(2):
+            stepper.next(torch.tensor([[-0.5]]), -torch.ones(1, 1), torch.tensor([5.0]))
+        moved = stepper.next(torch.tensor([[-0.5]]), -torch.ones(1, 1), torch.tensor([5.0]))  # the look at 22 %
+        # half the step from the best place along the gradient there, and a quarter of the way from the last place
+        assert float(moved) == 0.125 + 0.75 * (-0.5) + 0.25 * (0.125 + 0.5)
+
+    @pytest.mark.parametrize(("rule", "momentum"), [("fixed", 0.9), ("cosine", 0.0), ("apgd", 0.0)])
+    def test_a_part_of_the_batch_goes_on_as_before(self, rule: str, momentum: float) -> None:
+        config = AttackConfig(eps=0.5, num_steps=12, step_rule=rule, momentum=momentum)
+        constraint = LInf(torch.zeros(3, 4), torch.tensor([4, 4, 4]), 0.5)
+        whole, part = make_stepper(constraint, config), make_stepper(constraint, config)
+        a = b = torch.zeros(3, 4)
+        rows = torch.tensor([0, 2])
+        for step in range(12):
+            slope, loss = torch.randn(3, 4, generator=seeded(step)), torch.rand(3, generator=seeded(step))
+            a = whole.next(a, slope, loss)
+            if step == 5:
+                part.select(rows, constraint.select(rows))
+                b = b[rows]
+            b = part.next(b, slope, loss) if step < 5 else part.next(b, slope[rows], loss[rows])
+        assert torch.equal(a[rows], b)
+
+
+class TestLosses:
+    def test_margin_is_what_the_best_other_pdf_is_ahead(self) -> None:
+        log_post = torch.tensor([0.5, 0.3, 0.2]).log().reshape(1, 1, 1, 3)
+        for target, ahead in ((0, math.log(0.3 / 0.5)), (1, math.log(0.5 / 0.3)), (2, math.log(0.5 / 0.2))):
+            loss = frame_losses(log_post, torch.tensor([[target]]), "margin")
+            assert float(loss) == pytest.approx(ahead)
+
+    def test_margin_asks_for_no_more_than_enough(self) -> None:
+        scores = torch.tensor([20.0, 0.0], requires_grad=True)
+        loss = frame_losses(scores.log_softmax(0).reshape(1, 1, 1, 2), torch.tensor([[0]]), "margin")
+        assert float(loss) == -CONFIDENCE
+        loss.sum().backward()
+        assert scores.grad is not None
+        assert not bool(scores.grad.any())
+
+    def test_loss_of_the_mean_is_less_than_the_mean_of_losses(self) -> None:
+        draws = torch.randn(4, 2, 6, 5, generator=seeded()).log_softmax(-1)
+        targets, valid = torch.randint(5, (2, 6), generator=seeded(1)), torch.ones(2, 6, dtype=torch.bool)
+        of_mean = target_loss(draws, targets, valid, of_mean=True)
+        assert bool((of_mean < target_loss(draws, targets, valid)).all())  # Jensen
+        expected = -draws.exp().mean(0).log().gather(2, targets[..., None])[..., 0].mean(1)
+        torch.testing.assert_close(of_mean, expected)
+        torch.testing.assert_close(mean_log_post(draws), draws.exp().mean(0).log())
+
+    def test_margin_loss_reaches_the_target(self) -> None:
+        result, _ = attack(AttackConfig(eps=0.3, num_steps=30, loss="margin"))
+        targets = torch.randint(4, (3, 10), generator=seeded(5))
+        heard = Toy()(result.wav, torch.tensor([200] * 3))[0].argmax(-1)
+        assert float((heard == targets).float().mean()) > 0.9
+
+    @pytest.mark.parametrize("loss", ["cross_entropy", "margin"])
+    def test_untargeted_attack_leads_away(self, loss: str) -> None:
+        wav, sizes = on_grid(3, 200), torch.tensor([200] * 3)
+        said = Toy()(wav, sizes)[0].argmax(-1)
+        config = AttackConfig(eps=0.2, num_steps=20, untargeted=True, loss=loss)
+        result = run_attack(Toy(), wav, sizes, said, lengths_of(sizes), config, LInf(wav, sizes, config.eps))
+        heard = Toy()(result.wav, sizes)[0].argmax(-1)
+        assert float((heard == said).float().mean()) < 0.1
+
+
+class TestConstraints:
+    @pytest.mark.parametrize("rule", ["fixed", "cosine", "apgd"])
+    @pytest.mark.parametrize(("constraint", "bound"), [("l2", {"rms": 0.01}), ("snr", {"snr_db": 20.0})])
+    def test_16_bit_perturbation_is_within_the_norm(self, constraint: str, bound: dict[str, float], rule: str) -> None:
+        sizes = [400, 300]
+        wav = on_grid(2, 400, scale=0.2)
+        wav[1, 300:] = 0
+        config = AttackConfig(eps=0.5, constraint=constraint, step_rule=rule, num_steps=10, **bound)
+        start = torch.from_numpy(random_starts(["a", "b"], sizes, 0))
+        result, _ = attack(config, wav, sizes, start=start)
+        delta, steps = (result.wav - wav).double(), result.wav.double() * GRID
+        assert torch.equal(steps, steps.round())
+        for row, size in enumerate(sizes):
+            assert not bool(delta[row, size:].any())
+            rms = float(delta[row, :size].square().mean().sqrt())
+            most = 0.01 if constraint == "l2" else 0.1 * float(wav[row, :size].double().square().mean().sqrt())
+            assert 0.9 * most < rms <= most
+
+    def test_cap_of_each_sample_holds_under_every_constraint(self) -> None:
+        config = AttackConfig(eps=0.004, constraint="l2", rms=0.5, num_steps=10)
+        result, wav = attack(config)
+        assert float((result.wav - wav).abs().max()) <= 0.004
+
+    def test_direction_of_l2_is_the_gradient_of_length_one(self) -> None:
+        wav, sizes = torch.zeros(2, 50), torch.tensor([50, 50])
+        gradient = torch.randn(2, 50, generator=seeded())
+        direction = L2(wav, sizes, 1.0, torch.ones(2)).direction(gradient)
+        torch.testing.assert_close(direction.norm(dim=1), torch.ones(2))
+        torch.testing.assert_close(direction * gradient.norm(dim=1, keepdim=True), gradient)
+
+    def test_bound_smaller_than_rounding_allows_nothing(self) -> None:
+        result, wav = attack(AttackConfig(eps=0.5, constraint="l2", rms=0.4 / GRID, num_steps=5))
+        assert torch.equal(result.wav, wav)
+
+
+class Decider:
+    """A judge that says how many frames are wrong, and remembers what it was asked."""
+
+    def __init__(self, goal: Tensor, allowed: int = 0) -> None:
+        self.goal, self.allowed = goal, allowed
+        self.asked: list[list[int]] = []
+
+    def __call__(self, wav: Tensor, rows: Tensor) -> Verdict:
+        self.asked.append(rows.tolist())
+        assert torch.equal(wav * GRID, (wav * GRID).round())
+        heard = Toy()(wav, torch.tensor([wav.shape[1]] * len(wav)))[0].argmax(-1)
+        wrong = (heard != self.goal[rows]).sum(1).float()
+        return Verdict(wrong <= self.allowed, wrong)
+
+
+class TestJudge:
+    goal = torch.randint(4, (3, 10), generator=seeded(5))
+
+    def test_best_candidate_of_each_utterance_is_kept(self) -> None:
+        kept: list[Tensor] = []
+
+        def fickle(wav: Tensor, rows: Tensor) -> Verdict:
+            kept.append(wav.clone())
+            rank = torch.full((len(rows),), [3.0, 1.0, 2.0][len(kept) - 1])
+            return Verdict(torch.zeros(len(rows), dtype=torch.bool), rank)
+
+        result, _ = attack(AttackConfig(eps=0.2, num_steps=6, judge_every=2), judge=fickle)
+        assert torch.equal(result.wav, kept[1])
+        assert result.rank.tolist() == [1.0] * 3
+        assert not torch.equal(kept[1], kept[2])
+
+    def test_utterance_that_succeeds_is_left_at_once(self) -> None:
+        config = AttackConfig(eps=0.3, num_steps=40, judge_every=1, early_stop=True)
+        judge = Decider(self.goal)
+        result, _ = attack(config, judge=judge)
+        assert bool(result.success.all())
+        assert [len(rows) for rows in judge.asked] == sorted((len(rows) for rows in judge.asked), reverse=True)
+        assert len(set(result.steps.tolist())) > 1  # they did not succeed at the same moment
+        assert int(result.steps.max()) < 40
+        heard = Toy()(result.wav, torch.tensor([200] * 3))[0].argmax(-1)
+        assert torch.equal(heard, self.goal)
+
+    def test_those_that_go_on_are_not_disturbed_by_those_that_stop(self) -> None:
+        config = AttackConfig(eps=0.3, num_steps=40, judge_every=2, early_stop=True)
+        together, wav = attack(config, judge=Decider(self.goal))
+        for row in range(3):
+            one = run_attack(
+                Toy(), wav[[row]], torch.tensor([200]), self.goal[[row]], torch.tensor([10]), config,
+                LInf(wav[[row]], torch.tensor([200]), 0.3), judge=Decider(self.goal[[row]]),
+            )  # fmt: skip
+            assert torch.equal(one.wav[0], together.wav[row])
+            assert int(one.steps[0]) == int(together.steps[row])
+
+    def test_only_what_failed_is_started_again_and_the_best_start_counts(self) -> None:
+        config = AttackConfig(eps=0.01, num_steps=4, num_starts=3)
+        judge = Decider(self.goal, allowed=7)
+        noises = [torch.from_numpy(random_starts(["a", "b", "c"], [200] * 3, 0, k)) for k in range(3)]
+        result, _ = attack(config, judge=judge, noise=lambda number: noises[number])
+        assert result.starts.tolist() == [sum(row in asked for asked in judge.asked) for row in range(3)]
+        assert len(judge.asked[0]) == 3
+        ranks = judge(result.wav, torch.arange(3)).rank
+        assert torch.equal(ranks, result.rank)
+        assert torch.equal(result.success, ranks <= 7)
+
+    def test_penalty_is_part_of_what_is_minimised(self) -> None:
+        quiet, _ = attack(AttackConfig(eps=0.3, num_steps=20))
+
+        def certain(draws: Tensor, lengths: Tensor, rows: Tensor) -> Tensor:
+            assert lengths.tolist() == [10] * 3
+            return 10 * draws.exp().amax(-1)[0].mean(1)  # the model must not be certain
+
+        loud, _ = attack(AttackConfig(eps=0.3, num_steps=20), penalty=certain)
+        sizes = torch.tensor([200] * 3)
+        peaks = [float(Toy()(result.wav, sizes)[0].exp().amax(-1).mean()) for result in (quiet, loud)]
+        assert peaks[1] < 0.6 < peaks[0]
+
+    def test_gradient_can_come_from_elsewhere(self) -> None:
+        def uphill(shares_of: Any, delta: Tensor) -> tuple[Tensor, Tensor]:
+            return shares_of(delta).sum(1), torch.ones_like(delta)
+
+        config = AttackConfig(eps=8 / GRID, num_steps=20, random_start=False)
+        result, wav = attack(config, on_grid(3, 200, scale=0.1), gradient=uphill)
+        assert torch.equal(result.wav, wav - 8 / GRID)
+
+
+class TestRealignment:
+    @pytest.mark.parametrize("every, expected", [(0, []), (3, [3, 6, 9]), (4, [4, 8]), (20, [])])
+    def test_targets_are_realigned_every_so_many_steps(self, every: int, expected: list[int]) -> None:
+        model, calls = Toy(num_draws=2), []
+
+        def realign(log_mean_post: Tensor, rows: Tensor) -> Tensor:
+            assert rows.tolist() == [0, 1, 2]
+            torch.testing.assert_close(log_mean_post.exp().sum(-1), torch.ones(3, 10))
+            calls.append(model.calls - 1 - len(calls))  # the look at the posteriors is a call of its own
+            return torch.zeros(3, 10, dtype=torch.int64)
+
+        attack(AttackConfig(eps=0.1, num_steps=10, realign_every=every), model=model, realign=realign)
+        assert calls == expected
+
+    def test_new_targets_are_followed(self) -> None:
+        goal = torch.full((3, 10), 2)
+        config = AttackConfig(eps=0.4, num_steps=30, step_rule="fixed", realign_every=2)
+        result, _ = attack(config, realign=lambda _, rows: goal[rows])
+        assert float((Toy()(result.wav, torch.tensor([200] * 3))[0].argmax(-1) == goal).float().mean()) > 0.9
+
+
+def config_of(path: Path) -> AttackConfig:
+    """The attack that a command runs with this ``--config``."""
+    parser = argparse.ArgumentParser()
+    add_config_file(parser, AttackConfig)
+    add_config_flags(parser, AttackConfig)
+    return config_from(parser.parse_args(["--config", str(path), "--eps", "0.05"]), AttackConfig)
+
+
+def test_configuration_of_the_papers_attack_is_that_of_cleverhans() -> None:
+    # MadryEtAl of cleverhans 2.1.0: eps_iter 0.01, nb_iter 40, rand_init True, whatever eps is
+    assert config_of(REPO / "recipes/tidigits/conf/paper/pgd.conf") == AttackConfig(
+        eps=0.05, num_steps=40, step_size=0.01, step_rule="fixed", random_start=True, realign_every=0, eot_samples=1
+    )
+
+
+def test_strong_default_adapts_its_step_and_realigns() -> None:
+    config = config_of(REPO / "recipes/tidigits/conf/pgd.conf")
+    assert (config.step_rule, config.step_size, config.random_start) == ("apgd", 0.0, True)
+    assert config.num_steps >= 200
+    assert config.realign_every > 0
