@@ -128,14 +128,16 @@ class FbankConfig(FrameConfig):
 class FrontEndConfig(Config):
     """From the waveform to the input of the network.
 
-    ``kind`` is ``kaldi`` (Kaldi's MFCC) or ``torchaudio`` (the paper's: torchaudio's MFCC on peak-normalised audio).
-    ``cmvn`` is ``none``, ``utterance`` (mean of the utterance itself, differentiable) or ``speaker`` (given statistics,
-    Kaldi's ``apply-cmvn --utt2spk``); ``norm_vars`` divides by the deviation too.  After the deltas every dimension is
-    normalised with the mean and deviation of the training set, which the model file carries.
+    ``kind`` is ``kaldi`` (Kaldi's MFCC, options ``mfcc``), ``fbank`` (Kaldi's filter banks, options ``fbank``) or
+    ``torchaudio`` (the paper's: torchaudio's MFCC on peak-normalised audio).  ``cmvn`` is ``none``, ``utterance`` (mean
+    of the utterance itself, differentiable) or ``speaker`` (given statistics, Kaldi's ``apply-cmvn --utt2spk``);
+    ``norm_vars`` divides by the deviation too.  After the deltas every dimension is normalised with the mean and
+    deviation of the training set, which the model file carries.
     """
 
     kind: str = "kaldi"
     mfcc: MfccConfig = MfccConfig()
+    fbank: FbankConfig = FbankConfig()
     cmvn: str = "none"
     norm_vars: bool = False
     delta_order: int = 2
@@ -144,17 +146,28 @@ class FrontEndConfig(Config):
     right_context: int = 4
 
     def __post_init__(self) -> None:
-        _require(self.kind in ("kaldi", "torchaudio"), f"frontend must be kaldi or torchaudio, got {self.kind!r}")
+        kinds = ("kaldi", "fbank", "torchaudio")
+        _require(self.kind in kinds, f"frontend must be kaldi, fbank or torchaudio, got {self.kind!r}")
         _require(
             self.cmvn in ("none", "utterance", "speaker"), f"cmvn must be none, utterance or speaker: {self.cmvn!r}"
         )
         _require(self.left_context >= 0 and self.right_context >= 0, "left_context and right_context must be >= 0")
         _require(self.delta_order >= 0 and self.delta_window > 0, "delta_order must be >= 0, delta_window > 0")
 
+    @property
+    def base(self) -> MfccConfig | FbankConfig:
+        """Options of the features that all else is made from."""
+        return self.fbank if self.kind == "fbank" else self.mfcc
+
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> FrontEndConfig:
-        if isinstance(values, dict) and not isinstance(values.get("mfcc", MfccConfig()), MfccConfig):
-            values = {**values, "mfcc": MfccConfig.from_dict(values["mfcc"])}
+        parts: tuple[tuple[str, type[MfccConfig] | type[FbankConfig]], ...] = (
+            ("mfcc", MfccConfig),
+            ("fbank", FbankConfig),
+        )
+        for name, kind in parts:
+            if isinstance(values, dict) and not isinstance(values.get(name, kind()), kind):
+                values = {**values, name: kind.from_dict(values[name])}
         return super().from_dict(values)
 
 

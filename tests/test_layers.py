@@ -26,9 +26,12 @@ LAYERS: dict[str, tuple[str, ...]] = {
     "synth": (*BASE, "io"),
     "engine": (*BASE, "io"),
     "prepare_lang": (*BASE, "io", "engine.base"),
+    "language_model": (*BASE, "io"),
     "report": (*BASE, "io.files", "detector", "scoring"),
     "hybrid": ("nnet", "feats", "io", *BASE),
     "training_set": ("hybrid", "feats", "io", *BASE),
+    "speakers": ("feats", "io", *BASE),
+    "sentences": ("io", *BASE),
     "train": ("hybrid", "training_set", *MODEL),
     "evaluate": ("hybrid", *MODEL),
     "judge": ("evaluate", "hybrid", "frames", "detector", *MODEL),
@@ -45,12 +48,13 @@ EXCEPTIONS = {("feats.conf", "io.files"): "writes conf/mfcc.conf, and only whole
 WHEELS = {
     "kaldi_io": ("io.ark",),
     "kaldifst": ("engine.embedded", "engine.embedded_mono"),
-    "kaldi_hmm_gmm": ("engine.embedded", "engine.embedded_mono"),
+    "kaldi_hmm_gmm": ("engine.embedded", "engine.embedded_mono", "engine.embedded_trainer"),
 }
 
 # modules that start processes -> why
 PROCESSES = {
-    "io.sphere": "sph2pipe decompresses the shorten audio of TIDIGITS",
+    "engine.binaries_jobs": "Kaldi's programs, through the command that runs jobs",
+    "io.pipes": "pipes of wav.scp and feats.scp, with --allow-pipes; sph2pipe for the shorten audio of TIDIGITS",
     "cli.doctor": "a wheel that does not fit the other crashes the interpreter that tries it",
 }
 STARTS_PROCESSES = {"subprocess", "multiprocessing", "concurrent.futures", "pty"}

@@ -32,12 +32,14 @@ Options:
   --cmd <command>            how to run the job [$cmd]"
 
 echo "$0 $*" >&2
-. utils/parse_options.sh
+# shellcheck source=../../utils/parse_options.sh
+. "$(dirname -- "${BASH_SOURCE[0]}")/../../utils/parse_options.sh"
 if [ $# -ne 5 ]; then
   echo "$help_message" >&2
   exit 1
 fi
-. ./path.sh
+# shellcheck source=../../utils/recipe_env.sh
+. "$(dirname -- "${BASH_SOURCE[0]}")/../../utils/recipe_env.sh"
 
 data=$1
 lang=$2
