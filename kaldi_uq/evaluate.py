@@ -67,6 +67,7 @@ def score_waves(
                     torch.from_numpy(batch.num_samples).to(device),
                     num_draws=num_draws,
                     generator=generator,
+                    cmvn_stats=model.cmvn_stats_of(batch.utts),
                 )
                 measures = measures_from_draws(draws)
                 statistics = utterance_statistics(measures, lengths, quantile=QUANTILE)

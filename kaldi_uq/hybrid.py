@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +17,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from kaldi_uq.errors import ModelFileError
+from kaldi_uq.errors import DataError, ModelFileError
 from kaldi_uq.feats.frontend import FrontEnd
 from kaldi_uq.io.files import atomic_write
 from kaldi_uq.nnet import AcousticModel, build_model
@@ -57,6 +57,7 @@ class HybridModel(nn.Module):
         super().__init__()
         self.front_end = front_end
         self.network = network
+        self._speakers: dict[str, Tensor] = {}
         self.register_buffer("log_prior", torch.full((network.num_pdfs,), -float(np.log(network.num_pdfs))))
 
     @classmethod
@@ -91,6 +92,35 @@ class HybridModel(nn.Module):
         floored = np.maximum(np.asarray(counts, dtype=np.float64), 1.0)
         self.log_prior.copy_(torch.from_numpy(np.log(floored / floored.sum())).to(self.log_prior))
 
+    @property
+    def needs_speakers(self) -> bool:
+        """Whether the front end normalises with statistics of the speaker: see :meth:`set_speakers`."""
+        return self.front_end.config.cmvn == "speaker"
+
+    def set_speakers(self, stats: Mapping[str, np.ndarray]) -> None:
+        """Say which statistics each utterance is normalised with.  They are no part of the model file.
+
+        Args:
+            stats: utt -> (2, D + 1) float64 CMVN statistics of its speaker; see :mod:`kaldi_uq.speakers`.
+        """
+        self._speakers = {utt: torch.from_numpy(np.array(values, np.float64)) for utt, values in stats.items()}
+
+    def cmvn_stats_of(self, utts: Sequence[str]) -> Tensor | None:
+        """Statistics for a batch of utterances, (B, 2, D + 1) float64; ``None`` if the front end takes none.
+
+        Raises:
+            DataError: an utterance of which no statistics were given.
+        """
+        if not self.needs_speakers:
+            return None
+        missing = [utt for utt in utts if utt not in self._speakers]
+        if missing:
+            raise DataError(
+                f"utterance {missing[0]!r}: no CMVN statistics of its speaker, which this model's front end needs "
+                "(--cmvn speaker)"
+            )
+        return torch.stack([self._speakers[utt] for utt in utts]).to(self.log_prior.device)
+
     def iter_log_post(
         self,
         wav: Tensor,
@@ -98,6 +128,7 @@ class HybridModel(nn.Module):
         *,
         num_draws: int | None = None,
         generator: torch.Generator | None = None,
+        cmvn_stats: Tensor | None = None,
     ) -> tuple[Iterator[Tensor], Tensor]:
         """Log-posteriors in chunks of draws.
 
@@ -106,11 +137,12 @@ class HybridModel(nn.Module):
             num_samples: (B,) int64.
             num_draws: draws of a random network; ``None`` for its default.
             generator: of the draws.
+            cmvn_stats: of the speakers, see :meth:`cmvn_stats_of`.
 
         Returns:
             an iterator of (m, B, T, C) chunks, and the lengths (B,) int64 in frames.
         """
-        x, lengths = self.front_end(wav, num_samples)
+        x, lengths = self.front_end(wav, num_samples, cmvn_stats=cmvn_stats)
         return self.network.iter_log_post(x, num_samples=num_draws, generator=generator), lengths
 
     def loglikes(self, log_post: Tensor) -> Tensor:

@@ -31,6 +31,7 @@ from kaldi_uq.errors import EngineError, MissingDependencyError
 _OUTPUT_SYNCHRONOUS = 2
 _INITIALIZE_DONT_EXIT = 0x8000
 _CHARS_UTF8 = 1
+_IPA = 2
 _RATE, _VOLUME, _PITCH, _RANGE, _WORDGAP = 1, 2, 3, 4, 7
 
 # espeak-ng copies the path of its data into a buffer of 160 bytes and appends file names to it.
@@ -166,12 +167,12 @@ class EspeakSynthesizer:
             raise EngineError(f"espeak-ng made no sound of {text!r} with {voice}")
         return _resample(samples, native_rate, voice.tract_scale, sample_rate)
 
-    def phonemes(self, text: str, *, voice: Voice) -> str:
-        """The phonemes, in espeak-ng's mnemonics, that :meth:`synthesize` would speak."""
+    def phonemes(self, text: str, *, voice: Voice, ipa: bool = False) -> str:
+        """The phonemes that :meth:`synthesize` would speak, in espeak-ng's mnemonics or the phonetic alphabet."""
         with self._fresh_library() as lib:
             self._set_voice(lib, voice)
             pointer = ctypes.c_char_p(text.encode())
-            return _text(lib.espeak_TextToPhonemes(ctypes.byref(pointer), _CHARS_UTF8, 0)).strip()
+            return _text(lib.espeak_TextToPhonemes(ctypes.byref(pointer), _CHARS_UTF8, _IPA if ipa else 0)).strip()
 
     def _set_voice(self, lib: ctypes.CDLL, voice: Voice) -> None:
         if voice.accent not in self._accents:

@@ -12,7 +12,7 @@ import math
 import pickle
 import shutil
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -48,6 +48,7 @@ class TrainingInputs:
         tid_to_pdf: (num_transition_ids + 1,) pdf-ids.
         ali_dir: alignment directory; its ``final.mdl`` and ``tree`` are the HMM.
         lang: lexicon and grammar, for the graphs of the Viterbi epochs.
+        speakers: utt -> CMVN statistics of its speaker, for a front end with ``cmvn="speaker"``.
     """
 
     waves: dict[str, np.ndarray]
@@ -57,6 +58,7 @@ class TrainingInputs:
     tid_to_pdf: np.ndarray
     ali_dir: Path
     lang: Lang
+    speakers: dict[str, np.ndarray] = field(default_factory=dict)
 
 
 class Trainer:
@@ -79,6 +81,7 @@ class Trainer:
         self.config, self.decode, self.device = config, decode, device
         self.key = digest(key, frontend.to_dict(), network.to_dict(), config.to_dict(), sorted(inputs.waves))
         self.model = HybridModel(frontend, network, seed=config.seed).to(device)
+        self.model.set_speakers(inputs.speakers)
         self.num_members = network.num_members if network.kind == "ensemble" else 0  # each sees its own minibatches
         self.history: list[dict[str, float]] = []
 

@@ -105,7 +105,7 @@ def make_training_set(
     """Compute features and bring the alignment to their frames.
 
     Args:
-        model: for its front end.
+        model: for its front end; with ``cmvn="speaker"`` it knows the speakers of ``waves``.
         waves: utt -> (N,) float32.
         pdf_alis: utt -> (T,) pdf-ids; utterances without one are left out and named in the log.
         ali_shift_s: frame shift of the alignment, seconds.
@@ -129,7 +129,9 @@ def make_training_set(
     with torch.no_grad(), tqdm(total=len(utts), desc="features", unit="utt") as progress:
         for batch in wave_batches({u: waves[u] for u in utts}):
             values, _ = front_end.features(
-                torch.from_numpy(batch.wav).to(device), torch.from_numpy(batch.num_samples).to(device)
+                torch.from_numpy(batch.wav).to(device),
+                torch.from_numpy(batch.num_samples).to(device),
+                cmvn_stats=model.cmvn_stats_of(batch.utts),
             )
             for i, utt in enumerate(batch.utts):
                 start = offsets[row[utt]]

@@ -132,14 +132,16 @@ class FbankConfig(FrameConfig):
 class FrontEndConfig(Config):
     """From the waveform to the input of the network.
 
-    ``kind`` is ``kaldi`` (Kaldi's MFCC) or ``torchaudio`` (the paper's: torchaudio's MFCC on peak-normalised audio).
-    ``cmvn`` is ``none``, ``utterance`` (mean of the utterance itself, differentiable) or ``speaker`` (given statistics,
-    Kaldi's ``apply-cmvn --utt2spk``); ``norm_vars`` divides by the deviation too.  After the deltas every dimension is
-    normalised with the mean and deviation of the training set, which the model file carries.
+    ``kind`` is ``kaldi`` (Kaldi's MFCC, options ``mfcc``), ``fbank`` (Kaldi's filter banks, options ``fbank``) or
+    ``torchaudio`` (the paper's: torchaudio's MFCC on peak-normalised audio).  ``cmvn`` is ``none``, ``utterance`` (mean
+    of the utterance itself, differentiable) or ``speaker`` (given statistics, Kaldi's ``apply-cmvn --utt2spk``);
+    ``norm_vars`` divides by the deviation too.  After the deltas every dimension is normalised with the mean and
+    deviation of the training set, which the model file carries.
     """
 
     kind: str = "kaldi"
     mfcc: MfccConfig = MfccConfig()
+    fbank: FbankConfig = FbankConfig()
     cmvn: str = "none"
     norm_vars: bool = False
     delta_order: int = 2
@@ -148,17 +150,28 @@ class FrontEndConfig(Config):
     right_context: int = 4
 
     def __post_init__(self) -> None:
-        _require(self.kind in ("kaldi", "torchaudio"), f"frontend must be kaldi or torchaudio, got {self.kind!r}")
+        kinds = ("kaldi", "fbank", "torchaudio")
+        _require(self.kind in kinds, f"frontend must be kaldi, fbank or torchaudio, got {self.kind!r}")
         _require(
             self.cmvn in ("none", "utterance", "speaker"), f"cmvn must be none, utterance or speaker: {self.cmvn!r}"
         )
         _require(self.left_context >= 0 and self.right_context >= 0, "left_context and right_context must be >= 0")
         _require(self.delta_order >= 0 and self.delta_window > 0, "delta_order must be >= 0, delta_window > 0")
 
+    @property
+    def base(self) -> MfccConfig | FbankConfig:
+        """Options of the features that all else is made from."""
+        return self.fbank if self.kind == "fbank" else self.mfcc
+
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> FrontEndConfig:
-        if isinstance(values, dict) and not isinstance(values.get("mfcc", MfccConfig()), MfccConfig):
-            values = {**values, "mfcc": MfccConfig.from_dict(values["mfcc"])}
+        parts: tuple[tuple[str, type[MfccConfig] | type[FbankConfig]], ...] = (
+            ("mfcc", MfccConfig),
+            ("fbank", FbankConfig),
+        )
+        for name, kind in parts:
+            if isinstance(values, dict) and not isinstance(values.get(name, kind()), kind):
+                values = {**values, name: kind.from_dict(values[name])}
         return super().from_dict(values)
 
 
@@ -265,7 +278,7 @@ class AttackConfig(Config):
     random_start: bool = True
     num_starts: int = 1  # the judge's best is kept; what succeeds is not started again
     realign_every: int = 0
-    judge_every: int = 0  # 0: at the end of each start, where there are several
+    judge_every: int = 0  # 0: at the end of each start, where there are several; every 20 steps to stop early
     early_stop: bool = False  # leave an utterance as soon as the decoder writes what is wanted
     eot_samples: int = 1  # draws of a random model that one gradient averages over
     eot_draws: str = "fresh"  # new draws in each step, or the same (fixed) throughout a start
@@ -294,7 +307,6 @@ class AttackConfig(Config):
         _require(self.num_starts >= 1, f"num_starts must be >= 1, got {self.num_starts}")
         _require(self.realign_every >= 0, f"realign_every must be >= 0, got {self.realign_every}")
         _require(self.judge_every >= 0, f"judge_every must be >= 0, got {self.judge_every}")
-        _require(not self.early_stop or self.judge_every > 0, "early_stop is decided by the decoder: set judge_every")
         _require(self.eot_samples >= 1, f"eot_samples must be >= 1, got {self.eot_samples}")
         _one_of("eot_draws", self.eot_draws, ("fresh", "fixed"))
         _require(self.hide_steps >= 0, f"hide_steps must be >= 0, got {self.hide_steps}")
@@ -306,7 +318,12 @@ class AttackConfig(Config):
     @property
     def needs_judge(self) -> bool:
         """Whether the decoder takes part."""
-        return self.judge_every > 0 or self.num_starts > 1
+        return self.looks_every > 0 or self.num_starts > 1
+
+    @property
+    def looks_every(self) -> int:
+        """Steps between two looks of the decoder; 0: none before the end of a start."""
+        return self.judge_every or (20 if self.early_stop else 0)
 
 
 @dataclass(frozen=True)

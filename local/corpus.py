@@ -1,4 +1,4 @@
-"""How a digit corpus gets onto the disk: the options that the corpora share, resuming, parallel work, tables, stamp.
+"""How a corpus gets onto the disk: the options that the corpora share, resuming, parallel work, tables, stamp.
 
 Imported by the prepare_*.py scripts beside it.
 """
@@ -18,10 +18,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
-from digits import SETS, WORDS, Counts, Utterance
+from digits import SETS, Counts
 from tqdm import tqdm
 
 from kaldi_uq.cli.main import OneLineParser, ParagraphFormatter, interrupted
@@ -30,7 +30,24 @@ from kaldi_uq.io.datadir import write_data_dir, write_table
 from kaldi_uq.io.files import DoneStamp, digest, read_json, write_json
 from kaldi_uq.io.wav import write_wav
 
-Render = Callable[[Utterance], np.ndarray]
+
+class Utterance(Protocol):
+    """What is asked of an utterance of a plan: where it goes, who speaks, and the words."""
+
+    @property
+    def set_name(self) -> str: ...
+
+    @property
+    def utt(self) -> str: ...
+
+    @property
+    def spk(self) -> str: ...
+
+    @property
+    def text(self) -> str: ...
+
+
+Render = Callable[[Any], np.ndarray]  # of an utterance
 
 # Part of the options: to be raised when a change of the code changes the waveforms of the same options.
 VERSION = 2
@@ -133,7 +150,7 @@ def write_corpus(
         write_data_dir(
             out / set_name,
             wav_scp={u.utt: str(wavs[u.utt]) for u in chosen},
-            text={u.utt: " ".join(WORDS[letter] for letter in u.code) for u in chosen},
+            text={u.utt: u.text for u in chosen},
             utt2spk={u.utt: u.spk for u in chosen},
             utt2dur={u.utt: whole[u.utt] / sample_rate for u in chosen},
         )

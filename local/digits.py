@@ -38,6 +38,11 @@ class Utterance:
     code: str  # letters of WORDS
     source: Any  # for the script's render function
 
+    @property
+    def text(self) -> str:
+        """The words."""
+        return " ".join(WORDS[letter] for letter in self.code)
+
 
 def random_generator(*names: object) -> np.random.Generator:
     """A generator of its own for each combination of names (the seed is one of them).

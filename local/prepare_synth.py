@@ -121,11 +121,12 @@ def prepare(args: argparse.Namespace) -> None:
         sample_rate=SAMPLE_RATE,
         options={"corpus": "synth", "seed": args.seed, "snr_db": snr_db, "espeak": synthesizer().version} | counts,
         nj=args.nj,
-        tables={"spk2voice": {spk: _describe(voice) for voices in speakers.values() for spk, voice in voices.items()}},
+        tables={"spk2voice": {spk: describe(voice) for voices in speakers.values() for spk, voice in voices.items()}},
     )
 
 
-def _describe(voice: Voice) -> str:
+def describe(voice: Voice) -> str:
+    """The voice in a line, for the table spk2voice."""
     return (
         f"{voice.accent}+{voice.variant} pitch={voice.pitch} pitch_range={voice.pitch_range} rate={voice.rate} "
         f"tract_scale={voice.tract_scale}"

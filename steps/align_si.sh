@@ -45,10 +45,10 @@ num_spk=$(wc -l <"$data/spk2utt")   # a part has at least one speaker
 utils/split_data.sh "$data" "$nj" >/dev/null
 mkdir -p "$dir/log"
 rm -f "$dir"/ali.*.gz "$dir/num_jobs"   # num_jobs comes last: with it the alignments are whole
-cp "$srcdir/final.mdl" "$srcdir/tree" "$dir/"
+cp "$srcdir/final.mdl" "$srcdir/tree" "$lang/phones.txt" "$dir/"
 
 $cmd "JOB=1:$nj" "$dir/log/align.JOB.log" \
-  kaldi-uq align-gmm ${engine:+--engine "$engine"} --align-beam "$beam" --retry-beam "$retry_beam" \
+  kaldi-uq align-gmm ${engine:+--engine "$engine"} --job JOB --align-beam "$beam" --retry-beam "$retry_beam" \
   "$data/split$nj/JOB" "$lang" "$srcdir" "$dir/ali.JOB.gz"
 echo "$nj" >"$dir/num_jobs"
 

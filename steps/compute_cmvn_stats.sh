@@ -3,11 +3,13 @@
 set -euo pipefail
 
 cmd=utils/run.pl   # where the job runs
+engine=            # embedded or kaldi; empty: by KALDI_ROOT
 
 help_message="Usage: $0 [options] <data-dir> [<log-dir> [<cmvn-dir>]]
  e.g.: $0 data/train exp/make_mfcc/train mfcc
 Options:
-  --cmd <command>   how to run the job [$cmd]"
+  --engine embedded|kaldi   kaldi: by compute-cmvn-stats [by KALDI_ROOT]
+  --cmd <command>           how to run the job [$cmd]"
 
 echo "$0 $*" >&2
 . utils/parse_options.sh
@@ -28,7 +30,7 @@ name=$(basename "$data")
 }
 mkdir -p "$logdir" "$cmvndir"
 $cmd "$logdir/cmvn_$name.log" \
-  kaldi-uq compute-cmvn "$data" "$cmvndir/cmvn_$name.ark" "$cmvndir/cmvn_$name.scp"
+  kaldi-uq compute-cmvn ${engine:+--engine "$engine"} --log-dir "$logdir" "$data" "$cmvndir/cmvn_$name.ark" "$cmvndir/cmvn_$name.scp"
 cp "$cmvndir/cmvn_$name.scp" "$data/cmvn.scp.tmp"
 mv "$data/cmvn.scp.tmp" "$data/cmvn.scp"
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Decode a data directory with a GMM system and score it: hypotheses, wer.
+# Decode a data directory with a GMM system and score it: hypotheses, wer, and with the kaldi engine lat.*.gz.
 set -euo pipefail
 
 nj=2               # parallel jobs; they never change a word
@@ -43,11 +43,13 @@ num_spk=$(wc -l <"$data/spk2utt")   # a part has at least one speaker
 [ "$nj" -le "$num_spk" ] || nj=$num_spk
 utils/split_data.sh "$data" "$nj" >/dev/null
 mkdir -p "$dir/log"
-rm -f "$dir"/hypotheses.* "$dir/wer" "$dir/wer.json"
+rm -f "$dir"/hypotheses.* "$dir"/lat.*.gz "$dir/num_jobs" "$dir/wer" "$dir/wer.json"
 
 $cmd "JOB=1:$nj" "$dir/log/decode.JOB.log" \
-  kaldi-uq decode-gmm ${engine:+--engine "$engine"} --acwt "$acwt" --beam "$beam" --max-active "$max_active" \
+  kaldi-uq decode-gmm ${engine:+--engine "$engine"} --job JOB --lattices --acwt "$acwt" --beam "$beam" --max-active "$max_active" \
   "$data/split$nj/JOB" "$srcdir" "$graph" "$dir/hypotheses.JOB"
+
+echo "$nj" >"$dir/num_jobs"
 
 if [ -f "$data/text" ]; then
   local/score.sh "$data" "$dir"

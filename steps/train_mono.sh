@@ -2,9 +2,8 @@
 # Train a monophone system on speaker-normalised MFCC with derivatives: final.mdl, tree, ali.1.gz.
 set -euo pipefail
 
-# shellcheck disable=SC2034
-nj=2               # accepted as in Kaldi; one process trains, so that no number of jobs can change the model
-cmd=utils/run.pl   # where the job runs
+nj=2               # parallel jobs of the kaldi engine; the embedded one trains in one process
+cmd=utils/run.pl   # where the jobs run
 engine=            # embedded or kaldi; empty: by KALDI_ROOT
 num_iters=20       # passes over the data
 totgauss=400       # Gaussians at the end
@@ -18,8 +17,8 @@ Options:
   --num-iters <n>           passes over the data [$num_iters]
   --totgauss <n>            number of Gaussians at the end [$totgauss]
   --seed <n>                [$seed]
-  --cmd <command>           how to run the job [$cmd]
-  --nj <n>                  accepted for compatibility
+  --cmd <command>           how to run the jobs [$cmd]
+  --nj <n>                  parallel jobs of the kaldi engine [$nj]
   --mono-config <file>      further options; see kaldi-uq train-mono --help"
 
 echo "$0 $*" >&2
@@ -41,8 +40,12 @@ for f in "$data/text" "$lang/L.fst" "$lang/topo"; do
   [ -f "$f" ] || { echo "$0: error: $f: no such file; stage 0 of the recipe makes it" >&2; exit 1; }
 done
 mkdir -p "$dir/log"
-$cmd "$dir/log/train.log" \
-  kaldi-uq train-mono ${engine:+--engine "$engine"} --num-iters "$num_iters" --totgauss "$totgauss" --seed "$seed" \
+driver=$cmd
+# on Kaldi's programs it only waits for the jobs that it gives to $cmd
+[ "${engine:-${KALDI_ROOT:+kaldi}}" != kaldi ] || driver=utils/run.pl
+$driver "$dir/log/train.log" \
+  kaldi-uq train-mono ${engine:+--engine "$engine"} --cmd "$cmd" --nj "$nj" --num-iters "$num_iters" --totgauss "$totgauss" --seed "$seed" \
   ${mono_config:+--config "$mono_config"} "$data" "$lang" "$dir"
+cp "$lang/phones.txt" "$dir/"
 
 echo "$0: $dir/final.mdl trained on $(wc -l <"$data/text") utterances" >&2

@@ -10,11 +10,15 @@ from pathlib import Path
 
 import pytest
 
+from kaldi_uq.engine.base import Engine
+from tests.kaldi import Kaldi
 from tests.recipe import REPO, TINY_OPTIONS, Recipe, make_recipe
 
 # Small tensors: more threads only get into each other's way.  Before torch is imported anywhere.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("MPLBACKEND", "Agg")
+# The embedded engine is what is tested, whatever is set, but where a test asks for Kaldi itself.
+KALDI_ROOT = os.environ.pop("KALDI_ROOT", "")
 
 RunScript = Callable[..., "subprocess.CompletedProcess[str]"]
 
@@ -69,6 +73,20 @@ def fsdd_dir() -> Path:
     if not place:
         pytest.skip("KALDI_UQ_FSDD is not set (a clone of the Free Spoken Digit Dataset)")
     return Path(place)
+
+
+@pytest.fixture(scope="session")
+def kaldi() -> Kaldi:
+    """A built Kaldi; the tests that need it are skipped without one."""
+    if not KALDI_ROOT:
+        pytest.skip("KALDI_ROOT is not set")
+    return Kaldi(Path(KALDI_ROOT))
+
+
+@pytest.fixture(scope="session")
+def kaldi_engine(kaldi: Kaldi) -> Engine:
+    """The engine on Kaldi's programs, with two jobs."""
+    return kaldi.engine()
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,4 @@
-"""The digit recipe in a directory of its own, for tests that run it."""
+"""A recipe in a directory of its own, for tests that run it."""
 
 from __future__ import annotations
 
@@ -23,20 +23,22 @@ Done = subprocess.CompletedProcess
 
 @dataclass(frozen=True)
 class Recipe:
-    """A copy of ``recipes/tidigits``; ``local``, ``steps`` and ``utils`` are those of the repository.
+    """A copy of a recipe; ``local``, ``steps`` and ``utils`` are those of the repository.
 
     Attributes:
         root: stands for the root of the repository.
         env: environment of the commands.
+        name: the recipe.
     """
 
     root: Path
     env: Mapping[str, str]
+    name: str = "tidigits"
 
     @property
     def path(self) -> Path:
         """The recipe directory."""
-        return self.root / "recipes" / "tidigits"
+        return self.root / "recipes" / self.name
 
     def run(self, *command: object, cwd: Path | None = None, timeout: float = 600, **env: str) -> Done[str]:
         """Run a command in the recipe directory."""
@@ -65,7 +67,7 @@ class Recipe:
     def clone(self, root: Path) -> Recipe:
         """A copy with all data and results."""
         shutil.copytree(self.root, root, symlinks=True)
-        return Recipe(root, self.env)
+        return Recipe(root, self.env, self.name)
 
     def run_until(self, condition: Callable[[], bool], *command: object) -> None:
         """Start a command in the recipe directory and, once the condition holds, kill it and all that it started."""
@@ -87,11 +89,13 @@ class Recipe:
             process.poll()
 
 
-def make_recipe(root: Path, env: Mapping[str, str]) -> Recipe:
+def make_recipe(root: Path, env: Mapping[str, str], name: str = "tidigits") -> Recipe:
     """A recipe that has not run yet."""
-    recipe = Recipe(root, env)
+    recipe = Recipe(root, env, name)
     ours = shutil.ignore_patterns("data", "exp", "runs", "results")
-    shutil.copytree(REPO / "recipes/tidigits", recipe.path, symlinks=True, ignore=ours)
+    shutil.copytree(REPO / "recipes" / name, recipe.path, symlinks=True, ignore=ours)
+    if name != "tidigits":  # whose configurations others link to
+        (root / "recipes/tidigits").symlink_to(REPO / "recipes/tidigits")
     for name in ("local", "steps", "utils"):
         (root / name).symlink_to(REPO / name)
     return recipe

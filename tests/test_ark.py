@@ -9,6 +9,7 @@ import os
 import subprocess
 import sys
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,19 @@ import pytest
 
 from kaldi_uq.errors import DataError
 from kaldi_uq.io import ark
-from kaldi_uq.io.ark import MatrixWriter, read_alignments, read_feats_scp, read_matrices, read_matrix, write_alignments
+from kaldi_uq.io.ark import (
+    MatrixWriter,
+    read_alignments,
+    read_archive,
+    read_feats_scp,
+    read_int_vector,
+    read_matrices,
+    read_matrix,
+    read_vector,
+    write_alignments,
+    write_vectors,
+)
+from kaldi_uq.io.compressed import compress
 from kaldi_uq.io.datadir import DataDir
 from kaldi_uq.io.feats_dir import gmm_features, with_deltas
 from tests.conftest import REPO
@@ -116,7 +129,7 @@ class TestMatrices:
     @pytest.mark.parametrize("pipe", ["touch {} |", "| touch {}", "touch {} |:12"])
     def test_pipe_is_refused_and_not_run(self, tmp_path: Path, pipe: str) -> None:
         marker = tmp_path / "marker"
-        with pytest.raises(DataError, match="a pipe where a file is expected"):
+        with pytest.raises(DataError, match=r"--allow-pipes|not a pipe to read from"):
             read_matrix(pipe.format(marker))
         (tmp_path / "feats.scp").write_text(f"a {pipe.format(marker)}\n")
         with pytest.raises(DataError):
@@ -149,6 +162,91 @@ class TestMatrices:
                     assert number >= truncated or kind == "text"
 
 
+class TestWhatKaldiWrites:
+    """Ranges, text, vectors, sequential reading, compression."""
+
+    @pytest.mark.parametrize(
+        "part, rows, columns",
+        [("0:2", slice(0, 3), slice(None)), ("4:4", slice(4, 5), slice(None)), (":,1:2", slice(None), slice(1, 3)),
+         ("2:3,0:0", slice(2, 4), slice(0, 1)), ("5:9", slice(5, 7), slice(None))],
+    )  # fmt: skip
+    def test_range_takes_both_ends_and_may_reach_a_little_beyond(
+        self, tmp_path: Path, part: str, rows: slice, columns: slice
+    ) -> None:
+        scp = write(tmp_path, a=matrix(), b=matrix(seed=1))
+        assert np.array_equal(read_matrix(f"{scp['b']}[{part}]"), matrix(seed=1)[rows, columns])
+
+    @pytest.mark.parametrize("part", ["0:10", "7:8", "3:2", "-1:2", "0:1,0:3", "0", "a:b", "0:1,0:1,0:1"])
+    def test_range_outside_the_matrix_is_refused_with_its_place(self, tmp_path: Path, part: str) -> None:
+        scp = write(tmp_path, a=matrix())
+        with pytest.raises(DataError, match=r"feats\.scp:3: range "):
+            read_matrix(f"{scp['a']}[{part}]", where="feats.scp:3")
+
+    def test_text_keeps_double_precision(self, tmp_path: Path) -> None:
+        (tmp_path / "x").write_text("s  [\n  1000000001.5 2\n  3 0 ]\n")
+        assert read_matrix(f"{tmp_path}/x:2", dtype=np.float64).tolist() == [[1000000001.5, 2], [3, 0]]
+
+    @pytest.mark.parametrize("pack", [lambda data: data, gzip.compress], ids=["plain", "gz"])
+    def test_archive_is_read_from_its_beginning(self, tmp_path: Path, pack: Callable[[bytes], bytes]) -> None:
+        write(tmp_path, **{"ü": matrix(), "b": matrix(4, 2)})
+        name = tmp_path / ("y.gz" if pack is gzip.compress else "y.ark")
+        text = b"t  [\n  1 2\n  3 4 ]\nu  [ ]\n"
+        packed = base64.b64decode(COMPRESSED["CM2"])
+        name.write_bytes(pack((tmp_path / "x.ark").read_bytes() + text + b"c " + packed))
+        found = dict(read_archive(name))
+        assert [(key, value.shape) for key, value in found.items()] == [
+            ("ü", (7, 3)), ("b", (4, 2)), ("t", (2, 2)), ("u", (0, 0)), ("c", (10, 2))
+        ]  # fmt: skip
+        assert np.array_equal(found["ü"], matrix())
+        assert found["t"].tolist() == [[1, 2], [3, 4]]
+
+    def test_vectors_binary_and_text(self, tmp_path: Path) -> None:
+        vectors = {"a": np.array([1.5, -2], np.float32), "b": np.zeros(0, np.float32), "c": np.array([1e-9, 3.0])}
+        write_vectors(tmp_path / "v.ark", vectors)
+        found = dict(read_archive(tmp_path / "v.ark", "vector"))
+        assert {key: value.tolist() for key, value in found.items()} == {k: v.tolist() for k, v in vectors.items()}
+        (tmp_path / "t.ark").write_text("a  [ 1.5 -2 ]\nb  [ ]\n")
+        text = {key: value.tolist() for key, value in read_archive(tmp_path / "t.ark", "vector")}
+        assert text == {"a": [1.5, -2], "b": []}
+        assert read_vector(f"{tmp_path}/t.ark:2").tolist() == [1.5, -2]
+
+    def test_integer_vectors_of_one_number_and_of_none(self, tmp_path: Path) -> None:
+        (tmp_path / "t.ark").write_text("a 7\nb \nc 1 2 3 \nd 5 \n")
+        found = {key: value.tolist() for key, value in read_archive(tmp_path / "t.ark", "int vector")}
+        assert found == {"a": [7], "b": [], "c": [1, 2, 3], "d": [5]}
+        assert read_int_vector(f"{tmp_path}/t.ark:2").tolist() == [7]
+
+    @pytest.mark.parametrize("kind", ["CM2", "CM3"])
+    def test_compressed_bytes_are_kaldis(self, kind: str) -> None:
+        values = np.stack([np.arange(10.0), 5 - 2 * np.arange(10.0)], 1).astype(np.float32)
+        values[3, 0] = 100
+        assert b"\0B" + compress(values, f"{kind} ".encode()) == base64.b64decode(COMPRESSED[kind])
+
+    def test_speech_features_lose_less_than_a_step_of_their_column(self, tmp_path: Path) -> None:
+        values = matrix(300, 4) * np.array([1, 10, 100, 0.1], np.float32)
+        with MatrixWriter(tmp_path / "x.ark", tmp_path / "x.scp", compression="CM") as writer:
+            writer.write("a", values)
+            writer.write("constant", np.full((9, 2), 3.5, np.float32))
+            writer.write("short", matrix(2, 3))
+        scp = read_feats_scp(tmp_path / "x.scp")
+        # in the tails the smallest part of a column's range has 63 steps; the corners have 16 bits of the whole range
+        limits = (values.max(0) - values.min(0)) / 63 + 2 * np.ptp(values) / 65535
+        assert (np.abs(read_matrix(scp["a"]) - values).max(0) < limits).all()
+        assert np.allclose(read_matrix(scp["constant"]), 3.5, atol=1e-3)
+        assert read_matrix(scp["short"]).shape == (2, 3)
+        assert (tmp_path / "x.ark").stat().st_size < 300 * 4 * 4 / 3
+
+    @pytest.mark.parametrize("bad", [np.full((3, 2), np.nan, np.float32), np.zeros((0, 4), np.float32)])
+    def test_what_cannot_be_compressed(self, bad: np.ndarray) -> None:
+        with pytest.raises(ValueError, match="only a matrix of finite numbers"):
+            compress(bad, b"CM ")
+
+    def test_speech_format_is_kaldis_too(self) -> None:
+        values = np.stack([np.arange(10.0), 5 - 2 * np.arange(10.0)], 1).astype(np.float32)
+        values[3, 0] = 100
+        assert b"\0B" + compress(values, b"CM ") == base64.b64decode(COMPRESSED["CM"])
+
+
 class TestAlignments:
     ALIGNMENTS = {
         "a-1": np.array([2, 1, 1, 300], np.int32),
@@ -177,6 +275,12 @@ class TestAlignments:
         (tmp_path / "ali.2.gz").write_bytes(gzip.compress(b"b 3 4 5 \nc 10 11\n"))
         found = read_alignments(tmp_path)
         assert {key: ali.tolist() for key, ali in found.items()} == {"a": [1, 2], "b": [3, 4, 5], "c": [10, 11]}
+
+    def test_utterance_in_two_archives_is_refused(self, tmp_path: Path) -> None:
+        for job in (1, 2):
+            write_alignments(tmp_path / f"ali.{job}.gz", {"a": np.array([1, 2])})
+        with pytest.raises(DataError, match=r"ali\.2\.gz: utterance 'a' is in another archive too"):
+            read_alignments(tmp_path)
 
     def test_no_alignments(self, tmp_path: Path) -> None:
         with pytest.raises(DataError, match=r"no ali\.\*\.gz; steps/align_si\.sh makes them"):

@@ -30,12 +30,12 @@ def seeded(seed: int = 0) -> torch.Generator:
 WEIGHTS = torch.randn(FRAME, PDFS, generator=seeded(3))
 
 
-def log_post(wav: Tensor, num_samples: Tensor) -> Tensor:
+def log_post(wav: Tensor, num_samples: Tensor, rows: Tensor | None = None) -> Tensor:
     """A frame is 20 samples; each is recognised by itself."""
     return (wav.reshape(len(wav), -1, FRAME) @ WEIGHTS).log_softmax(-1)[None]
 
 
-def masked(wav: Tensor, num_samples: Tensor) -> Tensor:
+def masked(wav: Tensor, num_samples: Tensor, rows: Tensor | None = None) -> Tensor:
     """The same, behind a quantisation that no gradient passes."""
     return log_post(torch.round(wav * 512) / 512, num_samples)
 

@@ -122,7 +122,8 @@ class TestResult:
         heard = read_attack(tmp_path)
         assert list(records) == list(waves)
         assert 0.5 * 0.1 < difference(waves, heard) <= 0.1
-        found, _ = decode_waves(attacker.recogniser.model, heard, system.engine, model_dir, model_dir / "graph", DecodeConfig())
+        model = attacker.recogniser.model
+        found, _ = decode_waves(model, heard, system.engine, model_dir, model_dir / "graph", DecodeConfig())
         right = sum(list(found[utt].words) == targets[utt] for utt in waves)
         assert right >= 5
         for record in records.values():

@@ -17,6 +17,7 @@ import pytest
 from kaldi_uq.cli import doctor
 from kaldi_uq.cli.main import main
 from tests.conftest import REPO, RunScript
+from tests.kaldi import fake_kaldi
 
 
 def requirements(name: str) -> dict[str, str]:
@@ -112,6 +113,23 @@ def test_broken_kaldi_root_is_an_error_and_no_fall_back(
         assert checks["engine kaldi"]["status"] == "wrong"
         assert why in checks["engine kaldi"]["found"]
         assert "engine" not in checks
+
+
+@pytest.mark.usefixtures("quick")
+def test_programs_that_kaldi_lacks_are_named_with_the_command_that_builds_them(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    fake_kaldi(tmp_path)
+    monkeypatch.setenv("KALDI_ROOT", str(tmp_path))
+    status, checks = report(capsys)
+    assert (status, checks["engine kaldi"]["status"]) == (0, "ok")
+    assert checks["engine"]["found"] == f"kaldi (KALDI_ROOT={tmp_path}): kaldi 5.5.99"
+    for name in ("src/gmmbin/gmm-est", "src/latbin/lattice-1best"):
+        (tmp_path / name).unlink()
+    status, checks = report(capsys)
+    assert (status, checks["engine kaldi"]["status"]) == (1, "wrong")
+    assert "programs are missing: gmm-est, lattice-1best" in checks["engine kaldi"]["found"]
+    assert checks["engine kaldi"]["remedy"] == f"make -C {tmp_path}/src gmmbin && make -C {tmp_path}/src latbin"
 
 
 def test_wheels_that_do_not_match_are_found(

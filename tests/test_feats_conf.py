@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from kaldi_uq.errors import DataError
-from kaldi_uq.feats.conf import read_mfcc_conf, write_mfcc_conf
-from kaldi_uq.types import MfccConfig
+from kaldi_uq.feats.conf import read_fbank_conf, read_mfcc_conf, write_mfcc_conf
+from kaldi_uq.types import FbankConfig, MfccConfig
 
 
 def conf(tmp_path: Path, text: str) -> Path:
@@ -99,3 +99,32 @@ def test_written_file_is_read_back_and_sets_the_dither(tmp_path: Path) -> None:
     assert "--dither=0.0" in lines
     assert "--use-energy=false" in lines
     assert read_mfcc_conf(path) == config
+
+
+class TestFbank:
+    def test_options_of_compute_fbank_feats(self, tmp_path: Path) -> None:
+        text = "--num-mel-bins=40\n--use-log-fbank=true\n--use-power=true\n--output-format=kaldi\n--use-energy=true\n"
+        (tmp_path / "fbank.conf").write_text(text)
+        assert read_fbank_conf(tmp_path / "fbank.conf") == FbankConfig(num_mel_bins=40, use_energy=True)
+
+    @pytest.mark.parametrize(
+        "line, message",
+        [
+            ("--num-ceps=13", r"fbank\.conf:2: unknown option --num-ceps; known are --sample-frequency, "),
+            ("--use-power=false", r"fbank\.conf:2: --use-power=false is not supported; .* --use-power=true"),
+            ("--num-mel-bins=2", r"fbank\.conf:2: num_mel_bins must be >= 3"),
+        ],
+    )
+    def test_mistake_is_said_with_its_line(self, tmp_path: Path, line: str, message: str) -> None:
+        (tmp_path / "fbank.conf").write_text(f"# filter banks\n{line}\n")
+        with pytest.raises(DataError, match=message):
+            read_fbank_conf(tmp_path / "fbank.conf")
+
+    def test_missing_file_names_the_program(self, tmp_path: Path) -> None:
+        with pytest.raises(DataError, match=r"options of compute-fbank-feats"):
+            read_fbank_conf(tmp_path / "fbank.conf")
+
+    def test_what_is_written_is_read(self, tmp_path: Path) -> None:
+        config = FbankConfig(num_mel_bins=30, htk_compat=True, high_freq=-100.0)
+        write_mfcc_conf(tmp_path / "x", config)
+        assert read_fbank_conf(tmp_path / "x") == config

@@ -9,9 +9,9 @@ import torch
 from kaldi_uq.feats.cmvn import accumulate_cmvn_stats, apply_cmvn
 from kaldi_uq.feats.deltas import Deltas
 from kaldi_uq.feats.frontend import FrontEnd
-from kaldi_uq.feats.mfcc import Mfcc
+from kaldi_uq.feats.mfcc import Fbank, Mfcc
 from kaldi_uq.feats.splice import splice
-from kaldi_uq.types import FrontEndConfig, MfccConfig
+from kaldi_uq.types import FbankConfig, FrontEndConfig, MfccConfig
 
 TINY = MfccConfig(sample_frequency=1000.0, frame_length=15.0, frame_shift=5.0, num_mel_bins=4, num_ceps=3, low_freq=0.0)
 
@@ -133,3 +133,23 @@ def test_autocast_does_not_reduce_the_precision() -> None:
     with torch.autocast("cpu", dtype=torch.bfloat16):
         out, _ = front_end(wav, num_samples)
     assert torch.equal(out, expected)
+
+
+def test_filter_banks_take_the_place_of_cepstra() -> None:
+    fbank = FbankConfig(num_mel_bins=20, use_energy=True)
+    front_end = FrontEnd(FrontEndConfig(kind="fbank", fbank=fbank, delta_order=1, left_context=1, right_context=0))
+    assert (front_end.feature_dim, front_end.output_dim) == (42, 84)
+    wav, num_samples = noise([3000, 2000])
+    found, lengths = front_end.cepstra_of(wav, num_samples)
+    assert torch.equal(found, Fbank(fbank)(wav, num_samples)[0])
+    assert lengths.tolist() == front_end.num_frames(num_samples).tolist()
+    wav = wav.nan_to_num().requires_grad_()
+    front_end(wav, num_samples)[0].sum().backward()
+    assert wav.grad is not None and bool((wav.grad[0] != 0).any())
+    assert FrontEndConfig.from_dict(front_end.config.to_dict()) == front_end.config
+
+
+def test_configuration_of_a_model_file_from_before_filter_banks_is_read() -> None:
+    values = FrontEndConfig(delta_order=1).to_dict()
+    del values["fbank"]
+    assert FrontEndConfig.from_dict(values) == FrontEndConfig(delta_order=1)

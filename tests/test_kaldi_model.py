@@ -315,7 +315,7 @@ class TestTree:
     @pytest.mark.parametrize(
         "content, message",
         [
-            (b"ContextDependency 1 0 ToPdf CE 0 EndContextDependency", "a text-mode tree; make it binary"),
+            (b"ContextDependency 1 0 ToPdf SE 0 [ 1 x ]\n{ CE 0 CE 1 }\nEndContextDependency ", "malformed integers"),
             (b"", "no binary header"),
             (b"\0B", "unexpected end"),
             (b"\0BContextDependency \4\1\0\0\0\4\1\0\0\0", "context width 1, central position 1"),

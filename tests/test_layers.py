@@ -30,13 +30,16 @@ LAYERS: dict[str, tuple[str, ...]] = {
     "audio_quality": ("masking", *BASE),
     "engine": (*BASE, "io"),
     "prepare_lang": (*BASE, "io", "engine.base"),
+    "language_model": (*BASE, "io"),
     "report": (*BASE, "io.files", "detector", "scoring", "masking"),
     "hybrid": ("nnet", "feats", "io", *BASE),
     "training_set": ("hybrid", "feats", "io", *BASE),
+    "speakers": ("feats", "io", *BASE),
+    "sentences": ("io", *BASE),
     "train": ("hybrid", "training_set", *MODEL),
     "evaluate": ("hybrid", *MODEL),
     "judge": ("evaluate", "hybrid", "frames", "detector", *MODEL),
-    "attacks": ("hybrid", "evaluate", "scoring", "masking", "audio_quality", "detector", *MODEL),
+    "attacks": ("sentences", "hybrid", "evaluate", "scoring", "masking", "audio_quality", "detector", *MODEL),
     "cli": ("",),  # everything
     "__main__": ("cli",),
     "": (),  # kaldi_uq/__init__.py
@@ -49,12 +52,13 @@ EXCEPTIONS = {("feats.conf", "io.files"): "writes conf/mfcc.conf, and only whole
 WHEELS = {
     "kaldi_io": ("io.ark",),
     "kaldifst": ("engine.embedded", "engine.embedded_mono"),
-    "kaldi_hmm_gmm": ("engine.embedded", "engine.embedded_mono"),
+    "kaldi_hmm_gmm": ("engine.embedded", "engine.embedded_mono", "engine.embedded_trainer"),
 }
 
 # modules that start processes -> why
 PROCESSES = {
-    "io.sphere": "sph2pipe decompresses the shorten audio of TIDIGITS",
+    "engine.binaries_jobs": "Kaldi's programs, through the command that runs jobs",
+    "io.pipes": "pipes of wav.scp and feats.scp, with --allow-pipes; sph2pipe for the shorten audio of TIDIGITS",
     "cli.doctor": "a wheel that does not fit the other crashes the interpreter that tries it",
 }
 STARTS_PROCESSES = {"subprocess", "multiprocessing", "concurrent.futures", "pty"}

@@ -44,7 +44,7 @@ class Toy:
         self.num_draws = num_draws
         self.calls = 0
 
-    def __call__(self, wav: Tensor, num_samples: Tensor) -> Tensor:
+    def __call__(self, wav: Tensor, num_samples: Tensor, rows: Tensor | None = None) -> Tensor:
         self.calls += 1
         frames = wav[:, : wav.shape[1] // FRAME * FRAME].reshape(len(wav), -1, 1, FRAME)
         logits = (frames * self.weights).sum(-1)
@@ -176,7 +176,7 @@ class TestDescent:
         assert live_share(result, [110, 60]) == pytest.approx([100 / 110, 1.0])
 
     def test_gradient_that_is_no_number_moves_nothing_and_is_not_counted_as_one(self) -> None:
-        def broken(wav: Tensor, num_samples: Tensor) -> Tensor:
+        def broken(wav: Tensor, num_samples: Tensor, rows: Tensor) -> Tensor:
             scores = Toy()(wav, num_samples)
             return scores * torch.tensor([math.nan, 1.0])[:, None, None].expand(2, 10, 1)  # the first utterance
 

@@ -13,7 +13,7 @@ import pytest
 
 from kaldi_uq.cli.main import COMMANDS, command_parser
 from kaldi_uq.cli.options import add_config_file, add_config_flags, config_from, flag, read_option_file
-from kaldi_uq.engine.base import MonoConfig
+from kaldi_uq.engine.base import DeltasConfig, MonoConfig
 from kaldi_uq.errors import UsageError
 from kaldi_uq.types import (
     MODEL_KINDS,
@@ -30,11 +30,12 @@ from tests.conftest import REPO
 # command -> configurations whose fields are its flags, and the fields that it gets in another way
 FLAGS: dict[str, tuple[tuple[type[Config], ...], set[str]]] = {
     "train-mono": ((MonoConfig,), set()),
+    "train-deltas": ((DeltasConfig,), set()),
     "align-gmm": ((DecodeConfig,), set()),
     "decode-gmm": ((DecodeConfig,), set()),
     "nnet-train": (
         (ModelConfig, TrainConfig, FrontEndConfig, DecodeConfig),
-        {"kind", "input_dim", "num_pdfs", "mfcc"},
+        {"kind", "input_dim", "num_pdfs", "mfcc", "fbank"},
     ),
     "nnet-decode": ((DecodeConfig,), set()),
     "nnet-attack": ((AttackConfig, AdaptiveConfig, DecodeConfig), set()),
@@ -242,8 +243,8 @@ class TestOptionFile:
 
     @pytest.mark.parametrize(
         "path",
-        [p for p in sorted((REPO / "recipes/tidigits/conf").rglob("*.conf")) if not p.name.startswith("mfcc")],
-        ids=lambda p: f"{p.parent.name}/{p.name}",
+        [p for p in sorted((REPO / "recipes").rglob("conf/**/*.conf")) if not p.name.startswith("mfcc")],
+        ids=lambda p: str(p.relative_to(REPO / "recipes")),
     )
     def test_files_of_the_recipe_are_read_by_the_command_they_are_for(self, path: Path) -> None:
         command = "nnet-train" if path.stem in MODEL_KINDS else "nnet-attack"
@@ -259,7 +260,17 @@ class TestOptionFile:
 
 class TestFromDict:
     @pytest.mark.parametrize(
-        "config", [AttackConfig, AdaptiveConfig, DecodeConfig, ModelConfig, TrainConfig, FrontEndConfig, MonoConfig]
+        "config",
+        [
+            AttackConfig,
+            AdaptiveConfig,
+            DecodeConfig,
+            ModelConfig,
+            TrainConfig,
+            FrontEndConfig,
+            MonoConfig,
+            DeltasConfig,
+        ],
     )
     def test_round_trip_through_json(self, config: type[Config]) -> None:
         assert config.from_dict(json.loads(json.dumps(config().to_dict()))) == config()

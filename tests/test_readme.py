@@ -91,7 +91,10 @@ def test_commands_and_their_options_exist(block: Block, run_script: RunScript) -
             program = f"kaldi-uq {words[1]}"
             assert words[1] in COMMANDS
         else:
-            path = place / words[0] if (place / words[0]).exists() else RECIPE / words[0]
+            name = (
+                words[0].replace("uq/", "steps/uq/", 1) if words[0].startswith("uq/") else words[0]
+            )  # the link of a recipe
+            path = place / name if (place / name).exists() else RECIPE / name
             assert path.is_file(), f"{block}: {words[0]} does not exist"
             program = str(path.relative_to(REPO))
         given = {word.partition("=")[0] for word in words if word.startswith("--") and " " not in word}
@@ -153,8 +156,9 @@ def test_tiny_run_of_the_readme_is_the_one_that_the_tests_make() -> None:
 
 @pytest.fixture(scope="module")
 def working_recipe(tiny_recipe: Recipe, tmp_path_factory: pytest.TempPathFactory) -> Recipe:
-    """A finished recipe that the commands may change, with the names that "Your own recipe" uses."""
+    """A finished recipe that the commands may change, with the names that "In your own Kaldi recipe" uses."""
     recipe = tiny_recipe.clone(tmp_path_factory.mktemp("readme") / "recipe")
+    (recipe.path / "uq").symlink_to("steps/uq")
     (recipe.path / "conf/mfcc.conf").symlink_to("mfcc_16k.conf")
     (recipe.path / "exp/tri_ali").symlink_to("mono_ali")
     return recipe

@@ -13,7 +13,7 @@ import pytest
 from tests.conftest import RunScript
 from tests.recipe import REPO, Recipe, error_line
 
-SOURCED = {"utils/env.sh", "utils/parse_options.sh"}  # by other scripts
+SOURCED = {"utils/env.sh", "utils/parse_options.sh", "utils/recipe_env.sh", "utils/stages.sh"}  # by other scripts
 
 
 def _scripts() -> list[str]:
@@ -22,7 +22,9 @@ def _scripts() -> list[str]:
         for pattern in ("steps/*.sh", "steps/uq/*.sh", "local/*.sh", "utils/*.sh", "utils/*.pl")
         for path in REPO.glob(pattern)
     ]
-    return sorted({str(path.relative_to(REPO)) for path in found} - SOURCED) + ["recipes/tidigits/run.sh"]
+    return sorted({str(path.relative_to(REPO)) for path in found} - SOURCED) + [
+        f"recipes/{name}/run.sh" for name in ("commands", "tidigits")
+    ]
 
 
 SCRIPTS = _scripts()
@@ -65,7 +67,11 @@ def test_help_needs_neither_data_nor_python_nor_kaldi_and_fits_80_columns(script
     assert lines[0].startswith("Usage: ")
     assert any(line.lstrip().startswith("e.g.: ") for line in lines)
     # as it is typed: without the ./ of this test, and run.sh in its directory
-    assert not [line for line in lines if len(line.replace("./", "").replace("recipes/tidigits/", "./")) > 80]
+    assert not [
+        line
+        for line in lines
+        if len(line.replace("./", "").replace("recipes/tidigits/", "./").replace("recipes/commands/", "./")) > 80
+    ]
     assert sorted(path.name for path in bare.iterdir()) == ["local", "recipes", "steps", "tools", "utils"]
 
 

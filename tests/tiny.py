@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from kaldi_uq.engine.base import MonoConfig
+from kaldi_uq.engine.base import Engine, MonoConfig
 from kaldi_uq.engine.embedded import EmbeddedEngine
 from kaldi_uq.feats.frontend import FrontEnd
 from kaldi_uq.io.ark import read_alignments
@@ -42,9 +42,9 @@ def write_dict(folder: Path, states: dict[str, int] | None = None) -> Path:
     return folder
 
 
-def make_lang(folder: Path, states: dict[str, int] | None = None) -> Lang:
+def make_lang(folder: Path, states: dict[str, int] | None = None, engine: Engine | None = None) -> Lang:
     """A language directory with a loop of the words as its grammar."""
-    engine = EmbeddedEngine()
+    engine = engine or EmbeddedEngine()
     prepare_lang(write_dict(folder / "dict", states), "<SIL>", folder / "lang", engine)
     lang = Lang.read(folder / "lang")
     words = [word for word in (states or STATES) if word != "sil"]
@@ -90,7 +90,7 @@ class TinySystem:
     graph: Path
     waves: dict[str, np.ndarray]
     text: dict[str, list[str]]
-    engine: EmbeddedEngine = field(default_factory=EmbeddedEngine)
+    engine: Engine = field(default_factory=EmbeddedEngine)
 
     @property
     def table(self) -> TransitionTable:
@@ -119,18 +119,25 @@ class TinySystem:
 MONO = MonoConfig(num_iters=6, max_iter_inc=4, totgauss=20, realign_iters=(1, 2, 3, 4, 5))
 
 
-def train_mono(folder: Path, lang: Lang, waves: dict[str, np.ndarray], text: dict[str, list[str]]) -> Path:
+def train_mono(
+    folder: Path,
+    lang: Lang,
+    waves: dict[str, np.ndarray],
+    text: dict[str, list[str]],
+    engine: Engine | None = None,
+) -> Path:
     """Train the monophone system into ``folder``."""
     transcripts = {utt: lang.word_ids(words, where="test") for utt, words in text.items()}
-    EmbeddedEngine().train_mono(features(waves), transcripts, lang, folder, MONO)
+    (engine or EmbeddedEngine()).train_mono(features(waves), transcripts, lang, folder, MONO)
     return folder
 
 
-def make_system(folder: Path, num_utts: int = 16) -> TinySystem:
+def make_system(folder: Path, num_utts: int = 16, engine: Engine | None = None) -> TinySystem:
     """Everything, from the dictionary to the graph, below ``folder``."""
-    lang = make_lang(folder)
+    engine = engine or EmbeddedEngine()
+    lang = make_lang(folder, engine=engine)
     waves, text = make_waves(num_utts)
-    mono = train_mono(folder / "mono", lang, waves, text)
-    system = TinySystem(lang, mono, mono / "graph", waves, text)
+    mono = train_mono(folder / "mono", lang, waves, text, engine)
+    system = TinySystem(lang, mono, mono / "graph", waves, text, engine)
     system.engine.make_graph(lang, mono, system.graph, **GRAPH_SCALES)
     return system

@@ -14,12 +14,14 @@ Options:
   --engine embedded|kaldi   [by KALDI_ROOT]"
 
 echo "$0 $*" >&2
-. utils/parse_options.sh
+# shellcheck source=./parse_options.sh
+. "$(dirname -- "${BASH_SOURCE[0]}")/parse_options.sh"
 if [ $# -ne 3 ]; then
   echo "$help_message" >&2
   exit 1
 fi
-. ./path.sh
+# shellcheck source=./recipe_env.sh
+. "$(dirname -- "${BASH_SOURCE[0]}")/recipe_env.sh"
 
 for f in "$1/G.fst" "$1/L_disambig.fst" "$2/final.mdl" "$2/tree"; do
   [ -f "$f" ] || { echo "$0: error: $f: no such file; stage 0 makes the lang directory, stage 2 the model" >&2; exit 1; }

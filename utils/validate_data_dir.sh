@@ -10,13 +10,15 @@ Options:
   --no-feats, --no-text, --no-wav   feats.scp, text, wav.scp may be missing;
                                     checked if they are there
   --no-spk-sort                     do not check the order of the speakers
-  --non-print                       allow control characters in text"
+  --non-print                       allow control characters in text
+  --allow-pipes                     lines of wav.scp and feats.scp may be
+                                    commands; they are not run here"
 
 options=()
 while [[ ${1:-} == --* ]]; do
   case $1 in
     --help) echo "$help_message"; exit 0 ;;
-    --no-feats | --no-text | --no-wav | --no-spk-sort | --non-print) options+=("$1"); shift ;;
+    --no-feats | --no-text | --no-wav | --no-spk-sort | --non-print | --allow-pipes) options+=("$1"); shift ;;
     *) echo "$0: error: unknown option $1 (see $0 --help)" >&2; exit 1 ;;
   esac
 done

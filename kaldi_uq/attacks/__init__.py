@@ -8,7 +8,7 @@ recogniser:
 >>> from kaldi_uq.attacks.loop import run_attack
 >>> from kaldi_uq.types import AttackConfig
 >>> weights = torch.linspace(-9, 9, 80).reshape(40, 2)
->>> def log_post(wav, num_samples):  # (B, N) -> (M, B, T, C): 1 draw, frames of 40 samples, 2 classes
+>>> def log_post(wav, num_samples, rows=None):  # (B, N) -> (M, B, T, C): 1 draw, frames of 40 samples, 2 classes
 ...     return torch.log_softmax(wav.unfold(1, 40, 40) @ weights, -1)[None]
 >>> wav = torch.ones(1, 120) / 256  # one utterance of three frames, in which class 1 is heard
 >>> sizes, lengths, targets = torch.tensor([120]), torch.tensor([3]), torch.zeros(1, 3, dtype=torch.long)

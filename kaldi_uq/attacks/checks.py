@@ -173,10 +173,12 @@ def check_gradient(model: HybridModel, waves: Mapping[str, np.ndarray], *, seed:
     targets = torch.randint(exact.network.num_pdfs, size, generator=generator, device=device)
     valid = torch.arange(size[1], device=device) < lengths[:, None]
 
+    speakers = exact.cmvn_stats_of(batch.utts)
+
     def loss_of(x: Tensor) -> Tensor:
         fixed = torch.Generator(device).manual_seed(seed + 1)
         num_draws = 2 if exact.network.is_random else None
-        chunks, _ = exact.iter_log_post(x, num_samples, num_draws=num_draws, generator=fixed)
+        chunks, _ = exact.iter_log_post(x, num_samples, num_draws=num_draws, generator=fixed, cmvn_stats=speakers)
         chosen = [part.gather(3, targets[None, ..., None].expand(len(part), -1, -1, 1))[..., 0] for part in chunks]
         return -(torch.cat(chosen).mean(0) * valid).sum(1) / lengths
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from kaldi_uq.io.kaldi_model import read_transitions
 from kaldi_uq.io.lang import Lang
 from kaldi_uq.io.wav import INT16_SCALE, to_int16, write_wav
 from kaldi_uq.io.waves import WaveBatch, wave_batches
+from kaldi_uq.sentences import GrammarSentences
 from kaldi_uq.types import AttackConfig, DecodeConfig
 
 MAX_ATTEMPTS = 5  # random targets of an utterance, one after the other, while no path of one survives the beam
@@ -39,11 +40,13 @@ class Attacker:
         recogniser: under attack.
         shortest: word -> fewest frames, of every word of the lexicon.
         choices: word -> fewest frames, of the words that random targets hold.
+        sample: draws a random target; words strung together, or a sentence of :mod:`kaldi_uq.sentences`.
     """
 
     recogniser: Recogniser
     shortest: Mapping[str, int]
     choices: Mapping[str, int]
+    sample: Callable[..., list[str]] = random_target
 
     @classmethod
     def of_recipe(
@@ -56,14 +59,20 @@ class Attacker:
         *,
         graph_dir: Path | None = None,
         num_draws: int | None = None,
+        random_targets: str = "words",
     ) -> Attacker:
-        """An attacker who reads the rest from ``model_dir/final.mdl`` and the lexicon."""
+        """An attacker who reads the rest from ``model_dir/final.mdl`` and the lexicon.
+
+        Args:
+            random_targets: ``words`` of the lexicon strung together, or sentences of the ``grammar`` ``G.fst``.
+        """
         transitions = read_transitions(model_dir / "final.mdl")
         recogniser = Recogniser(
             model, engine, model_dir, graph_dir, lang, transitions.tid_to_pdf, decode, num_draws=num_draws
         )
         topology = transitions.topology
-        return cls(recogniser, min_word_frames(lang, topology), target_words(lang, topology))
+        sample = random_target if random_targets == "words" else GrammarSentences.of_lang(lang).sample
+        return cls(recogniser, min_word_frames(lang, topology), target_words(lang, topology), sample)
 
     def craft(
         self,
@@ -134,7 +143,7 @@ class Attacker:
         for utt, wav in waves.items():
             num_frames = int(self.recogniser.model.front_end.num_frames(len(wav)))
             if given is None:
-                chosen[utt] = random_target(utt, text[utt], num_frames, self.choices, seed=config.seed)
+                chosen[utt] = self.sample(utt, text[utt], num_frames, self.choices, seed=config.seed)
             else:
                 check_target(utt, given[utt], num_frames, self.shortest, where)
                 self.recogniser.lang.word_ids(given[utt], where=f"{where}: {utt}")
@@ -158,7 +167,7 @@ class Attacker:
         front_end = who.model.front_end
         lengths = front_end.num_frames(num_samples)
         with torch.no_grad():
-            features, _ = front_end(wav, num_samples)
+            features, _ = front_end(wav, num_samples, cmvn_stats=who.model.cmvn_stats_of(batch.utts))
             generator = torch.Generator(who.device).manual_seed(seed)
             clean = who.model.loglikes(who.model.network(features, generator=generator)).cpu().numpy()
         words = {utt: chosen[utt] for utt in batch.utts}
@@ -218,7 +227,7 @@ class Attacker:
         for attempt in range(1 if fixed else MAX_ATTEMPTS):
             for utt in missing if attempt else ():
                 size = len(scores[utt])
-                words[utt] = random_target(utt, text[utt], size, self.choices, seed=config.seed, attempt=attempt)
+                words[utt] = self.sample(utt, text[utt], size, self.choices, seed=config.seed, attempt=attempt)
             aligned |= self.recogniser.align(missing, words)
             missing = {u: scores[u] for u in batch.utts if u not in aligned}
             if not missing:

@@ -54,7 +54,8 @@ def evaluate_examples(
     Returns:
         A line of ``results.jsonl`` for each of ``attacked``, in its order: ``utt``, ``target`` (if there are targets),
         ``original``, ``hypothesis``, ``target_errors``, ``target_success`` (the words are exactly the target's),
-        ``original_errors``, what :func:`kaldi_uq.audio_quality.measure` gives (null: nothing was added), ``statistics``.
+        ``original_errors``, what :func:`kaldi_uq.audio_quality.measure` gives (null: nothing was added),
+        ``statistics``.
     """
     hypotheses, statistics = decode_waves(
         model, dict(attacked), engine, model_dir, graph_dir, decode, num_draws=num_draws, seed=seed, desc=desc

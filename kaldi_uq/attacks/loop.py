@@ -33,8 +33,8 @@ class Verdict:
     rank: Tensor
 
 
-# (wav (b, N), num_samples (b,)) -> log-posteriors (M, b, T, C): M draws or members
-LogPost = Callable[[Tensor, Tensor], Tensor]
+# (wav (b, N), num_samples (b,), rows (b,): which of the batch) -> log-posteriors (M, b, T, C): M draws or members
+LogPost = Callable[[Tensor, Tensor, Tensor], Tensor]
 # (log of the mean posterior (b, T, C), rows (b,)) -> new targets (b, T)
 Realign = Callable[[Tensor, Tensor], Tensor]
 # (draws (M, b, T, C), lengths (b,), rows (b,)) -> (b,) added to the loss
@@ -152,7 +152,7 @@ def run_attack(
             result.steps[rows] += 1
             delta = stepper.next(delta, slope, loss)
             is_last = step + 1 == config.num_steps
-            if is_last or (judge is not None and config.judge_every and (step + 1) % config.judge_every == 0):
+            if is_last or (judge is not None and config.looks_every and (step + 1) % config.looks_every == 0):
                 success = _consider(result, wav, delta, rows, loss, current, judge)
                 if config.early_stop and not is_last and bool(success.any()):
                     stay = (~success).nonzero()[:, 0]
@@ -179,7 +179,7 @@ class _Run:
 
     def gradient(self, delta: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
         def shares_of(perturbation: Tensor) -> Tensor:
-            draws = self.log_post(self.wav[rows] + perturbation, self.num_samples[rows])
+            draws = self.log_post(self.wav[rows] + perturbation, self.num_samples[rows], rows)
             valid = torch.arange(draws.shape[2], device=draws.device) < self.lengths[rows, None]
             targets = self.targets[rows, : draws.shape[2]]
             shares = target_shares(draws, targets, valid, self.config.loss, of_mean=self.of_mean)
@@ -194,7 +194,7 @@ class _Run:
 
     def mean_log_post(self, delta: Tensor, rows: Tensor) -> Tensor:
         with torch.no_grad():
-            return mean_log_post(self.log_post(self.wav[rows] + delta, self.num_samples[rows]))
+            return mean_log_post(self.log_post(self.wav[rows] + delta, self.num_samples[rows], rows))
 
 
 def _autograd(shares_of: Shares, delta: Tensor) -> tuple[Tensor, Tensor]:

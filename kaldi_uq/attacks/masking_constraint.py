@@ -89,7 +89,7 @@ class Masking(Constraint):
 class NoiseToMask(Masking):
     """The mean over cells of power / masked power, the noise-to-mask ratio, is bounded; single cells may be above.
 
-    The bound is ``masking_db``; the unit of steps is the bound.  Where :class:`Masking` moves every cell by what is allowed there, this moves those
+    Where :class:`Masking` moves every cell by what is allowed there, this moves those
     that matter to the loss: for the same success it is quieter.  Arguments as of :class:`Masking`.
     """
 

@@ -112,7 +112,7 @@ class Problem:
             judge = self.judge
         network = self.recogniser.model.network
         return run_attack(
-            lambda wav, sizes: self.log_post(wav, sizes, config),
+            lambda wav, sizes, rows: self.log_post(wav, sizes, rows, config=config),
             self.wav,
             self.num_samples,
             self.targets(),
@@ -140,15 +140,19 @@ class Problem:
             noise=lambda start: self.noise(start)[rows],
         )
 
-    def log_post(self, wav: Tensor, sizes: Tensor, config: AttackConfig | None = None) -> Tensor:
-        """Log-posteriors (M, b, T, C) of ``eot_samples`` draws of a random model, or of all members."""
+    def log_post(
+        self, wav: Tensor, sizes: Tensor, rows: Tensor | None = None, *, config: AttackConfig | None = None
+    ) -> Tensor:
+        """Log-posteriors (M, b, T, C) of some rows (default: all), of ``eot_samples`` draws or of all members."""
         config = config or self.config
         network = self.recogniser.model.network
         generator = self._generator("gradient")
         if config.eot_draws == "fixed":
             generator.manual_seed(self.seed)
         num_draws = config.eot_samples if network.is_random else None
-        chunks, _ = self.recogniser.model.iter_log_post(wav, sizes, num_draws=num_draws, generator=generator)
+        chunks, _ = self.recogniser.model.iter_log_post(
+            wav, sizes, num_draws=num_draws, generator=generator, cmvn_stats=self._speakers_of(rows)
+        )
         draws = list(chunks)
         return draws[0] if len(draws) == 1 else torch.cat(draws)
 
@@ -186,7 +190,11 @@ class Problem:
         generator = self._generator("judge")
         with torch.no_grad():
             draws, _ = who.model.iter_log_post(
-                wav, self.num_samples[rows], num_draws=who.num_draws, generator=generator
+                wav,
+                self.num_samples[rows],
+                num_draws=who.num_draws,
+                generator=generator,
+                cmvn_stats=self._speakers_of(rows),
             )
             measures = measures_from_draws(draws)
             return measures, utterance_statistics(measures, lengths, quantile=QUANTILE)
@@ -203,6 +211,11 @@ class Problem:
         ]
         count = torch.tensor(errors, dtype=torch.float32, device=self.wav.device)
         return Verdict(count > 0, -count) if self.config.untargeted else Verdict(count == 0, count)
+
+    def _speakers_of(self, rows: Tensor | None) -> Tensor | None:
+        """CMVN statistics of the speakers, of their benign audio: an attack on one utterance does not move them."""
+        utts = self.utts if rows is None else [self.utts[row] for row in rows.tolist()]
+        return self.recogniser.model.cmvn_stats_of(utts)
 
     def _generator(self, name: str) -> torch.Generator:
         if name not in self._generators:

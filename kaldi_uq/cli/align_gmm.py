@@ -11,6 +11,7 @@ from kaldi_uq.cli.options import (
     add_config_file,
     add_config_flags,
     add_engine,
+    add_jobs,
     config_from,
     directory,
     engine_of,
@@ -20,7 +21,6 @@ from kaldi_uq.errors import AlignmentError
 from kaldi_uq.io.ark import write_alignments
 from kaldi_uq.io.datadir import DataDir
 from kaldi_uq.io.feats_dir import gmm_features
-from kaldi_uq.io.kaldi_model import read_gmm_model
 from kaldi_uq.io.lang import Lang
 from kaldi_uq.types import DecodeConfig
 
@@ -32,6 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("ali", type=Path, metavar="ALI", help="archive to write, for example exp/mono_ali/ali.1.gz")
     parser.add_argument("--max-failed", type=float, default=0.05, help="share of utterances that may fail [0.05]")
     add_engine(parser)
+    add_jobs(parser)
     add_config_file(parser, DecodeConfig)
     add_config_flags(parser, DecodeConfig)
 
@@ -39,13 +40,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     start_logging()
     threadpool_limits(1)  # many small products: threads would only wait for each other
-    engine = engine_of(args)
+    engine = engine_of(args, args.ali.parent)
     data = DataDir.read(args.data_dir, need=("utt2spk", "text", "feats.scp", "cmvn.scp"))
     lang = Lang.read(args.lang_dir)
     transcripts = lang.transcripts(data)
-    _, gmms = read_gmm_model(args.model_dir / "final.mdl")
-    loglikes = ((utt, gmms.loglikes(feats)) for utt, feats in gmm_features(data))
-    alignments = engine.align(args.model_dir, lang, loglikes, transcripts, config_from(args, DecodeConfig))
+    config = config_from(args, DecodeConfig)
+    alignments = engine.align_gmm(args.model_dir, lang, gmm_features(data), transcripts, config)
     failed = [utt for utt in data.utts if utt not in alignments]
     if len(failed) > args.max_failed * len(data.utts):
         raise AlignmentError(

@@ -1,4 +1,4 @@
-"""Compute Kaldi's MFCC features of a data directory into an archive.
+"""Compute Kaldi's MFCC features of a data directory into an archive; with --engine kaldi by compute-mfcc-feats.
 
 Utterances are computed one by one, so that no split into jobs can change a value.
 """
@@ -8,10 +8,12 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+import numpy as np
 import torch
 from tqdm import tqdm
 
-from kaldi_uq.cli.options import directory
+from kaldi_uq.cli.options import add_engine, add_jobs, add_pipes, directory, engine_options
+from kaldi_uq.engine.select import engine_name
 from kaldi_uq.feats.conf import read_mfcc_conf
 from kaldi_uq.feats.mfcc import Mfcc
 from kaldi_uq.io.ark import MatrixWriter
@@ -25,6 +27,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("scp", type=Path, metavar="SCP")
     parser.add_argument("--mfcc-config", required=True, metavar="FILE", help="Kaldi's conf/mfcc.conf")
     parser.add_argument("--num-frames", metavar="FILE", help="also write utt2num_frames here")
+    parser.add_argument("--compress", action="store_true", help="write Kaldi's compressed matrices, a byte a value")
+    add_pipes(parser)
+    add_engine(parser)
+    add_jobs(parser)
 
 
 def run(args: argparse.Namespace) -> None:
@@ -32,12 +38,36 @@ def run(args: argparse.Namespace) -> None:
     config = read_mfcc_conf(args.mfcc_config)
     mfcc = Mfcc(config)
     data = DataDir.read(args.data_dir)
-    waves = read_waves(data, sample_rate=config.sample_frequency, min_samples=mfcc.min_samples)
+    waves = read_waves(
+        data, sample_rate=config.sample_frequency, min_samples=mfcc.min_samples, allow_pipes=args.allow_pipes
+    )
+    if engine_name(args.engine) == "kaldi":
+        _run_kaldi(args, waves, config.sample_frequency)
+        return
     num_frames = {}
-    with torch.no_grad(), MatrixWriter(args.ark, args.scp) as writer:
+    compression = "CM" if args.compress else ""
+    with torch.no_grad(), MatrixWriter(args.ark, args.scp, compression=compression) as writer:
         for utt, wav in tqdm(waves.items(), desc="MFCC", unit="utt"):
             feats, _ = mfcc(torch.from_numpy(wav)[None], torch.tensor([len(wav)]))
             writer.write(utt, feats[0].numpy())
             num_frames[utt] = str(feats.shape[1])
     if args.num_frames:
         write_table(args.num_frames, num_frames)
+
+
+def _run_kaldi(args: argparse.Namespace, waves: dict[str, np.ndarray], sample_rate: float) -> None:
+    from kaldi_uq.engine.binaries_feats import compute_features
+    from kaldi_uq.engine.binaries_jobs import Jobs, KaldiRoot
+
+    num_frames = Path(args.num_frames) if args.num_frames else None
+    options = engine_options(args, (num_frames or args.ark).parent)
+    compute_features(
+        Jobs(KaldiRoot.find(), options),
+        waves,
+        Path(args.mfcc_config),
+        args.ark,
+        args.scp,
+        sample_rate=sample_rate,
+        num_frames=num_frames,
+        compress=args.compress,
+    )

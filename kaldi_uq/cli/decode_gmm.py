@@ -11,6 +11,8 @@ from kaldi_uq.cli.options import (
     add_config_file,
     add_config_flags,
     add_engine,
+    add_jobs,
+    add_lattices,
     config_from,
     directory,
     engine_of,
@@ -18,7 +20,6 @@ from kaldi_uq.cli.options import (
 )
 from kaldi_uq.io.datadir import DataDir, write_table
 from kaldi_uq.io.feats_dir import gmm_features
-from kaldi_uq.io.kaldi_model import read_gmm_model
 from kaldi_uq.types import DecodeConfig
 
 
@@ -28,6 +29,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("graph_dir", type=directory, metavar="GRAPH-DIR")
     parser.add_argument("hypotheses", type=Path, metavar="TEXT", help="table of hypotheses to write")
     add_engine(parser)
+    add_jobs(parser)
+    add_lattices(parser)
     add_config_file(parser, DecodeConfig)
     add_config_flags(parser, DecodeConfig)
 
@@ -35,9 +38,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     start_logging()
     threadpool_limits(1)  # many small products: threads would only wait for each other
-    engine = engine_of(args)
+    engine = engine_of(args, args.hypotheses.parent)
     data = DataDir.read(args.data_dir, need=("utt2spk", "feats.scp", "cmvn.scp"))
-    _, gmms = read_gmm_model(args.model_dir / "final.mdl")
-    loglikes = ((utt, gmms.loglikes(feats)) for utt, feats in gmm_features(data))
-    found = engine.decode(args.model_dir, args.graph_dir, loglikes, config_from(args, DecodeConfig))
+    config = config_from(args, DecodeConfig)
+    found = engine.decode_gmm(args.model_dir, args.graph_dir, gmm_features(data), config)
     write_table(args.hypotheses, {utt: " ".join(found[utt].words) if utt in found else "" for utt in data.utts})

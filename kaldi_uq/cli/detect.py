@@ -5,6 +5,8 @@ The p-value is the share of benign speech with such a score or a higher one, by 
 suspicious where the measure of the (first) statistic is, for at least 2 frames on end, above the --frame-quantile of
 benign frames.  A strong attack can make a network more certain than benign speech does: then no part stands out.
 
+A model that normalises by speaker (--cmvn speaker) takes each file for a speaker of its own.
+
 The verdict of a model with random draws varies a little with --seed and with the other files of the call.
 
 Every file is checked before any is judged.  Exit status: 0 if all were judged, whatever the verdicts; 1 if a file or
@@ -33,8 +35,11 @@ from kaldi_uq.frames import FILE_NAME, PROBABILITIES, load_frame_quantiles
 from kaldi_uq.hybrid import MODEL_FILE, HybridModel
 from kaldi_uq.io.datadir import read_table
 from kaldi_uq.io.files import file_digest
-from kaldi_uq.io.wav import read_wav
+from kaldi_uq.io.pipes import is_pipe
+from kaldi_uq.io.wav import only_channel, read_wav
+from kaldi_uq.io.waves import read_recording
 from kaldi_uq.judge import Normal, Recogniser, Verdict, judge
+from kaldi_uq.speakers import stats_of_waves
 from kaldi_uq.types import DecodeConfig
 
 # By kind of model: statistics that find both of the recipe's attacks, by AUROC and at the saved threshold.  Where there
@@ -88,7 +93,9 @@ def run(args: argparse.Namespace) -> int:
     path, detector = _detector(args, model)
     normal = _normal(args, path, detector)
     recogniser = _recogniser(args)
-    waves = _read(list(dict.fromkeys(wav for _, wav in files)), model)
+    waves = _read(list(dict.fromkeys(wav for _, wav in files)), model, allow_pipes=args.allow_pipes)
+    if model.needs_speakers:  # whose voice it is, nobody says: each file is a speaker of its own
+        model.set_speakers(stats_of_waves(model.front_end, waves, {name: name for name in waves}))
     verdicts = judge(
         model,
         waves,
@@ -131,8 +138,8 @@ def _files(args: argparse.Namespace) -> list[tuple[str | None, str]]:
         return [(None, wav) for wav in args.wavs]
     table = read_table(args.scp, check_sorted=False)
     for number, (utt, wav) in enumerate(table.items(), 1):
-        if wav.endswith("|"):
-            raise DataError(f"{args.scp}:{number}: {utt!r} is a pipe, expected the path of a WAV file")
+        if is_pipe(wav) and not args.allow_pipes:
+            raise DataError(f"{args.scp}:{number}: {utt!r} is a pipe, which runs only with --allow-pipes: {wav!r}")
     return list(table.items())
 
 
@@ -203,14 +210,18 @@ def _note(text: str) -> None:
     print(f"kaldi-uq detect: {text}", file=sys.stderr)
 
 
-def _read(paths: Sequence[str], model: HybridModel) -> dict[str, np.ndarray]:
+def _read(paths: Sequence[str], model: HybridModel, *, allow_pipes: bool = False) -> dict[str, np.ndarray]:
     """All waveforms by the names of their files, or an error that names the files that cannot be judged."""
     waves: dict[str, np.ndarray] = {}
     problems: dict[str, str] = {}
     rate, shortest = model.front_end.sample_rate, model.front_end.min_samples
     for path in paths:
         try:
-            samples, _ = read_wav(path, expected_rate=rate)
+            if is_pipe(path):
+                channels, name = read_recording(path, "--scp", rate, allow_pipes)
+                samples = only_channel(channels, name)
+            else:
+                samples, _ = read_wav(path, expected_rate=rate)
         except DataError as error:
             problems[path] = str(error)
         except OSError as error:

@@ -43,7 +43,6 @@ PACKAGES: dict[str, tuple[str, str | None]] = {
     "threadpoolctl": ("threadpoolctl", None),
     "espeakng-loader": ("espeakng_loader", "0.2.4"),
 }
-KALDI_BINARIES = ("src/gmmbin/gmm-align", "src/bin/ali-to-pdf", "bin/gmm-align")  # any of them: there is a built Kaldi
 PAIR_TIMEOUT_S = 60
 # The engine's order of imports; with some releases the other order never returns.
 PAIR_TEST = """
@@ -173,9 +172,9 @@ def _engine(kaldi_root: str) -> Iterator[Check]:
     if pair and pair.stops_recipe and not kaldi_root:
         return
     if kaldi_root:
-        problem = _kaldi_root_problem(Path(kaldi_root))
-        if problem:
-            yield Check("engine kaldi", "wrong", f"KALDI_ROOT={kaldi_root}: {problem}", "unset KALDI_ROOT")
+        check = _kaldi_root()
+        yield check
+        if check.stops_recipe:
             return
     try:
         from kaldi_uq.engine.select import engine_name, select_engine
@@ -214,12 +213,21 @@ def _kaldi_pair() -> Check | None:
     return Check(name, "ok", "an FST of one is accepted by the other")
 
 
-def _kaldi_root_problem(root: Path) -> str:
-    if not root.is_dir():
-        return "no such directory"
-    if not any(os.access(root / binary, os.X_OK) for binary in KALDI_BINARIES):
-        return f"no built Kaldi there (no {KALDI_BINARIES[0]})"
-    return ""
+def _kaldi_root() -> Check:
+    """Whether the programs that the kaldi engine runs are below ``KALDI_ROOT``."""
+    from kaldi_uq.engine.binaries_jobs import PROGRAMS, KaldiRoot
+
+    name, root = "engine kaldi", os.environ["KALDI_ROOT"]
+    try:
+        kaldi = KaldiRoot.find()
+    except KaldiUqError as error:
+        return Check(name, "wrong", str(error).partition(";")[0], "unset KALDI_ROOT")
+    missing = kaldi.missing()
+    if missing:
+        commands = " && ".join(dict.fromkeys(kaldi.how_to_build(program) for program in missing))
+        found = f"KALDI_ROOT={root}: {len(missing)} of {len(PROGRAMS)} programs are missing: {', '.join(missing)}"
+        return Check(name, "wrong", found, commands)
+    return Check(name, "ok", f"KALDI_ROOT={root}: Kaldi {kaldi.version}, all {len(PROGRAMS)} programs")
 
 
 def _corpora() -> Iterator[Check]:

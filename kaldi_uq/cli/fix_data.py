@@ -11,10 +11,11 @@ import shutil
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 
-from kaldi_uq.cli.validate_data import BY_RECO, BY_SPK, BY_UTT, CHECKS, parse_segment
+from kaldi_uq.cli.validate_data import BY_RECO, BY_SPK, BY_UTT, CHECKS
 from kaldi_uq.errors import DataError
 from kaldi_uq.io.datadir import c_sorted, invert_utt2spk
 from kaldi_uq.io.files import write_text
+from kaldi_uq.io.segments import Segment
 
 NUM_NAMED = 10  # so many dropped utterances are named, the rest is counted
 
@@ -117,7 +118,7 @@ def _reduce(tables: dict[str, dict[str, str]]) -> dict[str, str]:
     if "segments" in tables:
         segments = tables["segments"]
         for name, table in recos.items():
-            keep({utt for utt, value in segments.items() if parse_segment(value)[0] in table}, name)
+            keep({utt for utt, value in segments.items() if Segment.parse(value).reco in table}, name)
     else:
         for name, table in recos.items():
             keep(table, name)
@@ -130,7 +131,7 @@ def _reduce(tables: dict[str, dict[str, str]]) -> dict[str, str]:
 
     used_recos: Collection[str] = utt2spk
     if "segments" in tables:
-        used_recos = {parse_segment(value)[0] for utt, value in tables["segments"].items() if utt in utt2spk}
+        used_recos = {Segment.parse(value).reco for utt, value in tables["segments"].items() if utt in utt2spk}
     for name, table in tables.items():
         keys = set(utt2spk.values()) if name in BY_SPK else used_recos if name in BY_RECO else utt2spk
         tables[name] = {key: value for key, value in table.items() if key in keys}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from kaldi_uq.cli.options import add_engine, directory, engine_of, start_logging
+from kaldi_uq.cli.options import add_engine, add_jobs, directory, engine_of, start_logging
 from kaldi_uq.errors import DataError
 from kaldi_uq.io.lang import Lang
 
@@ -17,6 +17,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--transition-scale", type=float, default=1.0, help="[1.0]")
     parser.add_argument("--self-loop-scale", type=float, default=0.1, help="[0.1]")
     add_engine(parser)
+    add_jobs(parser)
 
 
 def run(args: argparse.Namespace) -> None:
@@ -24,7 +25,7 @@ def run(args: argparse.Namespace) -> None:
     for name in ("L_disambig.fst", "G.fst"):
         if not (args.lang_dir / name).is_file():
             raise DataError(f"{args.lang_dir / name}: no such file; stage 0 of the recipe makes it")
-    engine_of(args).make_graph(
+    engine_of(args, args.graph_dir).make_graph(
         Lang.read(args.lang_dir),
         args.model_dir,
         args.graph_dir,

@@ -9,19 +9,40 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from kaldi_uq.cli.options import add_config_file, add_config_flags, add_engine, directory, non_negative_int
+from kaldi_uq.cli.options import (
+    add_config_file,
+    add_config_flags,
+    add_engine,
+    add_pipes,
+    directory,
+    non_negative_int,
+)
 from kaldi_uq.errors import ModelFileError, UsageError
 from kaldi_uq.hybrid import MODEL_FILE, HybridModel, select_device
 from kaldi_uq.io.datadir import DataDir
-from kaldi_uq.io.waves import read_waves
+from kaldi_uq.io.files import digest
+from kaldi_uq.io.waves import read_waves, waves_digest
+from kaldi_uq.speakers import SOURCES, speaker_stats, speakers_digest
 from kaldi_uq.types import Config, DecodeConfig
 
 
 def add_network_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add what computing with a model needs: device and draws."""
+    """Add what computing with a model needs: device, draws, and whether pipes are run."""
     parser.add_argument("--device", default="", help="cpu or cuda; default: cuda if there is one")
     parser.add_argument(
         "--num-draws", type=non_negative_int, default=0, help="draws of a random model; 0: the model's default"
+    )
+    add_pipes(parser)
+
+
+def add_cmvn_source(parser: argparse.ArgumentParser) -> None:
+    """Add ``--cmvn-from``."""
+    parser.add_argument(
+        "--cmvn-from",
+        choices=SOURCES,
+        default="auto",
+        help="CMVN statistics of the speakers, for a model with --cmvn speaker: of DATA-DIR/cmvn.scp, or computed from "
+        "the speaker's waveforms; auto: of cmvn.scp if it fits the model's features [auto]",
     )
 
 
@@ -40,6 +61,7 @@ def add_data_and_graph(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("data_dir", type=directory, metavar="DATA-DIR")
     parser.add_argument("model_dir", type=directory, metavar="MODEL-DIR")
     parser.add_argument("graph_dir", type=directory, metavar="GRAPH-DIR", help="directory with HCLG.fst")
+    add_cmvn_source(parser)
 
 
 def load_model(args: argparse.Namespace) -> HybridModel:
@@ -76,9 +98,35 @@ def decoding_inputs(args: argparse.Namespace) -> list[Path]:
     return [*model, *graph]
 
 
-def waves_of(data: DataDir, model: HybridModel) -> dict[str, np.ndarray]:
-    """The waveforms, checked against the model's sample rate and shortest input."""
-    return read_waves(data, sample_rate=model.front_end.sample_rate, min_samples=model.front_end.min_samples)
+def waves_of(
+    data: DataDir, model: HybridModel, *, allow_pipes: bool = False, cmvn_from: str = "auto"
+) -> dict[str, np.ndarray]:
+    """The waveforms, checked against the model's sample rate and shortest input.
+
+    A model that normalises by speaker is told the statistics of these utterances.
+
+    Args:
+        data: the directory, with or without ``segments``.
+        model: the model that is to hear them.
+        allow_pipes: run the lines of tables that are commands.
+        cmvn_from: where statistics come from; see :func:`kaldi_uq.speakers.speaker_stats`.
+    """
+    front_end = model.front_end
+    waves = read_waves(
+        data, sample_rate=front_end.sample_rate, min_samples=front_end.min_samples, allow_pipes=allow_pipes
+    )
+    if model.needs_speakers:
+        model.set_speakers(speaker_stats(front_end, data, waves, source=cmvn_from, allow_pipes=allow_pipes))
+    return waves
+
+
+def audio_digest(model: HybridModel, waves: dict[str, np.ndarray]) -> str:
+    """What a model's output depends on beside its file: the samples and, where they count, the speakers' statistics."""
+    speakers = model.cmvn_stats_of(list(waves))
+    if speakers is None:
+        return waves_digest(waves)
+    stats = dict(zip(waves, speakers.cpu().numpy(), strict=True))
+    return digest(waves_digest(waves), speakers_digest(stats))
 
 
 def model_name(model_dir: Path) -> str:

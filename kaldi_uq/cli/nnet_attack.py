@@ -1,7 +1,8 @@
 """Attack a hybrid model at the waveform: targeted projected gradient descent within eps of the audio.
 
-Writes OUT-DIR/wav/*.wav (16 bit), reads them back, decodes and scores what the recogniser hears: OUT-DIR/results.jsonl,
-wav.scp, text (the original), target_text.  A killed run resumes after its last batch.
+Writes OUT-DIR/wav/*.wav (16 bit), one an utterance, where DATA-DIR has segments too; reads them back, decodes and
+scores what the recogniser hears: OUT-DIR/results.jsonl, wav.scp, text (the original), target_text.  A killed run
+resumes after its last batch.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from kaldi_uq.attacks.methods import make_strategy
 from kaldi_uq.cli.model_options import (
     add_data_and_graph,
     add_model_arguments,
+    audio_digest,
     decoding_inputs,
     load_model,
     model_name,
@@ -33,7 +35,6 @@ from kaldi_uq.io.datadir import DataDir, c_sorted, invert_utt2spk, read_table, w
 from kaldi_uq.io.files import DoneStamp, read_json, write_json, write_text
 from kaldi_uq.io.lang import Lang
 from kaldi_uq.io.wav import on_grid, read_wav
-from kaldi_uq.io.waves import waves_digest
 from kaldi_uq.report.records import read_benign, statistics_table
 from kaldi_uq.report.results import Results
 from kaldi_uq.types import AdaptiveConfig, AttackConfig, DecodeConfig
@@ -48,6 +49,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--num-utts", type=non_negative_int, default=0, help="attack so many utterances, spread over the data; 0: all"
     )
     parser.add_argument("--target-text", metavar="FILE", help="table utt -> target words; default: random targets")
+    parser.add_argument(
+        "--random-targets",
+        choices=("words", "grammar"),
+        default="words",
+        help="words of the lexicon strung together, or sentences of the language model, LANG-DIR/G.fst [words]",
+    )
     parser.add_argument("--results", metavar="FILE", help="also record the summary in this results.json")
     parser.add_argument(
         "--fit",
@@ -64,7 +71,8 @@ def run(args: argparse.Namespace) -> None:
     adaptive = config_from(args, AdaptiveConfig)
     model = load_model(args)
     data = DataDir.read(args.data_dir, need=("wav.scp", "utt2spk", "text"))
-    waves = {utt: on_grid(wave) for utt, wave in waves_of(data, model).items()}  # the attack is written as 16 bit
+    spoken = waves_of(data, model, allow_pipes=args.allow_pipes, cmvn_from=args.cmvn_from)
+    waves = {utt: on_grid(wave) for utt, wave in spoken.items()}  # the attack is written as 16 bit
     inputs = [*decoding_inputs(args), args.data_dir / "text", args.lang_dir / "L.fst"]
     inputs += [Path(args.target_text)] if args.target_text else []
     fit = args.fit or args.model_dir / "score_fit" / "results.jsonl"
@@ -73,7 +81,8 @@ def run(args: argparse.Namespace) -> None:
         if not path.is_file():
             raise DataError(f"{path}: no such file")
     options = {"attack": args.attack, "config": config.to_dict(), "decode": decode.to_dict()}
-    options |= {"num_utts": args.num_utts, "num_draws": args.num_draws, "audio": waves_digest(waves)}
+    options |= {"num_utts": args.num_utts, "num_draws": args.num_draws, "audio": audio_digest(model, waves)}
+    options |= {"random_targets": args.random_targets}
     options |= {"adaptive": adaptive.to_dict()} if adaptive.names else {}
     stamp = DoneStamp(args.out_dir, "attack", options=options, inputs=inputs)
     if not stamp.is_current():
@@ -121,6 +130,7 @@ def _attack(
         decode,
         graph_dir=args.graph_dir,
         num_draws=args.num_draws or None,
+        random_targets=args.random_targets,
     )
     targets_name = args.target_text or ""
     attacker.choose(waves, text, config, targets, targets_name)  # a mistake in them leaves an earlier result in place

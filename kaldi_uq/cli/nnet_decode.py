@@ -13,18 +13,25 @@ from pathlib import Path
 from kaldi_uq.cli.model_options import (
     add_data_and_graph,
     add_model_arguments,
+    audio_digest,
     decoding_inputs,
     load_model,
     model_name,
     waves_of,
 )
-from kaldi_uq.cli.options import config_from, engine_of, non_negative_int, start_logging
+from kaldi_uq.cli.options import (
+    add_jobs,
+    add_lattices,
+    config_from,
+    engine_of,
+    non_negative_int,
+    start_logging,
+)
 from kaldi_uq.evaluate import decode_waves
 from kaldi_uq.frames import FILE_NAME, FrameCounter, save_frame_quantiles
 from kaldi_uq.hybrid import MODEL_FILE
 from kaldi_uq.io.datadir import DataDir, write_table
 from kaldi_uq.io.files import DoneStamp, file_digest, write_text
-from kaldi_uq.io.waves import waves_digest
 from kaldi_uq.report.results import Results
 from kaldi_uq.scoring import ErrorRate, align_words
 from kaldi_uq.types import DecodeConfig
@@ -36,6 +43,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--results", metavar="FILE", help="also record the accuracy in this results.json")
     parser.add_argument("--seed", type=non_negative_int, default=0, help="of the draws [0]")
     add_model_arguments(parser)
+    add_jobs(parser)
+    add_lattices(parser)
 
 
 def run(args: argparse.Namespace) -> None:
@@ -44,12 +53,12 @@ def run(args: argparse.Namespace) -> None:
     inputs = [*decoding_inputs(args), args.data_dir / "text"]
     model = load_model(args)
     data = DataDir.read(args.data_dir, need=("wav.scp", "utt2spk", "text"))
-    waves = waves_of(data, model)
+    waves = waves_of(data, model, allow_pipes=args.allow_pipes, cmvn_from=args.cmvn_from)
     options = {"decode": decode.to_dict(), "seed": args.seed, "num_draws": args.num_draws}
-    options["audio"] = waves_digest(waves)
+    options["audio"] = audio_digest(model, waves)
     stamp = DoneStamp(args.out_dir, "decode", options=options, inputs=inputs)
     if not (stamp.is_current() and (args.out_dir / FILE_NAME).is_file()):
-        engine = engine_of(args)
+        engine = engine_of(args, args.out_dir)
         counter = FrameCounter()
         stamp.clear()
         (args.out_dir / "results.jsonl").unlink(missing_ok=True)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from kaldi_uq.cli.model_options import add_network_arguments, load_model, waves_of
+from kaldi_uq.cli.model_options import add_cmvn_source, add_network_arguments, load_model, waves_of
 from kaldi_uq.cli.options import directory, non_negative_int, start_logging
 from kaldi_uq.evaluate import score_waves
 from kaldi_uq.io.ark import MatrixWriter
@@ -23,6 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--log-post", action="store_true", help="without dividing by the priors")
     parser.add_argument("--seed", type=non_negative_int, default=0, help="of the draws [0]")
     add_network_arguments(parser)
+    add_cmvn_source(parser)
 
 
 def run(args: argparse.Namespace) -> None:
@@ -30,7 +31,8 @@ def run(args: argparse.Namespace) -> None:
     model = load_model(args)
     data = DataDir.read(args.data_dir)
     prior = model.log_prior.cpu().numpy()
-    scores = score_waves(model, waves_of(data, model), num_draws=args.num_draws or None, seed=args.seed)
+    waves = waves_of(data, model, allow_pipes=args.allow_pipes, cmvn_from=args.cmvn_from)
+    scores = score_waves(model, waves, num_draws=args.num_draws or None, seed=args.seed)
     found = {utt: s.loglikes + prior if args.log_post else s.loglikes for utt, s in scores}
     with MatrixWriter(args.ark, args.scp) as writer:
         for utt in data.utts:

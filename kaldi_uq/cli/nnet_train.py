@@ -1,5 +1,8 @@
 """Train a hybrid acoustic model (DNN, deep ensemble, Monte Carlo dropout, Bayesian network) on alignments.
 
+The front end follows the recipe that made the alignments: its mfcc.conf or fbank.conf, and the cmvn_opts, delta_opts
+and splice_opts that Kaldi leaves in ALI-DIR; flags win over these files.
+
 Writes final.safetensors (network, front end, priors), final.mdl and tree (the HMM with its transition probabilities
 after Viterbi training).  A killed run resumes after its last epoch.
 """
@@ -7,21 +10,27 @@ after Viterbi training).  A killed run resumes after its last epoch.
 from __future__ import annotations
 
 import argparse
+import logging
 from pathlib import Path
 from typing import Any
 
-from kaldi_uq.cli.model_options import use_all_cores
+from kaldi_uq.cli.model_options import add_cmvn_source, use_all_cores
 from kaldi_uq.cli.options import (
     add_config_file,
     add_config_flags,
     add_engine,
+    add_jobs,
+    add_pipes,
     config_from,
     directory,
     engine_of,
+    flag,
     start_logging,
 )
-from kaldi_uq.feats.conf import read_mfcc_conf
+from kaldi_uq.errors import DataError, UsageError
+from kaldi_uq.feats.conf import read_fbank_conf, read_mfcc_conf
 from kaldi_uq.feats.frontend import FrontEnd
+from kaldi_uq.feats.recipe_opts import read_recipe_opts
 from kaldi_uq.hybrid import MODEL_FILE, select_device
 from kaldi_uq.io.ark import read_alignments
 from kaldi_uq.io.datadir import DataDir
@@ -29,22 +38,38 @@ from kaldi_uq.io.files import DoneStamp
 from kaldi_uq.io.kaldi_model import read_transitions
 from kaldi_uq.io.lang import Lang
 from kaldi_uq.io.waves import read_waves, waves_digest
+from kaldi_uq.speakers import speaker_stats, speakers_digest
 from kaldi_uq.train import Trainer, TrainingInputs
 from kaldi_uq.types import MODEL_KINDS, DecodeConfig, FrontEndConfig, ModelConfig, TrainConfig
+
+log = logging.getLogger(__name__)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("data_dir", type=directory, metavar="DATA-DIR")
-    parser.add_argument("lang_dir", type=directory, metavar="LANG-DIR", help="with G.fst, for the Viterbi epochs")
+    parser.add_argument(
+        "lang_dir", type=directory, metavar="LANG-DIR", help="with G.fst, unless there are no Viterbi epochs"
+    )
     parser.add_argument("ali_dir", type=directory, metavar="ALI-DIR", help="ali.*.gz, final.mdl, tree")
     parser.add_argument("exp_dir", type=Path, metavar="EXP-DIR")
     parser.add_argument("--model", choices=MODEL_KINDS, default="dnn")
-    parser.add_argument("--mfcc-config", required=True, metavar="FILE", help="Kaldi's conf/mfcc.conf")
-    parser.add_argument("--frontend", choices=("kaldi", "torchaudio"), default="kaldi", help="[kaldi]")
+    features = parser.add_mutually_exclusive_group()
+    features.add_argument("--mfcc-config", metavar="FILE", help="Kaldi's conf/mfcc.conf")
+    features.add_argument("--fbank-config", metavar="FILE", help="Kaldi's conf/fbank.conf: filter banks, no cepstra")
+    parser.add_argument(
+        "--frontend", choices=("kaldi", "torchaudio"), default="kaldi", help="torchaudio: the paper's MFCC [kaldi]"
+    )
+    parser.add_argument(
+        "--opts-dir", metavar="DIR", help="directory with cmvn_opts, delta_opts, splice_opts, or none [ALI-DIR]"
+    )
+    add_pipes(parser)
+    add_cmvn_source(parser)
     parser.add_argument("--device", default="", help="cpu or cuda; default: cuda if there is one")
     add_engine(parser)
+    add_jobs(parser)
     configs = (ModelConfig, TrainConfig, FrontEndConfig, DecodeConfig)
-    elsewhere = ("kind", "input_dim", "num_pdfs", "mfcc")  # from --model, --frontend, --mfcc-config and the alignments
+    # from --model, --frontend, --mfcc-config, --fbank-config and the alignments
+    elsewhere = ("kind", "input_dim", "num_pdfs", "mfcc", "fbank")
     add_config_file(parser, *configs, skip=elsewhere)
     for config in configs:
         add_config_flags(parser, config, skip=elsewhere)
@@ -53,21 +78,36 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     start_logging()
     use_all_cores()
-    engine = engine_of(args)
-    mfcc = read_mfcc_conf(args.mfcc_config)
-    frontend = config_from(args, FrontEndConfig, kind=args.frontend, mfcc=mfcc)
+    engine = engine_of(args, args.exp_dir)
+    frontend = _frontend(args)
     front_end = FrontEnd(frontend)
     transitions = read_transitions(args.ali_dir / "final.mdl")
     network = config_from(
         args, ModelConfig, kind=args.model, input_dim=front_end.output_dim, num_pdfs=transitions.num_pdfs
     )
     config, decode = config_from(args, TrainConfig), config_from(args, DecodeConfig)
+    if config.num_viterbi_epochs and not (args.lang_dir / "G.fst").is_file():
+        raise DataError(
+            f"{args.lang_dir / 'G.fst'}: no such file; take the language directory of the recipe's tests (such as "
+            "data/lang_test_tgsmall), or pass --num-viterbi-epochs 0"
+        )
     data = DataDir.read(args.data_dir, need=("wav.scp", "utt2spk", "text"))
-    waves = read_waves(data, sample_rate=front_end.sample_rate, min_samples=front_end.min_samples)
-    inputs = [args.ali_dir / "final.mdl", args.data_dir / "text", args.lang_dir / "G.fst"]
-    inputs += sorted(args.ali_dir.glob("ali.*.gz"))
+    waves = read_waves(
+        data,
+        sample_rate=front_end.sample_rate,
+        min_samples=front_end.min_samples,
+        allow_pipes=args.allow_pipes,
+    )
+    speakers = (
+        speaker_stats(front_end, data, waves, source=args.cmvn_from, allow_pipes=args.allow_pipes)
+        if frontend.cmvn == "speaker"
+        else {}
+    )
+    inputs = [args.ali_dir / "final.mdl", args.data_dir / "text", *sorted(args.ali_dir.glob("ali.*.gz"))]
+    inputs += [args.lang_dir / "G.fst"] if config.num_viterbi_epochs else []
     options: dict[str, Any] = {c.__class__.__name__: c.to_dict() for c in (frontend, network, config, decode)}
     options["audio"] = waves_digest(waves)
+    options["speakers"] = speakers_digest(speakers)
     stamp = DoneStamp(args.exp_dir, "train", options=options, inputs=inputs)
     if stamp.is_current() and (args.exp_dir / MODEL_FILE).is_file():
         print(f"kaldi-uq nnet-train: {args.exp_dir / MODEL_FILE} is up to date")
@@ -77,10 +117,11 @@ def run(args: argparse.Namespace) -> None:
         waves=waves,
         text={utt: data.words(utt) for utt in data.utts},
         alis=read_alignments(args.ali_dir),
-        ali_shift_s=mfcc.frame_shift_s,
+        ali_shift_s=frontend.base.frame_shift_s,
         tid_to_pdf=transitions.tid_to_pdf,
         ali_dir=args.ali_dir,
         lang=Lang.read(args.lang_dir),
+        speakers=speakers,
     )
     args.exp_dir.mkdir(parents=True, exist_ok=True)
     trainer = Trainer(
@@ -97,3 +138,22 @@ def run(args: argparse.Namespace) -> None:
     trainer.run()
     stamp.write()
     print(f"kaldi-uq nnet-train: {args.exp_dir / MODEL_FILE}: {args.model}, {transitions.num_pdfs} pdfs")
+
+
+def _frontend(args: argparse.Namespace) -> FrontEndConfig:
+    """The front end: flags and --config, then what the recipe's directory says, then the defaults."""
+    features: dict[str, Any] = {"kind": args.frontend}
+    if args.fbank_config:
+        if args.frontend != "kaldi":
+            raise UsageError("--fbank-config is for --frontend kaldi")
+        features = {"kind": "fbank", "fbank": read_fbank_conf(args.fbank_config)}
+    elif args.mfcc_config:
+        features["mfcc"] = read_mfcc_conf(args.mfcc_config)
+    else:
+        raise UsageError("give the features of the model: --mfcc-config FILE, or --fbank-config FILE")
+    place = Path(args.opts_dir or args.ali_dir)
+    recipe = {} if args.opts_dir == "none" else read_recipe_opts(place)
+    if recipe:
+        shown = " ".join(f"{flag(name)} {str(value).lower()}" for name, value in recipe.items())
+        log.info("%s: the recipe has %s; flags win over it, and --opts-dir none leaves it out", place, shown)
+    return config_from(args, FrontEndConfig, beneath=recipe, **features)

@@ -7,11 +7,11 @@ import dataclasses
 import logging
 import math
 import typing
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-from kaldi_uq.engine.base import Engine
+from kaldi_uq.engine.base import Engine, EngineOptions
 from kaldi_uq.engine.select import ENGINES, select_engine
 from kaldi_uq.errors import UsageError
 from kaldi_uq.types import Config, ConfigT
@@ -78,17 +78,19 @@ def _integers(text: str) -> tuple[int, ...]:
         raise argparse.ArgumentTypeError(f"expected integers separated by commas, got {text!r}") from None
 
 
-def config_from(args: argparse.Namespace, config: type[ConfigT], **fixed: Any) -> ConfigT:
-    """The configuration: ``fixed`` wins over flags, flags over ``--config FILE``, that over the defaults.
+def config_from(
+    args: argparse.Namespace, config: type[ConfigT], *, beneath: Mapping[str, Any] | None = None, **fixed: Any
+) -> ConfigT:
+    """The configuration: ``fixed`` wins over flags, flags over ``--config FILE``, that over ``beneath`` and defaults.
 
     Raises:
         UsageError: a value out of range, or an unknown name in the file.
     """
     names = {f.name for f in dataclasses.fields(config)}
-    values: dict[str, Any] = {}
+    values: dict[str, Any] = dict(beneath or {})
     path = getattr(args, "config", None)
     if path:
-        values = {k: v for k, v in read_option_file(Path(path), args.known_fields).items() if k in names}
+        values |= {k: v for k, v in read_option_file(Path(path), args.known_fields).items() if k in names}
     values |= {n: v for n in names if (v := getattr(args, n, None)) is not None}
     try:
         return config(**(values | fixed))
@@ -140,12 +142,58 @@ def add_engine(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--engine", choices=ENGINES, help="default: kaldi if KALDI_ROOT is set, else embedded")
 
 
-def engine_of(args: argparse.Namespace) -> Engine:
-    """The chosen engine, named in the log."""
-    engine = select_engine(args.engine)
+def add_jobs(parser: argparse.ArgumentParser) -> None:
+    """Add how ``--engine kaldi`` runs Kaldi's programs: ``--cmd``, ``--nj`` and ``--job``."""
+    group = parser.add_argument_group("jobs of --engine kaldi; the embedded engine has none")
+    group.add_argument(
+        "--cmd", default="", metavar="COMMAND", help="runs them: run.pl, queue.pl, ... with options [utils/run.pl]"
+    )
+    group.add_argument("--nj", type=positive_int, default=1, metavar="N", help="so many in parallel [1]")
+    group.add_argument(
+        "--job", type=positive_int, default=1, metavar="N", help="number of the first one, in the names of logs [1]"
+    )
+
+
+def add_pipes(parser: argparse.ArgumentParser) -> None:
+    """Add ``--allow-pipes``."""
+    parser.add_argument(
+        "--allow-pipes",
+        action="store_true",
+        help="run lines of wav.scp and feats.scp that are commands ('sph2pipe ... |'); they can be any command",
+    )
+
+
+def engine_of(args: argparse.Namespace, work_dir: Path | None = None) -> Engine:
+    """The chosen engine, named in the log.
+
+    Args:
+        args: with ``engine`` and, of commands that run jobs, what :func:`add_jobs` adds.
+        work_dir: the command's output directory, for logs and lattices.
+    """
+    engine = select_engine(args.engine, engine_options(args, work_dir))
     versions = ", ".join(f"{name} {version}" for name, version in engine.versions().items())
     logging.getLogger(__name__).info("engine %s (%s)", engine.name, versions)
     return engine
+
+
+def engine_options(args: argparse.Namespace, work_dir: Path | None = None) -> EngineOptions:
+    """How the command's jobs run, and where."""
+    return EngineOptions(
+        cmd=getattr(args, "cmd", ""),
+        nj=getattr(args, "nj", 1),
+        first_job=getattr(args, "job", 1),
+        work_dir=work_dir,
+        lattices=getattr(args, "lattices", False),
+    )
+
+
+def add_lattices(parser: argparse.ArgumentParser) -> None:
+    """Add ``--lattices``."""
+    parser.add_argument(
+        "--lattices",
+        action="store_true",
+        help="keep lat.JOB.gz beside the output; --engine kaldi only, the embedded engine makes none",
+    )
 
 
 def start_logging() -> None:

@@ -14,10 +14,11 @@ import tempfile
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
-from kaldi_uq.cli.validate_data import BY_RECO, BY_SPK, BY_UTT, check_agreement, parse_segment
+from kaldi_uq.cli.validate_data import BY_RECO, BY_SPK, BY_UTT, check_agreement
 from kaldi_uq.errors import DataError, UsageError
 from kaldi_uq.io.datadir import invert_utt2spk, read_table, write_table
 from kaldi_uq.io.files import DoneStamp, file_digest
+from kaldi_uq.io.segments import Segment
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -109,7 +110,7 @@ def _write_part(path: Path, utt2spk: dict[str, str], tables: Mapping[str, Mappin
     spk2utt = invert_utt2spk(utt2spk)
     recos: Collection[str] = utt2spk
     if "segments" in tables:
-        recos = {parse_segment(value)[0] for utt, value in tables["segments"].items() if utt in utt2spk}
+        recos = {Segment.parse(value).reco for utt, value in tables["segments"].items() if utt in utt2spk}
     write_table(path / "utt2spk", utt2spk)
     write_table(path / "spk2utt", {spk: " ".join(utts) for spk, utts in spk2utt.items()})
     for name, table in tables.items():

@@ -11,6 +11,7 @@ from kaldi_uq.cli.options import (
     add_config_file,
     add_config_flags,
     add_engine,
+    add_jobs,
     config_from,
     directory,
     engine_of,
@@ -27,6 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("lang_dir", type=directory, metavar="LANG-DIR")
     parser.add_argument("exp_dir", type=Path, metavar="EXP-DIR")
     add_engine(parser)
+    add_jobs(parser)
     add_config_file(parser, MonoConfig)
     add_config_flags(parser, MonoConfig)
 
@@ -34,7 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     start_logging()
     threadpool_limits(1)  # many small products: threads would only wait for each other
-    engine = engine_of(args)
+    engine = engine_of(args, args.exp_dir)
     data = DataDir.read(args.data_dir, need=("utt2spk", "text", "feats.scp", "cmvn.scp"))
     lang = Lang.read(args.lang_dir)
     transcripts = lang.transcripts(data)

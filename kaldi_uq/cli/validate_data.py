@@ -10,8 +10,11 @@ import sys
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 
+from kaldi_uq.cli.options import add_pipes
 from kaldi_uq.errors import DataError
 from kaldi_uq.io.datadir import c_sorted, invert_utt2spk, read_table
+from kaldi_uq.io.pipes import is_pipe
+from kaldi_uq.io.segments import Segment
 
 # The tables of a data directory by what their lines belong to.  Without a segments file each recording is one utterance
 # and has its name.
@@ -20,24 +23,6 @@ BY_SPK = ("cmvn.scp", "spk2gender", "spk2warp")
 BY_RECO = ("wav.scp", "reco2dur", "reco2file_and_channel")
 
 ILLEGAL_WORDS = frozenset({"<s>", "</s>", "#0"})  # the language model and the graph use them themselves
-
-
-def parse_segment(value: str) -> tuple[str, float, float]:
-    """Recording, start and end in seconds of one line of ``segments``.
-
-    Raises:
-        ValueError: not ``<reco> <start> <end>`` with 0 <= start < end.
-
-    >>> parse_segment("call1 0.5 2")
-    ('call1', 0.5, 2.0)
-    """
-    fields = value.split()
-    if len(fields) != 3:
-        raise ValueError(f"expected '<utt> <reco> <start> <end>', found {len(fields) + 1} fields")
-    start, end = float(fields[1]), float(fields[2])
-    if not 0 <= start < end:
-        raise ValueError(f"expected 0 <= start < end, found {fields[1]} and {fields[2]}")
-    return fields[0], start, end
 
 
 def _positive(value: str) -> None:
@@ -77,7 +62,7 @@ def _no_tilde(value: str) -> None:
 
 CHECKS: dict[str, Callable[[str], object]] = {
     "utt2spk": _one_field,
-    "segments": parse_segment,
+    "segments": Segment.parse,
     "wav.scp": _no_tilde,
     "utt2dur": _positive,
     "reco2dur": _positive,
@@ -97,6 +82,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--no-wav", action="store_true", help="wav.scp may be missing")
     parser.add_argument("--no-spk-sort", action="store_true", help="do not check the order of speakers in utt2spk")
     parser.add_argument("--non-print", action="store_true", help="allow control characters in text")
+    add_pipes(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -107,6 +93,7 @@ def run(args: argparse.Namespace) -> int:
         need=[name for name, optional in may_miss.items() if not optional],
         spk_sort=not args.no_spk_sort,
         non_print=args.non_print,
+        allow_pipes=args.allow_pipes,
     )
     if num_spks == 1:
         print(f"validate-data: warning: {args.data_dir} has only one speaker", file=sys.stderr)
@@ -115,7 +102,12 @@ def run(args: argparse.Namespace) -> int:
 
 
 def validate(
-    path: Path, *, need: Collection[str] = (), spk_sort: bool = True, non_print: bool = False
+    path: Path,
+    *,
+    need: Collection[str] = (),
+    spk_sort: bool = True,
+    non_print: bool = False,
+    allow_pipes: bool = False,
 ) -> tuple[int, int]:
     """Check every table of a data directory.
 
@@ -124,6 +116,7 @@ def validate(
         need: tables that must be there beside ``utt2spk`` and ``spk2utt``; others are checked if they are.
         spk_sort: sorting by utterance must sort the speakers too.
         non_print: allow control characters in ``text``.
+        allow_pipes: lines of ``wav.scp`` and ``feats.scp`` may be commands; they are not run here.
 
     Returns:
         The numbers of utterances and speakers.
@@ -141,6 +134,8 @@ def validate(
     tables = {name: read_table(path / name, allow_empty=name == "text") for name in present}
     for name, table in tables.items():
         _check_values(path / name, table)
+        if name.endswith(".scp") and not allow_pipes:
+            _check_pipes(path / name, table)
     utt2spk = tables["utt2spk"]
     check_agreement(path, tables)
     _check_speakers(path, utt2spk, tables["spk2utt"], spk_sort=spk_sort)
@@ -160,7 +155,7 @@ def check_agreement(path: Path, tables: Mapping[str, Mapping[str, str]]) -> None
     if "segments" in tables:
         if "wav.scp" not in tables:
             raise DataError(f"{path / 'wav.scp'}: no such file, but there is a segments file")
-        recos, where = dict.fromkeys(parse_segment(value)[0] for value in tables["segments"].values()), "segments"
+        recos, where = dict.fromkeys(Segment.parse(value).reco for value in tables["segments"].values()), "segments"
     for name, table in tables.items():
         if name in BY_SPK or name == "spk2utt":
             _check_keys(path, name, table, "speaker", "utt2spk", spks)
@@ -177,6 +172,15 @@ def _check_values(path: Path, table: dict[str, str]) -> None:
             check(value)  # type: ignore[misc]
         except ValueError as error:
             raise DataError(f"{path}:{number}: {key!r}: {error}") from None
+
+
+def _check_pipes(path: Path, table: Mapping[str, str]) -> None:
+    for number, (key, value) in enumerate(table.items(), 1):
+        if is_pipe(value):
+            raise DataError(
+                f"{path}:{number}: {key!r}: {value!r} is a pipe, and a command of a table runs only with "
+                "--allow-pipes; pass that option if the table is your own"
+            )
 
 
 def _check_speakers(path: Path, utt2spk: dict[str, str], spk2utt: dict[str, str], *, spk_sort: bool) -> None:

@@ -2,15 +2,40 @@
 
 from __future__ import annotations
 
+import logging
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from kaldi_uq.errors import AlignmentError, EngineError
+from kaldi_uq.io.kaldi_model import read_gmm_model
 from kaldi_uq.io.lang import Lang
 from kaldi_uq.types import Config, DecodeConfig
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class EngineOptions:
+    """How an engine that starts jobs runs them.  The embedded engine works in its own process and needs none of this.
+
+    Attributes:
+        cmd: the command that runs jobs, with Kaldi's ``run.pl`` interface; empty: ``utils/run.pl``.
+        nj: parallel jobs of an operation on many utterances.
+        first_job: number of the first job: a command that is itself a job of an array has that job's.
+        work_dir: where operations without an output directory of their own keep logs (``log/``) and lattices, and
+            their archives while they run; jobs on other machines must see it.  ``None``: a temporary directory.
+        lattices: keep the lattices of decoding, ``lat.JOB.gz``, in ``work_dir``.
+    """
+
+    cmd: str = ""
+    nj: int = 1
+    first_job: int = 1
+    work_dir: Path | None = None
+    lattices: bool = False
 
 
 @dataclass(frozen=True)
@@ -42,6 +67,26 @@ class MonoConfig(Config):
     beam: float = 10.0
     retry_beam: float = 40.0
     initial_beam: float = 6.0  # beam of the first realignment
+    acwt: float = 0.1
+    transition_scale: float = 1.0
+    self_loop_scale: float = 0.1
+    max_failed: float = 0.05  # share of utterances that may fail to align before it is an error
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class DeltasConfig(Config):
+    """Triphone training on features with deltas; names and defaults as in Kaldi's ``steps/train_deltas.sh``."""
+
+    num_leaves: int = 2000  # leaves of the tree: at most so many pdfs
+    totgauss: int = 10000
+    num_iters: int = 35
+    max_iter_inc: int = 25  # last iteration that adds Gaussians
+    realign_iters: tuple[int, ...] = (10, 20, 30)
+    power: float = 0.25  # Gaussians of a state grow with its count to this power
+    cluster_thresh: float = -1.0  # leaves are merged up to this loss; below 0: as small as the smallest split's gain
+    beam: float = 10.0
+    retry_beam: float = 40.0
     acwt: float = 0.1
     transition_scale: float = 1.0
     self_loop_scale: float = 0.1
@@ -88,6 +133,30 @@ class Engine(ABC):
         """
 
     @abstractmethod
+    def train_deltas(
+        self,
+        feats: Mapping[str, np.ndarray],
+        transcripts: Mapping[str, Sequence[int]],
+        lang: Lang,
+        ali_dir: Path,
+        out_dir: Path,
+        config: DeltasConfig,
+    ) -> None:
+        """Train a triphone system from alignments; writes ``final.mdl``, ``tree`` and ``ali.1.gz`` into ``out_dir``.
+
+        Args:
+            feats: utt -> (T, D) float32, normalised, with deltas.
+            transcripts: utt -> word-ids.
+            lang: the language directory, with ``phones/sets.int``, ``roots.int`` and ``extra_questions.int``.
+            ali_dir: alignments of the utterances by an earlier system: ``ali.*.gz``, ``final.mdl``, ``tree``.
+            out_dir: the model directory.
+            config: the options.
+
+        Raises:
+            AlignmentError: more utterances than ``config.max_failed`` have no alignment in ``ali_dir``.
+        """
+
+    @abstractmethod
     def make_graph(
         self, lang: Lang, model_dir: Path, graph_dir: Path, *, transition_scale: float, self_loop_scale: float
     ) -> None:
@@ -121,6 +190,75 @@ class Engine(ABC):
     ) -> dict[str, Hypothesis]:
         """Decode with ``HCLG.fst``; an utterance without any surviving path is absent."""
 
+    def align_gmm(
+        self,
+        model_dir: Path,
+        lang: Lang,
+        feats: Iterable[tuple[str, np.ndarray]],
+        transcripts: Mapping[str, Sequence[int]],
+        config: DecodeConfig,
+    ) -> dict[str, np.ndarray]:
+        """Forced alignment with the GMMs of ``final.mdl``: as :meth:`align`, of (utt, (T, D)) features."""
+        return self.align(model_dir, lang, _gmm_loglikes(model_dir, feats), transcripts, config)
+
+    def decode_gmm(
+        self, model_dir: Path, graph_dir: Path, feats: Iterable[tuple[str, np.ndarray]], config: DecodeConfig
+    ) -> dict[str, Hypothesis]:
+        """Decode with the GMMs of ``final.mdl``: as :meth:`decode`, of (utt, (T, D)) features."""
+        return self.decode(model_dir, graph_dir, _gmm_loglikes(model_dir, feats), config)
+
     @abstractmethod
     def update_transitions(self, model_dir: Path, alignments: Iterable[np.ndarray], out_path: Path) -> None:
         """Re-estimate the transition probabilities from alignments; writes a model without GMMs to ``out_path``."""
+
+
+def _gmm_loglikes(model_dir: Path, feats: Iterable[tuple[str, np.ndarray]]) -> Iterator[tuple[str, np.ndarray]]:
+    _, gmms = read_gmm_model(Path(model_dir) / "final.mdl")
+    return ((utt, gmms.loglikes(features)) for utt, features in feats)
+
+
+def check_scores(utt: str, scores: np.ndarray, num_pdfs: int, model_dir: Path) -> None:
+    """Refuse log-likelihoods that are not those of the model's pdfs.
+
+    Raises:
+        EngineError: another shape than (T, num_pdfs), or NaN.
+    """
+    if scores.ndim != 2 or scores.shape[1] != num_pdfs:
+        raise EngineError(
+            f"{utt}: scores are {scores.shape}, expected (frames, {num_pdfs}), the pdfs of {model_dir}; "
+            "take network and HMM from one directory"
+        )
+    if np.isnan(scores).any():
+        raise EngineError(f"{utt}: the acoustic model gives NaN; train it again, with a smaller learning rate")
+
+
+def check_failures(utts: Sequence[str], aligned: Collection[str], max_failed: float) -> None:
+    """Log the utterances that have no alignment.
+
+    Raises:
+        AlignmentError: they are a larger share than ``max_failed``.
+    """
+    failed = [utt for utt in utts if utt not in aligned]
+    if failed:
+        names = ", ".join(failed[:5]) + (" ..." if len(failed) > 5 else "")
+        if len(failed) > max_failed * len(utts):
+            raise AlignmentError(
+                f"{len(failed)} of {len(utts)} utterances cannot be aligned with their text ({names}), more than "
+                f"{max_failed:.0%}: are they long enough for it, and is the text theirs?"
+            )
+        log.warning(
+            "%d of %d utterances cannot be aligned and are left out of this pass: %s", len(failed), len(utts), names
+        )
+
+
+def check_features(feats: Mapping[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and variance of the features over all frames, (D,) float64 each.
+
+    Raises:
+        EngineError: a dimension is constant, so that no Gaussian can be fitted to it.
+    """
+    frames = np.concatenate(list(feats.values()))
+    mean, variance = frames.mean(0, dtype=np.float64), frames.var(0, dtype=np.float64)
+    if np.any(variance < 1e-10):
+        raise EngineError(f"feature dimension {int(np.argmin(variance))} is constant over the data; check the features")
+    return mean, variance

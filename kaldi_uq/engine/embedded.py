@@ -15,9 +15,10 @@ from typing import Any
 
 import numpy as np
 
-from kaldi_uq.engine.base import Engine, Hypothesis, MonoConfig
-from kaldi_uq.errors import EngineError, ModelFileError
+from kaldi_uq.engine.base import DeltasConfig, Engine, Hypothesis, MonoConfig, check_scores
+from kaldi_uq.errors import DataError, EngineError, ModelFileError
 from kaldi_uq.io.files import write_text
+from kaldi_uq.io.fst import fst_kind, read_fst_arrays, vector_bytes
 from kaldi_uq.io.kaldi_model import TransitionTable, read_transitions, write_model
 from kaldi_uq.io.lang import Lang
 from kaldi_uq.io.tree import read_tree_bytes
@@ -57,6 +58,19 @@ class EmbeddedEngine(Engine):
         from kaldi_uq.engine.embedded_mono import train
 
         train(feats, transcripts, lang, out_dir, config)
+
+    def train_deltas(
+        self,
+        feats: Mapping[str, np.ndarray],
+        transcripts: Mapping[str, Sequence[int]],
+        lang: Lang,
+        ali_dir: Path,
+        out_dir: Path,
+        config: DeltasConfig,
+    ) -> None:
+        from kaldi_uq.engine.embedded_deltas import train
+
+        train(feats, transcripts, lang, ali_dir, out_dir, config)
 
     def make_graph(
         self, lang: Lang, model_dir: Path, graph_dir: Path, *, transition_scale: float, self_loop_scale: float
@@ -99,13 +113,12 @@ class EmbeddedEngine(Engine):
         graphs = TrainingGraphs(model_dir, lang, config.transition_scale, config.self_loop_scale)
         found = {}
         for utt, scores in loglikes:
-            _check_scores(utt, scores, graphs.transitions.num_pdfs, model_dir)
-            graph = graphs.get(tuple(transcripts[utt]))
-            alignment = viterbi_align(
-                utt, graph, scaled_by_tid(scores, graphs.tid_to_pdf, config.acwt), config.align_beam, config.retry_beam
-            )
+            check_scores(utt, scores, graphs.transitions.num_pdfs, model_dir)
+            graph, tids = graphs.get(tuple(transcripts[utt]))
+            scaled = scaled_by_tid(scores, graphs.tid_to_pdf[np.append(0, tids)], config.acwt)
+            alignment = viterbi_align(utt, graph, scaled, config.align_beam, config.retry_beam)
             if alignment is not None:
-                found[utt] = alignment
+                found[utt] = tids[alignment - 1]
         return found
 
     def decode(
@@ -119,7 +132,7 @@ class EmbeddedEngine(Engine):
         )
         hypotheses = {}
         for utt, scores in loglikes:
-            _check_scores(utt, scores, transitions.num_pdfs, model_dir)
+            check_scores(utt, scores, transitions.num_pdfs, model_dir)
             if not len(scores):
                 continue
             decodable = khg.DecodableCtc(scaled_by_tid(scores, tid_to_pdf, config.acwt))
@@ -146,29 +159,25 @@ class EmbeddedEngine(Engine):
         write_model(out_path, with_log_probs(table, transitions))
 
 
-def _check_scores(utt: str, scores: np.ndarray, num_pdfs: int, model_dir: Path) -> None:
-    if scores.ndim != 2 or scores.shape[1] != num_pdfs:
-        raise EngineError(
-            f"{utt}: scores are {scores.shape}, expected (frames, {num_pdfs}), the pdfs of {model_dir}; "
-            "take network and HMM from one directory"
-        )
-    if np.isnan(scores).any():
-        raise EngineError(f"{utt}: the acoustic model gives NaN; train it again, with a smaller learning rate")
-
-
 class TrainingGraphs:
-    """Training graphs of word sequences with the transition probabilities added; equal sequences share one."""
+    """Training graphs of word sequences with the transition probabilities added; equal sequences share one.
+
+    Their input labels are numbered from 1, so that only the scores of these transition-ids need a column: a model can
+    have tens of thousands.
+    """
 
     def __init__(self, model_dir: Path, lang: Lang, transition_scale: float, self_loop_scale: float) -> None:
         self.transitions, tree = load_model(model_dir)
         self.tid_to_pdf = tid_to_pdf_array(self.transitions)
         self._lang = lang
         self._compiler = compiler(self.transitions, tree, lang, transition_scale, self_loop_scale)
-        self._graphs: dict[tuple[int, ...], Any] = {}
+        self._graphs: dict[tuple[int, ...], tuple[Any, np.ndarray]] = {}
 
-    def get(self, words: tuple[int, ...]) -> Any:
+    def get(self, words: tuple[int, ...]) -> tuple[Any, np.ndarray]:
+        """The graph, and the transition-ids (n,) int32 that its input labels 1 to n stand for."""
         if words not in self._graphs:
-            self._graphs[words] = compile_graph(self._compiler, words, self._lang)
+            graph = compile_graph(self._compiler, words, self._lang)
+            self._graphs[words] = graph, _number_labels(graph)
         return self._graphs[words]
 
 
@@ -212,7 +221,7 @@ def viterbi_align(utt: str, graph: Any, scaled: np.ndarray, beam: float, retry_b
 
 def scaled_by_tid(loglikes: np.ndarray, tid_to_pdf: np.ndarray, acwt: float) -> np.ndarray:
     """Scores per transition-id, scaled: (T, num_transition_ids) float32, column ``tid - 1``."""
-    return np.ascontiguousarray((loglikes * np.float32(acwt))[:, tid_to_pdf[1:]], dtype=np.float32)
+    return np.take(loglikes * np.float32(acwt), tid_to_pdf[1:], axis=1).astype(np.float32, copy=False)
 
 
 def tid_to_pdf_array(transitions: Any) -> np.ndarray:
@@ -297,14 +306,16 @@ def read_fst(path: Path) -> Any:
     """Read an FST file, of type vector or const, as a mutable FST."""
     if not path.is_file():
         raise EngineError(f"{path}: no such file; utils/prepare_lang.sh or utils/mkgraph.sh makes it")
-    with open(path, "rb") as stream:
-        head = stream.read(32)
     try:
-        if b"const" in head:
-            fst = kaldifst.StdConstFst.read(str(path))
-            fst = kaldifst.StdVectorFst(fst) if fst is not None else None
+        if fst_kind(path) == "const":  # which the wheels' OpenFst does not know
+            with tempfile.TemporaryDirectory(prefix="kaldi-uq-fst.") as folder:
+                copy = Path(folder) / path.name
+                copy.write_bytes(vector_bytes(read_fst_arrays(path)))
+                fst = kaldifst.StdVectorFst.read(str(copy))
         else:
             fst = kaldifst.StdVectorFst.read(str(path))
+    except DataError as error:
+        raise EngineError(str(error)) from None
     except (RuntimeError, ValueError, MemoryError):  # a number of states or arcs that cannot be
         fst = None
     if fst is None:
@@ -328,6 +339,21 @@ def _load_graph(graph_dir: str, _time: int) -> tuple[Any, dict[int, str]]:
 
     fst = read_fst(Path(graph_dir) / "HCLG.fst")
     return fst, {index: word for word, index in read_symbols(Path(graph_dir) / "words.txt").items()}
+
+
+def _number_labels(fst: Any) -> np.ndarray:
+    """Number the input labels of a small FST from 1, in place; returns what they were, (n,) int32 ascending."""
+    arcs = [
+        [(a.ilabel, a.olabel, a.weight, a.nextstate) for a in kaldifst.ArcIterator(fst, state)]
+        for state in range(fst.num_states)
+    ]
+    labels = sorted({arc[0] for of_state in arcs for arc in of_state} - {0})
+    number = {label: index for index, label in enumerate([0, *labels])}
+    for state, of_state in enumerate(arcs):
+        fst.delete_arcs(state, len(of_state))
+        for ilabel, olabel, weight, nextstate in of_state:
+            fst.add_arc(state, kaldifst.StdArc(number[ilabel], olabel, weight, nextstate))
+    return np.asarray(labels, dtype=np.int32)
 
 
 def _symbols_to_epsilon(fst: Any, symbols: set[int]) -> None:

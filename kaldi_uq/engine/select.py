@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from kaldi_uq.engine.base import Engine
+from kaldi_uq.engine.base import Engine, EngineOptions
 from kaldi_uq.errors import EngineError
 
 ENGINES = ("embedded", "kaldi")
@@ -23,8 +23,12 @@ def engine_name(requested: str | None = None) -> str:
     return "kaldi" if os.environ.get("KALDI_ROOT") else "embedded"
 
 
-def select_engine(requested: str | None = None) -> Engine:
+def select_engine(requested: str | None = None, options: EngineOptions | None = None) -> Engine:
     """Make the engine.  A broken ``KALDI_ROOT`` is an error, never a silent fall-back.
+
+    Args:
+        requested: its name; ``None`` for that which ``KALDI_ROOT`` decides.
+        options: how it runs jobs, if it runs any.
 
     Raises:
         EngineError: the engine cannot work here.
@@ -33,8 +37,6 @@ def select_engine(requested: str | None = None) -> Engine:
         from kaldi_uq.engine.embedded import EmbeddedEngine
 
         return EmbeddedEngine()
-    chosen_by = f"--engine {requested}" if requested else f"KALDI_ROOT is set ({os.environ['KALDI_ROOT']})"
-    raise EngineError(
-        f"{chosen_by}: the engine on Kaldi's binaries is not part of this version; pass --engine embedded"
-        + ("" if requested else ", or unset KALDI_ROOT")
-    )
+    from kaldi_uq.engine.binaries import KaldiEngine
+
+    return KaldiEngine(options)

@@ -1,4 +1,6 @@
-"""Kaldi's configuration files, ``conf/mfcc.conf``: one ``--option=value`` a line.
+"""Kaldi's configuration files, ``conf/mfcc.conf`` and ``conf/fbank.conf``: one ``--option=value`` a line.
+
+Also the options that a recipe leaves beside its models: ``cmvn_opts``, ``delta_opts``, ``splice_opts``.
 
 Source: Kaldi ``ParseOptions::ReadConfigFile`` (``src/util/parse-options.cc``).
 """
@@ -10,14 +12,21 @@ import math
 import os
 import re
 from pathlib import Path
+from typing import TypeVar
 
 from kaldi_uq.errors import DataError
 from kaldi_uq.io.files import write_text
-from kaldi_uq.types import MfccConfig
+from kaldi_uq.types import FbankConfig, MfccConfig
 
+_ConfT = TypeVar("_ConfT", MfccConfig, FbankConfig)
 _TRUE, _FALSE = ("true", "t", "1", ""), ("false", "f", "0")
 
-# Further options of compute-mfcc-feats that ask for nothing when they have these values.  VTLN needs a warp factor,
+_PROGRAMS: dict[type[MfccConfig] | type[FbankConfig], str] = {
+    MfccConfig: "compute-mfcc-feats",
+    FbankConfig: "compute-fbank-feats",
+}
+
+# Further options of these programs that ask for nothing when they have these values.  VTLN needs a warp factor,
 # which only a command line gives, so that its two frequencies have no effect whatever they are.
 _WITHOUT_EFFECT = {
     "allow-downsample": _FALSE,
@@ -25,7 +34,9 @@ _WITHOUT_EFFECT = {
     "debug-mel": _FALSE,
     "max-feature-vectors": ("-1",),
     "min-duration": ("0", "0.0"),
+    "output-format": ("kaldi",),
     "subtract-mean": _FALSE,
+    "use-power": _TRUE,
     "vtln-high": None,
     "vtln-low": None,
 }
@@ -57,9 +68,11 @@ def _convert(text: str, kind: object) -> bool | int | float | str:
     return number
 
 
-def _parse_line(text: str, where: str) -> tuple[str, bool | int | float | str] | None:
+def _parse_line(
+    text: str, where: str, config: type[MfccConfig] | type[FbankConfig]
+) -> tuple[str, bool | int | float | str] | None:
     """The field and value of one line without its comment, None if it has no effect."""
-    fields = {f.name: f.type for f in dataclasses.fields(MfccConfig)}
+    fields = {f.name: f.type for f in dataclasses.fields(config)}
     match = re.fullmatch(r"--([^=\s]+)\s*(=(.*))?", text)
     if not match:
         raise DataError(f"{where}: expected --option=value, found {text!r}")
@@ -93,22 +106,31 @@ def read_mfcc_conf(path: str | os.PathLike[str]) -> MfccConfig:
     Raises:
         DataError: the file is missing, or a line has an unknown option or a value that cannot work.
     """
+    return _read_conf(path, MfccConfig)
+
+
+def read_fbank_conf(path: str | os.PathLike[str]) -> FbankConfig:
+    """Read the options of ``compute-fbank-feats``; as :func:`read_mfcc_conf`."""
+    return _read_conf(path, FbankConfig)
+
+
+def _read_conf(path: str | os.PathLike[str], config: type[_ConfT]) -> _ConfT:
     try:
         lines = Path(path).read_text(encoding="utf-8").splitlines()
     except FileNotFoundError:
-        raise DataError(f"{path}: no such file; it should hold the options of compute-mfcc-feats") from None
+        raise DataError(f"{path}: no such file; it should hold the options of {_PROGRAMS[config]}") from None
     except UnicodeDecodeError as error:
         raise DataError(f"{path}: not a text file ({error})") from None
     values: dict[str, bool | int | float | str] = {}
     places: dict[str, int] = {}
     for number, line in enumerate(lines, start=1):
         text = line.split("#", 1)[0].strip()
-        parsed = _parse_line(text, f"{path}:{number}") if text else None
+        parsed = _parse_line(text, f"{path}:{number}", config) if text else None
         if parsed:
             values[parsed[0]] = parsed[1]
             places[parsed[0]] = number
     try:
-        return MfccConfig(**values)  # type: ignore[arg-type]
+        return config(**values)  # type: ignore[arg-type]
     except ValueError as error:
         # The message begins with the field, or names several; the first that the file sets is the line to look at.
         named = [name for name in re.findall(r"\w+", str(error)) if name in places]
@@ -116,12 +138,12 @@ def read_mfcc_conf(path: str | os.PathLike[str]) -> MfccConfig:
         raise DataError(f"{where}: {error}") from None
 
 
-def write_mfcc_conf(path: str | os.PathLike[str], config: MfccConfig) -> None:
+def write_mfcc_conf(path: str | os.PathLike[str], config: MfccConfig | FbankConfig) -> None:
     """Write every option, also those with the default value: Kaldi's default for ``--dither`` is another.
 
     Args:
         path: the file; it is replaced as a whole.
-        config: what ``read_mfcc_conf`` gives back.
+        config: what ``read_mfcc_conf``, or ``read_fbank_conf``, gives back.
     """
     lines = []
     for name, value in config.to_dict().items():

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from kaldi_uq.feats import framing
 from kaldi_uq.feats.cmvn import GlobalNorm, apply_cmvn, utterance_cmvn
 from kaldi_uq.feats.deltas import Deltas
-from kaldi_uq.feats.mfcc import Mfcc
+from kaldi_uq.feats.mfcc import Fbank, Mfcc
 from kaldi_uq.feats.splice import splice
 from kaldi_uq.feats.torchaudio_mfcc import TorchaudioMfcc
 from kaldi_uq.types import FrontEndConfig
@@ -18,16 +18,16 @@ from kaldi_uq.types import FrontEndConfig
 class FrontEnd(nn.Module):
     """From a padded batch of waveforms to the input of the network, differentiable all the way.
 
-    The order is Kaldi's: cepstra, CMVN, derivatives, then normalisation with the training set's statistics, then
-    context.  Of ``config.mfcc`` the kind ``torchaudio`` uses only ``sample_frequency`` and ``num_ceps``; its frames are
-    the paper's.
+    The order is Kaldi's: cepstra (or filter banks), CMVN, derivatives, then normalisation with the training set's
+    statistics, then context.  Of ``config.mfcc`` the kind ``torchaudio`` uses only ``sample_frequency`` and
+    ``num_ceps``; its frames are the paper's.
 
     Args:
         config: the kind of features and what is done to them.
 
     Raises:
         MissingDependencyError: the kind is ``torchaudio`` and that cannot be imported.
-        ValueError: options of ``config.mfcc`` that cannot work together.
+        ValueError: options of the features that cannot work together.
 
     Attributes:
         feature_dim: dimension before context frames are added.
@@ -41,12 +41,13 @@ class FrontEnd(nn.Module):
     def __init__(self, config: FrontEndConfig) -> None:
         super().__init__()
         self.config = config
-        self.sample_rate = int(config.mfcc.sample_frequency)
-        if self.sample_rate != config.mfcc.sample_frequency:
-            raise ValueError(f"sample_frequency must be a whole number of Hz, got {config.mfcc.sample_frequency}")
-        self.cepstra: Mfcc | TorchaudioMfcc
-        if config.kind == "kaldi":
-            self.cepstra = Mfcc(config.mfcc)
+        rate = config.base.sample_frequency
+        self.sample_rate = int(rate)
+        if self.sample_rate != rate:
+            raise ValueError(f"sample_frequency must be a whole number of Hz, got {rate}")
+        self.cepstra: Mfcc | Fbank | TorchaudioMfcc
+        if config.kind != "torchaudio":
+            self.cepstra = Fbank(config.fbank) if config.kind == "fbank" else Mfcc(config.mfcc)
             self.frame_shift_s = self.cepstra.shift / self.sample_rate
         else:
             self.cepstra = TorchaudioMfcc(self.sample_rate, config.mfcc.num_ceps)
@@ -63,12 +64,12 @@ class FrontEnd(nn.Module):
     def num_frames(self, num_samples: Tensor) -> Tensor: ...
     def num_frames(self, num_samples: int | Tensor) -> int | Tensor:
         """Frames of so many samples, an integer or an int64 tensor; 0 if there are fewer than ``min_samples``."""
-        if isinstance(self.cepstra, Mfcc):
-            return framing.num_frames(num_samples, self.config.mfcc)
+        if not isinstance(self.cepstra, TorchaudioMfcc):
+            return framing.num_frames(num_samples, self.config.base)
         return self.cepstra.num_frames(num_samples)
 
     def cepstra_of(self, wav: Tensor, num_samples: Tensor) -> tuple[Tensor, Tensor]:
-        """Cepstra ``(B, T, num_ceps)`` and lengths ``(B,)``, before CMVN: what CMVN statistics are gathered from."""
+        """Cepstra, or filter banks, ``(B, T, D)`` and lengths ``(B,)``: what CMVN statistics are gathered from."""
         return self.cepstra(wav, num_samples)  # type: ignore[no-any-return]
 
     def features(self, wav: Tensor, num_samples: Tensor, *, cmvn_stats: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -77,8 +78,8 @@ class FrontEnd(nn.Module):
         Args:
             wav: ``(B, N)`` float32 in [-1, 1].
             num_samples: ``(B,)`` int64.
-            cmvn_stats: with ``cmvn="speaker"`` the statistics of each utterance's speaker, ``(B, 2, num_ceps + 1)`` or
-                ``(2, num_ceps + 1)``, float64; otherwise None.
+            cmvn_stats: with ``cmvn="speaker"`` the statistics of each utterance's speaker, ``(B, 2, D + 1)`` or
+                ``(2, D + 1)``, float64, D the number of cepstra or filters; otherwise None.
 
         Returns:
             ``(B, T, feature_dim)``, 0 in padded frames, and lengths ``(B,)`` int64.

@@ -1,8 +1,9 @@
-"""Kaldi archives through ``kaldi-io``: matrices and alignments, with offsets, text or binary, plain or ``.gz``.
+"""Kaldi archives through ``kaldi-io``: matrices, vectors, alignments; text or binary, plain, compressed or ``.gz``.
 
 The import of ``kaldi_io`` prints a banner and changes ``KALDI_ROOT`` and ``PATH``; this is the one module
 that imports it, and it undoes both.  Files are opened here and handed over open, because ``kaldi_io`` would run a file
-name that ends in ``|`` as a shell command.
+name that ends in ``|`` as a shell command.  What it does not read, or not exactly, is read here: two of the three
+compressed formats, text (in double precision; a vector of one number), empty vectors.
 """
 
 from __future__ import annotations
@@ -11,9 +12,10 @@ import contextlib
 import gzip
 import io
 import os
+import re
 import struct
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import ModuleType, TracebackType
 from typing import IO, Any
@@ -21,9 +23,10 @@ from typing import IO, Any
 import numpy as np
 
 from kaldi_uq.errors import DataError
-from kaldi_uq.io.compressed import FORMATS, read_compressed
+from kaldi_uq.io.compressed import FORMATS, compress, read_compressed
 from kaldi_uq.io.datadir import read_table, write_table
 from kaldi_uq.io.files import atomic_write
+from kaldi_uq.io.rxfile import open_rxfile, split_range, take_range
 
 
 def _import_kaldi_io() -> ModuleType:
@@ -61,30 +64,115 @@ _DAMAGED = (
 )
 
 
-def _open(name: str) -> IO[bytes]:
-    if name.endswith("|") or name.startswith("|"):
-        raise DataError(f"{name!r}: a pipe where a file is expected; write the archive to a file first")
-    try:
-        return gzip.open(name, "rb") if name.endswith(".gz") else open(name, "rb")  # type: ignore[return-value]
-    except FileNotFoundError:
-        raise DataError(f"{name}: no such file") from None
+class _Replay:
+    """A stream whose first bytes were read already; ``kaldi_io`` asks for its mode and wants text."""
+
+    mode = "rb"
+
+    def __init__(self, head: bytes, stream: IO[bytes]) -> None:
+        self._head, self._stream = head, stream
+
+    def read(self, size: int) -> bytes:
+        head, self._head = self._head[:size], self._head[size:]
+        return head + self._stream.read(size - len(head)) if size > len(head) else head
 
 
-def read_matrix(rxfilename: str, *, dtype: type[np.floating] = np.float32) -> np.ndarray:
-    """Read one matrix, (T, D), from ``file.ark:offset`` (or a file that holds one matrix)."""
-    name, _, offset = rxfilename.rpartition(":")
-    if not name or not offset.isdigit():
-        name, offset = rxfilename, "0"
-    with _open(name) as stream:
-        stream.seek(int(offset))
+def _text(head: bytes, stream: IO[bytes]) -> list[list[float]]:
+    """The rows of numbers between brackets, and what is left of the last line."""
+    found = bytearray(head)
+    while b"]" not in found:
+        line = stream.readline()
+        if not line:
+            raise EOFError("no closing bracket")
+        found += line
+    inner, _, rest = bytes(found).partition(b"]")
+    before, bracket, inner = inner.partition(b"[")
+    if before.strip() or not bracket or rest.strip():
+        raise ValueError("expected '[ numbers ]'")
+    return [[float(value) for value in row.split()] for row in inner.split(b"\n") if row.strip()]
+
+
+def _matrix(stream: IO[bytes]) -> np.ndarray:
+    head = stream.read(2)
+    if head != b"\0B":
+        rows = _text(head, stream)
+        return np.array(rows, dtype=np.float64).reshape(len(rows), -1 if rows else 0)
+    token = stream.read(3)
+    if token in (b"CM2", b"CM3"):
+        token += stream.read(1)
+    if token in FORMATS:
+        return read_compressed(stream, token)
+    return np.asarray(kaldi_io.read_mat(_Replay(head + token, stream)))
+
+
+def _vector(stream: IO[bytes]) -> np.ndarray:
+    head = stream.read(2)
+    if head != b"\0B":
+        rows = _text(head, stream)
+        return np.array([value for row in rows for value in row], dtype=np.float64)
+    return np.asarray(kaldi_io.read_vec_flt(_Replay(head, stream)))
+
+
+def _int_vector(stream: IO[bytes]) -> np.ndarray:
+    head = stream.read(1)
+    if head == b"\0":
+        head += stream.read(1)
+        if head != b"\0B":
+            raise ValueError("no binary header")
+        return np.asarray(kaldi_io.read_vec_int(_Replay(head, stream)), dtype=np.int32)
+    line = head if head == b"\n" else head + stream.readline()
+    if not line.endswith(b"\n"):
+        raise EOFError("the last line has no end")
+    return np.array([int(value) for value in re.sub(rb"^\s*\[|\]\s*$", b"", line).split()], dtype=np.int32)
+
+
+_READERS: dict[str, Callable[[IO[bytes]], np.ndarray]] = {
+    "matrix": _matrix,
+    "vector": _vector,
+    "int vector": _int_vector,
+}
+
+
+def _read(kind: str, rxfilename: str, where: str, allow_pipes: bool) -> np.ndarray:
+    name, part = split_range(rxfilename)
+    with open_rxfile(name, where=where, allow_pipes=allow_pipes) as stream:
         try:
-            head = stream.read(6)
-            token = next((t for t in FORMATS if head.startswith(b"\0B" + t)), None)
-            stream.seek(int(offset) + (2 + len(token) if token else 0))
             with np.errstate(over="raise"):  # a damaged header's rows times columns
-                return np.asarray(read_compressed(stream, token) if token else kaldi_io.read_mat(stream), dtype=dtype)
+                values = _READERS[kind](stream)
         except _DAMAGED as error:
-            raise DataError(f"{rxfilename}: damaged archive ({error}); make it again") from None
+            place = f" ({where})" if where else ""
+            raise DataError(f"{rxfilename}: damaged archive, or no {kind} ({error}); make it again{place}") from None
+    try:
+        return take_range(values, part) if part else values
+    except ValueError as error:
+        raise DataError(f"{where or rxfilename}: {error}") from None
+
+
+def read_matrix(
+    rxfilename: str, *, dtype: type[np.floating] = np.float32, where: str = "", allow_pipes: bool = False
+) -> np.ndarray:
+    """Read one matrix, (T, D).
+
+    Args:
+        rxfilename: a file, ``file.ark:offset``, or a pipe; ``[first:last]`` behind it for some rows.
+        dtype: of the result.
+        where: file and line that it comes from, for messages.
+        allow_pipes: run a pipe.
+
+    Raises:
+        DataError: no such file, a damaged one, or a pipe that is not allowed or fails.
+    """
+    return np.asarray(_read("matrix", rxfilename, where, allow_pipes), dtype=dtype)
+
+
+def read_vector(rxfilename: str, *, dtype: type[np.floating] = np.float32) -> np.ndarray:
+    """Read one vector of real numbers, (D,); arguments as of :func:`read_matrix`."""
+    return np.asarray(_read("vector", rxfilename, "", False), dtype=dtype)
+
+
+def read_int_vector(rxfilename: str) -> np.ndarray:
+    """Read one vector of integers, (T,) int32, such as an alignment."""
+    return _read("int vector", rxfilename, "", False)
 
 
 def read_matrices(scp: Mapping[str, str]) -> Iterator[tuple[str, np.ndarray]]:
@@ -93,16 +181,42 @@ def read_matrices(scp: Mapping[str, str]) -> Iterator[tuple[str, np.ndarray]]:
         yield key, read_matrix(rxfilename)
 
 
+def read_archive(path: str | os.PathLike[str], kind: str = "matrix") -> Iterator[tuple[str, np.ndarray]]:
+    """Read an archive from its beginning to its end, without a table.
+
+    Args:
+        path: the archive; ``.gz`` is unpacked.
+        kind: ``"matrix"``, ``"vector"`` or ``"int vector"``.
+
+    Yields:
+        (key, values) with the numbers as precise as in the file.
+
+    Raises:
+        DataError: missing or damaged.
+    """
+    with open_rxfile(str(path)) as stream:
+        try:
+            with np.errstate(over="raise"):
+                while key := kaldi_io.read_key(_Replay(b"", stream)):
+                    # kaldi_io takes every byte for a character
+                    yield key.encode("latin1").decode(), _READERS[kind](stream)
+        except _DAMAGED as error:
+            raise DataError(f"{path}: damaged archive ({error}); make it again") from None
+
+
 class MatrixWriter:
     """Write matrices to ``ark`` and their offsets to ``scp``; both appear, whole, when the block ends.
 
     Args:
         ark: the archive; the ``scp`` names it as given here.
         scp: the table.
+        compression: ``""`` for none, or one of Kaldi's formats: ``"CM"`` (speech features, a byte a value), ``"CM2"``
+            (two bytes), ``"CM3"`` (one byte).
     """
 
-    def __init__(self, ark: str | os.PathLike[str], scp: str | os.PathLike[str]) -> None:
+    def __init__(self, ark: str | os.PathLike[str], scp: str | os.PathLike[str], *, compression: str = "") -> None:
         self._ark, self._scp = Path(ark), Path(scp)
+        self._compression = compression
         self._table: dict[str, str] = {}
         self._context: Any = None
 
@@ -117,7 +231,10 @@ class MatrixWriter:
             raise TypeError(f"{key}: matrix must be (T, D) float32 or float64, got {matrix.shape} {matrix.dtype}")
         self._stream.write(f"{key} ".encode())
         self._table[key] = f"{self._ark}:{self._stream.tell()}"
-        kaldi_io.write_mat(_Unclosed(self._stream), matrix)
+        if self._compression:
+            self._stream.write(b"\0B" + compress(matrix, f"{self._compression} ".encode()))
+        else:
+            kaldi_io.write_mat(_Unclosed(self._stream), matrix)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -139,6 +256,16 @@ class _Unclosed:
         pass
 
 
+def write_vectors(path: str | os.PathLike[str], vectors: Mapping[str, np.ndarray]) -> None:
+    """Write an archive of vectors, (D,) float32 or float64, binary."""
+    with atomic_write(path, "wb") as stream:
+        for key, vector in vectors.items():
+            if vector.ndim != 1 or vector.dtype not in (np.float32, np.float64):
+                raise TypeError(f"{key}: vector must be (D,) float32 or float64, got {vector.shape} {vector.dtype}")
+            stream.write(f"{key} ".encode())
+            kaldi_io.write_vec_flt(_Unclosed(stream), vector)
+
+
 def write_alignments(path: str | os.PathLike[str], alignments: Mapping[str, np.ndarray]) -> None:
     """Write ``ali.N.gz``: int32 vectors, binary, gzipped without a time stamp, so that equal content is equal bytes."""
     with atomic_write(path, "wb") as raw, gzip.GzipFile(fileobj=raw, mode="wb", mtime=0, filename="") as stream:
@@ -157,31 +284,18 @@ def read_alignments(directory: str | os.PathLike[str]) -> dict[str, np.ndarray]:
         utt -> (T,) int32 transition-ids.
 
     Raises:
-        DataError: there are none, or one is damaged.
+        DataError: there are none, one is damaged, or two have the same utterance.
     """
     paths = sorted(Path(directory).glob("ali.*.gz"))
     if not paths:
         raise DataError(f"{directory}: no ali.*.gz; steps/align_si.sh makes them")
     alignments: dict[str, np.ndarray] = {}
     for path in paths:
-        with _open(str(path)) as stream:
-            try:
-                with np.errstate(over="raise"):  # a damaged header's length times 5
-                    while key := kaldi_io.read_key(_Mode(stream)):
-                        key = key.encode("latin1").decode()  # kaldi_io takes every byte for a character
-                        alignments[key] = np.asarray(kaldi_io.read_vec_int(stream), dtype=np.int32)
-            except _DAMAGED as error:
-                raise DataError(f"{path}: damaged archive ({error}); make the alignments again") from None
+        for key, alignment in read_archive(path, "int vector"):
+            if key in alignments:
+                raise DataError(f"{path}: utterance {key!r} is in another archive too; remove those of an earlier run")
+            alignments[key] = alignment
     return alignments
-
-
-class _Mode:
-    """A reader that says it is binary: ``gzip`` streams carry a number as their mode, which ``kaldi_io`` refuses."""
-
-    mode = "rb"
-
-    def __init__(self, stream: IO[bytes]) -> None:
-        self.read = stream.read
 
 
 def read_feats_scp(path: str | os.PathLike[str]) -> dict[str, str]:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from kaldi_uq.errors import DataError
 from kaldi_uq.io.files import atomic_write
+from kaldi_uq.io.segments import Segment
 
 
 def read_table(path: str | os.PathLike[str], *, check_sorted: bool = True, allow_empty: bool = False) -> dict[str, str]:
@@ -82,12 +83,13 @@ class DataDir:
 
     Attributes:
         path: the directory.
-        wav_scp: utt -> path of a WAV file (pipes are not run).
+        wav_scp: utt -> WAV file or pipe; with ``segments`` it is the recordings that have them.
         text: utt -> words; empty if the directory has no ``text``.
         utt2spk: utt -> spk.
         feats_scp: utt -> ``file.ark:offset``; empty if there is none.
         cmvn_scp: spk -> ``file.ark:offset``; empty if there is none.
         utt2dur: utt -> seconds; empty if there is none.
+        segments: utt -> its part of a recording; empty if each recording is one utterance.
     """
 
     path: Path
@@ -97,6 +99,7 @@ class DataDir:
     feats_scp: dict[str, str] = field(default_factory=dict)
     cmvn_scp: dict[str, str] = field(default_factory=dict)
     utt2dur: dict[str, float] = field(default_factory=dict)
+    segments: dict[str, Segment] = field(default_factory=dict)
 
     @property
     def utts(self) -> list[str]:
@@ -138,12 +141,27 @@ class DataDir:
             feats_scp=table("feats.scp"),
             cmvn_scp=table("cmvn.scp"),
             utt2dur=_seconds(path / "utt2dur", table("utt2dur")),
+            segments=_segments(path / "segments", table("segments")),
         )
         data._check(need)
         return data
 
     def _check(self, need: set[str]) -> None:
-        for name, table in (("wav.scp", self.wav_scp), ("text", self.text), ("feats.scp", self.feats_scp)):
+        audio: tuple[str, Mapping[str, object]] = ("wav.scp", self.wav_scp)
+        if self.segments:
+            audio = ("segments", self.segments)
+            for line, segment in enumerate(self.segments.values(), 1):
+                if self.wav_scp and segment.reco not in self.wav_scp:
+                    raise DataError(
+                        f"{self.path / 'segments'}:{line}: recording {segment.reco!r} is not in wav.scp; "
+                        f"run utils/fix_data_dir.sh {self.path}"
+                    )
+        tables: tuple[tuple[str, Mapping[str, object]], ...] = (
+            audio,
+            ("text", self.text),
+            ("feats.scp", self.feats_scp),
+        )
+        for name, table in tables:
             if not table:
                 continue
             for one, utts, other, others in (
@@ -159,6 +177,21 @@ class DataDir:
         missing = {spk for spk in self.utt2spk.values() if spk not in self.cmvn_scp} if "cmvn.scp" in need else set()
         if missing:
             raise DataError(f"{self.path / 'cmvn.scp'}: no statistics of speaker {min(missing)!r}; compute them again")
+
+    def where(self, name: str, key: str) -> str:
+        """File and line of an utterance, recording or speaker, for messages.
+
+        Args:
+            name: the table: ``"wav.scp"``, ``"feats.scp"``, ``"cmvn.scp"`` or ``"segments"``.
+            key: a key of it.
+        """
+        tables: dict[str, Mapping[str, object]] = {
+            "wav.scp": self.wav_scp,
+            "feats.scp": self.feats_scp,
+            "cmvn.scp": self.cmvn_scp,
+            "segments": self.segments,
+        }
+        return f"{self.path / name}:{1 + list(tables[name]).index(key)}"
 
     def words(self, utt: str) -> list[str]:
         """The words of an utterance."""
@@ -179,6 +212,16 @@ def _seconds(path: Path, table: Mapping[str, str]) -> dict[str, float]:
         return {utt: float(value) for utt, value in table.items()}
     except ValueError as error:
         raise DataError(f"{path}: a duration is not a number of seconds ({error})") from None
+
+
+def _segments(path: Path, table: Mapping[str, str]) -> dict[str, Segment]:
+    segments = {}
+    for line, (utt, value) in enumerate(table.items(), 1):
+        try:
+            segments[utt] = Segment.parse(value)
+        except ValueError as error:
+            raise DataError(f"{path}:{line}: {utt!r}: {error}") from None
+    return segments
 
 
 def write_data_dir(

@@ -43,7 +43,7 @@ class Lang:
         path: the directory.
         words, phones: symbol -> integer.
         disambig: integers of the disambiguation symbols among the phones (``phones/disambig.int``).
-        oov: the word that stands for words outside the lexicon, or ``None`` if ``oov.txt`` is missing.
+        oov: the word that stands for words outside the lexicon, of ``oov.txt`` or ``oov.int``; ``None`` without them.
     """
 
     path: Path
@@ -67,13 +67,13 @@ class Lang:
             disambig = tuple(int(line) for line in (path / "phones/disambig.int").read_text().split())
         except ValueError:
             raise DataError(f"{path / 'phones/disambig.int'}: expected one integer a line") from None
-        oov_path = path / "oov.txt"
+        words = read_symbols(path / "words.txt")
         return cls(
             path=path,
-            words=read_symbols(path / "words.txt"),
+            words=words,
             phones=read_symbols(path / "phones.txt"),
             disambig=disambig,
-            oov=oov_path.read_text().strip() if oov_path.is_file() else None,
+            oov=_oov(path, words),
         )
 
     @property
@@ -81,13 +81,21 @@ class Lang:
         """Integer -> word."""
         return {index: word for word, index in self.words.items()}
 
-    def transcripts(self, data: DataDir) -> dict[str, list[int]]:
+    def transcripts(self, data: DataDir, *, map_oov: bool = False) -> dict[str, list[int]]:
         """Integers of the words of every utterance.
+
+        Args:
+            data: the directory.
+            map_oov: map unknown words to the oov word, as Kaldi's recipes do.
 
         Raises:
             DataError: a word is not in the lexicon; names the file and the utterance.
         """
-        return {u: self.word_ids(data.words(u), where=f"{data.path / 'text'}: utterance {u!r}") for u in data.utts}
+        text = data.path / "text"
+        return {
+            utt: self.word_ids(data.words(utt), where=f"{text}: utterance {utt!r}", map_oov=map_oov)
+            for utt in data.utts
+        }
 
     def word_ids(self, words: Sequence[str], *, where: str, map_oov: bool = False) -> list[int]:
         """Integers of a word sequence.
@@ -111,3 +119,17 @@ class Lang:
                     f"{where}: word {word!r} is not in {self.path / 'words.txt'}; correct the text or the lexicon"
                 )
         return ids
+
+
+def _oov(path: Path, words: dict[str, int]) -> str | None:
+    """The word for what is not in the lexicon."""
+    for name in ("oov.txt", "oov.int"):
+        if (path / name).is_file():
+            content = (path / name).read_text(encoding="utf-8").strip()
+            if name == "oov.txt":
+                return content
+            found = [word for word, number in words.items() if content == str(number)]
+            if not found:
+                raise DataError(f"{path / name}: expected the integer of a word of words.txt, found {content!r:.60}")
+            return found[0]
+    return None

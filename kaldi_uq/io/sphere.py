@@ -8,7 +8,6 @@ from __future__ import annotations
 import io
 import os
 import shutil
-import subprocess
 import wave
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from kaldi_uq.errors import DataError, MissingDependencyError
+from kaldi_uq.io.pipes import ProgramError, run_program
 
 # Byte orders as the header writes them: the weight of the first and of the second byte.
 _ORDER = {"01": "<i2", "10": ">i2"}
@@ -174,13 +174,12 @@ _ULAW = _ulaw_table()
 
 
 def _run_sph2pipe(path: Path) -> tuple[np.ndarray, int]:
-    # A list of arguments, no shell: names of corpus files are not ours.
-    result = subprocess.run([find_sph2pipe(), "-p", "-f", "wav", str(path)], capture_output=True, check=False)
-    if result.returncode != 0:
-        lines = result.stderr.decode(errors="replace").strip().splitlines() or ["no message"]
-        raise DataError(f"{path}: sph2pipe failed with status {result.returncode}: {lines[-1]}")
+    try:  # a list of arguments, no shell: names of corpus files are not ours
+        data = run_program([find_sph2pipe(), "-p", "-f", "wav", str(path)])
+    except ProgramError as error:
+        raise DataError(f"{path}: sph2pipe {error}") from None
     try:
-        with wave.open(io.BytesIO(result.stdout)) as stream:
+        with wave.open(io.BytesIO(data)) as stream:
             if stream.getsampwidth() != 2 or stream.getnchannels() != 1:
                 raise DataError(f"{path}: sph2pipe did not give mono 16-bit audio")
             return np.frombuffer(stream.readframes(stream.getnframes()), "<i2").astype(np.int16), stream.getframerate()

@@ -77,7 +77,12 @@ class TokenReader:
         return int(value)
 
     def unsigned(self) -> int:
-        """An unsigned 4-byte integer, binary."""
+        """An unsigned 4-byte integer."""
+        if not self.binary:
+            value = self.integer()
+            if value < 0:
+                raise self.fail(f"expected an unsigned number, found {value}")
+            return value
         if self.take(1) != b"\xfc":
             raise self.fail("expected an unsigned 4-byte number")
         return int(struct.unpack("<I", self.take(4))[0])
@@ -88,6 +93,16 @@ class TokenReader:
             return float(np.float32(self.number("f")))
 
     def integers(self) -> tuple[int, ...]:
+        if not self.binary:
+            end = self.data.find(b"]", self.at)
+            words = self.data[self.at : end].split()
+            if end < 0 or words[:1] != [b"["]:
+                raise self.fail("expected '[ integers ]'")
+            self.at = end + 1
+            try:
+                return tuple(int(word) for word in words[1:])
+            except ValueError as error:
+                raise self.fail(f"malformed integers ({error})") from None
         if self.take(1) != b"\4":
             raise self.fail("expected a vector of 4-byte integers")
         size = struct.unpack("<i", self.take(4))[0]
@@ -118,6 +133,11 @@ class TokenReader:
 def int_bytes(value: int) -> bytes:
     """A 4-byte integer, binary."""
     return b"\4" + struct.pack("<i", value)
+
+
+def unsigned_bytes(value: int) -> bytes:
+    """An unsigned 4-byte integer, binary."""
+    return b"\xfc" + struct.pack("<I", value)
 
 
 def int_vector(values: tuple[int, ...]) -> bytes:

@@ -1,4 +1,4 @@
-"""Kaldi's ``tree`` file: read as bytes, and checked before Kaldi's own code gets them.
+"""Kaldi's ``tree`` file, binary or text: checked before Kaldi's own code gets it.
 
 That code believes what it reads: a damaged size makes it reserve gigabytes, or never return.
 
@@ -8,65 +8,79 @@ Source of the format: Kaldi ``src/tree/context-dep.cc``, ``src/tree/event-map.cc
 from __future__ import annotations
 
 import os
+import struct
 from pathlib import Path
 
 from kaldi_uq.errors import ModelFileError
-from kaldi_uq.io.token_stream import TokenReader
+from kaldi_uq.io.token_stream import TokenReader, int_bytes, int_vector, unsigned_bytes
 
 _SMALLEST_MAP = 5  # bytes: "NULL "
 
 
 def read_tree_bytes(path: str | os.PathLike[str]) -> bytes:
-    """The content of a binary ``tree`` file after its header.
+    """The content of a ``tree`` file in its binary form, without the header.
 
     Raises:
-        ModelFileError: missing, in text mode, or damaged.
+        ModelFileError: missing or damaged.
     """
     try:
         data = Path(path).read_bytes()
     except FileNotFoundError:
         raise ModelFileError(f"{path}: no such file; steps/train_mono.sh makes it (stage 2 of the recipe)") from None
     reader = TokenReader(data, Path(path), "a tree")
-    if data.startswith(b"ContextDependency"):
-        raise ModelFileError(f"{path}: a text-mode tree; make it binary with Kaldi's copy-tree")
-    if not reader.binary:
-        raise reader.fail("no binary header")
+    if not reader.binary and not data.lstrip().startswith(b"ContextDependency"):
+        raise reader.fail("no binary header, and no 'ContextDependency' as in a text file")
+    try:
+        return _copy_tree(reader)
+    except struct.error as error:  # a number of the text that no 4-byte integer holds
+        raise reader.fail(str(error)) from None
+
+
+def _copy_tree(reader: TokenReader) -> bytes:
     reader.expect("ContextDependency")
     width, central = reader.integer(), reader.integer()
     if not 0 <= central < width:
         raise reader.fail(f"context width {width}, central position {central}")
+    out = [b"ContextDependency ", int_bytes(width), int_bytes(central)]
     if reader.expect("ToPdf", "ToLength") == "ToLength":  # old trees
-        _check_map(reader)
+        out.append(b"ToLength ")
+        _copy_map(reader, out)
         reader.expect("ToPdf")
-    pdfs = _check_map(reader)
+    out.append(b"ToPdf ")
+    pdfs = _copy_map(reader, out)
     if not pdfs or not all(0 <= pdf < len(pdfs) for pdf in pdfs):
         raise reader.fail("the pdf-ids are not numbered from 0")
     reader.expect("EndContextDependency")
-    return data[2:]
+    out.append(b"EndContextDependency ")
+    return b"".join(out)
 
 
-def _check_map(reader: TokenReader) -> list[int]:
-    """Walk over an event map; returns the answers of its leaves."""
+def _copy_map(reader: TokenReader, out: list[bytes]) -> list[int]:
+    """Walk over an event map and append its binary form; returns the answers of its leaves."""
     answers = []
     pending = ["map"]
     while pending:
         wanted = pending.pop()
         if wanted != "map":
-            reader.expect(wanted)
+            out.append(f"{reader.expect(wanted)} ".encode())
             continue
         kind = reader.expect("CE", "TE", "SE", "NULL")
+        out.append(f"{kind} ".encode())
         if kind == "CE":
             answers.append(reader.integer())
+            out.append(int_bytes(answers[-1]))
         elif kind == "TE":
-            reader.integer()  # the position that the table asks for
+            out.append(int_bytes(reader.integer()))  # the position that the table asks for
             size = reader.unsigned()
             if size * _SMALLEST_MAP > len(reader.data) - reader.at:
                 raise reader.fail(f"a table of {size}")
             reader.expect("(")
+            out += [unsigned_bytes(size), b"( "]
             pending += [")", *["map"] * size]
         elif kind == "SE":
-            reader.integer()
-            reader.integers()
+            out.append(int_bytes(reader.integer()))
+            out.append(int_vector(reader.integers()))
             reader.expect("{")
+            out.append(b"{ ")
             pending += ["}", "map", "map"]
     return answers

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import struct
 import warnings
@@ -70,30 +71,62 @@ def read_wav(path: str | os.PathLike[str], *, expected_rate: float | None = None
     Raises:
         DataError: missing, empty, truncated, not WAV, not mono, another rate, NaN or beyond full scale, all zero.
     """
-    path = Path(path)
-    _check_length(path)
+    try:
+        data = Path(path).read_bytes()
+    except FileNotFoundError:
+        raise DataError(f"{path}: no such file") from None
+    channels, rate = parse_wav(data, str(path), expected_rate=expected_rate)
+    return only_channel(channels, str(path)), rate
+
+
+def only_channel(channels: np.ndarray, name: str) -> np.ndarray:
+    """The samples (N,) of a recording (channels, N) that has one channel and is not silent.
+
+    Raises:
+        DataError: more channels, or all samples are zero.
+    """
+    if len(channels) != 1:
+        raise DataError(
+            f"{name}: {len(channels)} channels, expected 1; choose one, e.g. with sox {name} out.wav remix 1"
+        )
+    if not np.any(channels):
+        raise DataError(f"{name}: silent: all {channels.shape[1]} samples are zero; remove the utterance")
+    return channels[0]
+
+
+def parse_wav(
+    data: bytes, name: str, *, expected_rate: float | None = None, streamed: bool = False
+) -> tuple[np.ndarray, int]:
+    """Read a WAV file from memory.
+
+    Args:
+        data: the file.
+        name: of the file, for messages.
+        expected_rate: Hz; another rate is an error.
+        streamed: a program wrote it to a pipe, and may not have known the length.
+
+    Returns:
+        ``(channels, rate)``: (channels, N) float32 in [-1, 1], and Hz.
+
+    Raises:
+        DataError: empty, truncated, not WAV, another rate, NaN or beyond full scale.
+    """
+    data = _checked_length(name, data, streamed=streamed)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", wavfile.WavFileWarning)  # chunks that carry no audio
         try:
-            rate, data = wavfile.read(path)
+            rate, values = wavfile.read(io.BytesIO(data))
         except _MALFORMED as error:
-            raise DataError(f"{path}: not a readable WAV file ({error})") from None
-    if data.ndim != 1:
-        raise DataError(
-            f"{path}: {data.shape[1]} channels, expected 1; choose one, e.g. with sox {path} out.wav remix 1"
-        )
+            raise DataError(f"{name}: not a readable WAV file ({error})") from None
     if expected_rate is not None and rate != expected_rate:
         raise DataError(
-            f"{path}: sample rate {rate} Hz, expected {expected_rate:g} Hz (--sample-frequency of the feature "
+            f"{name}: sample rate {rate} Hz, expected {expected_rate:g} Hz (--sample-frequency of the feature "
             "configuration); resample the audio or change the configuration"
         )
-    samples = _to_float(path, data)
-    if not np.any(samples):
-        raise DataError(f"{path}: silent: all {len(samples)} samples are zero; remove the utterance")
-    return samples, int(rate)
+    return _to_float(name, np.atleast_2d(values.T)), int(rate)
 
 
-def _to_float(path: Path, data: np.ndarray) -> np.ndarray:
+def _to_float(path: str, data: np.ndarray) -> np.ndarray:
     if data.dtype == np.uint8:
         return ((data.astype(np.float32) - 128.0) / 128.0).astype(np.float32)
     if np.issubdtype(data.dtype, np.integer):
@@ -109,28 +142,30 @@ def _to_float(path: Path, data: np.ndarray) -> np.ndarray:
     return data.astype(np.float32)
 
 
-def _check_length(path: Path) -> None:
-    """A header that promises more bytes than the file has means a copy or a write was cut off."""
-    try:
-        size = path.stat().st_size
-        stream = open(path, "rb")
-    except FileNotFoundError:
-        raise DataError(f"{path}: no such file") from None
-    with stream:
-        head = stream.read(12)
-        if len(head) < 12 or head[:4] not in (b"RIFF", b"RIFX", b"RF64") or head[8:12] != b"WAVE":
-            raise DataError(f"{path}: not a WAV file ({size} bytes; no RIFF/WAVE header)")
-        order = ">" if head[:4] == b"RIFX" else "<"
-        while True:
-            chunk = stream.read(8)
-            if len(chunk) < 8:
-                raise DataError(f"{path}: truncated: no data chunk in {size} bytes; copy the file again")
-            name, length = chunk[:4], struct.unpack(order + "I", chunk[4:])[0]
-            if name == b"data":
-                break
-            stream.seek(length + length % 2, os.SEEK_CUR)
-        present = size - stream.tell()
-    if length == 0:
+def _checked_length(path: str, data: bytes, *, streamed: bool) -> bytes:
+    """Refuse a header that promises more bytes than there are: a copy or a write was cut off.
+
+    Where a program could not know the length, the header gets the true one.
+    """
+    size = len(data)
+    if size < 12 or data[:4] not in (b"RIFF", b"RIFX", b"RF64") or data[8:12] != b"WAVE":
+        raise DataError(f"{path}: not a WAV file ({size} bytes; no RIFF/WAVE header)")
+    order = ">" if data[:4] == b"RIFX" else "<"
+    at = 12
+    while True:
+        if at + 8 > size:
+            raise DataError(f"{path}: truncated: no data chunk in {size} bytes; copy the file again")
+        length = struct.unpack_from(order + "I", data, at + 4)[0]
+        at += 8
+        if data[at - 8 : at - 4] == b"data":
+            break
+        at += length + length % 2
+    present = size - at
+    unknown = length >= STREAM_LENGTH or (streamed and length == 0)
+    if length == 0 and not (streamed and present):
         raise DataError(f"{path}: no samples; remove the utterance")
-    if present < length < STREAM_LENGTH:
+    if present < length and not unknown:
         raise DataError(f"{path}: truncated: the header promises {length} bytes, {present} are there; copy it again")
+    if unknown and data[:4] != b"RF64":
+        return b"".join([data[: at - 4], struct.pack(order + "I", present), data[at:]])
+    return data

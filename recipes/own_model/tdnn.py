@@ -133,7 +133,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     network = wrapped(args.wrap, front_end.output_dim, num_pdfs, config.seed)
     model = HybridModel.from_modules(front_end, network).to(select_device(args.device))
     data = {name: DataDir.read(args.data / name, need=("wav.scp", "utt2spk", "text")) for name in SETS}
-    waves = {name: waves_of(data[name], model) for name in SETS}
+    waves = {name: waves_of(data[name], model, allow_pipes=args.allow_pipes) for name in SETS}
     weights = load_or_train(model, args, config.seed, waves["train"])
     model.eval()
 

@@ -55,48 +55,29 @@ Stages:
   3 graph, monophone WER    7 detection"
 
 echo "$0 $*" >&2
-# What the report says that made it, as it can be typed again; where the corpus lies is this machine's affair.
-command=run.sh
-previous=
-for word; do
-  [ "$previous" != --corpus-dir ] || word=DIR
-  [[ $word != --corpus-dir=* ]] || word=--corpus-dir=DIR
-  previous=$word
-  [[ $word =~ ^[[:alnum:]_./=:@%+,-]+$ ]] || word=${word@Q}
-  command="$command $word"
-done
+. utils/stages.sh
+command=$(command_line run.sh "$@") # what the report says that made it
 . utils/parse_options.sh
 if [ $# -ne 0 ]; then
   echo "$help_message" >&2
   exit 1
 fi
 
-die() { echo "$0: error: $*" >&2; exit 1; }
-one_of() { # name value choices...
-  local name=$1 value=$2 choice
-  shift 2
-  for choice; do [ "$value" != "$choice" ] || return 0; done
-  die "--$name must be one of $*, got '$value'"
-}
 one_of corpus "$corpus" synth fsdd tidigits
 one_of preset "$preset" mini full
 one_of lexicon "$lexicon" words phones
 one_of frontend "$frontend" kaldi torchaudio
 one_of params "$params" ours paper
 [ -z "$engine" ] || one_of engine "$engine" embedded kaldi
-for n in stage stop_stage nj model_jobs seed; do
+for n in nj model_jobs seed; do
   [[ ${!n} =~ ^(0|[1-9][0-9]*)$ ]] || die "--${n//_/-} must be a whole number, got '${!n}'"
 done
 [ "$nj" -ge 1 ] && [ "$model_jobs" -ge 1 ] || die "--nj and --model-jobs must be at least 1"
-[ "$stage" -le 9 ] || die "--stage $stage: the last stage is 9"
-[ "$stage" -le "$stop_stage" ] || die "--stop-stage $stop_stage is before --stage $stage: nothing to do"
+check_stages 9
 if [ -z "$models" ]; then
   if [ "$preset" = full ]; then models="dnn ensemble dropout bnn"; else models=dnn; fi
 fi
-for m in $models; do
-  one_of models "$m" dnn ensemble dropout bnn
-  [[ " ${models// /  } " != *" $m "*" $m "* ]] || die "--models names $m twice"
-done
+check_models
 if [ "$corpus" != synth ]; then
   [ -n "$corpus_dir" ] || die "--corpus $corpus needs --corpus-dir: where the corpus is"
   [[ $corpus_dir == /* ]] || corpus_dir=$called_from/$corpus_dir
@@ -133,8 +114,7 @@ checked=
 for e in $eps; do checked="$checked $(kaldi-uq check-eps "$e")"; done
 eps=${checked# }
 
-# Each corpus and set of options has a directory of its own under runs/; data and exp are links to the current one, so
-# that a run with another corpus neither mixes with an earlier one nor loses it.
+# Each corpus and set of options has a directory of its own under runs/.
 run=${corpus}_$preset
 [ "$lexicon" = words ] || run=${run}_$lexicon
 [ "$frontend" = kaldi ] || run=${run}_$frontend
@@ -143,50 +123,13 @@ run=${corpus}_$preset
 [ "$seed" = 0 ] || run=${run}_seed$seed
 read -ra extra <<<"$corpus_opts"
 [ -z "$corpus_opts" ] || run=${run}_$(printf %s "${extra[*]}" | tr -c "[:alnum:]." _)
-mkdir -p "runs/$run/data" "runs/$run/exp"
-exec 9>runs/.lock
-flock -n 9 || die "another run.sh is at work in $PWD; wait for it, or use a copy of the repository"
-for link in data exp; do
-  [ -L $link ] || [ ! -e $link ] || die "$PWD/$link is a directory of somebody else's, expected none or a link; move it away"
-  ln -sfn "runs/$run/$link" $link
-done
+use_run "$run"
 conf=conf
 [ "$params" = ours ] || conf=conf/paper
 case $corpus in
   fsdd) mfcc_config=conf/mfcc_8k.conf ;;
   *) mfcc_config=conf/mfcc_16k.conf ;;
 esac
-
-stage_begin() { # number name
-  if ((stage <= $1 && $1 <= stop_stage)); then
-    echo "=== stage $1: $2" >&2
-    stage_number=$1
-    stage_start=$(date +%s.%N)
-    return 0
-  fi
-  return 1
-}
-stage_end() {
-  kaldi-uq record exp/results.json --timing "stage$stage_number=$(date +%s.%N | awk -v s="$stage_start" '{ print $1 - s }')"
-}
-each_model() { # function: runs it for every model, model_jobs at a time; fails if one fails
-  local m pids=() failed=0 pid
-  for m in $models; do
-    "$1" "$m" &
-    pids+=($!)
-    if ((${#pids[@]} >= model_jobs)); then
-      wait "${pids[0]}" || failed=1
-      pids=("${pids[@]:1}")
-    fi
-  done
-  for pid in ${pids[@]+"${pids[@]}"}; do wait "$pid" || failed=1; done
-  [ $failed = 0 ] || exit 1
-}
-need() { # stage files...
-  local n=$1 f
-  shift
-  for f; do [ -e "$f" ] || die "$f: no such file in runs/$run; stage $n makes it: the same command with --stage $n"; done
-}
 
 kaldi-uq record exp/results.json --environment --seed "$seed" ${engine:+--engine "$engine"} ${device:+--device "$device"} \
   --option corpus="$corpus" --option preset="$preset" --option lexicon="$lexicon" --option frontend="$frontend" --option params="$params"
@@ -215,8 +158,8 @@ fi
 if stage_begin 1 "features"; then
   need 0 data/train/wav.scp data/test/wav.scp
   for set in train test; do
-    steps/make_mfcc.sh --nj "$nj" --cmd "$train_cmd" --mfcc-config "$mfcc_config" "data/$set" "exp/make_mfcc/$set" data/mfcc
-    steps/compute_cmvn_stats.sh --cmd "$train_cmd" "data/$set" "exp/make_mfcc/$set" data/mfcc
+    steps/make_mfcc.sh --nj "$nj" --cmd "$train_cmd" "${engine_opts[@]}" --mfcc-config "$mfcc_config" "data/$set" "exp/make_mfcc/$set" data/mfcc
+    steps/compute_cmvn_stats.sh --cmd "$train_cmd" "${engine_opts[@]}" "data/$set" "exp/make_mfcc/$set" data/mfcc
   done
   stage_end
 fi
@@ -224,7 +167,7 @@ fi
 if stage_begin 2 "monophone system and alignments"; then
   need 0 data/lang/L.fst
   need 1 data/train/feats.scp data/train/cmvn.scp
-  steps/train_mono.sh --cmd "$train_cmd" "${engine_opts[@]}" --seed "$seed" data/train data/lang exp/mono
+  steps/train_mono.sh --nj "$nj" --cmd "$train_cmd" "${engine_opts[@]}" --seed "$seed" data/train data/lang exp/mono
   steps/align_si.sh --nj "$nj" --cmd "$train_cmd" "${engine_opts[@]}" data/train data/lang exp/mono exp/mono_ali
   stage_end
 fi
@@ -258,7 +201,7 @@ if stage_begin 5 "clean accuracy and uncertainty"; then
     for set in fit test; do
       local options=("${model_opts[@]}")
       [ $set = fit ] || options+=(--results exp/results.json)
-      steps/uq/decode.sh --cmd "$decode_cmd" "${options[@]}" "exp/$1/graph" "data/$set" "exp/$1" "exp/$1/score_$set"
+      steps/uq/decode.sh --nj "$nj" --cmd "$decode_cmd" "${options[@]}" "exp/$1/graph" "data/$set" "exp/$1" "exp/$1/score_$set"
     done
   }
   each_model score_model

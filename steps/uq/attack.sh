@@ -13,6 +13,8 @@ attack_opts=       # further options of kaldi-uq nnet-attack: --num-steps, --ste
 engine=            # embedded or kaldi; empty: by KALDI_ROOT
 device=            # cpu or cuda; empty: cuda if there is one
 seed=0             # of targets, starts and draws
+cmvn_from=auto     # statistics of the speakers: scp, waves, or auto
+allow_pipes=false  # run lines of wav.scp that are commands
 
 help_message="Usage: $0 [options] <data-dir> <lang-dir> <model-dir> \\
          <graph-dir> <attack-dir>
@@ -29,15 +31,21 @@ Options:
   --engine embedded|kaldi    [by KALDI_ROOT]
   --device cpu|cuda          [cuda if there is one]
   --seed <n>                 [$seed]
+  --cmvn-from auto|scp|waves statistics of speakers: <data-dir>/cmvn.scp, or
+                             computed from the waveforms [$cmvn_from]
+  --allow-pipes true|false   run lines of wav.scp that are commands
+                             [$allow_pipes]
   --cmd <command>            how to run the job [$cmd]"
 
 echo "$0 $*" >&2
-. utils/parse_options.sh
+# shellcheck source=../../utils/parse_options.sh
+. "$(dirname -- "${BASH_SOURCE[0]}")/../../utils/parse_options.sh"
 if [ $# -ne 5 ]; then
   echo "$help_message" >&2
   exit 1
 fi
-. ./path.sh
+# shellcheck source=../../utils/recipe_env.sh
+. "$(dirname -- "${BASH_SOURCE[0]}")/../../utils/recipe_env.sh"
 
 data=$1
 lang=$2
@@ -52,8 +60,9 @@ for f in "$data/wav.scp" "$data/text" "$lang/L.fst" ${target_text:+"$target_text
 done
 mkdir -p "$dir/log"
 read -ra extra <<<"$attack_opts"
+[ "$allow_pipes" = false ] || extra+=(--allow-pipes)
 $cmd "$dir/log/attack.log" \
-  kaldi-uq nnet-attack --eps "$eps" --attack "$attack" --num-utts "$num_utts" --seed "$seed" --lang-dir "$lang" \
+  kaldi-uq nnet-attack --eps "$eps" --attack "$attack" --num-utts "$num_utts" --seed "$seed" --cmvn-from "$cmvn_from" --lang-dir "$lang" \
   ${attack_config:+--config "$attack_config"} ${target_text:+--target-text "$target_text"} ${results:+--results "$results"} \
   ${engine:+--engine "$engine"} ${device:+--device "$device"} ${extra[@]+"${extra[@]}"} \
   "$data" "$model" "$graph" "$dir"

@@ -21,12 +21,14 @@ Options:
   --cmd <command>              how to run the job [$cmd]"
 
 echo "$0 $*" >&2
-. utils/parse_options.sh
+# shellcheck source=../../utils/parse_options.sh
+. "$(dirname -- "${BASH_SOURCE[0]}")/../../utils/parse_options.sh"
 if [ $# -ne 4 ]; then
   echo "$help_message" >&2
   exit 1
 fi
-. ./path.sh
+# shellcheck source=../../utils/recipe_env.sh
+. "$(dirname -- "${BASH_SOURCE[0]}")/../../utils/recipe_env.sh"
 
 for d in "$2" "$3"; do
   [ -f "$d/results.jsonl" ] || { echo "$0: error: $d/results.jsonl: no such file; steps/uq/decode.sh makes it (stage 5)" >&2; exit 1; }

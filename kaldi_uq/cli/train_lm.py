@@ -1,0 +1,50 @@
+"""Estimate a bigram language model (interpolated Kneser-Ney) from a text, and write it as an ARPA file.
+
+The text is Kaldi's: an utterance-id and the words on each line.  With --no-ids there are only words.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from kaldi_uq.errors import DataError
+from kaldi_uq.io.arpa import write_arpa
+from kaldi_uq.io.datadir import read_table
+from kaldi_uq.language_model import kneser_ney_bigram, perplexity
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("text", type=Path, metavar="TEXT", help="for example data/train/text")
+    parser.add_argument("vocabulary", type=Path, metavar="WORDS", help="lexicon or word list; its first column counts")
+    parser.add_argument("arpa", type=Path, metavar="ARPA", help="file to write")
+    parser.add_argument("--no-ids", action="store_true", help="TEXT has no utterance-ids")
+    parser.add_argument("--exclude", action="append", default=[], metavar="WORD", help="word that is not spoken: <SIL>")
+    parser.add_argument("--test-text", type=Path, metavar="TEXT", help="print the perplexity of this text")
+
+
+def run(args: argparse.Namespace) -> None:
+    vocabulary = {line.split()[0] for line in _lines(args.vocabulary)} - set(args.exclude)
+    try:
+        model = kneser_ney_bigram(_sentences(args.text, args.no_ids), vocabulary)
+    except DataError as error:
+        raise DataError(f"{args.text}: {error}") from None
+    write_arpa(args.arpa, model)
+    line = f"{args.arpa}: {len(model.orders[0])} 1-grams, {len(model.orders[1])} 2-grams"
+    if args.test_text:
+        found = perplexity(model, _sentences(args.test_text, args.no_ids))
+        line += f"; perplexity of {args.test_text} {found:.1f}"
+    print(line)
+
+
+def _lines(path: Path) -> list[str]:
+    try:
+        return [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    except FileNotFoundError:
+        raise DataError(f"{path}: no such file") from None
+
+
+def _sentences(path: Path, no_ids: bool) -> list[list[str]]:
+    if no_ids:
+        return [line.split() for line in _lines(path)]
+    return [text.split() for text in read_table(path, check_sorted=False, allow_empty=True).values()]

@@ -1,0 +1,317 @@
+"""Training of GMM systems on Kaldi's programs, as Kaldi's ``steps/train_mono.sh`` and ``steps/train_deltas.sh`` do it.
+
+Sums over jobs are made in double precision in the order of the jobs, so that their number can change the last digits
+of a model.  Kaldi's programs seed their random numbers themselves: the seed of the configuration has no effect.
+"""
+
+from __future__ import annotations
+
+import gzip
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from kaldi_uq.engine.base import DeltasConfig, MonoConfig, check_failures
+from kaldi_uq.engine.binaries import absolute, align_options, compile_graphs, model_files, move, spelled
+from kaldi_uq.engine.binaries_data import Parts, write_parts
+from kaldi_uq.engine.binaries_jobs import Jobs
+from kaldi_uq.errors import EngineError
+from kaldi_uq.io.ark import read_alignments, read_archive, write_alignments
+from kaldi_uq.io.files import write_text
+from kaldi_uq.io.kaldi_model import read_gmm_model
+from kaldi_uq.io.lang import Lang
+
+_NO_RESULT = r"Done 0, errors on|Computed 0 alignments|Done 0 files"
+
+
+class Training:
+    """A system in training: its utterances in parts, training graphs, current model and alignments.
+
+    Args:
+        jobs: runs the programs.
+        work: for all that is not kept.
+        logs: for logs.
+        parts: features.
+        transcripts: utt -> word-ids.
+        config: scales, beams, growth.
+    """
+
+    def __init__(
+        self,
+        jobs: Jobs,
+        work: Path,
+        logs: Path,
+        parts: Parts,
+        transcripts: Mapping[str, Sequence[int]],
+        config: MonoConfig | DeltasConfig,
+    ) -> None:
+        self.jobs, self.work, self.logs, self.parts, self.config = jobs, work, logs, parts, config
+        self._transcripts = transcripts
+        self.model, self.tree, self.occupancies = work / "0.mdl", work / "tree", work / "0.occs"
+        parts.write_transcripts(transcripts)
+
+    def ali(self, job: int) -> Path:
+        """The current alignments of a job."""
+        return self.work / f"ali.{job}"
+
+    def one(self, name: str, *commands: list[str]) -> None:
+        """Run one job: a pipeline."""
+        self.jobs.run(name, lambda _: [commands], scripts=self.work, logs=self.logs)
+
+    def each(self, name: str, commands: Callable[[int], list[list[str]]], *, aligns: bool = False) -> list[Path]:
+        """Run a pipeline for each part; one without any alignment is none that failed."""
+        return self.jobs.run(
+            name,
+            lambda job: [commands(job)],
+            scripts=self.work,
+            logs=self.logs,
+            numbers=self.parts.numbers,
+            nothing_done=_NO_RESULT if aligns else "",
+        )
+
+    def compile_graphs(self, lang: Lang) -> None:
+        """Compile the training graphs with the current model's topology and tree."""
+        model, tree = str(self.model), str(self.tree)
+
+        def commands(job: int) -> list[list[str]]:
+            return [compile_graphs(self.jobs, lang, model, tree, self.parts.transcripts(job), self._graphs(job))]
+
+        with spelled(self.jobs, lang, self._transcripts):
+            self.each("compile-train-graphs", commands)
+
+    def _graphs(self, job: int) -> Path:
+        return self.work / f"fsts.{job}"
+
+    def align_equally(self) -> None:
+        """Divide each utterance equally among the states of its text."""
+        self.each(
+            "align.0",
+            lambda job: [
+                self.jobs.command(
+                    "align-equal-compiled",
+                    f"ark:{self._graphs(job)}",
+                    self.parts.scp(job, sort=True),
+                    f"ark:{self.ali(job)}",
+                )
+            ],
+            aligns=True,
+        )
+        self._check()
+
+    def realign(self, name: str, beam: float) -> None:
+        """Align with the current model."""
+        config = self.config
+        options = align_options((config.acwt, config.transition_scale, config.self_loop_scale), beam, config.retry_beam)
+        model = str(self.model)
+        self.each(
+            name,
+            lambda job: [
+                self.jobs.command(
+                    "gmm-align-compiled",
+                    *options,
+                    model,
+                    f"ark:{self._graphs(job)}",
+                    self.parts.scp(job, sort=True),
+                    f"ark:{self.ali(job)}",
+                )
+            ],
+            aligns=True,
+        )
+        self._check()
+
+    def _alignments(self, job: int) -> dict[str, np.ndarray]:
+        path = self.ali(job)
+        return dict(read_archive(path, "int vector")) if path.is_file() and path.stat().st_size else {}
+
+    def _check(self) -> None:
+        aligned = {utt for job in self.parts.numbers for utt in self._alignments(job)}
+        check_failures(self.parts.utts, aligned, self.config.max_failed)
+
+    def update(self, iteration: int, num_gauss: int, *, min_occupancy: float | None = None) -> None:
+        """Accumulate statistics over all parts, re-estimate and add Gaussians."""
+        model = str(self.model)
+        accs = {job: self.work / f"{iteration}.{job}.acc" for job in self.parts.numbers}
+        self.each(
+            f"acc.{iteration}",
+            lambda job: [
+                self.jobs.command(
+                    "gmm-acc-stats-ali",
+                    model,
+                    self.parts.scp(job, sort=True),
+                    f"ark,s,cs:{self.ali(job)}",
+                    accs[job],
+                )
+            ],
+            aligns=True,
+        )
+        options = [f"--mix-up={num_gauss}", f"--power={self.config.power:.9g}"]
+        if min_occupancy is not None:
+            options.append(f"--min-gaussian-occupancy={min_occupancy:g}")
+        following, total = self.work / f"{iteration + 1}.mdl", self.work / f"{iteration}.acc"
+        occupancies = self.work / f"{iteration + 1}.occs"
+        sums = self.jobs.command("gmm-sum-accs", total, *accs.values())
+        estimate = self.jobs.command("gmm-est", f"--write-occs={occupancies}", *options, model, total, following)
+        self.jobs.run(f"update.{iteration}", lambda _: [[sums], [estimate]], scripts=self.work, logs=self.logs)
+        for path in (self.model, total, *accs.values()):
+            path.unlink()
+        self.model, self.occupancies = following, occupancies
+
+    def iterate(self, first_beam: float, num_gauss: int) -> None:
+        """All passes after the first, with Gaussians added up to ``max_iter_inc``."""
+        config = self.config
+        increment = max(0, (config.totgauss - num_gauss) // max(config.max_iter_inc, 1))
+        beam = first_beam
+        for iteration in range(1, config.num_iters):
+            if iteration in config.realign_iters:
+                self.realign(f"align.{iteration}", beam)
+                beam = config.beam
+            self.update(iteration, num_gauss)
+            if iteration <= config.max_iter_inc:
+                num_gauss += increment
+
+    def finish(self, lang: Lang, out_dir: Path) -> None:
+        """Align once more and move all that is kept into ``out_dir``, the model last."""
+        self.realign("align.final", self.config.beam)
+        for old in out_dir.glob("ali.*.gz"):
+            old.unlink()
+        for number, job in enumerate(self.parts.numbers, 1):
+            write_alignments(out_dir / f"ali.{number}.gz", self._alignments(job))
+        write_text(out_dir / "num_jobs", f"{len(self.parts.numbers)}\n")
+        shutil.copyfile(lang.path / "phones.txt", out_dir / "phones.txt")
+        if self.occupancies.is_file():
+            move(self.occupancies, out_dir / "final.occs")
+        move(self.tree, out_dir / "tree")
+        move(self.model, out_dir / "final.mdl")
+
+
+def train_mono(
+    jobs: Jobs,
+    feats: Mapping[str, np.ndarray],
+    transcripts: Mapping[str, Sequence[int]],
+    lang: Lang,
+    out_dir: Path,
+    config: MonoConfig,
+) -> None:
+    """Train a monophone system; see :meth:`kaldi_uq.engine.base.Engine.train_mono`."""
+    sets, topology = _lang_files(lang, "phones/sets.int", "topo")
+    dim = next(iter(feats.values())).shape[1]
+    with jobs.workspace(out_dir) as (work, logs):
+        parts = write_parts(work, feats.items(), jobs.options)
+        training = Training(jobs, work, logs, parts, transcripts, config)
+        training.one(
+            "init",
+            jobs.command(
+                "gmm-init-mono",
+                f"--shared-phones={sets}",
+                f"--train-feats=scp:{work / 'feats.scp'}",
+                topology,
+                str(dim),
+                training.model,
+                training.tree,
+            ),
+        )
+        training.compile_graphs(lang)
+        training.align_equally()
+        num_gauss = read_gmm_model(training.model)[1].num_gauss
+        # the first pass has only equal alignments, where a real state can be short of frames
+        training.update(0, num_gauss, min_occupancy=3.0)
+        training.iterate(config.initial_beam, num_gauss)
+        training.finish(lang, Path(out_dir))
+
+
+def train_deltas(
+    jobs: Jobs,
+    feats: Mapping[str, np.ndarray],
+    transcripts: Mapping[str, Sequence[int]],
+    lang: Lang,
+    ali_dir: Path,
+    out_dir: Path,
+    config: DeltasConfig,
+) -> None:
+    """Train a triphone system; see :meth:`kaldi_uq.engine.base.Engine.train_deltas`."""
+    sets, roots, topology, silence = _lang_files(
+        lang, "phones/sets.int", "phones/roots.int", "topo", "phones/context_indep.csl"
+    )
+    old_model, _ = model_files(ali_dir)
+    alignments = {utt: ali for utt, ali in read_alignments(ali_dir).items() if utt in feats}
+    check_failures(list(feats), alignments, config.max_failed)
+    with jobs.workspace(out_dir) as (work, logs):
+        parts = write_parts(work, ((utt, f) for utt, f in feats.items() if utt in alignments), jobs.options)
+        training = Training(jobs, work, logs, parts, transcripts, config)
+        for job, utts in parts.of_job.items():
+            write_alignments(work / f"old.{job}.gz", {utt: alignments[utt] for utt in utts})
+            (work / f"old.{job}").write_bytes(gzip.decompress((work / f"old.{job}.gz").read_bytes()))
+        context_independent = Path(silence).read_text().strip()
+        training.each(
+            "acc_tree",
+            lambda job: [
+                jobs.command(
+                    "acc-tree-stats",
+                    f"--ci-phones={context_independent}",
+                    old_model,
+                    parts.scp(job, sort=True),
+                    f"ark,s,cs:{work / f'old.{job}'}",
+                    work / f"{job}.treeacc",
+                )
+            ],
+        )
+        stats, questions = work / "treeacc", work / "questions.int"
+        sums = [work / f"{job}.treeacc" for job in parts.numbers]
+        training.one("sum_tree_acc", jobs.command("sum-tree-stats", stats, *sums))
+        training.one("questions", jobs.command("cluster-phones", stats, sets, questions))
+        extra = lang.path / "phones/extra_questions.int"
+        if extra.is_file():
+            write_text(questions, questions.read_text() + extra.read_text())
+        compiled = work / "questions.qst"
+        training.one("compile_questions", jobs.command("compile-questions", topology, questions, compiled))
+        training.one(
+            "build_tree",
+            jobs.command(
+                "build-tree",
+                "--verbose=1",
+                f"--max-leaves={config.num_leaves}",
+                f"--cluster-thresh={config.cluster_thresh:.9g}",
+                stats,
+                roots,
+                compiled,
+                topology,
+                training.tree,
+            ),
+        )
+        training.one(
+            "init_model",
+            jobs.command(
+                "gmm-init-model", f"--write-occs={work / '1.occs'}", training.tree, stats, topology, work / "init.mdl"
+            ),
+        )
+        num_gauss = config.num_leaves
+        training.model = work / "1.mdl"
+        training.one(
+            "mixup",
+            jobs.command("gmm-mixup", f"--mix-up={num_gauss}", work / "init.mdl", work / "1.occs", training.model),
+        )
+        training.each(
+            "convert",
+            lambda job: [
+                jobs.command(
+                    "convert-ali",
+                    old_model,
+                    training.model,
+                    training.tree,
+                    f"ark:{work / f'old.{job}'}",
+                    f"ark:{training.ali(job)}",
+                )
+            ],
+        )
+        training.compile_graphs(lang)
+        training.iterate(config.beam, num_gauss)
+        training.finish(lang, Path(out_dir))
+
+
+def _lang_files(lang: Lang, *names: str) -> list[str]:
+    for name in names:
+        if not (lang.path / name).is_file():
+            raise EngineError(f"{lang.path / name}: no such file; utils/prepare_lang.sh makes it")
+    return [absolute(lang.path / name) for name in names]

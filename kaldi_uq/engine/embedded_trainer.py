@@ -1,0 +1,121 @@
+"""What Viterbi training of any GMM system shares on the embedded engine: graphs, realignment, one pass, the output.
+
+Utterances are handled in a fixed order by one process, so the number of jobs cannot change the result.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import kaldi_hmm_gmm as khg
+import numpy as np
+
+from kaldi_uq.engine import embedded
+from kaldi_uq.engine.base import DeltasConfig, MonoConfig, check_failures
+from kaldi_uq.engine.gmm import reestimate, split
+from kaldi_uq.io.ark import write_alignments
+from kaldi_uq.io.files import write_text
+from kaldi_uq.io.kaldi_model import DiagGmmSet, Topology, TransitionTable, write_model
+from kaldi_uq.io.lang import Lang
+
+
+def wheel_topology(topology: Topology) -> Any:
+    """The topology as an object of the wheels."""
+    topo = khg.HmmTopology()
+    topo.read(topology.to_text())
+    return topo
+
+
+def initial_transitions(topology: Topology, tree: Any) -> tuple[TransitionTable, Any]:
+    """A transition model with the probabilities of the topology: as ours, and as the wheels'."""
+    transitions = khg.TransitionModel(tree, wheel_topology(topology))
+    tuples = tuple((*t.__getstate__(),) for t in transitions.tuples)
+    return TransitionTable(topology, tuples, np.asarray(transitions.log_probs, dtype=np.float32)), transitions
+
+
+class Trainer:
+    """A model in training.
+
+    Attributes:
+        graphs: word-ids -> training graph without transition probabilities, which change with every pass.
+        gmms: the current GMMs; to be set before the first pass.
+        alignments: utt -> (T,) int32 transition-ids; to be set before the first pass.
+    """
+
+    gmms: DiagGmmSet
+    alignments: dict[str, np.ndarray]
+
+    def __init__(
+        self,
+        feats: Mapping[str, np.ndarray],
+        transcripts: Mapping[str, Sequence[int]],
+        lang: Lang,
+        transitions: Any,
+        tree: Any,
+        config: MonoConfig | DeltasConfig,
+    ) -> None:
+        self._feats = feats
+        self._keys = {utt: tuple(transcripts[utt]) for utt in feats}
+        self._transitions = transitions
+        self._config = config
+        self._rng = np.random.default_rng(config.seed)
+        self._tid_to_pdf = embedded.tid_to_pdf_array(transitions)
+        compiler = embedded.compiler(transitions, tree, lang, 0.0, 0.0)
+        self.graphs: dict[tuple[int, ...], Any] = {}
+        for key in self._keys.values():
+            if key not in self.graphs:
+                self.graphs[key] = embedded.compile_graph(compiler, key, lang)
+
+    @property
+    def num_pdfs(self) -> int:
+        """Pdfs, C."""
+        return int(self._tid_to_pdf.max()) + 1
+
+    def realign(self, beam: float) -> None:
+        """Align all utterances with the current model."""
+        config = self._config
+        weighted: dict[tuple[int, ...], Any] = {}
+        alignments = {}
+        for utt, features in self._feats.items():
+            key = self._keys[utt]
+            if key not in weighted:
+                graph = self.graphs[key].copy()
+                khg.add_transition_probs(self._transitions, [], config.transition_scale, config.self_loop_scale, graph)
+                weighted[key] = graph
+            scaled = embedded.scaled_by_tid(self.gmms.loglikes(features), self._tid_to_pdf, config.acwt)
+            alignment = embedded.viterbi_align(utt, weighted[key], scaled, beam, config.retry_beam)
+            if alignment is not None:
+                alignments[utt] = alignment
+        check_failures(list(self._feats), alignments, config.max_failed)
+        self.alignments = alignments
+
+    def update(self, target: int, *, min_occupancy: float = 10.0) -> float:
+        """Re-estimate transitions and GMMs from the alignments, then add Gaussians.
+
+        Args:
+            target: Gaussians to grow to; below the present number nothing is added.
+            min_occupancy: frames that a Gaussian needs to be kept.
+
+        Returns:
+            log-likelihood per frame before the update.
+        """
+        embedded.update_transitions(self._transitions, self.alignments.values())
+        frames = np.concatenate([self._feats[utt] for utt in self.alignments])
+        pdfs = self._tid_to_pdf[np.concatenate(list(self.alignments.values()))]
+        self.gmms, counts, loglike = reestimate(self.gmms, frames, pdfs, min_occupancy=min_occupancy)
+        self.gmms = split(self.gmms, counts, target, self._config.power, self._rng)
+        return loglike / len(frames)
+
+    def finish(self, out_dir: Path, table: TransitionTable) -> None:
+        """Write ``final.mdl``, align once more, and write ``ali.1.gz`` and ``num_jobs``.
+
+        Args:
+            out_dir: the model directory.
+            table: the transition model of the beginning.
+        """
+        write_model(out_dir / "final.mdl", embedded.with_log_probs(table, self._transitions), self.gmms)
+        self.realign(self._config.beam)
+        write_alignments(out_dir / "ali.1.gz", self.alignments)
+        write_text(out_dir / "num_jobs", "1\n")

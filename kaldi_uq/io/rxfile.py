@@ -1,0 +1,82 @@
+"""Kaldi's "rxfilenames": a file, ``foo.ark:123``, ``foo.gz``, a pipe, and ``foo.ark:123[0:10]``, a part of a matrix.
+
+Source: Kaldi ``src/util/kaldi-io.cc``, ``src/util/kaldi-holder.cc`` (ranges).
+"""
+
+from __future__ import annotations
+
+import gzip
+import io
+from typing import IO
+
+import numpy as np
+
+from kaldi_uq.errors import DataError
+from kaldi_uq.io.pipes import is_pipe, read_pipe
+
+ROW_TOLERANCE = 3  # rows that a range may reach beyond the end: frames do not fit times that are rounded
+
+
+def split_range(rxfilename: str) -> tuple[str, str]:
+    """An rxfilename and the range behind it, empty if there is none.
+
+    >>> split_range("feats.ark:17[0:10,2:3]"), split_range("feats.ark:17")
+    (('feats.ark:17', '0:10,2:3'), ('feats.ark:17', ''))
+    """
+    if not rxfilename.endswith("]"):
+        return rxfilename, ""
+    name, bracket, inner = rxfilename[:-1].partition("[")
+    return (name, inner) if name and bracket and inner and "[" not in inner else (rxfilename, "")
+
+
+def take_range(matrix: np.ndarray, text: str) -> np.ndarray:
+    """The rows, or rows and columns, of a range; both ends belong to it.
+
+    Args:
+        matrix: (T, D).
+        text: ``first:last`` of rows, and perhaps ``,first:last`` of columns; ``:`` for all.
+
+    Raises:
+        ValueError: not a range, or not within the matrix.
+
+    >>> take_range(np.arange(6).reshape(3, 2), "1:2,0:0").tolist()
+    [[2], [4]]
+    """
+    parts = text.split(",")
+    if not 1 <= len(parts) <= 2:
+        raise ValueError(f"range [{text}]: expected [first:last] or [first:last,first:last]")
+    slices = []
+    for part, size, tolerance in zip(parts, matrix.shape, (ROW_TOLERANCE, 0), strict=False):
+        try:
+            first, last = (0, size - 1) if part == ":" else (int(value) for value in part.split(":"))
+        except ValueError:
+            raise ValueError(f"range [{text}]: expected [first:last] or [first:last,first:last]") from None
+        if not 0 <= first <= last < size + tolerance or first >= size:
+            raise ValueError(f"range [{text}] is not in a matrix of {matrix.shape[0]} rows, {matrix.shape[1]} columns")
+        slices.append(slice(first, last + 1))
+    return matrix[tuple(slices)]
+
+
+def open_rxfile(rxfilename: str, *, where: str = "", allow_pipes: bool = False) -> IO[bytes]:
+    """Open an rxfilename without range, at its offset.
+
+    Args:
+        rxfilename: file, ``file:offset`` or pipe; ``.gz`` files are unpacked, and their offsets are of what is in them.
+        where: file and line that it comes from, for messages.
+        allow_pipes: run a pipe.
+
+    Raises:
+        DataError: no such file, or a pipe that is not allowed or fails.
+    """
+    if is_pipe(rxfilename):
+        return io.BytesIO(read_pipe(rxfilename, where=where or "archive", allow_pipes=allow_pipes))
+    name, _, offset = rxfilename.rpartition(":")
+    if not name or not offset.isdigit():
+        name, offset = rxfilename, "0"
+    try:
+        stream: IO[bytes] = gzip.open(name, "rb") if name.endswith(".gz") else open(name, "rb")  # type: ignore[assignment]
+    except FileNotFoundError:
+        raise DataError(f"{name}: no such file" + (f" ({where})" if where else "")) from None
+    if int(offset):
+        stream.seek(int(offset))
+    return stream

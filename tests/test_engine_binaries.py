@@ -1,0 +1,215 @@
+"""The kaldi engine where no Kaldi is: how its programs are found and run, on programs that stand in for them."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from kaldi_uq.engine.base import EngineOptions
+from kaldi_uq.engine.binaries import KaldiEngine
+from kaldi_uq.engine.binaries_data import write_parts
+from kaldi_uq.engine.binaries_jobs import PROGRAMS, Jobs, KaldiRoot
+from kaldi_uq.engine.select import select_engine
+from kaldi_uq.errors import EngineError
+from kaldi_uq.io.datadir import read_table
+from tests.conftest import REPO
+from tests.kaldi import fake_kaldi
+
+
+@pytest.fixture
+def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A Kaldi of stand-ins, in a directory with a blank in its name."""
+    fake_kaldi(tmp_path / "my kaldi")
+    monkeypatch.setenv("KALDI_ROOT", str(tmp_path / "my kaldi"))
+    return tmp_path / "my kaldi"
+
+
+def jobs(tmp_path: Path, **options: object) -> Jobs:
+    (tmp_path / "work dir").mkdir(exist_ok=True)
+    return Jobs(KaldiRoot.find(), EngineOptions(**options))  # type: ignore[arg-type]
+
+
+def run(tmp_path: Path, line: str, *, name: str = "step", num: int = 1, **options: object) -> list[Path]:
+    """Run a line of shell as jobs; JOB stands for the number."""
+    place = tmp_path / "work dir"
+    return jobs(tmp_path, **options).run(
+        name,
+        lambda job: [[["bash", "-c", line.replace("JOB", str(job))]]],
+        scripts=place,
+        logs=place / "log",
+        numbers=list(range(1, num + 1)),
+    )
+
+
+class TestRoot:
+    def test_broken_root_is_an_error_that_says_how_to_go_on(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        for place, why in ((tmp_path / "nowhere", "no such directory"), (tmp_path, "no built Kaldi there")):
+            monkeypatch.setenv("KALDI_ROOT", str(place))
+            with pytest.raises(EngineError, match=rf"KALDI_ROOT={place}: {why}.*--engine embedded"):
+                select_engine()
+        monkeypatch.delenv("KALDI_ROOT")
+        with pytest.raises(EngineError, match=r"needs KALDI_ROOT.*export KALDI_ROOT="):
+            select_engine("kaldi")
+
+    def test_root_is_chosen_and_its_version_told(self, root: Path) -> None:
+        engine = select_engine()
+        assert isinstance(engine, KaldiEngine)
+        assert engine.versions() == {"kaldi": "5.5.99"}
+        (root / "src/base").mkdir()
+        (root / "src/base/version.h").write_text('// made\n#define KALDI_VERSION "5.5.1~1-abc"\n')
+        assert engine.versions() == {"kaldi": "5.5.1~1-abc"}
+
+    def test_missing_program_comes_with_its_path_and_the_command_that_builds_it(
+        self, root: Path, tmp_path: Path
+    ) -> None:
+        for name, make in (("gmm-est", "src gmmbin"), ("fstcompile", "tools openfst")):
+            (root / PROGRAMS[name] / name).unlink()
+            build = f"make -C {root / make.split()[0]} {make.split()[1]}"
+            with pytest.raises(EngineError) as error:
+                KaldiRoot.find().program(name)
+            assert str(error.value) == f"{root / PROGRAMS[name] / name}: no such program; build it with: {build}"
+        with pytest.raises(EngineError, match="fstcompile: no such program"):
+            KaldiEngine().compile_fst("0\n", tmp_path / "x.fst", sort="ilabel")
+
+
+@pytest.mark.usefixtures("root")
+class TestJobs:
+    def test_each_job_has_a_log_with_what_ran_and_what_it_said(self, tmp_path: Path) -> None:
+        logs = run(tmp_path, "echo 'job JOB' >&2; echo out", num=3)
+        assert [path.name for path in logs] == ["step.1.log", "step.2.log", "step.3.log"]
+        for number, path in enumerate(logs, 1):
+            text = path.read_text()
+            assert f"\njob {number}\nout\n" in text
+            assert f"bash -c 'echo '\"'\"'job {number}" in text
+            assert "Ended (code 0)" in text
+
+    def test_failure_has_the_error_of_the_first_failed_log(self, tmp_path: Path) -> None:
+        line = """echo LOG >&2; [ JOB = 1 ] || { echo 'ERROR (gmm-est[5.5]:main():x.cc:1) JOB is bad' >&2; exit 3; }"""
+        with pytest.raises(EngineError) as error:
+            run(tmp_path, line, num=4)
+        log = tmp_path / "work dir/log/step.2.log"
+        assert str(error.value) == (
+            f"{log}: the job ended with status 3 (3 jobs failed): ERROR (gmm-est[5.5]:main():x.cc:1) 2 is bad"
+        )
+
+    def test_failure_without_an_error_line_has_the_end_of_the_log(self, tmp_path: Path) -> None:
+        with pytest.raises(EngineError, match=r"step\.1\.log: the job ended with status 1: line 13\nline 14\n"):
+            run(tmp_path, "for n in $(seq 20); do echo line $n; done; false")
+
+    def test_failure_within_a_pipeline_counts(self, tmp_path: Path) -> None:
+        place = tmp_path / "work dir"
+        with pytest.raises(EngineError, match=r"step\.1\.log"):
+            jobs(tmp_path).run("step", lambda _: [[["false"], ["cat"]]], scripts=place, logs=place / "log")
+
+    def test_job_that_is_killed_is_a_failure(self, tmp_path: Path) -> None:
+        with pytest.raises(EngineError, match=r"step\.1\.log: the job ended with status"):
+            run(tmp_path, "echo begun; kill -9 $$")
+
+    @pytest.mark.parametrize(
+        ("text", "fine"),
+        [
+            ("LOG (x) Done 0, errors on 3", True),
+            ("LOG (x) Done 0, errors on 3\nERROR (x) cannot write", False),
+            ("LOG (x) Done 2, errors on 3", False),
+        ],
+    )
+    def test_job_without_a_result_is_not_a_failed_one(self, tmp_path: Path, text: str, fine: bool) -> None:
+        place = tmp_path / "work dir"
+
+        def go() -> None:
+            script = tmp_path / "said"
+            script.write_text(text + "\n")
+            line = f"cat '{script}'; exit 1"
+            jobs(tmp_path).run(
+                "step",
+                lambda _: [[["bash", "-c", line]]],
+                scripts=place,
+                logs=place / "log",
+                nothing_done="Done 0, errors",
+            )
+
+        if fine:
+            go()
+        else:
+            with pytest.raises(EngineError):
+                go()
+
+    def test_command_of_the_user_gets_the_array_the_log_and_the_script(self, tmp_path: Path) -> None:
+        spy = tmp_path / "spy.sh"
+        spy.write_text(f'#!/bin/sh\nprintf "%s\\n" "$@" >{tmp_path}/seen\nshift 2\nexec {REPO}/utils/run.pl "$@"\n')
+        spy.chmod(0o755)
+        run(tmp_path, "echo JOB", num=2, cmd=f"{spy} --mem 4G", nj=2)
+        place = tmp_path / "work dir"
+        seen = (tmp_path / "seen").read_text().splitlines()
+        assert seen == ["--mem", "4G", "JOB=1:2", f"{place}/log/step.JOB.log", "bash", f"{place}/step.JOB.sh"]
+
+    @pytest.mark.parametrize(
+        ("cmd", "why"),
+        [
+            ("no-such-command", "--cmd no-such-command: cannot be run"),
+            ("false", "false failed and wrote no log"),
+            ("'run.pl", "--cmd .*No closing quotation"),
+            (" ", "--cmd is blank"),
+        ],
+    )
+    def test_command_that_cannot_run_is_named(self, tmp_path: Path, cmd: str, why: str) -> None:
+        with pytest.raises(EngineError, match=why):
+            run(tmp_path, "true", cmd=cmd)
+
+    def test_earlier_log_is_not_taken_for_that_of_this_job(self, tmp_path: Path) -> None:
+        run(tmp_path, "true")
+        with pytest.raises(EngineError, match="wrote no log"):
+            run(tmp_path, "true", cmd="false")
+
+    def test_temporary_archives_go_and_logs_stay(self, tmp_path: Path) -> None:
+        with jobs(tmp_path, work_dir=tmp_path / "exp").workspace() as (work, logs):
+            assert work.parent == tmp_path / "exp"
+            (work / "big.ark").touch()
+        assert not work.exists()
+        assert logs == tmp_path / "exp/log"
+
+
+def test_end_of_the_command_ends_its_jobs(root: Path, tmp_path: Path) -> None:
+    code = (
+        "from kaldi_uq.engine.binaries_jobs import *\nfrom pathlib import Path\n"
+        f"p = Path({str(tmp_path)!r})\n"
+        "Jobs(KaldiRoot.find(), EngineOptions()).run('x', lambda _: [[['bash', '-c', f'echo $$ >{p}/pid; sleep 60']]], "
+        "scripts=p, logs=p)"
+    )
+    env = {**os.environ, "PYTHONPATH": str(REPO)}
+    process = subprocess.Popen([sys.executable, "-c", code], env=env, cwd=REPO, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 60
+    while not ((tmp_path / "pid").is_file() and (tmp_path / "pid").read_text().strip()):
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.05)
+    pid = int((tmp_path / "pid").read_text())
+    process.send_signal(signal.SIGINT)
+    process.wait(timeout=30)
+    while Path(f"/proc/{pid}").exists():
+        assert time.monotonic() < deadline, "the job lives on"
+        time.sleep(0.05)
+
+
+class TestParts:
+    def test_parts_are_consecutive_and_in_order_whatever_order_came(self, tmp_path: Path) -> None:
+        items = [(f"u{n}", np.full((2, 1), n, np.float32)) for n in (3, 1, 9, 5, 7)]
+        parts = write_parts(tmp_path, items, EngineOptions(nj=2, first_job=4))
+        assert parts.utts == ("u3", "u1", "u9", "u5", "u7")
+        assert parts.of_job == {4: ("u1", "u3", "u5"), 5: ("u7", "u9")}
+        for job, utts in parts.of_job.items():
+            assert tuple(read_table(tmp_path / f"feats.{job}.scp")) == utts
+
+    def test_no_more_jobs_than_utterances_and_none_for_those_without_frames(self, tmp_path: Path) -> None:
+        items = [("a", np.zeros((0, 2), np.float32)), ("b", np.zeros((1, 2), np.float32))]
+        parts = write_parts(tmp_path, items, EngineOptions(nj=8))
+        assert parts.of_job == {1: ("b",)}
+        assert write_parts(tmp_path, items[:1], EngineOptions()).numbers == []

@@ -1,0 +1,122 @@
+"""Pipes: refused with file, line and option; run, and their failures told, where they are allowed."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from kaldi_uq.cli.main import main
+from kaldi_uq.errors import DataError, MissingDependencyError
+from kaldi_uq.io.ark import MatrixWriter, read_matrix
+from kaldi_uq.io.datadir import DataDir
+from kaldi_uq.io.feats_dir import features
+from kaldi_uq.io.pipes import is_pipe, read_pipe, run_program
+from kaldi_uq.io.wav import write_wav
+from kaldi_uq.io.waves import read_waves
+
+RATE = 8000
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A data directory whose second line is a pipe."""
+    rng = np.random.default_rng(0)
+    data = tmp_path / "data"
+    data.mkdir()
+    for name in ("a", "b"):
+        write_wav(tmp_path / f"{name}.wav", rng.integers(-3000, 3000, 1600).astype(np.int16), RATE)
+    (data / "wav.scp").write_text(f"s-a {tmp_path / 'a.wav'}\ns-b cat {shlex.quote(str(tmp_path / 'b.wav'))} |\n")
+    (data / "utt2spk").write_text("s-a s\ns-b s\n")
+    (data / "spk2utt").write_text("s s-a s-b\n")
+    (data / "mfcc.conf").write_text("--sample-frequency=8000\n")
+    return data
+
+
+def test_pipe_gives_the_samples_of_the_file_and_only_if_allowed(folder: Path, tmp_path: Path) -> None:
+    data = DataDir.read(folder)
+    message = r"wav\.scp:2: 'cat .*b\.wav.* \|' is a pipe, .* runs only with --allow-pipes"
+    with pytest.raises(DataError, match=message):
+        read_waves(data, sample_rate=RATE, min_samples=1)
+    waves = read_waves(data, sample_rate=RATE, min_samples=1, allow_pipes=True)
+    (folder / "wav.scp").write_text(f"s-a {tmp_path / 'a.wav'}\ns-b {tmp_path / 'b.wav'}\n")
+    files = read_waves(DataDir.read(folder), sample_rate=RATE, min_samples=1)
+    assert all(np.array_equal(waves[utt], files[utt]) for utt in files)
+
+
+@pytest.mark.parametrize(
+    "command, message",
+    [
+        ("echo one >&2; echo two words >&2; exit 3", r"wav\.scp:2: the pipe .* failed with status 3: one / two words"),
+        ("no-such-program-at-all", r"failed with status 127: .*no-such-program-at-all"),
+        ("kill -9 $$", r"failed with signal 9: no message"),
+        ("true", r"wrote nothing: no message"),
+        ("echo hello", r"wav\.scp:2: output of .*not a WAV file \(6 bytes"),
+    ],
+)
+def test_failure_is_told_with_status_and_the_last_lines(folder: Path, command: str, message: str) -> None:
+    first = (folder / "wav.scp").read_text().splitlines()[0]
+    (folder / "wav.scp").write_text(f"{first}\ns-b {command} |\n")
+    with pytest.raises(DataError, match=message):
+        read_waves(DataDir.read(folder), sample_rate=RATE, min_samples=1, allow_pipes=True)
+
+
+@pytest.mark.parametrize("length", [0, 0x7FFFF000, 0xFFFFFFFF])
+def test_header_of_a_program_that_could_not_know_the_length(folder: Path, tmp_path: Path, length: int) -> None:
+    whole = (tmp_path / "b.wav").read_bytes()
+    expected = read_waves(DataDir.read(folder), sample_rate=RATE, min_samples=1, allow_pipes=True)["s-b"]
+    at = whole.index(b"data") + 4
+    (tmp_path / "b.wav").write_bytes(whole[:at] + length.to_bytes(4, "little") + whole[at + 4 :])
+    found = read_waves(DataDir.read(folder), sample_rate=RATE, min_samples=1, allow_pipes=True)["s-b"]
+    assert np.array_equal(found, expected)
+
+
+def test_pipe_has_no_input_and_paths_with_quotes_work(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "it's.wav").write_bytes((tmp_path / "b.wav").read_bytes())
+    lines = (folder / "wav.scp").read_text().splitlines()
+    pipe = f"cat - {shlex.quote(str(tmp_path) + '/it' + chr(39) + 's.wav')} |"
+    (folder / "wav.scp").write_text(f"{lines[0]}\ns-b {pipe}\n")
+    assert len(read_waves(DataDir.read(folder), sample_rate=RATE, min_samples=1, allow_pipes=True)["s-b"]) == 1600
+
+
+def test_matrix_from_a_pipe_names_feats_scp(tmp_path: Path) -> None:
+    with MatrixWriter(tmp_path / "x.ark", tmp_path / "x.scp") as writer:
+        writer.write("s-a", np.eye(3, dtype=np.float32))
+    (tmp_path / "one").write_bytes((tmp_path / "x.ark").read_bytes()[4:])
+    pipe = f"cat {tmp_path / 'one'} |"
+    (tmp_path / "feats.scp").write_text(f"s-a {pipe}\n")
+    (tmp_path / "utt2spk").write_text("s-a s\n")
+    data = DataDir.read(tmp_path, need=("feats.scp",))
+    with pytest.raises(DataError, match=r"feats\.scp:1: 'cat .*' is a pipe, .* --allow-pipes"):
+        list(features(data))
+    assert np.array_equal(dict(features(data, allow_pipes=True))["s-a"], np.eye(3))
+    assert np.array_equal(read_matrix(f"{pipe}[1:2]", allow_pipes=True), np.eye(3)[1:])
+
+
+@pytest.mark.parametrize("name", ["| cat", "cat x |:12"])
+def test_what_cannot_be_read_from_is_no_pipe_to_read(tmp_path: Path, name: str) -> None:
+    assert is_pipe(name)
+    with pytest.raises(DataError, match=r"^here: .*not a pipe to read from"):
+        read_pipe(name, where="here", allow_pipes=True)
+
+
+def test_missing_program() -> None:
+    with pytest.raises(MissingDependencyError, match="no-such-program: no such program"):
+        run_program(["no-such-program"])
+
+
+@pytest.mark.parametrize("command", ["validate-data", "compute-mfcc"])
+def test_commands_have_the_option(
+    folder: Path, tmp_path: Path, command: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = {
+        "validate-data": ["--no-feats", "--no-text", str(folder)],
+        "compute-mfcc": ["--mfcc-config", str(folder / "mfcc.conf"), str(folder), str(tmp_path / "m.ark"),
+                         str(tmp_path / "m.scp")],
+    }[command]  # fmt: skip
+    assert main([command, *words]) == 1
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if "error" in line]
+    assert "wav.scp:2: " in line and "--allow-pipes" in line
+    assert main([command, "--allow-pipes", *words]) == 0
