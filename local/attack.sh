@@ -22,9 +22,9 @@ In a recipe directory, after run.sh has trained.
 Options:
   --eps <e>                 largest change of a sample, full scale 1 [$eps]
   --model <name>            directory under exp/ [$model]
-  --attack <name>           pgd: the strong default; paper-pgd: the paper's exactly;
-                            adaptive: knows the detector; or any other with a
-                            conf/<name>.conf [$attack]
+  --attack <name>           pgd: the strong default; paper-pgd: the paper's
+                            exactly; adaptive: knows the detector; or any other
+                            with a conf/<name>.conf [$attack]
   --statistics <s>,<s>      adaptive: of the detectors to pass; all: every one
                             [max_predictive_entropy]
   --name <name>             under which it is filed [<attack>, or
@@ -52,7 +52,7 @@ fi
 attacks=$(cd conf && ls -- *.conf 2>/dev/null | sed -E '/^(mfcc.*|dnn|ensemble|dropout|bnn)\.conf$/d; s/\.conf$//')
 attacks="$(tr '\n' ' ' <<<"$attacks")paper-pgd"
 [[ " $attacks " == *" $attack "* ]] || {
-  echo "$0: error: --attack must be one of $attacks (those with options in conf/), got '$attack'" >&2
+  echo "$0: error: conf/$attack.conf: no such file; --attack must be one of $attacks" >&2
   exit 1
 }
 conf=conf/$attack.conf

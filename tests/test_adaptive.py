@@ -256,20 +256,16 @@ class TestAttack:
     def test_random_models_are_attacked_through_several_draws(
         self, place: Place, tmp_path: Path, kind: str, statistic: str
     ) -> None:
-        # a detector that calls half of the clean audio an attack
+        # a detector that calls a fifth of the clean audio an attack
         adaptive = AdaptiveConfig(
-            statistics=statistic, sided="one", fpr=0.5, aim=0.2, num_rounds=4, round_steps=30, num_scorings=2
+            statistics=statistic, sided="one", fpr=0.2, aim=0.2, num_rounds=5, round_steps=40, num_scorings=2
         )
-        config = replace(CONFIG, num_steps=60, eot_samples=4, eps=0.3)
+        config = replace(CONFIG, num_steps=60, eot_samples=10, eps=0.3)
         targets = {utt: [*words[:-1], "two"] for utt, words in speech()[1].items()}  # near, so that they are reached
         blind = lines_of(place, kind, tmp_path / "blind", config, adaptive, knows=False, targets=targets)
         lines = lines_of(place, kind, tmp_path / "adaptive", config, adaptive, targets=targets)
-        print(
-            kind,
-            [(x["excess"], x["target_success"]) for x in blind],
-            [(x["excess"], x["target_success"]) for x in lines],
-        )
-        assert evasion(lines) > evasion(blind)
+        assert evasion(lines) >= evasion(blind)
+        assert np.mean([x["excess"] for x in lines]) < np.mean([x["excess"] for x in blind]) - 0.5
         with pytest.raises(ValueError, match=r"is of several draws: set eot_samples to 2 or more"):
             lines_of(place, kind, tmp_path / "one", replace(config, eot_samples=1), adaptive)
 

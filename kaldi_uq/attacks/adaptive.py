@@ -146,8 +146,8 @@ class Adaptive:
     """The strategy: the attack as it is configured, without penalty, then rounds in which lambda is searched.
 
     So it is never weaker than the attack that does not know the detector, but for the draws of a random model.  The
-    rounds are shorter, begin at the best example so far, and their steps decay from eps/8, which does not lead far away
-    from it.  As long as an utterance has not reached its target, its lambda is 0.
+    rounds are shorter and begin at the best example so far, with steps that decay from eps/32: larger ones lose it.  As
+    long as an utterance has not reached its target, its lambda is 0.
 
     Attributes:
         sentries: the detectors.

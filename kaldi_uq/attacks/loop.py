@@ -140,7 +140,7 @@ def run_attack(
         delta = torch.zeros_like(wav[rows]) if begin is None else current.start(begin)
         if start_delta is not None and start == 0:
             delta = current.project(start_delta[rows])
-        stepper = make_stepper(current, config)
+        stepper = make_stepper(current, config, warm=start_delta is not None and start == 0)
         for step in range(config.num_steps):
             if realign is not None and config.realign_every and step and step % config.realign_every == 0:
                 targets[rows] = realign(run.mean_log_post(delta, rows), rows)

@@ -10,7 +10,8 @@ from kaldi_uq.masking import HOPS, ShortTime, margin, masking_threshold
 
 PASSES = 4  # between the spectra below the threshold and the spectra of signals
 # From the second pass on a cell is cut by so many times its excess, in dB: resynthesis gives back most of what is cut.
-# Measured on speech: 1 % of the cells end more than 1 dB above the threshold, without it 7 %.
+# Measured on 80 utterances, with noise of eps 0.05 and with steps twice too long: 0.7 to 1.8 % of the cells end more
+# than 1 dB above the threshold (5 to 8 % without it), the highest cell of an utterance by 16 to 21 dB.
 OVERCUT = 3.0
 
 
@@ -78,7 +79,7 @@ class Masking(Constraint):
     def _allowed(self) -> Tensor:
         return self._threshold * self._gain
 
-    def excess_db(self, delta: Tensor) -> Tensor:
+    def ratio_db(self, delta: Tensor) -> Tensor:
         """(B,) the mean of the cells' powers over the threshold's, in dB (the noise-to-mask ratio)."""
         return margin(delta, self._threshold, self.num_samples, self._frames.rate).mean_db
 
@@ -89,8 +90,8 @@ class Masking(Constraint):
 class NoiseToMask(Masking):
     """The mean over cells of power / masked power, the noise-to-mask ratio, is bounded; single cells may be above.
 
-    Where :class:`Masking` moves every cell by what is allowed there, this moves those
-    that matter to the loss: for the same success it is quieter.  Arguments as of :class:`Masking`.
+    The bound is ``masking_db``, and the unit of steps.  Where :class:`Masking` moves every cell by what is allowed
+    there, this moves the most those that matter most to the loss.  Arguments as of :class:`Masking`.
     """
 
     def direction(self, gradient: Tensor) -> Tensor:
@@ -101,7 +102,7 @@ class NoiseToMask(Masking):
         return step / self._size(step).clamp(min=1e-20)
 
     def _shrink(self, delta: Tensor) -> Tensor:
-        delta = delta.clamp(-self.eps, self.eps)
+        delta = delta.clamp(-self.eps, self.eps) * self.inside
         return delta / self._size(delta).clamp(min=1.0)
 
     def _size(self, delta: Tensor) -> Tensor:

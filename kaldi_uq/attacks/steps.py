@@ -11,6 +11,7 @@ from kaldi_uq.attacks.constraints import Constraint
 from kaldi_uq.types import AttackConfig
 
 FIRST_STEP = 1 / 8  # of the radius, where no step size is given: with the decay it wins over 1/4 and 1/16
+WARM_STEP = 1 / 32  # likewise where the start is an example that is good already: larger steps lose it
 APGD_MOMENTUM = 0.75  # share of the new step; the rest goes on in the direction of the last move
 APGD_RISE = 0.75  # a step is kept while this share of the steps since the last look made the loss smaller
 
@@ -21,15 +22,16 @@ class Stepper:
     Args:
         constraint: of the batch.
         config: ``step_rule``, ``step_size``, ``num_steps``, ``momentum``.
+        warm: the start is an example that is good already; of the rules without a size of their own.
 
     Source: Madry et al. 2018; momentum: Dong et al. 2018.
     """
 
-    def __init__(self, constraint: Constraint, config: AttackConfig) -> None:
+    def __init__(self, constraint: Constraint, config: AttackConfig, *, warm: bool = False) -> None:
         self._constraint = constraint
         self._config = config
         self._step = 0
-        self._first = first_size(constraint, config)
+        self._first = first_size(constraint, config, warm=warm)
         self._velocity: Tensor | None = None
 
     def next(self, delta: Tensor, gradient: Tensor, loss: Tensor) -> Tensor:
@@ -68,8 +70,8 @@ class ApgdStepper(Stepper):
     Source: Croce and Hein 2020, algorithm 1 and its two conditions.
     """
 
-    def __init__(self, constraint: Constraint, config: AttackConfig) -> None:
-        super().__init__(constraint, config)
+    def __init__(self, constraint: Constraint, config: AttackConfig, *, warm: bool = False) -> None:
+        super().__init__(constraint, config, warm=warm)
         self._looks = _looks(config.num_steps)
         self._size = self._first.clone()
         self._since = 0
@@ -106,19 +108,21 @@ class ApgdStepper(Stepper):
         return self._constraint.project(ahead)
 
 
-def make_stepper(constraint: Constraint, config: AttackConfig) -> Stepper:
+def make_stepper(constraint: Constraint, config: AttackConfig, *, warm: bool = False) -> Stepper:
     """The stepper of a configuration."""
-    return (ApgdStepper if config.step_rule == "apgd" else Stepper)(constraint, config)
+    return (ApgdStepper if config.step_rule == "apgd" else Stepper)(constraint, config, warm=warm)
 
 
-def first_size(constraint: Constraint, config: AttackConfig) -> Tensor:
+def first_size(constraint: Constraint, config: AttackConfig, *, warm: bool = False) -> Tensor:
     """The size (B,) of the first step: the given one, or a share of the radius; one step alone goes all the way."""
     radius = constraint.radius()
     if config.step_size:
         return torch.full_like(radius, config.step_size)
     if config.num_steps == 1:
         return radius
-    return radius * (2.0 if config.step_rule == "apgd" else FIRST_STEP)
+    if config.step_rule == "apgd":
+        return 2.0 * radius
+    return radius * (WARM_STEP if warm else FIRST_STEP)
 
 
 def _looks(num_steps: int) -> set[int]:
