@@ -14,10 +14,10 @@ from kaldi_uq.engine.base import DeltasConfig, Engine, EngineOptions
 from kaldi_uq.engine.embedded import EmbeddedEngine, load_model
 from kaldi_uq.io.ark import read_alignments
 from kaldi_uq.io.kaldi_model import TransitionTable, read_gmm_model, read_transitions, write_model
+from kaldi_uq.io.lang import Lang
 from kaldi_uq.io.tree import read_tree_bytes
 from tests import tiny
 from tests.kaldi import Kaldi, read_text_vectors
-from tests.tiny import TinySystem
 
 DELTAS = DeltasConfig(num_leaves=14, totgauss=24, num_iters=6, max_iter_inc=4, realign_iters=(2, 4))
 SYSTEMS = [(engine, kind) for engine in ("embedded", "kaldi") for kind in ("mono", "tri")]
@@ -66,7 +66,7 @@ def test_am_info_counts_what_we_count(kaldi: Kaldi, model_dir: Path) -> None:
 def test_show_transitions_lists_our_transitions(kaldi: Kaldi, systems: Systems, model_dir: Path) -> None:
     table = read_transitions(model_dir / "final.mdl")
     text = kaldi.run("show-transitions", systems.tiny.lang.path / "phones.txt", model_dir / "final.mdl")
-    assert read_show_transitions(text) == expected_transitions(table, systems.tiny)
+    assert read_show_transitions(text) == expected_transitions(table, systems.tiny.lang)
 
 
 def read_show_transitions(text: str) -> list[tuple[int, str, int, int, str, str]]:
@@ -79,8 +79,8 @@ def read_show_transitions(text: str) -> list[tuple[int, str, int, int, str, str]
     return found
 
 
-def expected_transitions(table: TransitionTable, system: TinySystem) -> list[tuple[int, str, int, int, str, str]]:
-    names = {index: phone for phone, index in system.lang.phones.items()}
+def expected_transitions(table: TransitionTable, lang: Lang) -> list[tuple[int, str, int, int, str, str]]:
+    names = {index: phone for phone, index in lang.phones.items()}
     found = []
     tid = 0
     for phone, state, pdf, _ in table.tuples:

@@ -27,6 +27,7 @@ from kaldi_uq.cli.options import (
     non_negative_int,
     start_logging,
 )
+from kaldi_uq.engine.select import engine_name
 from kaldi_uq.evaluate import decode_waves
 from kaldi_uq.frames import FILE_NAME, FrameCounter, save_frame_quantiles
 from kaldi_uq.hybrid import MODEL_FILE
@@ -57,8 +58,12 @@ def run(args: argparse.Namespace) -> None:
     options = {"decode": decode.to_dict(), "seed": args.seed, "num_draws": args.num_draws}
     options["audio"] = audio_digest(model, waves)
     stamp = DoneStamp(args.out_dir, "decode", options=options, inputs=inputs)
-    if not (stamp.is_current() and (args.out_dir / FILE_NAME).is_file()):
+    without_lattices = not args.lattices or engine_name(args.engine) != "kaldi"  # only that engine makes them
+    whole = (args.out_dir / FILE_NAME).is_file() and (without_lattices or any(args.out_dir.glob("lat.*.gz")))
+    if not (stamp.is_current() and whole):
         engine = engine_of(args, args.out_dir)
+        for old in args.out_dir.glob("lat.*.gz"):
+            old.unlink()
         counter = FrameCounter()
         stamp.clear()
         (args.out_dir / "results.jsonl").unlink(missing_ok=True)

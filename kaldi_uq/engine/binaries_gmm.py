@@ -158,18 +158,25 @@ class Training:
             path.unlink()
         self.model, self.occupancies = following, occupancies
 
-    def iterate(self, first_beam: float, num_gauss: int) -> None:
-        """All passes after the first, with Gaussians added up to ``max_iter_inc``."""
+    def iterate(self, first_beam: float, num_gauss: int, *, first_grows: bool) -> None:
+        """All passes after the initial one, with Gaussians added up to ``max_iter_inc``, as many each time.
+
+        Kaldi's scripts round the number for each pass down, and with few passes end well below ``totgauss``.
+
+        Args:
+            first_beam: of the first realignment.
+            num_gauss: Gaussians that there are.
+            first_grows: whether pass 1 adds Gaussians already.
+        """
         config = self.config
-        increment = max(0, (config.totgauss - num_gauss) // max(config.max_iter_inc, 1))
+        increment = max(0.0, (config.totgauss - num_gauss) / max(config.max_iter_inc, 1))
         beam = first_beam
         for iteration in range(1, config.num_iters):
             if iteration in config.realign_iters:
                 self.realign(f"align.{iteration}", beam)
                 beam = config.beam
-            self.update(iteration, num_gauss)
-            if iteration <= config.max_iter_inc:
-                num_gauss += increment
+            times = min(iteration if first_grows else iteration - 1, config.max_iter_inc)
+            self.update(iteration, int(num_gauss + times * increment))
 
     def finish(self, lang: Lang, out_dir: Path) -> None:
         """Align once more and move all that is kept into ``out_dir``, the model last."""
@@ -217,7 +224,7 @@ def train_mono(
         num_gauss = read_gmm_model(training.model)[1].num_gauss
         # the first pass has only equal alignments, where a real state can be short of frames
         training.update(0, num_gauss, min_occupancy=3.0)
-        training.iterate(config.initial_beam, num_gauss)
+        training.iterate(config.initial_beam, num_gauss, first_grows=True)
         training.finish(lang, Path(out_dir))
 
 
@@ -306,7 +313,7 @@ def train_deltas(
             ],
         )
         training.compile_graphs(lang)
-        training.iterate(config.beam, num_gauss)
+        training.iterate(config.beam, num_gauss, first_grows=False)
         training.finish(lang, Path(out_dir))
 
 

@@ -84,9 +84,23 @@ def _equal_alignments(
     seed: int,
 ) -> dict[str, np.ndarray]:
     alignments = {}
-    for number, (utt, features) in enumerate(feats.items()):
-        found, path = kaldifst.equal_align(graphs[tuple(transcripts[utt])], len(features), seed + number, 10)
+    for utt, features in feats.items():
+        number = _path_seed(utt, seed)
+        found, path = kaldifst.equal_align(graphs[tuple(transcripts[utt])], len(features), number, 10)
         if found:
             _, labels, _, _ = kaldifst.get_linear_symbol_sequence(path)
             alignments[utt] = np.asarray(labels, dtype=np.int32)
     return alignments
+
+
+def _path_seed(utt: str, seed: int) -> int:
+    """Seed of an utterance's random path: for seed 0 that of Kaldi's ``align-equal-compiled``, so that paths are equal.
+
+    Consecutive numbers would not do: the first draws of their generators are nearly the same.
+
+    Source: Kaldi ``src/util/stl-utils.h``, ``StringHasher``.
+    """
+    value = 0
+    for byte in (f"{seed} {utt}" if seed else utt).encode():
+        value = (value * 7853 + (byte - 256 if byte > 127 else byte)) % (1 << 32)
+    return value - (1 << 32) if value >= 1 << 31 else value
