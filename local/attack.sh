@@ -49,8 +49,11 @@ if [ $# -ne 0 ]; then
 fi
 . ./path.sh
 
-attacks=$(cd conf && ls -- *.conf 2>/dev/null | sed -E '/^(mfcc.*|dnn|ensemble|dropout|bnn)\.conf$/d; s/\.conf$//')
-attacks="$(tr '\n' ' ' <<<"$attacks")paper-pgd"
+attacks=paper-pgd
+for f in conf/*.conf; do
+  f=$(basename "$f" .conf)
+  [[ $f =~ ^(mfcc.*|dnn|ensemble|dropout|bnn)$ ]] || attacks="$f $attacks"
+done
 [[ " $attacks " == *" $attack "* ]] || {
   echo "$0: error: conf/$attack.conf: no such file; --attack must be one of $attacks" >&2
   exit 1

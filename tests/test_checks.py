@@ -209,12 +209,12 @@ class Masked(nn.Module):
         super().__init__()
         self.inner, self.how = inner, how
 
-    def forward(self, wav: Tensor, num_samples: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, wav: Tensor, num_samples: Tensor, *, cmvn_stats: Tensor | None = None) -> tuple[Tensor, Tensor]:
         if self.how == "quantised":  # a straight-through estimate: a gradient, and no slope
             wav = wav + (torch.round(wav * 256) / 256 - wav).detach()
         if self.how == "half detached":
             wav = torch.cat([wav[:, :700].detach(), wav[:, 700:]], 1)
-        features, lengths = self.inner(wav, num_samples)
+        features, lengths = self.inner(wav, num_samples, cmvn_stats=cmvn_stats)
         return (features.detach() if self.how == "detached" else features), lengths
 
     def __getattr__(self, name: str) -> Any:
