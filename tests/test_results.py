@@ -32,22 +32,38 @@ def test_results_file_is_made_from_the_results() -> None:
     assert (RECIPE / "RESULTS").read_text(encoding="utf-8") == "\n\n".join(texts)
 
 
+def test_results_file_of_the_commands_recipe_is_made_from_its_results() -> None:
+    recipe = ROOT / "recipes/commands"
+    content = read_json(recipe / "results/results.json")
+    text = (recipe / "RESULTS").read_text(encoding="utf-8")
+    command = text.splitlines()[0].removeprefix("# ")
+    assert command.startswith("run.sh --models 'dnn ensemble dropout bnn'")
+    assert text == results_text(content, command=command)
+    assert {(row["model"], row["attack"]) for row in content["attacks"]} == {
+        (model, attack) for model in MODEL_KINDS for attack in ("pgd", "paper-pgd")
+    }
+
+
 @pytest.mark.parametrize("run", COMMANDS)
 def test_results_hold_the_whole_experiment(run: str) -> None:
     content = results(run)
     found = {(r["model"], r["attack"], r["eps"]): r for r in content["attacks"]}
     for model in MODEL_KINDS:
         assert content["clean"][model]["num_utts"] == 1000
-        for attack in ("paper-pgd", "pgd"):
-            for step in range(11):
-                row = found[model, attack, round(0.01 * step, 2)]
-                assert row["num_utts"] == (1000 if step in (2, 5) else 100)
-                assert all(check["passed"] for check in row["checks"].values()), (model, attack, step)
+        for step in range(11):
+            row = found[model, "paper-pgd", round(0.01 * step, 2)]
+            assert row["num_utts"] == (1000 if step in (2, 5) else 100)
+        for eps in (0.005, 0.01, 0.02, 0.05):
+            assert found[model, "pgd", eps]["num_utts"] == 100
+    for (model, attack, eps), row in found.items():
+        assert all(check["passed"] for check in row["checks"].values()), (model, attack, eps)
 
 
 def test_readme_table_holds_the_numbers_of_the_results() -> None:
     content = results("fsdd_full")
     attacks = {(r["attack"], r["model"]): r["target_accuracy"] for r in content["attacks"] if r["eps"] == 0.02}
+    knows = "adaptive-max_predictive_entropy"
+    evasion = {r["model"]: r["evasion"] for r in content["attacks"] if (r["attack"], r["eps"]) == (knows, 0.02)}
     auroc: dict[tuple[str, str], dict[str, float]] = {}
     for row in content["detection"]:
         if row["eps"] == 0.02:
@@ -68,6 +84,10 @@ def test_readme_table_holds_the_numbers_of_the_results() -> None:
         line("strong attack: target accuracy", [attacks["pgd", m] for m in MODEL_KINDS]),
         line("paper's detector, maximum entropy", area("pgd", "max_predictive_entropy")),
         line("best statistic, chosen afterwards", [max(auroc["pgd", m].values()) for m in MODEL_KINDS]),
+        line("adaptive attack: target reached and detector passed", [evasion[m] for m in MODEL_KINDS]),
+        line("paper's detector, maximum entropy", area(knows, "max_predictive_entropy")),
     ]
-    table = re.findall(r"^\| (?:paper's|mean|strong|best).*\|$", (ROOT / "README.md").read_text(), re.MULTILINE)
+    table = re.findall(
+        r"^\| (?:paper's|mean|strong|best|adaptive).*\|$", (ROOT / "README.md").read_text(), re.MULTILINE
+    )
     assert table == expected

@@ -1,4 +1,8 @@
-"""The one place where the engine is chosen."""
+"""The one place where the engine is chosen.
+
+``pykaldi`` is experimental: written against the source of PyKaldi 0.2.2 (commit bfbf78f), not run with it.  It is
+never chosen by itself, only by ``--engine pykaldi``.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +11,7 @@ import os
 from kaldi_uq.engine.base import Engine, EngineOptions
 from kaldi_uq.errors import EngineError
 
-ENGINES = ("embedded", "kaldi")
+ENGINES = ("embedded", "kaldi", "pykaldi")
 
 
 def engine_name(requested: str | None = None) -> str:
@@ -33,10 +37,15 @@ def select_engine(requested: str | None = None, options: EngineOptions | None = 
     Raises:
         EngineError: the engine cannot work here.
     """
-    if engine_name(requested) == "embedded":
+    name = engine_name(requested)
+    if name == "embedded":
         from kaldi_uq.engine.embedded import EmbeddedEngine
 
         return EmbeddedEngine()
+    if name == "pykaldi":
+        from kaldi_uq.engine.pykaldi import PyKaldiEngine
+
+        return PyKaldiEngine()
     from kaldi_uq.engine.binaries import KaldiEngine
 
     return KaldiEngine(options)

@@ -22,6 +22,7 @@ corpus_opts=           # further options of local/prepare_<corpus>.py: --num-tra
 held_out_speakers=     # fsdd: these speakers only in test and attack
 device=                # cpu or cuda; empty: cuda if there is one
 eps=                   # perturbation bounds to attack with; empty: by preset
+sceptic=               # true: stage 8 too, which takes longer than all others; empty: with full
 
 help_message="Usage: $0 [options]
  e.g.: $0
@@ -38,6 +39,8 @@ Options:
   --eps \"0.02 0.05\"                bounds of the attacks, full scale 1
                                    [mini: 0.02; full: 0.02 0.05, and 0 to 0.1
                                    for figure 1]
+  --sceptic true|false             stage 8 too: adaptive attacks, transfer, hard
+                                   negatives, checks [mini: false; full: true]
   --params ours|paper              training: conf/*.conf or conf/paper/*.conf
                                    [$params]
   --lexicon words|phones           one HMM a word, or a phone [$lexicon]
@@ -78,6 +81,10 @@ if [ -z "$models" ]; then
   if [ "$preset" = full ]; then models="dnn ensemble dropout bnn"; else models=dnn; fi
 fi
 check_models
+if [ -z "$sceptic" ]; then
+  if [ "$preset" = full ]; then sceptic=true; else sceptic=false; fi
+fi
+one_of sceptic "$sceptic" true false
 if [ "$corpus" != synth ]; then
   [ -n "$corpus_dir" ] || die "--corpus $corpus needs --corpus-dir: where the corpus is"
   [[ $corpus_dir == /* ]] || corpus_dir=$called_from/$corpus_dir
@@ -249,7 +256,7 @@ if stage_begin 7 "detection"; then
   stage_end
 fi
 
-if stage_begin 8 "a sceptic's questions: adaptive attacks, transfer, hard negatives, checks"; then
+if [ "$sceptic" = true ] && stage_begin 8 "a sceptic's questions: adaptive attacks, transfer, hard negatives, checks"; then
   question_model() {
     local a e s statistics="max_predictive_entropy mean_predictive_entropy" num_attack options
     need 0 data/attack/wav.scp

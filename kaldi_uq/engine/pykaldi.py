@@ -1,0 +1,245 @@
+"""The pykaldi engine, experimental: PyKaldi's recogniser and aligner, for those who have PyKaldi.
+
+Written against the source of PyKaldi 0.2.2 (commit bfbf78f, January 2025) and tested with a stand-in of the same
+signatures; it has not been run with PyKaldi itself.  It decodes, aligns, re-estimates transition probabilities and
+compiles FSTs; it does not train GMMs and composes no decoding graph.  It decodes to the best path and writes no
+lattices.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NoReturn
+
+import numpy as np
+
+from kaldi_uq.engine.base import DeltasConfig, Engine, Hypothesis, MonoConfig, check_scores
+from kaldi_uq.engine.binaries import model_files
+from kaldi_uq.errors import EngineError
+from kaldi_uq.io.kaldi_model import TransitionTable, read_transitions, write_model
+from kaldi_uq.io.lang import Lang, read_symbols
+from kaldi_uq.types import DecodeConfig
+
+try:
+    import kaldi
+    from kaldi.alignment import MappedAligner
+    from kaldi.asr import MappedLatticeFasterRecognizer
+    from kaldi.decoder import LatticeFasterDecoderOptions, TrainingGraphCompilerOptions
+    from kaldi.fstext import StdFstCompiler, StdVectorFst
+    from kaldi.hmm import MleTransitionUpdateConfig
+    from kaldi.matrix import DoubleVector, Matrix
+except ImportError as error:  # the engine is chosen before this module is imported, so the message reaches the user
+    raise EngineError(
+        f"--engine pykaldi needs PyKaldi ({' '.join(str(error).split())}): install a wheel or conda package of its own "
+        "project, github.com/pykaldi/pykaldi (the package index has only an empty demo of that name), or use "
+        "--engine embedded"
+    ) from None
+
+LATTICE_BEAM = 0.5  # only the best path is taken from the lattice: of noise, whole ones take minutes
+_NO_PATH = ("No final state was active", "Empty decoding output", "Empty alignment output", "Empty output lattice")
+
+
+class PyKaldiEngine(Engine):
+    """PyKaldi, in this process."""
+
+    name = "pykaldi"
+
+    def versions(self) -> dict[str, str]:
+        return {"pykaldi": str(kaldi.__version__)}
+
+    def compile_fst(self, text: str, path: Path, *, sort: str) -> None:
+        with _failures_of(str(path)):
+            compiler = StdFstCompiler()
+            compiler.write(text if text.endswith("\n") else text + "\n")
+            fst = StdVectorFst(compiler.compile())
+            fst.arcsort(sort)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(dir=path.parent, prefix=".fst.") as folder:
+                temporary = Path(folder) / path.name
+                fst.write(str(temporary))
+                os.replace(temporary, path)
+
+    def train_mono(
+        self,
+        feats: Mapping[str, np.ndarray],
+        transcripts: Mapping[str, Sequence[int]],
+        lang: Lang,
+        out_dir: Path,
+        config: MonoConfig,
+    ) -> None:
+        _cannot("train monophones")
+
+    def train_deltas(
+        self,
+        feats: Mapping[str, np.ndarray],
+        transcripts: Mapping[str, Sequence[int]],
+        lang: Lang,
+        ali_dir: Path,
+        out_dir: Path,
+        config: DeltasConfig,
+    ) -> None:
+        _cannot("train triphones")
+
+    def make_graph(
+        self, lang: Lang, model_dir: Path, graph_dir: Path, *, transition_scale: float, self_loop_scale: float
+    ) -> None:
+        _cannot("compose HCLG.fst")
+
+    def align(
+        self,
+        model_dir: Path,
+        lang: Lang,
+        loglikes: Iterable[tuple[str, np.ndarray]],
+        transcripts: Mapping[str, Sequence[int]],
+        config: DecodeConfig,
+    ) -> dict[str, np.ndarray]:
+        num_pdfs = read_transitions(Path(model_dir) / "final.mdl").num_pdfs
+        aligner = _aligner(model_dir, lang, config)
+        beams = [config.align_beam] + [config.retry_beam] * (config.retry_beam > config.align_beam)
+        found = {}
+        for utt, scores in loglikes:
+            check_scores(utt, scores, num_pdfs, model_dir)
+            if not len(scores):
+                continue
+            matrix, text = _matrix(scores), _text(transcripts[utt], lang)
+            for beam in beams:
+                aligner.decoder_opts.beam = beam
+                result = _align(utt, aligner, matrix, text, lang)
+                if result is not None:
+                    found[utt] = np.asarray(result["alignment"], dtype=np.int32)
+                    break
+        return found
+
+    def decode(
+        self, model_dir: Path, graph_dir: Path, loglikes: Iterable[tuple[str, np.ndarray]], config: DecodeConfig
+    ) -> dict[str, Hypothesis]:
+        num_pdfs = read_transitions(Path(model_dir) / "final.mdl").num_pdfs
+        recognizer = _recognizer(model_dir, graph_dir, config)
+        id_to_word = {index: word for word, index in read_symbols(Path(graph_dir) / "words.txt").items()}
+        hypotheses = {}
+        for utt, scores in loglikes:
+            check_scores(utt, scores, num_pdfs, model_dir)
+            if not len(scores):
+                continue
+            with _failures_of(utt):
+                result = _unless_no_path(recognizer.decode, _matrix(scores))
+                reached_final = bool(recognizer.decoder.reached_final())
+            if result is not None and len(result["alignment"]):
+                hypotheses[utt] = Hypothesis(
+                    tuple(id_to_word[word] for word in result["words"]),
+                    np.asarray(result["alignment"], dtype=np.int32),
+                    float(result["likelihood"]),
+                    reached_final,
+                )
+        return hypotheses
+
+    def update_transitions(self, model_dir: Path, alignments: Iterable[np.ndarray], out_path: Path) -> None:
+        model, _ = model_files(model_dir)
+        table = read_transitions(model)
+        counts = np.zeros(len(table.log_probs))
+        for alignment in alignments:
+            counts += np.bincount(alignment, minlength=len(counts))
+        with _failures_of(model):
+            transitions = MappedAligner.read_model(model)
+            transitions.mle_update(DoubleVector(counts), MleTransitionUpdateConfig())
+            updated = [transitions.get_transition_log_prob(tid) for tid in range(1, len(counts))]
+        log_probs = np.concatenate([table.log_probs[:1], np.asarray(updated)]).astype(np.float32)
+        write_model(out_path, TransitionTable(table.topology, table.tuples, log_probs))
+
+
+def _recognizer(model_dir: Path, graph_dir: Path, config: DecodeConfig) -> Any:
+    """The recogniser of a decoding graph; it scales the scores."""
+    model, _ = model_files(model_dir)
+    graph = Path(graph_dir) / "HCLG.fst"
+    for path in (graph, Path(graph_dir) / "words.txt"):
+        if not path.is_file():
+            raise EngineError(f"{path}: no such file; utils/mkgraph.sh makes it, with --engine embedded or kaldi")
+    with _failures_of(f"{model} and {graph}"):
+        options = LatticeFasterDecoderOptions()
+        options.beam = config.beam
+        options.max_active = config.max_active
+        options.lattice_beam = min(LATTICE_BEAM, config.beam)
+        options.determinize_lattice = False
+        return MappedLatticeFasterRecognizer.from_files(
+            model, os.path.abspath(graph), allow_partial=True, acoustic_scale=config.acwt, decoder_opts=options
+        )
+
+
+def _aligner(model_dir: Path, lang: Lang, config: DecodeConfig) -> Any:
+    """The aligner of a lexicon; it scales the scores.
+
+    It adds the transition probabilities to each graph itself, so that the graph compiler must leave them out: by its
+    own default it puts them in, and they would count twice (Kaldi's ``compile-train-graphs`` sets 0 for that reason).
+    """
+    model, tree = model_files(model_dir)
+    lexicon, words, disambig = (
+        os.path.abspath(lang.path / name) for name in ("L.fst", "words.txt", "phones/disambig.int")
+    )
+    with _failures_of(f"{model} and {lexicon}"):
+        graphs = TrainingGraphCompilerOptions()
+        graphs.transition_scale = 0.0
+        graphs.self_loop_scale = 0.0
+        return MappedAligner.from_files(
+            model,
+            tree,
+            lexicon,
+            symbols_filename=words,  # without them the aligner of 0.2.2 hands strings on as word-ids
+            disambig_rxfilename=disambig,
+            graph_compiler_opts=graphs,
+            beam=config.align_beam,
+            transition_scale=config.transition_scale,
+            self_loop_scale=config.self_loop_scale,
+            acoustic_scale=config.acwt,
+        )
+
+
+def _align(utt: str, aligner: Any, matrix: Any, text: str, lang: Lang) -> Any:
+    """The aligner's result; ``None`` if no path reaches the end."""
+    with _failures_of(utt):
+        try:
+            return _unless_no_path(aligner.align, matrix, text)
+        except (ValueError, KeyError):  # the graph compiler's failure, or a word that words.txt lacks
+            raise EngineError(
+                f"{lang.path / 'L.fst'}: no path for the text {text!r}: each word must be in the lexicon"
+            ) from None
+
+
+def _text(words: Sequence[int], lang: Lang) -> str:
+    return " ".join(lang.id_to_word.get(word, str(word)) for word in words)
+
+
+def _matrix(scores: np.ndarray) -> Any:
+    return Matrix(np.ascontiguousarray(scores, dtype=np.float32))
+
+
+def _unless_no_path(function: Any, *args: Any) -> Any:
+    """What the function returns; ``None`` if it says that no path survived, which is no failure of PyKaldi."""
+    try:
+        return function(*args)
+    except RuntimeError as error:
+        if str(error).startswith(_NO_PATH):
+            return None
+        raise
+
+
+@contextmanager
+def _failures_of(what: str) -> Iterator[None]:
+    """Around calls of PyKaldi: its errors as one line.
+
+    Raises:
+        EngineError: PyKaldi failed.
+    """
+    try:
+        yield
+    except (RuntimeError, ValueError, TypeError, OSError) as error:
+        lines = [line for line in str(error).splitlines() if line.strip()]
+        said = " ".join(lines[-1].split()) if lines else type(error).__name__
+        raise EngineError(f"{what}: PyKaldi failed: {said}; --engine embedded or kaldi does the same step") from None
+
+
+def _cannot(what: str) -> NoReturn:
+    raise EngineError(f"--engine pykaldi does not {what}: use --engine embedded or --engine kaldi for this step")
