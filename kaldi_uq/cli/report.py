@@ -27,6 +27,7 @@ from kaldi_uq.report.build import build_report
 from kaldi_uq.report.example import Example
 from kaldi_uq.report.records import AttackRecord, attack_dirs, read_attacked
 from kaldi_uq.report.results import Results
+from kaldi_uq.report.spectrogram import Perturbed
 from kaldi_uq.report.summary import summary
 from kaldi_uq.types import DecodeConfig
 
@@ -48,7 +49,8 @@ def run(args: argparse.Namespace) -> None:
         model, attack, eps, path = next((f for f in found if f[1] == "pgd"), found[0])
         records = _choose(read_attacked(path / "results.jsonl"), args.num_examples)
         examples = _examples(args, model, attack, eps, path, records)
-    page = build_report(args.exp_dir, args.out_dir, command=args.command, examples=examples)
+    perturbed = _perturbed(args, found) if args.num_examples > 0 else []
+    page = build_report(args.exp_dir, args.out_dir, command=args.command, examples=examples, perturbed=perturbed)
     for sentence in summary(Results(args.exp_dir / "results.json").read()):
         print(textwrap.fill(sentence, 78, initial_indent="* ", subsequent_indent="  "))
     print(f"The whole story, with audio: {page}")
@@ -108,6 +110,29 @@ def _examples(
             )
         )
     return examples
+
+
+def _perturbed(args: argparse.Namespace, found: Sequence[tuple[str, str, float, Path]]) -> list[Perturbed]:
+    """One utterance of the first model that both the strong and the psychoacoustic attack turned into their target."""
+    places = {(model, attack, eps): path for model, attack, eps, path in found}
+    for (model, attack, eps), path in places.items():
+        strong = places.get((model, "pgd", eps))
+        if attack != "psychoacoustic" or strong is None:
+            continue
+        hidden = {r.utt for r in read_attacked(path / "results.jsonl") if r.success}
+        both = [r for r in read_attacked(strong / "results.jsonl") if r.success and r.utt in hidden]
+        for record in _choose(both, 1):
+            rate = HybridModel.load(args.exp_dir / model).front_end.sample_rate
+            places_of = {
+                "original": args.data_dir / "attack/wav.scp",
+                f"pgd, eps {eps:g}": strong / "wav.scp",
+                f"psychoacoustic, eps {eps:g}": path / "wav.scp",
+            }
+            waves = {
+                name: read_wav(read_table(scp)[record.utt], expected_rate=rate)[0] for name, scp in places_of.items()
+            }
+            return [Perturbed(record.utt, model, int(rate), waves.pop("original"), waves)]
+    return []
 
 
 class _Aligner:

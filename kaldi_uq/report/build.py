@@ -20,6 +20,7 @@ from kaldi_uq.report.findings import evasion_points, findings
 from kaldi_uq.report.names import CONTROLS, PAPER_STATISTIC, model_key, model_name, statistic_name
 from kaldi_uq.report.records import attack_dirs, read_attacked, read_benign, statistics_table
 from kaldi_uq.report.results import Results
+from kaldi_uq.report.spectrogram import Perturbed, perturbation_figure
 from kaldi_uq.report.style import save_figure
 from kaldi_uq.report.summary import describe, results_text, short_text, summary
 from kaldi_uq.report.table import Table
@@ -39,6 +40,7 @@ def build_report(
     *,
     command: str,
     examples: Sequence[Example] = (),
+    perturbed: Sequence[Perturbed] = (),
     fit_set: str = "fit",
     test_set: str = "test",
 ) -> Path:
@@ -51,6 +53,7 @@ def build_report(
         out_dir: made if it does not exist.
         command: what a reader must type to make it again; it opens ``RESULTS`` and the page.
         examples: utterances to look at and listen to.
+        perturbed: utterances whose perturbations are shown against what the audio masks.
         fit_set, test_set: names of the benign sets.
 
     Returns:
@@ -67,7 +70,7 @@ def build_report(
     writer = _Writer(out_dir)
     sections = [
         html.Section("summary", "Summary", tuple(_summary_blocks(results, writer))),
-        html.Section("threat", "Threat model", tuple(_threat_blocks(results, writer))),
+        html.Section("threat", "Threat model", tuple(_threat_blocks(results, perturbed, writer))),
         html.Section("clean", "Benign audio", tuple(writer.tables([tables.clean_table(results)]))),
         html.Section("attacks", "Attacks", tuple(_attack_blocks(results, writer))),
         html.Section("detection", "Detection", tuple(_detection_blocks(results, exp_dir, fit_set, test_set, writer))),
@@ -107,7 +110,7 @@ def _summary_blocks(results: Mapping[str, Any], writer: _Writer) -> list[str]:
     return [html.listing(summary(results)), *writer.tables([tables.overview_table(results)])]
 
 
-def _threat_blocks(results: Mapping[str, Any], writer: _Writer) -> list[str]:
+def _threat_blocks(results: Mapping[str, Any], perturbed: Sequence[Perturbed], writer: _Writer) -> list[str]:
     """Definitions first, then what was found, then the parts, each under a heading if it has anything."""
     if not threat.has_threats(results):
         return []
@@ -119,7 +122,10 @@ def _threat_blocks(results: Mapping[str, Any], writer: _Writer) -> list[str]:
         "Certain or uncertain": writer.tables([threat_tables.sides_table(results)]),
         "Examples of one model on another": writer.tables(threat_tables.transfer_tables(results)),
         "Benign but hard audio": _negative_blocks(results, writer),
-        "Can the attacks be heard": _long_tables([quality], writer),
+        "Can the attacks be heard": [
+            *_long_tables([quality], writer),
+            *(_spectrogram(example, writer) for example in perturbed),
+        ],
         "Are the attacks meaningful": [
             *writer.tables([threat_tables.checklist_table(results)]),
             *([html.listing(remedies)] if remedies else []),
@@ -129,6 +135,14 @@ def _threat_blocks(results: Mapping[str, Any], writer: _Writer) -> list[str]:
     for heading, part in parts.items():
         blocks += [html.subheading(heading), *part] if part else []
     return blocks
+
+
+def _spectrogram(example: Perturbed, writer: _Writer) -> str:
+    title = f"{example.utt}: {model_name(example.model)}"
+    figure = perturbation_figure(example.original, example.attacked, example.rate, title=title)
+    names = " and ".join(example.attacked)
+    alt = f"Spectrograms of {example.utt}, what it masks, and what {names} add to it; the numbers are in the table."
+    return writer.figure(figure, f"spectrogram_{example.utt}", alt=alt, raster=True)
 
 
 def _long_tables(several: Sequence[Table], writer: _Writer) -> list[str]:

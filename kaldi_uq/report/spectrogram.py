@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +18,25 @@ from kaldi_uq.report.style import INK, new_figure, tidy
 FloatArray = npt.NDArray[np.float64]
 LEVELS_DB = (0.0, LOUDEST_DB)  # of the colours, dB SPL
 EXCESS_DB = 40.0  # at both ends of the colours of what is above and below the threshold
+
+
+@dataclass(frozen=True, eq=False)
+class Perturbed:
+    """An utterance under several attacks.
+
+    Args:
+        utt: utterance id.
+        model: model kind attacked.
+        rate: samples per second.
+        original: ``(N,)`` float in [-1, 1].
+        attacked: name of the attack -> ``(N,)``.
+    """
+
+    utt: str
+    model: str
+    rate: int
+    original: npt.ArrayLike
+    attacked: Mapping[str, npt.ArrayLike]
 
 
 def perturbation_figure(
