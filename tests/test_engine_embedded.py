@@ -170,7 +170,7 @@ class TestSelection:
         assert isinstance(select_engine("embedded"), EmbeddedEngine)
         with pytest.raises(EngineError):
             select_engine()  # never another engine in silence
-        with pytest.raises(EngineError, match="must be one of embedded, kaldi, got 'htk'"):
+        with pytest.raises(EngineError, match="must be one of embedded, kaldi, pykaldi, got 'htk'"):
             engine_name("htk")
 
     def test_versions_name_both_wheels(self) -> None:

@@ -12,6 +12,7 @@ from kaldi_uq.cli.options import (
     add_config_flags,
     add_engine,
     add_jobs,
+    add_pipes,
     config_from,
     directory,
     engine_of,
@@ -31,6 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model_dir", type=directory, metavar="MODEL-DIR")
     parser.add_argument("ali", type=Path, metavar="ALI", help="archive to write, for example exp/mono_ali/ali.1.gz")
     parser.add_argument("--max-failed", type=float, default=0.05, help="share of utterances that may fail [0.05]")
+    add_pipes(parser)
     add_engine(parser)
     add_jobs(parser)
     add_config_file(parser, DecodeConfig)
@@ -45,7 +47,9 @@ def run(args: argparse.Namespace) -> None:
     lang = Lang.read(args.lang_dir)
     transcripts = lang.transcripts(data)
     config = config_from(args, DecodeConfig)
-    alignments = engine.align_gmm(args.model_dir, lang, gmm_features(data), transcripts, config)
+    alignments = engine.align_gmm(
+        args.model_dir, lang, gmm_features(data, allow_pipes=args.allow_pipes), transcripts, config
+    )
     failed = [utt for utt in data.utts if utt not in alignments]
     if len(failed) > args.max_failed * len(data.utts):
         raise AlignmentError(

@@ -13,6 +13,7 @@ from kaldi_uq.cli.options import (
     add_engine,
     add_jobs,
     add_lattices,
+    add_pipes,
     config_from,
     directory,
     engine_of,
@@ -28,6 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model_dir", type=directory, metavar="MODEL-DIR")
     parser.add_argument("graph_dir", type=directory, metavar="GRAPH-DIR")
     parser.add_argument("hypotheses", type=Path, metavar="TEXT", help="table of hypotheses to write")
+    add_pipes(parser)
     add_engine(parser)
     add_jobs(parser)
     add_lattices(parser)
@@ -41,5 +43,5 @@ def run(args: argparse.Namespace) -> None:
     engine = engine_of(args, args.hypotheses.parent)
     data = DataDir.read(args.data_dir, need=("utt2spk", "feats.scp", "cmvn.scp"))
     config = config_from(args, DecodeConfig)
-    found = engine.decode_gmm(args.model_dir, args.graph_dir, gmm_features(data), config)
+    found = engine.decode_gmm(args.model_dir, args.graph_dir, gmm_features(data, allow_pipes=args.allow_pipes), config)
     write_table(args.hypotheses, {utt: " ".join(found[utt].words) if utt in found else "" for utt in data.utts})

@@ -12,6 +12,7 @@ from kaldi_uq.cli.options import (
     add_config_flags,
     add_engine,
     add_jobs,
+    add_pipes,
     config_from,
     directory,
     engine_of,
@@ -28,6 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("lang_dir", type=directory, metavar="LANG-DIR")
     parser.add_argument("ali_dir", type=directory, metavar="ALI-DIR")
     parser.add_argument("exp_dir", type=Path, metavar="EXP-DIR")
+    add_pipes(parser)
     add_engine(parser)
     add_jobs(parser)
     add_config_file(parser, DeltasConfig)
@@ -42,4 +44,6 @@ def run(args: argparse.Namespace) -> None:
     data = DataDir.read(args.data_dir, need=("utt2spk", "text", "feats.scp", "cmvn.scp"))
     lang = Lang.read(args.lang_dir)
     transcripts = lang.transcripts(data)
-    engine.train_deltas(dict(gmm_features(data)), transcripts, lang, args.ali_dir, args.exp_dir, config)
+    engine.train_deltas(
+        dict(gmm_features(data, allow_pipes=args.allow_pipes)), transcripts, lang, args.ali_dir, args.exp_dir, config
+    )

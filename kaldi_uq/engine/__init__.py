@@ -1,1 +1,1 @@
-"""The decoder underneath: one interface, implemented on Kaldi's C++ as wheels (embedded) or on Kaldi's own binaries."""
+"""The decoder underneath: one interface, on Kaldi's C++ as wheels (embedded), Kaldi's own binaries, or PyKaldi."""
