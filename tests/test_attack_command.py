@@ -232,7 +232,7 @@ def test_any_module_from_waveforms_to_log_posteriors_can_be_attacked() -> None:
     targets = torch.full((2, 10), 3)
     config = AttackConfig(eps=0.2, num_steps=50)
     result = run_attack(
-        lambda x, _: model(x)[None], audio, sizes, targets, lengths, config, LInf(audio, sizes, config.eps)
+        lambda x, sizes, rows: model(x)[None], audio, sizes, targets, lengths, config, LInf(audio, sizes, config.eps)
     )
     heard = model(result.wav).argmax(-1)
     assert (heard[0] == 3).all() and (heard[1, :8] == 3).all()

@@ -272,7 +272,7 @@ def test_eps_that_is_no_bound_is_refused_before_anything_runs(recipe: Recipe, ep
         (["--num-utts", "-1"], "argument --num-utts: expected an integer >= 0, got '-1'"),
         (["--num-draws", "3"], "--num-draws 3: exp/dnn is not random"),
         (["--device", "tpu"], "device must be cpu or cuda, got 'tpu'"),
-        (["--step-rule", "big"], "step_rule must be cosine or fixed, got 'big'"),
+        (["--step-rule", "big"], "step_rule must be cosine, fixed or apgd, got 'big'"),
         (["--config", "nowhere"], "--config nowhere: no such file"),
         (["--acwt", "nan"], "argument --acwt: expected a finite number, got 'nan'"),
     ],
