@@ -18,7 +18,10 @@ from tests.recipe import REPO, TINY_OPTIONS, Recipe, make_recipe
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("MPLBACKEND", "Agg")
 # The embedded engine is what is tested, whatever is set, but where a test asks for Kaldi itself.
-KALDI_ROOT = os.environ.pop("KALDI_ROOT", "")
+# Processes that share the tests are started with this environment, and find it under the other name.
+KALDI_ROOT = os.environ.pop("KALDI_ROOT", "") or os.environ.get("KALDI_UQ_TESTS_KALDI_ROOT", "")
+if KALDI_ROOT:
+    os.environ["KALDI_UQ_TESTS_KALDI_ROOT"] = KALDI_ROOT
 
 RunScript = Callable[..., "subprocess.CompletedProcess[str]"]
 
