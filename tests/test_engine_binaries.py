@@ -145,7 +145,7 @@ class TestJobs:
 
     def test_command_of_the_user_gets_the_array_the_log_and_the_script(self, tmp_path: Path) -> None:
         spy = tmp_path / "spy.sh"
-        spy.write_text(f'#!/bin/sh\nprintf "%s\\n" "$@" >{tmp_path}/seen\nshift 2\nexec {REPO}/utils/run.pl "$@"\n')
+        spy.write_text(f'#!/bin/sh\nprintf "%s\\n" "$@" >{tmp_path}/seen\nshift 2\nexec "{REPO}/utils/run.pl" "$@"\n')
         spy.chmod(0o755)
         run(tmp_path, "echo JOB", num=2, cmd=f"{spy} --mem 4G", nj=2)
         place = tmp_path / "work dir"
