@@ -223,6 +223,8 @@ class Trainer:
         if not path.is_file():
             return 0
         try:
+            # The optimiser's state is nested, which safetensors does not hold; weights_only reads tensors and plain
+            # containers and nothing else, so that a checkpoint of a stranger runs no code.
             state = torch.load(path, map_location=self.device, weights_only=True)
         except (RuntimeError, pickle.UnpicklingError, EOFError, OSError, KeyError, ValueError):
             state = None

@@ -1,4 +1,7 @@
-"""The digit corpora: what local/prepare_*.py write, and what they refuse."""
+"""The digit corpora: what local/prepare_*.py write, and what they refuse.
+
+One file: the three corpora keep the same promises, checked by the same code.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""kaldi-uq detect: verdicts, words and suspicious parts of WAV files, and what it does with files that are no good."""
+"""kaldi-uq detect: verdicts, words and suspicious parts of WAV files, and what it does with files that are no good.
+
+One file: all tests ask the same trained recogniser, which takes seconds to make.
+"""
 
 from __future__ import annotations
 

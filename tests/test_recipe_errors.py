@@ -1,4 +1,7 @@
-"""The digit recipe in the hands of a user who makes mistakes: one clear line, status 1, and nothing half-written."""
+"""The digit recipe in the hands of a user who makes mistakes: one clear line, status 1, and nothing half-written.
+
+One file: each test spoils a copy of the same small run, which takes a minute to make.
+"""
 
 from __future__ import annotations
 

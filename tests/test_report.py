@@ -1,4 +1,7 @@
-"""Results file, records, tables, figures and the page: from small made-up results, checked against their numbers."""
+"""Results file, records, tables, figures and the page: from small made-up results, checked against their numbers.
+
+One file: all of it is about one report, which takes seconds to make.
+"""
 
 from __future__ import annotations
 

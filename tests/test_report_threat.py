@@ -1,4 +1,7 @@
-"""The part of the report on the threat model: tables, sentences and figures say what the numbers say, and no more."""
+"""The part of the report on the threat model: tables, sentences and figures say what the numbers say, and no more.
+
+One file: the tables, sentences and the page are of the same made-up results.
+"""
 
 from __future__ import annotations
 

@@ -7,6 +7,7 @@ scikit-learn can differ in detail; a kernel density cannot.
 
 from __future__ import annotations
 
+import abc
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -34,8 +35,9 @@ class _RefittedDetector(OneClassDetector):
         self.benign = matrix
         self._benign_scores = np.sort(self._fit_model(matrix))
 
+    @abc.abstractmethod
     def _fit_model(self, matrix: FloatArray) -> FloatArray:
-        raise NotImplementedError
+        """Fit the density to (B, K); returns the scores (B,) of these utterances."""
 
     def _p_value(self, scores: FloatArray) -> FloatArray:
         # (1 + number of benign scores at least as high) / (B + 1): never 0, valid for exchangeable utterances

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import abc
+
 import torch
 from torch import Tensor, nn
 
@@ -18,7 +20,7 @@ INT16_SCALE = 32768.0
 ENERGY_EPS = torch.finfo(torch.float32).eps
 
 
-class _KaldiFeatures(nn.Module):
+class _KaldiFeatures(nn.Module, abc.ABC):
     """What MFCC and filter-bank features share: everything up to mel energies and the frame's energy."""
 
     window: Tensor
@@ -84,8 +86,9 @@ class _KaldiFeatures(nn.Module):
         feats = self._compose(mel, log_energy)
         return feats.masked_fill(~framing.valid_mask(lengths, size).unsqueeze(-1), 0)
 
+    @abc.abstractmethod
     def _compose(self, mel: Tensor, log_energy: Tensor | None) -> Tensor:
-        raise NotImplementedError
+        """The features (B, T, D) from mel energies (B, T, num_mel_bins) and the log energy (B, T, 1), if it is used."""
 
 
 class Mfcc(_KaldiFeatures):
