@@ -19,6 +19,7 @@ from kaldi_uq.attacks.loop import run_attack
 from kaldi_uq.cli.main import main
 from kaldi_uq.detector import GaussianDetector, save_detector
 from kaldi_uq.io.wav import read_wav, to_int16, write_wav
+from kaldi_uq.report.records import read_benign, statistics_table
 from kaldi_uq.types import AttackConfig
 from tests.test_detect_command import train, write_set
 from tests.tiny import RATE, make_system, make_waves
@@ -142,6 +143,44 @@ def test_detector_says_what_it_thinks_of_the_result(
     assert f"detector mean predictive entropy: {shown}, score " in " ".join(text.split("\n    "))
     error = one_error(attack(*words, "--out", tmp_path / "p.wav", "--statistic", "max_variance"))
     assert "max_variance.json: no such detector" in error
+
+
+@pytest.mark.parametrize("kind", ["dnn", "bnn"])
+def test_attack_that_knows_the_detectors_passes_them(place: Path, tmp_path: Path, attack: Run, kind: str) -> None:
+    model_dir = Path(shutil.copytree(place / "exp" / kind, tmp_path / "exp" / kind))
+    scored = write_set(tmp_path / "fit", *make_waves(30, seed=5))
+    assert (
+        main(["nnet-decode", str(scored), str(model_dir), str(model_dir / "graph"), str(model_dir / "score_fit")]) == 0
+    )
+    words = (wav(place), "--target-text", "two one", "--model-dir", model_dir, "--lang-dir", place / "data/lang")
+    words += ("--eps", EPS, "--eot-samples", "4", "--statistics", "mean_predictive_entropy,max_expected_entropy")
+    status, text, _ = attack(*words, "--out", tmp_path / "o.wav", "--json")
+    assert status == 0
+    record = json.loads(text)
+    assert record["target_success"] and record["passes"] and record["excess"] <= 0
+    benign = statistics_table(read_benign(model_dir / "score_fit/results.jsonl"))
+    for name in ("mean_predictive_entropy", "max_expected_entropy"):
+        detector = GaussianDetector(True, statistic=name).fit(benign).calibrate(0.01, benign)
+        assert not detector.is_attack({name: [record["statistics"][name]]})[0]
+    status, text, _ = attack(*words, "--out", tmp_path / "o.wav", "--force")
+    assert status == 0 and "detectors it knows: passes, score -" in " ".join(text.split("\n    "))
+    assert all(len(line) <= 80 for line in text.splitlines() if str(tmp_path) not in line)
+
+
+def test_detectors_that_cannot_be_known_are_refused(place: Path, tmp_path: Path, attack: Run) -> None:
+    words = (wav(place), "--target-text", "one", "--model-dir", place / "exp/dnn", "--out", tmp_path / "o.wav")
+    asked = (*words, "--statistics", "mean_predictive_entropy")
+    assert "score_fit/results.jsonl: no such file; --statistics needs benign scores" in one_error(attack(*asked))
+    assert "none.jsonl: no such file" in one_error(attack(*asked, "--fit", tmp_path / "none.jsonl"))
+    lines = [{"utt": f"u{k}", "text": "one", "hypothesis": "one", "statistics": {"mean_predictive_entropy": 0.1 * k},
+              "errors": {"ins": 0, "del": 0, "sub": 0, "num_words": 1}} for k in range(9)]  # fmt: skip
+    fit = tmp_path / "fit.jsonl"
+    fit.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    error = one_error(attack(*words, "--statistics", "max_variance", "--fit", fit))
+    assert "no statistic 'max_variance'; it has mean_predictive_entropy" in error
+    error = one_error(attack(*asked, "--fit", fit, "--nes-pairs", "2"))
+    assert "either black box (nes_pairs) or adaptive (statistics)" in error
+    assert not (tmp_path / "o.wav").exists()
 
 
 def test_bad_input_is_refused_in_one_line_and_writes_nothing(place: Path, tmp_path: Path, attack: Run) -> None:

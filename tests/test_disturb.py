@@ -25,6 +25,7 @@ from kaldi_uq.errors import DataError
 from kaldi_uq.io.datadir import DataDir, write_table
 from kaldi_uq.io.wav import on_grid, read_wav, to_int16, write_wav
 from kaldi_uq.loudness import loudness
+from tests.tiny import write_segments
 
 RATE = 8000
 LEVELS = {"white": 10.0, "babble": 5.0, "reverb": 0.3, "uniform": 0.02}
@@ -280,6 +281,23 @@ class TestCommand:
         assert {path: path.stat().st_mtime_ns for path in old} == old
         assert main([*words, "--snr-db", "10"]) == 0
         assert all(path.stat().st_mtime_ns > old[path] for path in old if path.suffix in (".wav", ".jsonl"))
+
+    def test_segments_of_a_recording_from_a_pipe_become_files(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        monkeypatch.chdir(tmp_path)
+        waves = {f"utt{k}": speech(k, 4000 + 137 * k) for k in range(3)}
+        write_segments(tmp_path / "data", waves, {utt: ["one"] for utt in waves})
+        words = ["disturb-data", "--kind", "white", "--snr-db", "20", "data", "out"]
+        assert main(words) == 1
+        assert "wav.scp:1: " in (error := capsys.readouterr().err) and "--allow-pipes" in error
+        assert not Path("out").exists()
+        assert main([*words, "--allow-pipes"]) == 0
+        out = DataDir.read("out", need=("wav.scp", "utt2spk", "text", "spk2utt"))
+        assert not out.segments and main(["validate-data", "--no-feats", "out"]) == 0
+        expected = disturb(waves, {utt: utt for utt in waves}, "white", 20.0, sample_rate=RATE)
+        for utt in waves:
+            np.testing.assert_array_equal(read_wav(out.wav_scp[utt], expected_rate=RATE)[0], expected[utt].wav)
 
     @pytest.mark.parametrize(
         "words, message",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from kaldi_uq.loudness import loudness
 from kaldi_uq.report.results import Results
 from tests.recipe import Recipe, error_line
 from tests.test_detect_command import write_set
-from tests.tiny import RATE, make_waves
+from tests.tiny import RATE, make_waves, write_segments
 
 COUNTS = {"ins": 0, "del": 0, "sub": 1, "num_words": 4}
 
@@ -111,8 +112,24 @@ def test_scores_of_other_data_are_refused(
     write_set(Path("data/few"), *make_waves(3, seed=2))
     Path("exp/dnn/score_white").rename("exp/dnn/score_few")
     assert negatives(data="few") == 1
-    assert "data/few/wav.scp: no utterance 'utt03', which was scored" in capsys.readouterr().err
+    assert "data/few/utt2spk: no utterance 'utt03', which was scored" in capsys.readouterr().err
     assert not Path("exp/results.json").exists()
+
+
+def test_segments_of_a_recording_from_a_pipe_are_measured_as_files_are(
+    place: dict[str, dict[str, np.ndarray]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert negatives("exp/dnn/attack_pgd_eps0.02") == 0
+    expected = Results("exp/results.json").read()["negatives"]
+    Path("exp/results.json").unlink()
+    for name in ("white", "fit"):
+        shutil.rmtree(Path("data", name))
+        write_segments(Path("data", name), place[name], {utt: ["one"] for utt in place[name]})
+    assert negatives("exp/dnn/attack_pgd_eps0.02") == 1
+    assert "data/white/wav.scp:1: " in (error := capsys.readouterr().err) and "--allow-pipes" in error
+    assert not Path("exp/results.json").exists()
+    assert negatives("--allow-pipes", "exp/dnn/attack_pgd_eps0.02") == 0
+    assert Results("exp/results.json").read()["negatives"] == expected
 
 
 def test_script_measures_each_kind_and_level(tiny_recipe: Recipe, tmp_path: Path) -> None:

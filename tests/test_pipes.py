@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import shlex
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from kaldi_uq.cli.main import main
+from kaldi_uq.engine.embedded import EmbeddedEngine
 from kaldi_uq.errors import DataError, MissingDependencyError
 from kaldi_uq.io.ark import MatrixWriter, read_matrix
-from kaldi_uq.io.datadir import DataDir
+from kaldi_uq.io.datadir import DataDir, write_table
 from kaldi_uq.io.feats_dir import features
 from kaldi_uq.io.pipes import is_pipe, read_pipe, run_program
 from kaldi_uq.io.wav import write_wav
 from kaldi_uq.io.waves import read_waves
-
-RATE = 8000
+from tests.test_detect_command import write_set
+from tests.tiny import GRAPH_SCALES, RATE, make_lang, make_waves
 
 
 @pytest.fixture
@@ -120,3 +122,47 @@ def test_commands_have_the_option(
     (line,) = [line for line in capsys.readouterr().err.splitlines() if "error" in line]
     assert "wav.scp:2: " in line and "--allow-pipes" in line
     assert main([command, "--allow-pipes", *words]) == 0
+
+
+def test_gmm_commands_take_features_from_pipes_if_allowed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    lang, (waves, text) = make_lang(tmp_path), make_waves(12)
+    data = write_set(tmp_path / "data", waves, text)
+    (tmp_path / "mfcc.conf").write_text(f"--sample-frequency={RATE}\n")
+    for command in (["compute-mfcc", "--mfcc-config", tmp_path / "mfcc.conf"], ["compute-cmvn"]):
+        name = {"compute-mfcc": "feats", "compute-cmvn": "cmvn"}[command[0]]
+        assert main([*map(str, command), str(data), str(tmp_path / f"{name}.ark"), str(data / f"{name}.scp")]) == 0
+    piped = Path(shutil.copytree(data, tmp_path / "piped"))
+    for line in (data / "feats.scp").read_text().splitlines():
+        utt, place = line.split()
+        ark, _, offset = place.rpartition(":")
+        (tmp_path / f"{utt}.mat").write_bytes(Path(ark).read_bytes()[int(offset) :])
+    write_table(piped / "feats.scp", {utt: f"cat {tmp_path / utt}.mat |" for utt in waves})
+    small = ["--num-iters", "3", "--totgauss", "15", "--realign-iters", "1,2"]
+
+    def commands(source: Path, out: Path) -> list[list[str | Path]]:
+        mono, ali, graph = out / "mono", out / "ali", out / "mono/graph"
+        return [
+            ["train-mono", *small, "--max-iter-inc", "2", source, lang.path, mono],
+            ["align-gmm", source, lang.path, mono, ali / "ali.1.gz"],
+            ["train-deltas", *small, "--max-iter-inc", "2", "--num-leaves", "20", source, lang.path, ali, out / "tri"],
+            ["decode-gmm", source, mono, graph, out / "text"],
+        ]
+
+    for source, allowed in ((data, []), (piped, ["--allow-pipes"])):
+        out = tmp_path / f"exp_{source.name}"
+        for command in commands(source, out):
+            words = [str(word) for word in command]
+            if words[0] == "decode-gmm":
+                EmbeddedEngine().make_graph(lang, out / "mono", out / "mono/graph", **GRAPH_SCALES)
+            if words[0] == "train-deltas":
+                for name in ("final.mdl", "tree"):
+                    shutil.copy(out / "mono" / name, out / "ali")
+                (out / "ali/num_jobs").write_text("1\n")
+            if allowed:
+                capsys.readouterr()
+                assert main(words) == 1
+                (line,) = [line for line in capsys.readouterr().err.splitlines() if "error" in line]
+                assert "feats.scp:1: " in line and "--allow-pipes" in line
+            assert main([words[0], *allowed, *words[1:]]) == 0
+    for name in ("mono/final.mdl", "ali/ali.1.gz", "tri/final.mdl", "text"):
+        assert (tmp_path / "exp_piped" / name).read_bytes() == (tmp_path / "exp_data" / name).read_bytes()

@@ -20,7 +20,7 @@ from kaldi_uq.report.results import Results
 from kaldi_uq.types import DecodeConfig
 from tests.recipe import Recipe, error_line
 from tests.test_detect_command import train, write_set
-from tests.tiny import RATE, make_system, make_waves
+from tests.tiny import RATE, make_system, make_waves, write_segments
 
 EPS = 0.3  # the words are loud tones
 DNN, BNN = "exp/dnn/attack_pgd_eps0.3", "exp/bnn/attack_pgd_eps0.3"
@@ -106,6 +106,18 @@ def test_rerun_replaces_its_row_and_decodes_nothing(here: Path) -> None:
     assert len(Results("exp/results.json").read()["transfer"]) == 1
     assert transfer(DNN, "bnn", "--results", "exp/results.json", "--acwt", "0.2") == 0
     assert Path("exp/bnn/transfer/results.jsonl").stat().st_mtime_ns > stamp
+
+
+def test_original_may_be_segments_of_a_recording_from_a_pipe(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert transfer(DNN, "bnn", out="exp/files") == 0
+    shutil.rmtree("data/attack")
+    write_segments(Path("data/attack"), *make_waves(5, seed=2))
+    capsys.readouterr()
+    assert transfer(DNN, "bnn", out="exp/pipe") == 1
+    assert "data/attack/wav.scp:1: " in (error := capsys.readouterr().err) and "--allow-pipes" in error
+    assert not Path("exp/pipe").exists()
+    assert transfer(DNN, "bnn", "--allow-pipes", out="exp/pipe") == 0
+    assert lines_of("exp/pipe") == lines_of("exp/files")
 
 
 def test_other_audio_than_what_was_attacked_is_refused(here: Path, capsys: pytest.CaptureFixture[str]) -> None:

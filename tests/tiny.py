@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -12,9 +13,11 @@ from kaldi_uq.engine.base import Engine, MonoConfig
 from kaldi_uq.engine.embedded import EmbeddedEngine
 from kaldi_uq.feats.frontend import FrontEnd
 from kaldi_uq.io.ark import read_alignments
+from kaldi_uq.io.datadir import write_table
 from kaldi_uq.io.files import write_text
 from kaldi_uq.io.kaldi_model import TransitionTable, read_transitions
 from kaldi_uq.io.lang import Lang
+from kaldi_uq.io.wav import to_int16, write_wav
 from kaldi_uq.prepare_lang import loop_grammar, prepare_lang
 from kaldi_uq.types import FrontEndConfig, MfccConfig, ModelConfig
 
@@ -69,6 +72,23 @@ def make_waves(num_utts: int, seed: int = 0) -> tuple[dict[str, np.ndarray], dic
         waves[f"utt{number:02d}"] = (np.rint(wave * 32768) / 32768).astype(np.float32)
         text[f"utt{number:02d}"] = words
     return waves, text
+
+
+def write_segments(folder: Path, waves: dict[str, np.ndarray], text: dict[str, list[str]]) -> Path:
+    """A data directory whose utterances are segments of one recording, which is the output of a command."""
+    recording = folder / "recording.wav"
+    write_wav(recording, to_int16(np.concatenate(list(waves.values()))), RATE)
+    ends = np.cumsum([len(wave) for wave in waves.values()])
+    times = zip((ends - [len(wave) for wave in waves.values()]) / RATE, ends / RATE, strict=True)
+    write_table(folder / "wav.scp", {"session": f"cat {shlex.quote(str(recording))} |"})
+    write_table(
+        folder / "segments",
+        {utt: f"session {start:.6f} {end:.6f}" for utt, (start, end) in zip(waves, times, strict=True)},
+    )
+    write_table(folder / "utt2spk", {utt: utt for utt in waves})
+    write_table(folder / "spk2utt", {utt: utt for utt in waves})
+    write_table(folder / "text", {utt: " ".join(words) for utt, words in text.items()})
+    return folder
 
 
 def features(waves: dict[str, np.ndarray]) -> dict[str, np.ndarray]:

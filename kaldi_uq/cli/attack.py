@@ -1,7 +1,8 @@
 """Attack WAV files: make the recogniser write down a text of your choice, by changes of at most --eps a sample.
 
 The result is written as 16-bit WAV of the same length, read back and only then decoded: what is printed is what the
-recogniser hears in the file.  If MODEL-DIR/detector holds a detector, its verdict is printed too.
+recogniser hears in the file.  If MODEL-DIR/detector holds a detector, its verdict is printed too.  With --statistics
+the attack knows the detectors of these statistics, and tries to pass them as well.
 
 The defaults are strong; a recipe's conf/*.conf, read with --config, may take more time for a stronger attack still.
 
@@ -26,6 +27,7 @@ import numpy as np
 from kaldi_uq.attacks.craft import Attacker
 from kaldi_uq.attacks.evaluation import evaluate_examples
 from kaldi_uq.attacks.methods import make_strategy
+from kaldi_uq.cli.adaptive_options import add_fit, fit_file, fit_sentries
 from kaldi_uq.cli.detect import RECOMMENDED
 from kaldi_uq.cli.model_options import add_network_arguments, decoding_inputs, load_model
 from kaldi_uq.cli.options import add_config_file, add_config_flags, add_engine, config_from, directory, engine_of
@@ -58,16 +60,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--statistic", help="of the detector to ask, MODEL-DIR/detector/STATISTIC.json")
     parser.add_argument("--json", action="store_true", help="print one JSON object a file, one a line")
+    add_fit(parser)
     add_network_arguments(parser)
     add_engine(parser)
-    add_config_file(parser, DecodeConfig, AttackConfig)
+    add_config_file(parser, DecodeConfig, AttackConfig, AdaptiveConfig)
     add_config_flags(parser, DecodeConfig)
     add_config_flags(parser, AttackConfig, skip=("untargeted",))
+    add_config_flags(parser, AdaptiveConfig)
 
 
 def run(args: argparse.Namespace) -> None:
     """Run the command."""
     config, decode = config_from(args, AttackConfig), config_from(args, DecodeConfig)
+    adaptive = config_from(args, AdaptiveConfig)
     target = _target(args, config)
     outputs = _outputs(args)
     args.graph_dir = args.graph_dir or args.model_dir / "graph"
@@ -80,6 +85,7 @@ def run(args: argparse.Namespace) -> None:
             raise DataError(f"--target-text: word {word!r} is not in {lang.path / 'words.txt'}{few}")
     model = load_model(args)
     detector = _detector(args, model)
+    sentries = fit_sentries(fit_file(args, adaptive), adaptive)
     originals = _read(outputs, model)
     engine = engine_of(args)
     num_draws = args.num_draws or None
@@ -95,7 +101,10 @@ def run(args: argparse.Namespace) -> None:
             if not words:
                 raise DataError(f"{outputs[name][0]}: the recogniser hears no word in it, so none can be made another")
     targets = None if target is None else {name: target for name in originals}
-    strategy = make_strategy(config, AdaptiveConfig())
+    try:
+        strategy = make_strategy(config, adaptive, sentries)
+    except ValueError as error:
+        raise UsageError(str(error)) from None
     with tempfile.TemporaryDirectory() as folder:
         crafted = attacker.craft(
             originals, text, config, Path(folder), targets=targets, targets_name="--target-text", strategy=strategy
@@ -124,6 +133,7 @@ def run(args: argparse.Namespace) -> None:
         record = {"path": str(wav), "out": str(out), "eps": config.eps, **line}
         record["largest_change"] = float(np.max(np.abs(heard[name] - originals[name]), initial=0.0))
         record |= {key: value for key, value in crafted[name].items() if key != "target"}
+        record |= {} if sentries is None else sentries.record(line["statistics"])
         record |= _verdict(detector, line["statistics"])
         print(json.dumps(record, allow_nan=False) if args.json else "\n".join(_lines(record)))
 
@@ -226,6 +236,12 @@ def _lines(record: Mapping[str, Any]) -> list[str]:
     lines.append(f"  {snr}, largest change {change}, {record['steps']} gradient steps")
     shown = {name: value for name, value in record["statistics"].items() if name.startswith(("max_", "mean_"))}
     lines.append("  " + ", ".join(f"{name.replace('_', ' ')} {value:.3g}" for name, value in shown.items()))
+    if "passes" in record:
+        verdict = "passes" if record["passes"] else "CAUGHT"
+        lines.append(
+            f"  detectors it knows: {verdict}, score {record['excess']:+.3g} from the threshold, lambda "
+            f"{record['lambda']:.3g}, {record['rounds']} rounds"
+        )
     if "verdict" in record:
         relation = ">" if record["verdict"] == "attack" else "<="
         word = record["verdict"].upper() if record["verdict"] == "attack" else record["verdict"]

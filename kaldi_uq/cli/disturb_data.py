@@ -1,7 +1,8 @@
 """Disturb the audio of a data directory: white noise, babble, reverberation, or noise as large as an attack.
 
-Writes OUT-DATA-DIR/wav/*.wav (16 bit, of the same length), wav.scp, text, utt2spk, spk2utt and disturbances.jsonl:
-for each utterance the SNR, and the gain where audio was scaled down so that nothing clips.
+Writes OUT-DATA-DIR/wav/*.wav (16 bit, of the same length), one an utterance, where DATA-DIR has segments too; wav.scp,
+text, utt2spk, spk2utt and disturbances.jsonl: for each utterance the SNR, and the gain where audio was scaled down so
+that nothing clips.
 
  e.g.: kaldi-uq disturb-data --kind white --snr-db 20 data/test data/test_white20
 """
@@ -12,15 +13,13 @@ import argparse
 import json
 from pathlib import Path
 
-import numpy as np
-
-from kaldi_uq.cli.options import directory, non_negative_int, positive_int, start_logging
+from kaldi_uq.cli.options import add_pipes, directory, non_negative_int, positive_int, start_logging
 from kaldi_uq.disturb import DRR_DB, KINDS, NUM_TALKERS, disturb
 from kaldi_uq.errors import UsageError
 from kaldi_uq.io.datadir import DataDir, invert_utt2spk, write_table
 from kaldi_uq.io.files import DoneStamp, write_text
-from kaldi_uq.io.wav import read_wav, to_int16, write_wav
-from kaldi_uq.io.waves import read_waves, waves_digest
+from kaldi_uq.io.wav import to_int16, write_wav
+from kaldi_uq.io.waves import read_waves, sample_rate_of, waves_digest
 
 # kind -> its level, and its further options
 _LEVELS = {"white": "snr_db", "babble": "snr_db", "reverb": "rt60", "uniform": "eps"}
@@ -37,6 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--num-talkers", type=positive_int, help=f"babble: how many others speak [{NUM_TALKERS}]")
     parser.add_argument("--drr-db", type=float, help=f"reverb: direct over reverberant energy, dB [{DRR_DB:g}]")
     parser.add_argument("--seed", type=non_negative_int, default=0, help="of all that is random [0]")
+    add_pipes(parser)
 
 
 def run(args: argparse.Namespace) -> None:
@@ -45,7 +45,8 @@ def run(args: argparse.Namespace) -> None:
     if args.out_dir.resolve() == args.data_dir.resolve():
         raise UsageError(f"{args.out_dir}: the output would replace its own input; choose another directory")
     data = DataDir.read(args.data_dir)
-    waves, rate = _read(data)
+    rate = sample_rate_of(data, allow_pipes=args.allow_pipes)
+    waves = read_waves(data, sample_rate=rate, min_samples=1, allow_pipes=args.allow_pipes)
     further = {name: value for name in _FURTHER.values() if (value := getattr(args, name)) is not None}
     options = {"kind": args.kind, "level": level, "seed": args.seed, "audio": waves_digest(waves), **further}
     inputs = [args.data_dir / name for name in ("utt2spk", "text") if (args.data_dir / name).is_file()]
@@ -100,10 +101,3 @@ def _level(args: argparse.Namespace) -> float:
         if value is not None and not low <= value <= high:
             raise UsageError(f"--{name.replace('_', '-')} must be in [{low:g}, {high:g}], got {value:g}")
     return float(level)
-
-
-def _read(data: DataDir) -> tuple[dict[str, np.ndarray], int]:
-    """The waveforms, all of one sample rate, whichever it is."""
-    first = next(iter(data.wav_scp.values()))
-    rate = 0 if first.endswith("|") else read_wav(first)[1]  # read_waves says what is wrong with a pipe
-    return read_waves(data, sample_rate=rate, min_samples=1), rate

@@ -19,6 +19,7 @@ from kaldi_uq.attacks.checks import check_attack, check_gradient
 from kaldi_uq.attacks.craft import Attacker
 from kaldi_uq.attacks.evaluation import evaluate_examples, evasion, summarise
 from kaldi_uq.attacks.methods import make_strategy
+from kaldi_uq.cli.adaptive_options import add_fit, fit_file, fit_sentries
 from kaldi_uq.cli.model_options import (
     add_data_and_graph,
     add_model_arguments,
@@ -35,7 +36,6 @@ from kaldi_uq.io.datadir import DataDir, c_sorted, invert_utt2spk, read_table, w
 from kaldi_uq.io.files import DoneStamp, read_json, write_json, write_text
 from kaldi_uq.io.lang import Lang
 from kaldi_uq.io.wav import on_grid, read_wav
-from kaldi_uq.report.records import read_benign, statistics_table
 from kaldi_uq.report.results import Results
 from kaldi_uq.types import AdaptiveConfig, AttackConfig, DecodeConfig
 
@@ -56,12 +56,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="words of the lexicon strung together, or sentences of the language model, LANG-DIR/G.fst [words]",
     )
     parser.add_argument("--results", metavar="FILE", help="also record the summary in this results.json")
-    parser.add_argument(
-        "--fit",
-        type=Path,
-        metavar="JSONL",
-        help="with --statistics: benign, to fit the detectors on [MODEL-DIR/score_fit/results.jsonl]",
-    )
+    add_fit(parser)
     add_model_arguments(parser, AttackConfig, AdaptiveConfig)
 
 
@@ -75,8 +70,8 @@ def run(args: argparse.Namespace) -> None:
     waves = {utt: on_grid(wave) for utt, wave in spoken.items()}  # the attack is written as 16 bit
     inputs = [*decoding_inputs(args), args.data_dir / "text", args.lang_dir / "L.fst"]
     inputs += [Path(args.target_text)] if args.target_text else []
-    fit = args.fit or args.model_dir / "score_fit" / "results.jsonl"
-    inputs += [fit] if adaptive.names else []
+    fit = fit_file(args, adaptive)
+    inputs += [fit] if fit else []
     for path in inputs:
         if not path.is_file():
             raise DataError(f"{path}: no such file")
@@ -86,8 +81,7 @@ def run(args: argparse.Namespace) -> None:
     options |= {"adaptive": adaptive.to_dict()} if adaptive.names else {}
     stamp = DoneStamp(args.out_dir, "attack", options=options, inputs=inputs)
     if not stamp.is_current():
-        sentries = Sentries.fit(statistics_table(read_benign(fit)), adaptive) if adaptive.names else None
-        _attack(args, config, adaptive, sentries, decode, model, data, waves, stamp)
+        _attack(args, config, adaptive, fit_sentries(fit, adaptive), decode, model, data, waves, stamp)
         stamp.write()
     row = _summary(args, config, adaptive)
     if args.results:

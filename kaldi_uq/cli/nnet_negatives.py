@@ -16,12 +16,12 @@ from pathlib import Path
 
 import numpy as np
 
-from kaldi_uq.cli.options import directory
+from kaldi_uq.cli.options import add_pipes, directory
 from kaldi_uq.detector.negatives import evaluate_negatives
 from kaldi_uq.disturb import KINDS
 from kaldi_uq.errors import DataError, UsageError
 from kaldi_uq.io.datadir import DataDir
-from kaldi_uq.io.wav import read_wav
+from kaldi_uq.io.waves import read_waves, sample_rate_of
 from kaldi_uq.loudness import STATISTICS as OF_THE_AUDIO
 from kaldi_uq.loudness import loudness
 from kaldi_uq.report.records import (
@@ -52,19 +52,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--level", type=float, default=0.0, help="SNR in dB, RT60 in seconds or eps; clean: 0 [0]")
     parser.add_argument("--results", type=Path, required=True, metavar="FILE", help="results.json to add the rows to")
     parser.add_argument("--fpr", type=float, default=0.01, help="false-positive rate of the threshold [0.01]")
+    add_pipes(parser)
 
 
 def run(args: argparse.Namespace) -> None:
     if not 0 < args.fpr < 1:
         raise UsageError(f"--fpr must be in (0, 1), got {args.fpr:g}")
     records = read_benign(args.scored / "results.jsonl")
-    hard = _with_audio(records, args.data)
-    fit = _with_audio(read_benign(args.fit / "results.jsonl"), args.fit_data)
+    hard = _with_audio(records, args.data, args.allow_pipes)
+    fit = _with_audio(read_benign(args.fit / "results.jsonl"), args.fit_data, args.allow_pipes)
     attacks = []
     for path in args.attack_dirs:
         attack, eps = attack_of(path)
         entry = {"attack": attack, "eps": eps}
-        attacks.append((entry, _with_audio(read_attacked(path / "results.jsonl"), path)))
+        attacks.append((entry, _with_audio(read_attacked(path / "results.jsonl"), path, False)))
     errors = sum((record.errors for record in records), ErrorRate())
     common = {"model": args.model, "kind": args.kind, "level": args.level, "num_utts": len(records)}
     common["accuracy"] = errors.accuracy
@@ -81,7 +82,9 @@ def run(args: argparse.Namespace) -> None:
         )
 
 
-def _with_audio(records: list[BenignRecord] | list[AttackRecord], data_dir: Path) -> dict[str, FloatArray]:
+def _with_audio(
+    records: list[BenignRecord] | list[AttackRecord], data_dir: Path, allow_pipes: bool
+) -> dict[str, FloatArray]:
     """The model's statistics of the scored utterances and those of the audio alone.
 
     Raises:
@@ -90,9 +93,11 @@ def _with_audio(records: list[BenignRecord] | list[AttackRecord], data_dir: Path
     if not records:
         raise DataError(f"{data_dir}: no utterance of it was scored")
     table = statistics_table(records)
-    scp = DataDir.read(data_dir).wav_scp
-    missing = [record.utt for record in records if record.utt not in scp]
+    data = DataDir.read(data_dir)
+    missing = [record.utt for record in records if record.utt not in data.utt2spk]
     if missing:
-        raise DataError(f"{data_dir / 'wav.scp'}: no utterance {missing[0]!r}, which was scored; scored other data?")
-    measured = [loudness(*read_wav(scp[record.utt])) for record in records]
+        raise DataError(f"{data_dir / 'utt2spk'}: no utterance {missing[0]!r}, which was scored; scored other data?")
+    rate = sample_rate_of(data, allow_pipes=allow_pipes)
+    waves = read_waves(data, sample_rate=rate, min_samples=1, allow_pipes=allow_pipes)
+    measured = [loudness(waves[record.utt], rate) for record in records]
     return table | {name: np.array([values[name] for values in measured]) for name in OF_THE_AUDIO}

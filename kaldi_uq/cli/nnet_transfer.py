@@ -15,7 +15,15 @@ import json
 from pathlib import Path
 
 from kaldi_uq.attacks.evaluation import evaluate_examples, summarise
-from kaldi_uq.cli.model_options import add_model_arguments, decoding_inputs, load_model, model_name, waves_of
+from kaldi_uq.cli.model_options import (
+    add_cmvn_source,
+    add_model_arguments,
+    audio_digest,
+    decoding_inputs,
+    load_model,
+    model_name,
+    waves_of,
+)
 from kaldi_uq.cli.options import config_from, directory, engine_of, non_negative_int, start_logging
 from kaldi_uq.errors import DataError
 from kaldi_uq.io.datadir import DataDir
@@ -37,6 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--attack", help="name of the attack in the results [from attack_<name>_eps<eps>]")
     parser.add_argument("--results", metavar="FILE", help="also record the summary in this results.json")
     parser.add_argument("--seed", type=non_negative_int, default=2, help="of the draws; nnet-attack's are 0 and 1 [2]")
+    add_cmvn_source(parser)
     add_model_arguments(parser)
 
 
@@ -49,7 +58,9 @@ def run(args: argparse.Namespace) -> None:
     inputs = [*decoding_inputs(args), args.attack_dir / "results.jsonl"]
     model = load_model(args)
     attacked = waves_of(DataDir.read(args.attack_dir), model)
-    originals = {utt: on_grid(wave) for utt, wave in waves_of(DataDir.read(args.data_dir), model).items()}
+    # Last: the speakers' statistics are of the benign audio, which an attack on one utterance does not move.
+    spoken = waves_of(DataDir.read(args.data_dir), model, allow_pipes=args.allow_pipes, cmvn_from=args.cmvn_from)
+    originals = {utt: on_grid(wave) for utt, wave in spoken.items()}
     if not examples:
         raise DataError(f"{args.attack_dir / 'results.jsonl'}: empty; attack again")
     for record in examples:
@@ -61,7 +72,7 @@ def run(args: argparse.Namespace) -> None:
     originals = {record.utt: originals[record.utt] for record in examples}
     attacked = {record.utt: attacked[record.utt] for record in examples}
     options = {"decode": decode.to_dict(), "seed": args.seed, "num_draws": args.num_draws}
-    options["audio"] = [waves_digest(originals), waves_digest(attacked)]
+    options["audio"] = [audio_digest(model, originals), waves_digest(attacked)]
     stamp = DoneStamp(args.out_dir, "transfer", options=options, inputs=inputs)
     path = args.out_dir / "results.jsonl"
     if not (stamp.is_current() and path.is_file()):

@@ -124,6 +124,18 @@ def _read_segments(data: DataDir, sample_rate: float, allow_pipes: bool) -> dict
     return cut
 
 
+def sample_rate_of(data: DataDir, *, allow_pipes: bool = False) -> int:
+    """The sample rate in Hz of a directory's first recording, for a step that takes any.
+
+    Raises:
+        DataError: as of :func:`read_waves`.
+    """
+    where = f"{data.path / 'wav.scp'}:1"
+    source = next(iter(data.wav_scp.values()))
+    contents, name = _contents(source, where, allow_pipes)
+    return parse_wav(contents, name, streamed=is_pipe(source))[1]
+
+
 def read_recording(source: str, where: str, sample_rate: float, allow_pipes: bool) -> tuple[np.ndarray, str]:
     """Read what a line of ``wav.scp`` stands for: a file, a place in an archive of WAV files, or a pipe.
 
@@ -139,21 +151,23 @@ def read_recording(source: str, where: str, sample_rate: float, allow_pipes: boo
     Raises:
         DataError: it cannot be read, or has another sample rate.
     """
-    if is_pipe(source):
-        name = f"{where}: output of {source!r}"
-        data = read_pipe(source, where=where, allow_pipes=allow_pipes)
-    else:
-        name = source
-        file, _, offset = source.rpartition(":")
-        in_archive = bool(file) and offset.isdigit() and not Path(source).is_file()
-        try:
-            with open(file if in_archive else source, "rb") as stream:
-                stream.seek(int(offset) if in_archive else 0)
-                data = _one_wav(stream) if in_archive else stream.read()
-        except FileNotFoundError:
-            raise DataError(f"{source}: no such file ({where})") from None
-    channels, _ = parse_wav(data, name, expected_rate=sample_rate, streamed=is_pipe(source))
+    contents, name = _contents(source, where, allow_pipes)
+    channels, _ = parse_wav(contents, name, expected_rate=sample_rate, streamed=is_pipe(source))
     return channels, name
+
+
+def _contents(source: str, where: str, allow_pipes: bool) -> tuple[bytes, str]:
+    """The WAV file that a line stands for, and its name for messages."""
+    if is_pipe(source):
+        return read_pipe(source, where=where, allow_pipes=allow_pipes), f"{where}: output of {source!r}"
+    file, _, offset = source.rpartition(":")
+    in_archive = bool(file) and offset.isdigit() and not Path(source).is_file()
+    try:
+        with open(file if in_archive else source, "rb") as stream:
+            stream.seek(int(offset) if in_archive else 0)
+            return (_one_wav(stream) if in_archive else stream.read()), source
+    except FileNotFoundError:
+        raise DataError(f"{source}: no such file ({where})") from None
 
 
 def _one_wav(stream: IO[bytes]) -> bytes:
