@@ -8,7 +8,7 @@ attack=pgd      # options in conf/<attack>.conf: pgd, the strong default, adapti
 statistics=     # adaptive: whose detectors the attack has to pass, separated by commas; empty: max_predictive_entropy
 name=           # under which it is filed; empty: <attack>, adaptive-<statistics>
 data=data/attack
-eot_samples=    # draws of a random model that one gradient averages over; empty: 1
+eot_samples=    # draws of a random model that one gradient averages over; empty: that of the configuration
 num_utts=0      # attack so many utterances, spread over the data; 0: all
 target_text=    # table utt -> target words; empty: random strings of 1 to 5 digits
 attack_opts=    # further options of kaldi-uq nnet-attack
@@ -33,7 +33,7 @@ Options:
   --data <dir>              utterances to attack [$data]
   --num-utts <n>            attack so many of them; 0: all [$num_utts]
   --eot-samples <n>         draws that one gradient averages over; filed as
-                            <name>-eot<n> [1, filed as <name>]
+                            <name>-eot<n> [as in conf/, filed as <name>]
   --target-text <file>      table of targets: utt words... [random strings]
   --attack-opts <options>   further options: --num-steps, --realign-every, ...
   --engine embedded|kaldi   [by KALDI_ROOT]

@@ -12,6 +12,7 @@ from kaldi_uq.types import AttackConfig
 
 FIRST_STEP = 1 / 8  # of the radius, where no step size is given: with the decay it wins over 1/4 and 1/16
 WARM_STEP = 1 / 32  # likewise where the start is an example that is good already: larger steps lose it
+LARGEST_STEP = 0.1  # full scale, of Auto-PGD's first step: at eps 0.2 twice that loses a random model's utterances
 APGD_MOMENTUM = 0.75  # share of the new step; the rest goes on in the direction of the last move
 APGD_RISE = 0.75  # a step is kept while this share of the steps since the last look made the loss smaller
 
@@ -65,7 +66,7 @@ class Stepper:
 
 
 class ApgdStepper(Stepper):
-    """Auto-PGD: begin with twice the radius, halve the step of an utterance where it no longer helps.
+    """Auto-PGD: begin with twice the radius (see LARGEST_STEP), halve the step where it no longer helps an utterance.
 
     Source: Croce and Hein 2020, algorithm 1 and its two conditions.
     """
@@ -121,7 +122,7 @@ def first_size(constraint: Constraint, config: AttackConfig, *, warm: bool = Fal
     if config.num_steps == 1:
         return radius
     if config.step_rule == "apgd":
-        return 2.0 * radius
+        return (2.0 * radius).clamp(max=LARGEST_STEP) if config.constraint == "linf" else 2.0 * radius
     return radius * (WARM_STEP if warm else FIRST_STEP)
 
 
