@@ -307,7 +307,10 @@ class AttackConfig(Config):
             f"step_size is in full scale, which is the unit of constraint linf alone; leave it 0 for {self.constraint}",
         )
         _require(0 <= self.momentum <= 1, f"momentum must be in [0, 1], got {self.momentum}")
-        _require(not (self.momentum and self.step_rule == "apgd"), "apgd has a momentum of its own: leave momentum 0")
+        _require(
+            not (self.momentum and self.step_rule == "apgd"),
+            "apgd has a momentum of its own: leave momentum 0, or set step_rule to fixed or cosine",
+        )
         _require(self.num_starts >= 1, f"num_starts must be >= 1, got {self.num_starts}")
         _require(self.realign_every >= 0, f"realign_every must be >= 0, got {self.realign_every}")
         _require(self.judge_every >= 0, f"judge_every must be >= 0, got {self.judge_every}")

@@ -25,7 +25,7 @@ from tests.test_detect_command import train, write_set
 from tests.tiny import RATE, make_system, make_waves
 
 Run = Callable[..., tuple[int, str, str]]
-EPS = 0.3  # the words are loud tones
+EPS = 0.1  # the words are loud tones
 
 
 @pytest.fixture(scope="module")

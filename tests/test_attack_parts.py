@@ -11,7 +11,7 @@ from kaldi_uq.attacks.constraints import L2, LInf
 from kaldi_uq.attacks.craft import random_starts
 from kaldi_uq.attacks.loop import run_attack
 from kaldi_uq.attacks.losses import CONFIDENCE, frame_losses, mean_log_post, target_loss
-from kaldi_uq.attacks.steps import make_stepper
+from kaldi_uq.attacks.steps import first_size, make_stepper
 from kaldi_uq.types import AttackConfig
 from tests.toy import GRID, Toy, attack, lengths_of, on_grid, seeded
 
@@ -29,7 +29,7 @@ def sizes_of(config: AttackConfig) -> list[float]:
 
 class TestSteps:
     def test_cosine_falls_from_an_eighth_of_eps_to_nearly_nothing(self) -> None:
-        sizes = sizes_of(AttackConfig(num_steps=40, eps=0.02))
+        sizes = sizes_of(AttackConfig(num_steps=40, eps=0.02, step_rule="cosine"))
         assert sizes[0] == pytest.approx(0.0025)
         assert sizes[10] == pytest.approx(0.0025 * (1 + math.sqrt(0.5)) / 2)
         assert sizes[20] == pytest.approx(0.00125)
@@ -65,18 +65,25 @@ class TestSteps:
         assert delta.tolist() == [[-0.75, 0.25]]
 
     def test_auto_pgd_halves_the_step_of_the_utterance_that_no_longer_gains(self) -> None:
-        config = AttackConfig(eps=0.5, num_steps=100, step_rule="apgd")
-        stepper = make_stepper(LInf(torch.zeros(2, 4), torch.tensor([4, 4]), 0.5), config)
+        config = AttackConfig(eps=0.03, num_steps=100, step_rule="apgd")
+        stepper = make_stepper(LInf(torch.zeros(2, 4), torch.tensor([4, 4]), 1 / 32), config)
         delta, moved = torch.zeros(2, 4), torch.zeros(2, 4)
         for step in range(60):
             loss = torch.tensor([1.0, 1.0 - step / 100])  # the first stands still, the second falls
             moved = stepper.next(delta, torch.full((2, 4), 0.1), loss)
         # from the same place, the share of the new step: half of the cap where nothing was halved
-        assert float(moved[1].abs().max()) == pytest.approx(0.75 * 0.5)
-        assert float(moved[0].abs().max()) < 0.75 * 0.5
+        assert float(moved[1].abs().max()) == pytest.approx(0.75 / 32)
+        assert float(moved[0].abs().max()) < 0.75 / 32
+
+    def test_auto_pgd_begins_with_twice_eps_but_no_more_than_a_tenth_of_full_scale(self) -> None:
+        for eps, first in ((0.002, 0.004), (0.05, 0.1), (0.2, 0.1)):
+            config = AttackConfig(eps=eps, step_rule="apgd")
+            assert float(first_size(LInf(torch.zeros(1, 4), torch.tensor([4]), eps), config)) == pytest.approx(
+                first, abs=2 / GRID
+            )
 
     def test_auto_pgd_goes_back_to_the_best_place_when_it_halves(self) -> None:
-        config = AttackConfig(eps=0.5, num_steps=10, step_rule="apgd")
+        config = AttackConfig(eps=0.5, num_steps=10, step_rule="apgd", step_size=1.0)
         stepper = make_stepper(LInf(torch.zeros(1, 1), torch.tensor([1]), 0.5), config)
         stepper.next(torch.tensor([[0.125]]), torch.ones(1, 1), torch.tensor([0.0]))
         for _ in range(2):

@@ -63,7 +63,7 @@ def cosine(one: Tensor, other: Tensor) -> float:
 
 
 def attack(model: object = log_post, **options: object) -> AttackResult:
-    config = AttackConfig(eps=0.1, num_steps=30, momentum=0.9)
+    config = AttackConfig(eps=0.1, num_steps=30, step_rule="cosine", momentum=0.9)
     return run_attack(model, WAV, SIZES, TARGETS, LENGTHS, config, LInf(WAV, SIZES, 0.1), **options)  # type: ignore[arg-type]
 
 
@@ -150,7 +150,9 @@ def test_recogniser_writes_more_of_the_target_and_the_queries_are_counted(kind: 
         model, system.engine, system.mono, system.lang, DecodeConfig(), graph_dir=system.graph
     )
     waves, text = make_waves(4, seed=2)
-    config = AttackConfig(eps=0.3, num_steps=20, nes_pairs=4, momentum=0.9, realign_every=5)
+    config = AttackConfig(
+        eps=0.3, num_steps=20, step_rule="cosine", nes_pairs=4, momentum=0.9, realign_every=5, eot_samples=1
+    )
     noise = AttackConfig(eps=0.3, num_steps=1, step_size=1e-9)
     record = attacker.craft(waves, text, config, tmp_path / "nes", strategy=black_box)
     random = attacker.craft(waves, text, noise, tmp_path / "noise", strategy=plain)

@@ -41,7 +41,7 @@ FLAGS: dict[str, tuple[tuple[type[Config], ...], set[str]]] = {
     "nnet-attack": ((AttackConfig, AdaptiveConfig, DecodeConfig), set()),
     "nnet-transfer": ((DecodeConfig,), set()),
     "detect": ((DecodeConfig,), set()),
-    "attack": ((AttackConfig, DecodeConfig), {"untargeted"}),
+    "attack": ((AttackConfig, AdaptiveConfig, DecodeConfig), {"untargeted"}),
     "check-attacks": ((AttackConfig, DecodeConfig), set()),
 }
 
@@ -61,6 +61,8 @@ CHOICES = {
     "statistics": "all",
     "step_rule": "fixed",
 }
+# A field that asks for another one, and the value of that.
+NEEDS = {"momentum": ("step_rule", "cosine")}
 
 
 def actions(parser: argparse.ArgumentParser) -> dict[str, argparse.Action]:
@@ -113,11 +115,13 @@ def test_value_of_every_flag_arrives_in_its_type_and_so_does_that_of_the_file(co
                 continue
             text, value = other_value(field.name, hints[field.name], field.default)
             (tmp_path / "x.conf").write_text(f"{flag(field.name)}={text}\n")
+            needed = dict([NEEDS[field.name]] if field.name in NEEDS else [])
+            others = [word for name, choice in needed.items() for word in (flag(name), choice)]
             for words in ([flag(field.name), text], ["--config", str(tmp_path / "x.conf")]):
-                found = config_from(parser.parse_args([*positionals, *required, *words]), config, **fixed)
+                found = config_from(parser.parse_args([*positionals, *required, *others, *words]), config, **fixed)
                 assert getattr(found, field.name) == value
                 assert type(getattr(found, field.name)) is type(value)
-                assert dataclasses.replace(found, **{field.name: field.default}) == config(**fixed)
+                assert dataclasses.replace(found, **{field.name: field.default}) == config(**fixed, **needed)
 
 
 def test_every_command_with_a_configuration_is_tested_here() -> None:
