@@ -10,6 +10,7 @@ babble="20 10 5 0"      # SNRs of other utterances at the same time, dB
 num_talkers=6           # of a babble
 reverb="0.2 0.5 0.8"    # reverberation times, s
 eps=0.02                # of the uniform noise, and of the attacks to tell from all this
+attacks="pgd paper-pgd psychoacoustic"   # names of these attacks; one that was not made at an eps is left out
 fpr=0.01                # false-positive rate of the thresholds
 engine=                 # embedded or kaldi; empty: by KALDI_ROOT
 device=                 # cpu or cuda; empty: cuda if there is one
@@ -28,9 +29,10 @@ Options:
                             [$babble]
   --num-talkers <n>         of a babble [$num_talkers]
   --reverb \"<rt60> ...\"     reverberation times, s [$reverb]
-  --eps \"<e> ...\"           of uniform noise, and of the attacks
-                            exp/<model>/attack_*_eps<e> to tell from all this
-                            [$eps]
+  --eps \"<e> ...\"           of uniform noise, and of the attacks to tell from
+                            all this [$eps]
+  --attacks \"<name> ...\"    names of these attacks; one that was not made is
+                            left out [$attacks]
   --fpr <rate>              false-positive rate of the thresholds [$fpr]
   --engine embedded|kaldi   [by KALDI_ROOT]
   --device cpu|cuda         [cuda if there is one]
@@ -57,23 +59,23 @@ for d in "$fit_scores" "$dir/score_$(basename "$data")"; do
 done
 [ -f "$data/wav.scp" ] || { echo "$0: error: $data/wav.scp: no such file (stage 0 of run.sh makes it)" >&2; exit 1; }
 
-attacks=()
+attack_dirs=()
 checked=()
 for e in $eps; do
   e=$(kaldi-uq check-eps "$e")
   checked+=("$e")
-  for a in "$dir"/attack_*_eps"$e"; do
-    [ ! -f "$a/results.jsonl" ] || attacks+=("$a")
+  for a in $attacks; do
+    [ ! -f "$dir/attack_${a}_eps$e/results.jsonl" ] || attack_dirs+=("$dir/attack_${a}_eps$e")
   done
 done
-[ ${#attacks[@]} -gt 0 ] || echo "$0: no attack of eps $eps in $dir: false-positive rates only" >&2
+[ ${#attack_dirs[@]} -gt 0 ] || echo "$0: none of $attacks at eps $eps in $dir: false-positive rates only" >&2
 options=(${engine:+--engine "$engine"} ${device:+--device "$device"} --seed "$seed")
 mkdir -p "$dir/negatives/log"
 
 measure() { # kind level set: rows for results.json
   $cmd "$dir/negatives/log/$(basename "$3").log" \
     kaldi-uq nnet-negatives --model "$model" --kind "$1" --level "$2" --fpr "$fpr" --results exp/results.json \
-    --fit-data "$fit" --fit "$fit_scores" --data "$3" --scored "$dir/score_$(basename "$3")" ${attacks[@]+"${attacks[@]}"}
+    --fit-data "$fit" --fit "$fit_scores" --data "$3" --scored "$dir/score_$(basename "$3")" ${attack_dirs[@]+"${attack_dirs[@]}"}
 }
 negative() { # kind level options of kaldi-uq disturb-data...
   local kind=$1 level=$2 set=${data}_$1$2
