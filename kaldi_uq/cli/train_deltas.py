@@ -5,22 +5,9 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from threadpoolctl import threadpool_limits
-
-from kaldi_uq.cli.options import (
-    add_config_file,
-    add_config_flags,
-    add_engine,
-    add_jobs,
-    add_pipes,
-    config_from,
-    directory,
-    engine_of,
-    start_logging,
-)
+from kaldi_uq.cli.gmm_options import GmmInput, add_gmm_arguments
+from kaldi_uq.cli.options import config_from, directory
 from kaldi_uq.engine.base import DeltasConfig
-from kaldi_uq.io.datadir import DataDir
-from kaldi_uq.io.feats_dir import gmm_features
 from kaldi_uq.io.lang import Lang
 
 
@@ -29,21 +16,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("lang_dir", type=directory, metavar="LANG-DIR")
     parser.add_argument("ali_dir", type=directory, metavar="ALI-DIR")
     parser.add_argument("exp_dir", type=Path, metavar="EXP-DIR")
-    add_pipes(parser)
-    add_engine(parser)
-    add_jobs(parser)
-    add_config_file(parser, DeltasConfig)
-    add_config_flags(parser, DeltasConfig)
+    add_gmm_arguments(parser, DeltasConfig)
 
 
 def run(args: argparse.Namespace) -> None:
-    start_logging()
-    threadpool_limits(1)  # many small products: threads would only wait for each other
     config = config_from(args, DeltasConfig)
-    engine = engine_of(args, args.exp_dir)
-    data = DataDir.read(args.data_dir, need=("utt2spk", "text", "feats.scp", "cmvn.scp"))
+    source = GmmInput.read(args, args.exp_dir)
     lang = Lang.read(args.lang_dir)
-    transcripts = lang.transcripts(data)
-    engine.train_deltas(
-        dict(gmm_features(data, allow_pipes=args.allow_pipes)), transcripts, lang, args.ali_dir, args.exp_dir, config
-    )
+    transcripts = lang.transcripts(source.data)
+    source.engine.train_deltas(dict(source.features()), transcripts, lang, args.ali_dir, args.exp_dir, config)
