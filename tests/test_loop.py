@@ -300,8 +300,6 @@ def test_configuration_of_the_papers_attack_is_that_of_cleverhans() -> None:
     )
 
 
-def test_strong_default_adapts_its_step_and_realigns() -> None:
-    config = config_of(REPO / "recipes/tidigits/conf/pgd.conf")
-    assert (config.step_rule, config.step_size, config.random_start) == ("apgd", 0.0, True)
-    assert config.num_steps >= 200
-    assert config.realign_every > 0
+def test_unset_options_are_the_strong_attack_of_the_recipe() -> None:
+    assert config_of(REPO / "recipes/tidigits/conf/pgd.conf") == AttackConfig(eps=0.05)
+    assert (AttackConfig().step_rule, AttackConfig().num_steps, AttackConfig().realign_every) == ("apgd", 200, 25)

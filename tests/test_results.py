@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 
 from kaldi_uq.io.files import read_json
+from kaldi_uq.report.names import CHECKS
+from kaldi_uq.report.names import PAPER_STATISTIC as PAPER
 from kaldi_uq.report.summary import results_text
 from kaldi_uq.types import MODEL_KINDS
 
@@ -48,15 +50,58 @@ def test_results_file_of_the_commands_recipe_is_made_from_its_results() -> None:
 def test_results_hold_the_whole_experiment(run: str) -> None:
     content = results(run)
     found = {(r["model"], r["attack"], r["eps"]): r for r in content["attacks"]}
+    detected = {(r["model"], r["attack"], r["eps"], r["statistic"]) for r in content["detection"]}
     for model in MODEL_KINDS:
         assert content["clean"][model]["num_utts"] == 1000
-        for step in range(11):
-            row = found[model, "paper-pgd", round(0.01 * step, 2)]
-            assert row["num_utts"] == (1000 if step in (2, 5) else 100)
+        for attack in ("pgd", "paper-pgd"):
+            for eps in (0.0, 0.005, *(round(0.01 * step, 2) for step in range(1, 11))):
+                assert found[model, attack, eps]["num_utts"] == (1000 if eps in (0.02, 0.05) else 100)
+        for name in (
+            "pgd-10",
+            "pgd-25",
+            "pgd-50",
+            "pgd-100",
+            "pgd-2x",
+            "pgd-restarts",
+            "fgsm",
+            "nes",
+            "psychoacoustic",
+        ):
+            assert found[model, name, 0.02]["num_utts"] == 100
+        known = ["max_predictive_entropy", "mean_predictive_entropy"]
+        known += [] if model == "dnn" else ["max_mutual_information", "max_akld"]
         for eps in (0.005, 0.01, 0.02, 0.05):
-            assert found[model, "pgd", eps]["num_utts"] == 100
-    for (model, attack, eps), row in found.items():
-        assert all(check["passed"] for check in row["checks"].values()), (model, attack, eps)
+            assert (model, "pgd", eps, "max_predictive_entropy") in detected
+            for statistic in known:
+                assert (model, f"adaptive-{statistic}", eps, statistic) in detected
+            assert model == "dnn" or (model, "adaptive-all", eps) in found
+        assert {r["source"] for r in content["transfer"] if r["model"] == model} == set(MODEL_KINDS)
+        kinds = [
+            r["kind"] for r in content["negatives"] if (r["model"], r["statistic"], r["sided"]) == (model, PAPER, "two")
+        ]
+        assert {kind: kinds.count(kind) for kind in kinds} == {
+            "clean": 1,
+            "white": 4,
+            "babble": 4,
+            "reverb": 3,
+            "uniform": 2,
+        }
+        of_several = set(list(CHECKS)[list(CHECKS).index("success_grows_with_eps") :])
+        assert set(content["checks"][model]) >= of_several - (
+            {"rescoring_agrees"} if model in ("dnn", "ensemble") else set()
+        )
+
+
+@pytest.mark.parametrize("run", COMMANDS)
+def test_attacks_of_the_results_did_what_they_claim(run: str) -> None:
+    content = results(run)
+    for row in content["attacks"]:
+        failed = {name for name, check in row["checks"].items() if not check["passed"]}
+        # a step of 0.01 is larger than a small eps: there the loss of the paper's attack need not fall
+        allowed = {"loss_falls"} if (row["attack"], row["eps"] <= 0.01) == ("paper-pgd", True) else set()
+        assert failed <= allowed, (row["model"], row["attack"], row["eps"])
+    strong = {r["eps"]: r["target_accuracy"] for r in content["attacks"] if (r["model"], r["attack"]) == ("dnn", "pgd")}
+    assert strong[0.02] >= 0.97 and strong[0.05] >= 0.99
 
 
 def test_readme_table_holds_the_numbers_of_the_results() -> None:

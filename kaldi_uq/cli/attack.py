@@ -4,7 +4,7 @@ The result is written as 16-bit WAV of the same length, read back and only then 
 recogniser hears in the file.  If MODEL-DIR/detector holds a detector, its verdict is printed too.  With --statistics
 the attack knows the detectors of these statistics, and tries to pass them as well.
 
-The defaults are strong; a recipe's conf/*.conf, read with --config, may take more time for a stronger attack still.
+The defaults are the strong attack of a recipe's conf/pgd.conf; --config reads another of conf/*.conf.
 
  e.g.: kaldi-uq attack in.wav --target-text "one two" --model-dir exp/dnn --out out.wav
 
