@@ -51,7 +51,9 @@ eps=$(kaldi-uq check-eps "$eps")
   exit 1
 }
 [ -f "$data/wav.scp" ] || { echo "$0: error: $data/wav.scp: no such file (stage 0 of run.sh makes it)" >&2; exit 1; }
-[ -f "conf/$attack.conf" ] || { echo "$0: error: conf/$attack.conf: no such file; --attack names it" >&2; exit 1; }
+conf=conf/$attack.conf
+[ "$attack" != paper-pgd ] || conf=conf/paper/pgd.conf
+[ -f "$conf" ] || { echo "$0: error: $conf: no such file; --attack names it" >&2; exit 1; }
 [ -z "$black_box" ] || [ -f "conf/$black_box.conf" ] || {
   echo "$0: error: conf/$black_box.conf: no such file; --black-box names it" >&2
   exit 1
@@ -66,10 +68,15 @@ attack_opts=(--model "$model" --data "$data" --num-utts "$num_utts" "${model_opt
 local/attack.sh --eps "$eps" --attack fgsm "${attack_opts[@]}"
 [ -z "$black_box" ] || local/attack.sh --eps "$eps" --attack "$black_box" "${attack_opts[@]}"
 mkdir -p "$dir/checks/log"
-kaldi-uq check-attacks --plan --attack "$attack" --config "conf/$attack.conf" --eps "$eps" exp >"$dir/checks/plan"
+kaldi-uq check-attacks --plan --attack "$attack" --config "$conf" --eps "$eps" exp >"$dir/checks/plan"
 while IFS=$'\t' read -r name at options; do
-  [ "$name" != "$attack" ] || [ ! -f "$dir/attack_${name}_eps$at/results.jsonl" ] || continue
-  local/attack.sh --eps "$at" --attack "$attack" --name "$name" ${options:+--attack-opts "$options"} "${attack_opts[@]}" </dev/null
+  # what is up to date is left alone; of other utterances than before it would not be
+  made=$dir/attack_${name}_eps$at/results.jsonl
+  count=$num_utts
+  [ ! -f "$made" ] || count=$(wc -l <"$made")
+  [ "$count" -lt "$num_attack" ] || count=0
+  local/attack.sh --eps "$at" --attack "$attack" --name "$name" ${options:+--attack-opts "$options"} "${attack_opts[@]}" \
+    --num-utts "$count" </dev/null
 done <"$dir/checks/plan"
 
 # noise as large as the attack, on the same audio; it is the same for all models, which may be checked at the same time
@@ -81,4 +88,5 @@ steps/uq/decode.sh --cmd "$cmd" "${model_opts[@]}" "$dir/graph" "$noise" "$dir" 
 strictly=()
 [ "$strict" = false ] || strictly=(--strict)
 kaldi-uq check-attacks --model "$model" --attack "$attack" --undefended "$undefended" ${engine:+--engine "$engine"} \
+  ${black_box:+--black-box "$black_box"} --noise "$(basename "$data")_uniform" \
   ${device:+--device "$device"} ${strictly[@]+"${strictly[@]}"} exp

@@ -167,6 +167,43 @@ class TestSentences:
             detection(results, model, f"adaptive-{statistic}", 0.005, statistic, 0.4, evasion=0.8)
         assert "breaks at the smallest eps at which any does, 0.005" in findings(results.read())[1]
 
+    def test_what_was_not_tried_did_not_hold(self, tmp_path: Path) -> None:
+        results = Results(tmp_path / "results.json")
+        fill(results)
+        attack(results, "ensemble", "adaptive-max_akld", 0.005, 0.1)  # at one eps alone, and it held there
+        detection(results, "ensemble", "adaptive-max_akld", 0.005, "max_akld", 0.9, evasion=0.0)
+        sentence = findings(results.read())[1]
+        assert "Of the 3 pairs" in sentence and "max mutual information of deep ensemble held longest" in sentence
+
+    def test_attack_without_a_target_reaches_none(self, tmp_path: Path) -> None:
+        results = Results(tmp_path / "results.json")
+        results.add_attack(attack_row("dnn", "untargeted", 0.02, target=None) | {"target_success": None})
+        detection(results, "dnn", "untargeted", 0.02, PAPER, 0.6, evasion=0.8)
+        assert findings(results.read()) == []
+
+    def test_attack_on_a_one_sided_detector_is_measured_on_that_one(self, tmp_path: Path) -> None:
+        results = Results(tmp_path / "results.json")
+        attack(results, "dnn", f"adaptive-{MEAN}", 0.02, 0.9, evasion=0.85, adaptive={"sided": "one"})
+        detection(results, "dnn", f"adaptive-{MEAN}", 0.02, MEAN, 0.9, evasion=0.1)
+        assert evasion_points(results.read())[MEAN]["dnn"] == [(0.02, 0.85)]
+
+    def test_loudness_is_said_to_do_only_where_it_does(self, tmp_path: Path) -> None:
+        results = Results(tmp_path / "results.json")
+        row = {
+            "model": "dnn",
+            "kind": "clean",
+            "level": 0.0,
+            "num_utts": 9,
+            "accuracy": 1.0,
+            "sided": "two",
+            "fpr": 0.01,
+        }
+        for audio, ours, said in ((0.44, 0.31, False), (0.9, 0.8, True), (0.9, 0.95, False)):
+            for statistic, area in (("level_db", audio), (PAPER, ours)):
+                tells = [{"attack": "pgd", "eps": 0.02, "auroc": area}]
+                results.add_negatives([row | {"statistic": statistic, "fpr_at_threshold": 0.01, "auroc": tells}])
+            assert any("a detector of loudness would do" in text for text in findings(results.read())) == said
+
     def test_certainty_is_said_only_where_the_numbers_say_so(self, tmp_path: Path) -> None:
         results = Results(tmp_path / "results.json")
         fill(results)

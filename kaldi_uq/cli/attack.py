@@ -6,7 +6,8 @@ the attack knows the detectors of these statistics, and tries to pass them as we
 
 The defaults are the strong attack of a recipe's conf/pgd.conf; --config reads another of conf/*.conf.
 
- e.g.: kaldi-uq attack in.wav --target-text "one two" --model-dir exp/dnn --out out.wav
+ e.g.: kaldi-uq attack in.wav --target-text "one two" --model-dir exp/dnn
+         --out out.wav
 
 Every file is checked before any is attacked.  Exit status: 0 if all were attacked, whether they reach their target or
 not; 1 if a file, the text or the model cannot be used, and then nothing is written.

@@ -36,7 +36,7 @@ from kaldi_uq.report.results import Results
 from kaldi_uq.types import AttackConfig, DecodeConfig
 
 WIDTH = 80  # columns
-ONE_STEP, BLACK_BOX, NOISE = "fgsm", "nes", "uniform noise"
+ONE_STEP, NOISE = "fgsm", "uniform noise"
 MORE_STEPS, MORE_STARTS = "2x", "restarts"  # the attack's name with one of these: twice the steps, twice the starts
 LARGE_EPS = 0.2  # full scale
 RESCORE_SEED = 101  # of the first rescoring: far from those that attacks use
@@ -53,6 +53,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("exp_dir", type=directory, metavar="EXP-DIR")
     parser.add_argument("--model", action="append", metavar="NAME", help="check this one (can be repeated) [all]")
     parser.add_argument("--attack", default="pgd", help="the attack that the others are compared with [pgd]")
+    parser.add_argument("--black-box", default="nes", metavar="NAME", help="the attack without gradients [nes]")
+    parser.add_argument(
+        "--noise",
+        default="attack_uniform",
+        metavar="SET",
+        help="score_SET<eps> is of the audio with uniform noise of the same eps [attack_uniform]",
+    )
     parser.add_argument("--undefended", default="dnn", metavar="NAME", help="a model without any defence [dnn]")
     parser.add_argument(
         "--num-rescores", type=non_negative_int, default=3, help="decode examples of a random model so often again [3]"
@@ -121,8 +128,8 @@ def check_model(args: argparse.Namespace, model: str, results: Results) -> tuple
             "makes it, or name another with --attack"
         )
     blind = transfers(model_dir, args.attack)
-    noise = noise_runs(model_dir, {eps: records[args.attack, eps] for eps in main})
-    black_box = {name: by_eps for name, by_eps in runs.items() if name == BLACK_BOX}
+    noise = noise_runs(model_dir, args.noise, {eps: records[args.attack, eps] for eps in main})
+    black_box = {name: by_eps for name, by_eps in runs.items() if name == args.black_box}
     plain = {} if model == args.undefended else _runs_of(args.exp_dir / args.undefended, args.attack)
     detection = [row for row in content["detection"] if row["model"] == model]
     weak = "give the stronger attack more steps, another step size, realigned targets or more draws (--eot-samples)"
@@ -143,7 +150,7 @@ def check_model(args: argparse.Namespace, model: str, results: Results) -> tuple
             ONE_STEP,
         ),
         "white_box_beats_transfer": (lambda: series.beats(main, blind, remedy=masked), "examples of other models"),
-        "white_box_beats_black_box": (lambda: series.beats(main, black_box, remedy=masked), BLACK_BOX),
+        "white_box_beats_black_box": (lambda: series.beats(main, black_box, remedy=masked), args.black_box),
         "white_box_beats_noise": (lambda: series.beats(main, noise, remedy=masked), f"{NOISE} of the same eps"),
         "no_sign_of_masked_gradients": (
             lambda: series.shows_no_masking(main, {**black_box, **blind, **noise}),
@@ -202,11 +209,11 @@ def transfers(model_dir: Path, attack: str) -> Runs:
     return found
 
 
-def noise_runs(model_dir: Path, attacked: Mapping[float, Sequence[AttackRecord]]) -> Runs:
+def noise_runs(model_dir: Path, noisy_set: str, attacked: Mapping[float, Sequence[AttackRecord]]) -> Runs:
     """What uniform noise of the same eps does: the words heard against the targets of the attack."""
     found: dict[float, Success] = {}
     for eps, records in attacked.items():
-        file = model_dir / f"score_attack_uniform{eps:g}" / "results.jsonl"
+        file = model_dir / f"score_{noisy_set}{eps:g}" / "results.jsonl"
         if file.is_file():
             heard = {record.utt: record.hypothesis for record in read_benign(file)}
             found[eps] = {r.utt: heard[r.utt] == r.target for r in records if r.utt in heard and r.target}

@@ -4,7 +4,8 @@ Writes OUT-DATA-DIR/wav/*.wav (16 bit, of the same length), one an utterance, wh
 text, utt2spk, spk2utt and disturbances.jsonl: for each utterance the SNR, and the gain where audio was scaled down so
 that nothing clips.
 
- e.g.: kaldi-uq disturb-data --kind white --snr-db 20 data/test data/test_white20
+ e.g.: kaldi-uq disturb-data --kind white --snr-db 20 data/test
+         data/test_white20
 """
 
 from __future__ import annotations

@@ -4,9 +4,10 @@ The detectors are those of nnet-detect, fitted on FIT-DIR with a threshold there
 two of the audio alone, level and noise floor: a detector that does no better than these detects loudness.  SCORE-DIRs
 are of nnet-decode, ATTACK-DIRs of nnet-attack or nnet-transfer, all of one model.
 
- e.g.: kaldi-uq nnet-negatives --model dnn --kind white --level 10 --fit-data data/fit --fit exp/dnn/score_fit
-         --data data/test_white10 --scored exp/dnn/score_test_white10 --results exp/results.json
-         exp/dnn/attack_pgd_eps0.02
+ e.g.: kaldi-uq nnet-negatives --model dnn --kind white --level 10
+         --fit-data data/fit --fit exp/dnn/score_fit
+         --data data/test_white10 --scored exp/dnn/score_test_white10
+         --results exp/results.json exp/dnn/attack_pgd_eps0.02
 """
 
 from __future__ import annotations

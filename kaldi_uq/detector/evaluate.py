@@ -46,9 +46,9 @@ def evaluate_detection(
     Returns:
         One row a statistic and detector, the paper's two-sided Gaussian first: ``statistic``, ``detector``,
         ``sided``, ``auroc``, ``auroc_ci95`` [lo, hi], ``tpr_at_fpr_1pct`` (threshold chosen on ``benign``),
-        ``threshold`` (chosen on ``fit``: the empirical quantile at ``fpr``), and what that threshold gives on the
-        two test sets: ``fpr_at_threshold``, ``tpr_at_threshold``.  With ``success`` also ``evasion``: the share of
-        the attacked utterances that succeed *and* whose score is at or below ``threshold``.
+        ``threshold`` (chosen on ``fit``: the empirical quantile at ``fpr``), ``fpr`` itself, and what that threshold
+        gives on the two test sets: ``fpr_at_threshold``, ``tpr_at_threshold``.  With ``success`` also ``evasion``: the
+        share of the attacked utterances that succeed *and* whose score is at or below ``threshold``.
 
     Raises:
         DataError: a statistic is missing or not finite, or a set has too few utterances.
@@ -124,6 +124,7 @@ def _row(
         "auroc_ci95": list(interval),
         "tpr_at_fpr_1pct": tpr_at_fpr(benign_scores, attack_scores, 0.01),
         "threshold": threshold,
+        "fpr": fpr,
         "fpr_at_threshold": float(np.mean(benign_scores > threshold)),
         "tpr_at_threshold": float(np.mean(attack_scores > threshold)),
     }

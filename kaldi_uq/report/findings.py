@@ -21,6 +21,7 @@ from kaldi_uq.report.words import listing, span
 Content = Mapping[str, Any]
 Row = Mapping[str, Any]
 BREAKS = 0.5  # share of attacked utterances that reach their target and pass: at least half, and the detector is broken
+LOUDNESS = 0.75  # AUROC from which on loudness alone can be said to tell attacks from clean speech
 EQUAL = 0.05  # two shares of success that differ by no more are about equal
 
 
@@ -58,8 +59,11 @@ def _checks(results: Content) -> list[str]:
 def _paper_detector(results: Content) -> list[str]:
     """At which eps the paper's detector breaks, under the attack that is worst for it."""
     worst: dict[str, dict[float, tuple[float, str, Row]]] = {}
+    aimless = {key for key, row in attacks(results).items() if row.get("target_success") is None}
     for (model, attack, eps, statistic), row in detections(results).items():
-        if statistic == PAPER_STATISTIC and row.get("evasion") is not None and attack not in CONTROLS:
+        if (model, attack, eps) in aimless or attack in CONTROLS:
+            continue
+        if statistic == PAPER_STATISTIC and row.get("evasion") is not None:
             entry = (float(row["evasion"]), attack, row)
             by_eps = worst.setdefault(model, {})
             if eps not in by_eps or entry[0] > by_eps[eps][0]:
@@ -88,11 +92,17 @@ def _paper_detector(results: Content) -> list[str]:
 
 
 def _held_longest(results: Content) -> list[str]:
-    """The pair of model and statistic that breaks at the largest eps under the attack that knows it."""
+    """The pair of model and statistic that breaks at the largest eps under the attack that knows it.
+
+    Only pairs that were attacked at every eps are compared: what was not tried did not hold.
+    """
     points = evasion_points(results)
+    every_eps = {eps for by_model in points.values() for curve in by_model.values() for eps, _ in curve}
     ranked = []
     for statistic, by_model in points.items():
         for model, curve in by_model.items():
+            if {eps for eps, _ in curve} != every_eps:
+                continue
             broken = [eps for eps, share in sorted(curve) if share >= BREAKS]
             last_eps, last_share = max(curve)
             ranked.append((broken[0] if broken else float("inf"), last_eps, -last_share, statistic, model))
@@ -116,19 +126,22 @@ def _held_longest(results: Content) -> list[str]:
 def _certainty(results: Content) -> list[str]:
     """Whether attacked audio is more certain than clean speech: where the one-sided AUROC is below chance."""
     below: dict[tuple[str, str], dict[str, dict[float, float]]] = {}
+    caught: dict[tuple[str, str], list[float]] = {}
     for (model, attack, eps, statistic), row in detections(results, "one").items():
         # an attack that knows a detector is as certain as it was told to be
         if statistic in SIDED_STATISTICS and attack not in CONTROLS and not known_statistic(attack):
             if row["auroc_ci95"][1] < 0.5:
                 below.setdefault((attack, statistic), {}).setdefault(model, {})[eps] = float(row["auroc"])
+                caught.setdefault((attack, statistic), []).append(float(row["tpr_at_fpr_1pct"]))
     sentences = []
     for attack, statistic in sorted(below, key=lambda key: (attack_key(key[0]), SIDED_STATISTICS.index(key[1]))):
         by_model = below[attack, statistic]
         numbers = [value for by_eps in by_model.values() for value in by_eps.values()]
+        shares = span(caught[attack, statistic], ".2f")
         sentences.append(
             f"Under {attack} the {statistic_name(statistic)} of attacked utterances is below that of clean speech for "
             f"{_where(by_model)} (one-sided AUROC {span(numbers, '.3f')}): these examples are more certain than clean "
-            "speech, not less, and a detector of large uncertainty alone misses them."
+            f"speech, not less, and a detector of large uncertainty alone catches {shares} of them at 1 % false alarms."
         )
     return sentences
 
@@ -168,7 +181,7 @@ def _loudness(results: Content) -> list[str]:
     for (model, attack, eps), by_statistic in scores.items():
         ours = by_statistic.get(PAPER_STATISTIC)
         audio = [by_statistic[name] for name in AUDIO_STATISTICS if name in by_statistic]
-        if ours is not None and audio and max(audio) >= ours and not known_statistic(attack):
+        if ours is not None and audio and max(audio) >= max(ours, LOUDNESS) and not known_statistic(attack):
             louder.setdefault(attack, {}).setdefault(model, {})[eps] = (max(audio), ours)
     sentences = []
     for attack in sorted(louder, key=attack_key):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import json
 import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -95,6 +96,9 @@ class Results:
     def add_attack(self, row: Mapping[str, Any]) -> None:
         """Add an attack's row, or replace the one of the same model, attack and eps.
 
+        With a row that differs goes all that was measured on the earlier examples: detection, transfer, negatives and
+        the model's checks.
+
         Args:
             row: ``model``, ``attack``, ``eps``, ``num_utts``, ``target_accuracy`` (None: no target),
                 ``original_accuracy``, ``snr_db_mean`` (infinite or None where nothing was added; stored as null),
@@ -103,7 +107,11 @@ class Results:
         checked = _checked(row, _ATTACK_FIELDS, "attack")
         if checked["snr_db_mean"] is not None and math.isinf(checked["snr_db_mean"]):
             checked["snr_db_mean"] = None  # JSON has no infinity
+        key = _attack_key(checked)
         with self._update() as content:
+            earlier = next((row for row in content["attacks"] if _attack_key(row) == key), None)
+            if earlier is not None and earlier != json.loads(json.dumps(checked)):
+                _forget(content, checked)
             content["attacks"] = _upsert(content["attacks"], [checked], _attack_key)
 
     def add_detection(
@@ -193,6 +201,22 @@ def _checked(row: Mapping[str, Any], fields: tuple[str, ...], what: str) -> dict
             raise ValueError(f"{what} row of model {row['model']!r}: {field} is NaN")
     checked = dict(row) | {field: float(row[field]) for field in ("eps", "level") if field in fields}
     return {field: checked[field] for field in (*fields, *sorted(set(checked) - set(fields)))}
+
+
+def _forget(content: dict[str, Any], attack: Mapping[str, Any]) -> None:
+    """Remove what was measured on the examples of an attack."""
+    model, name, eps = attack["model"], attack["attack"], attack["eps"]
+
+    def is_of(row: Mapping[str, Any], whose: str) -> bool:
+        return (row[whose], row["attack"], row["eps"]) == (model, name, eps)
+
+    for section in ("detection", "detection_other"):
+        content[section] = [row for row in content[section] if not is_of(row, "model")]
+    content["transfer"] = [row for row in content["transfer"] if not is_of(row, "source")]
+    for row in content["negatives"]:
+        if row["model"] == model:
+            row["auroc"] = [entry for entry in row["auroc"] if (entry["attack"], entry["eps"]) != (name, eps)]
+    content["checks"].pop(model, None)
 
 
 def _attack_key(row: dict[str, Any]) -> Any:

@@ -21,6 +21,7 @@ from kaldi_uq.report.threat_tables import (
     adaptive_tables,
     attacks,
     checklist_table,
+    false_alarms,
     known_statistic,
     negatives_auroc_tables,
     negatives_tables,
@@ -83,13 +84,12 @@ def threat_model(results: Content) -> list[tuple[str, str]]:
         ("May change", change),
         (
             "Wants",
-            "That the decoder writes down a text of the attacker's choice: random words of the lexicon, one to five, "
-            "other than what was said.",
+            "That the decoder writes down, word for word, a text of the attacker's choice, other than what was said.",
         ),
         (
             "Success",
             "The decoder's words are exactly the target's, not its loss and not its frames. Against a detector: that, "
-            "and a score at or below the threshold that 1 % of benign utterances exceed.",
+            f"and a score at or below the threshold that {false_alarms(results)} of benign utterances exceed.",
         ),
         (
             "Not covered",
@@ -112,7 +112,9 @@ def step_series(results: Content) -> list[tuple[float, list[tuple[Row, int]]]]:
     for (_, attack, eps), row in attacks(results).items():
         options = dict(row.get("options") or {})
         steps = options.pop("num_steps", None)
-        if steps is not None and not known_statistic(attack) and row.get("target_success") is not None:
+        reaches = row.get("target_success") is not None
+        # <attack>-eot<n> is there to be compared with its own kind
+        if steps is not None and reaches and not known_statistic(attack) and "-eot" not in attack:
             groups.setdefault((eps, repr(sorted(options.items(), key=str))), []).append((row, int(steps)))
     series = [(eps, rows) for (eps, _), rows in groups.items() if len({steps for _, steps in rows}) > 1]
     return sorted(series, key=lambda pair: (pair[0], -len(pair[1])))

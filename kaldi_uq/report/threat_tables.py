@@ -19,6 +19,7 @@ from kaldi_uq.report.names import (
     statistic_name,
 )
 from kaldi_uq.report.table import Cell, Interval, Table
+from kaldi_uq.report.words import listing
 
 Content = Mapping[str, Any]
 Row = Mapping[str, Any]
@@ -65,13 +66,19 @@ def evasions(results: Content) -> dict[tuple[str, str, float, str], float]:
 
     Of an attack that knows several detectors, or one-sided ones, it is what the attack's own row says of them.
     """
-    own = {
-        (model, attack, eps, known_statistic(attack)): row["evasion"]
-        for (model, attack, eps), row in attacks(results).items()
-        if known_statistic(attack) and row.get("evasion") is not None
-    }
     found = {key: row["evasion"] for key, row in detections(results).items() if row.get("evasion") is not None}
-    return {key: float(value) for key, value in (own | found).items()}
+    for (model, attack, eps), row in attacks(results).items():
+        key = (model, attack, eps, known_statistic(attack))
+        is_other = (row.get("adaptive") or {}).get("sided", "two") != "two"  # than the detector of the detection rows
+        if known_statistic(attack) and row.get("evasion") is not None and (is_other or key not in found):
+            found[key] = row["evasion"]
+    return {key: float(value) for key, value in found.items()}
+
+
+def false_alarms(results: Content) -> str:
+    """The false-positive rate that the thresholds of the detection rows are for, such as ``1 %``."""
+    rates = sorted({float(row.get("fpr", 0.01)) for row in results["detection"]}) or [0.01]
+    return listing(f"{100 * rate:g} %" for rate in rates)
 
 
 def known_statistic(attack: str) -> str:
@@ -108,7 +115,8 @@ def adaptive_table(results: Content) -> Table:
     note = (
         f"{REFERENCE} knows the model; adaptive knows the model and this detector. Reach: share of utterances that the "
         "recogniser writes down as the target, word for word. Reach and pass: of those whose score is also at or below "
-        "the threshold that 1 % of the benign utterances it is fitted on exceed. Two-sided Gaussian, AUROC with 95 % "
+        f"the threshold that {false_alarms(results)} of the benign utterances it is fitted on exceed. Two-sided "
+        "Gaussian (reach and pass: in the form that the attack knows), AUROC with 95 % "
         "bootstrap interval over all attacked utterances, whether they reach their target or not."
     )
     return Table("adaptive", "The attack that knows the detector: every number", tuple(columns), tuple(rows), note)
@@ -134,7 +142,7 @@ def adaptive_tables(results: Content) -> list[Table]:
             "Utterances that reach their target and pass the detector",
             f"{REFERENCE} knows the model, adaptive knows the model and this detector. Share of utterances that the "
             "recogniser writes down as the target, word for word, and whose score is at or below the threshold that "
-            "1 % of benign utterances exceed (two-sided Gaussian). Stressed: at least half.",
+            f"{false_alarms(results)} of benign utterances exceed (two-sided Gaussian). Stressed: at least half.",
         ),
         (
             "auroc",

@@ -103,8 +103,8 @@ fi
 if stage_begin 1 "features"; then
   need 0 data/train/wav.scp data/test/wav.scp
   for set in train test; do
-    steps/make_mfcc.sh --nj "$nj" --cmd "$train_cmd" --mfcc-config conf/mfcc.conf "data/$set" "exp/make_mfcc/$set" data/mfcc
-    steps/compute_cmvn_stats.sh --cmd "$train_cmd" "data/$set" "exp/make_mfcc/$set" data/mfcc
+    steps/make_mfcc.sh --nj "$nj" --cmd "$train_cmd" "${engine_opts[@]}" --mfcc-config conf/mfcc.conf "data/$set" "exp/make_mfcc/$set" data/mfcc
+    steps/compute_cmvn_stats.sh --cmd "$train_cmd" "${engine_opts[@]}" "data/$set" "exp/make_mfcc/$set" data/mfcc
   done
   stage_end
 fi
@@ -128,8 +128,9 @@ fi
 
 if stage_begin 4 "decoding graphs and word error rates of the Gaussian mixtures"; then
   need 1 data/test/feats.scp data/test/cmvn.scp
+  need 2 exp/mono/final.mdl
+  need 3 exp/tri/final.mdl
   for m in mono tri; do
-    need 3 "exp/$m/final.mdl"
     utils/mkgraph.sh "${engine_opts[@]}" data/lang "exp/$m" "exp/$m/graph"
     steps/decode.sh --nj "$nj" --cmd "$decode_cmd" "${engine_opts[@]}" "exp/$m/graph" data/test "exp/$m/decode_test"
     kaldi-uq record exp/results.json --clean "$m=exp/$m/decode_test/wer.json"
@@ -157,7 +158,7 @@ if stage_begin 6 "clean accuracy and uncertainty"; then
     for set in fit test; do
       local options=("${model_opts[@]}")
       [ $set = fit ] || options+=(--results exp/results.json)
-      steps/uq/decode.sh --cmd "$decode_cmd" "${options[@]}" "exp/$1/graph" "data/$set" "exp/$1" "exp/$1/score_$set"
+      steps/uq/decode.sh --nj "$nj" --cmd "$decode_cmd" "${options[@]}" "exp/$1/graph" "data/$set" "exp/$1" "exp/$1/score_$set"
     done
   }
   each_model score_model

@@ -25,8 +25,8 @@ eps=                   # perturbation bounds to attack with; empty: by preset
 sceptic=               # true: stage 8 too, which takes longer than all others; empty: with full
 
 help_message="Usage: $0 [options]
- e.g.: $0
-       $0 --corpus fsdd --corpus-dir /data/fsdd --models \"dnn ensemble\"
+ e.g.: ./run.sh
+       ./run.sh --corpus fsdd --corpus-dir /data/fsdd --models \"dnn ensemble\"
 Options:
   --stage <n>, --stop-stage <n>    run these stages only [0 to 9]
   --corpus synth|fsdd|tidigits     [$corpus]
@@ -85,6 +85,7 @@ if [ -z "$sceptic" ]; then
   if [ "$preset" = full ]; then sceptic=true; else sceptic=false; fi
 fi
 one_of sceptic "$sceptic" true false
+[ "$sceptic" = true ] || { [ "$stage" != 8 ] && [ "$stop_stage" != 8 ]; } || die "stage 8 needs --sceptic true or --preset full"
 if [ "$corpus" != synth ]; then
   [ -n "$corpus_dir" ] || die "--corpus $corpus needs --corpus-dir: where the corpus is"
   [[ $corpus_dir == /* ]] || corpus_dir=$called_from/$corpus_dir
