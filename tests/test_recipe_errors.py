@@ -101,6 +101,12 @@ def test_corpus_without_its_directory_names_the_option(fresh: Recipe) -> None:
     assert not (fresh.path / "runs").exists()
 
 
+def test_stage_8_without_being_asked_for_is_refused(fresh: Recipe) -> None:
+    for options in (["--stage", "8"], ["--stop-stage", "8"]):
+        assert "stage 8 needs --sceptic true or --preset full" in error_line(fresh.run("./run.sh", *options))
+    assert not (fresh.path / "runs").exists()
+
+
 # --- waveforms
 
 
