@@ -182,8 +182,8 @@ class _Run:
             draws = self.log_post(self.wav[rows] + perturbation, self.num_samples[rows], rows)
             valid = torch.arange(draws.shape[2], device=draws.device) < self.lengths[rows, None]
             targets = self.targets[rows, : draws.shape[2]]
-            shares = target_shares(draws, targets, valid, self.config.loss, of_mean=self.of_mean)
-            shares = -shares if self.config.untargeted else shares
+            config = self.config
+            shares = target_shares(draws, targets, valid, config.loss, of_mean=self.of_mean, away=config.untargeted)
             if self.penalty is None:
                 return shares
             # the penalty is of the whole utterance: every frame has the same part in it

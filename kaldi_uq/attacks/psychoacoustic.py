@@ -45,7 +45,7 @@ def hide(problem: Problem) -> tuple[AttackResult, Mapping[str, Sequence[Any]]]:
         success.  The column ``masking_margin_db_first`` is that ratio after the first phase (``None``: no success).
     """
     config = problem.config
-    result = problem.run(replace(config, judge_every=config.judge_every or config.num_steps))
+    result = problem.run(replace(config, judge_every=config.looks_every or config.num_steps))
     first: list[float | None] = [None] * len(problem.utts)
     added = (result.wav != problem.wav).any(1)  # nothing was: it was heard so from the start
     rows = (result.success & added).nonzero()[:, 0]
@@ -111,8 +111,9 @@ class _Hiding:
         draws = part.log_post(part.wav + delta, part.num_samples)
         valid = torch.arange(draws.shape[2], device=draws.device) < part.lengths[:, None]
         of_mean = not part.recogniser.model.network.is_random
-        loss = target_loss(draws, self._targets[:, : draws.shape[2]], valid, config.loss, of_mean=of_mean)
-        (slope,) = torch.autograd.grad(loss.sum() * (-1.0 if config.untargeted else 1.0), delta)
+        targets = self._targets[:, : draws.shape[2]]
+        loss = target_loss(draws, targets, valid, config.loss, of_mean=of_mean, away=config.untargeted)
+        (slope,) = torch.autograd.grad(loss.sum(), delta)
         return torch.where(slope.isnan(), 0.0, slope)
 
     def _realign(self, delta: Tensor) -> None:
