@@ -285,7 +285,7 @@ class AttackConfig(Config):
     judge_every: int = 0  # 0: at the end of each start, where there are several; every 20 steps to stop early
     early_stop: bool = False  # leave an utterance as soon as the decoder writes what is wanted
     eot_samples: int = 10  # draws of a random model that one gradient averages over
-    eot_draws: str = "fresh"  # new draws in each step, or the same (fixed) throughout a start
+    eot_draws: str = "fresh"  # new draws in each step, or the same in all (fixed)
     hide_steps: int = 0  # k > 0: then k steps that hide the perturbation below the masking threshold, success kept
     nes_pairs: int = 0  # k > 0: black box, the gradient estimated from 2k queries a step (kaldi_uq.attacks.black_box)
     nes_sigma: float = 0.01  # black box only: deviation of the queries' noise, full scale 1
@@ -316,7 +316,16 @@ class AttackConfig(Config):
         _require(self.judge_every >= 0, f"judge_every must be >= 0, got {self.judge_every}")
         _require(self.eot_samples >= 1, f"eot_samples must be >= 1, got {self.eot_samples}")
         _one_of("eot_draws", self.eot_draws, ("fresh", "fixed"))
+        _require(
+            self.eot_draws == "fresh" or not (self.early_stop or self.num_starts > 1 or self.hide_steps),
+            "eot_draws fixed is for a whole batch: early_stop, num_starts and hide_steps leave utterances out, and the "
+            "others would have new draws",
+        )
         _require(self.hide_steps >= 0, f"hide_steps must be >= 0, got {self.hide_steps}")
+        _require(
+            not (self.hide_steps and self.constraint != "linf"),
+            f"hide_steps has a bound on the spectrum of its own, beside eps: it cannot keep that of {self.constraint}",
+        )
         _require(self.nes_pairs >= 0, f"nes_pairs must be >= 0, got {self.nes_pairs}")
         _require(0 < self.nes_sigma <= 1, f"nes_sigma must be in (0, 1], got {self.nes_sigma}")
         _require(self.nes_context >= 0, f"nes_context must be >= 0, got {self.nes_context}")

@@ -165,12 +165,14 @@ class Adaptive:
             (of the largest score over its threshold) and ``passes``, as the judge heard them.
 
         Raises:
-            ValueError: a statistic of several draws where the attack uses one.
+            ValueError: a statistic of several draws where the attack uses one, or fixed draws.
         """
         network = problem.recogniser.model.network
         needs_draws = sorted(self.sentries.measures & set(NEED_DRAWS))
         if network.is_random and problem.config.eot_samples < 2 and needs_draws:
             raise ValueError(f"{needs_draws[0]} is of several draws: set eot_samples to 2 or more, 10 is good")
+        if network.is_random and problem.config.eot_draws == "fixed":
+            raise ValueError("the rounds go on with some utterances of a batch: eot_draws must be fresh")
         size, device = len(problem.utts), problem.wav.device
         rows = torch.arange(size, device=device)
         search = LambdaSearch(size, self.config, device)

@@ -43,7 +43,8 @@ def black_box(problem: Problem) -> tuple[AttackResult, dict[str, list[int]]]:
         generator=torch.Generator(problem.wav.device).manual_seed(problem.seed + _NOISE),
     )
     result = problem.run(gradient=estimate)
-    return result, {"queries": (result.steps * 2 * config.nes_pairs).tolist()}
+    draws = config.eot_samples if problem.recogniser.model.network.is_random else 1
+    return result, {"queries": (result.steps * 2 * config.nes_pairs * draws).tolist()}
 
 
 def nes_gradient(

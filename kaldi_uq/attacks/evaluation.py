@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from kaldi_uq.audio_quality import measure_all
+from kaldi_uq.audio_quality import measure_all, perceptual
 from kaldi_uq.engine.base import Engine
 from kaldi_uq.evaluate import decode_waves
 from kaldi_uq.hybrid import HybridModel
@@ -54,8 +54,8 @@ def evaluate_examples(
     Returns:
         A line of ``results.jsonl`` for each of ``attacked``, in its order: ``utt``, ``target`` (if there are targets),
         ``original``, ``hypothesis``, ``target_errors``, ``target_success`` (the words are exactly the target's),
-        ``original_errors``, what :func:`kaldi_uq.audio_quality.measure` gives (null: nothing was added),
-        ``statistics``.
+        ``original_errors``, what :func:`kaldi_uq.audio_quality.measure` gives (null: nothing was added) and, where the
+        extra ``quality`` is installed, ``perceptual``, and ``statistics``.
     """
     hypotheses, statistics = decode_waves(
         model, dict(attacked), engine, model_dir, graph_dir, decode, num_draws=num_draws, seed=seed, desc=desc
@@ -64,7 +64,8 @@ def evaluate_examples(
     for batch in wave_batches(dict(attacked)):
         before, after = ([waves[utt] for utt in batch.utts] for waves in (originals, attacked))
         found = measure_all(before, after, model.front_end.sample_rate, device=model.log_prior.device)
-        quality |= dict(zip(batch.utts, found, strict=True))
+        heard = (perceptual(*pair, model.front_end.sample_rate) for pair in zip(before, after, strict=True))
+        quality |= {utt: {**row, **more} for utt, row, more in zip(batch.utts, found, heard, strict=True)}
     lines = []
     for utt in attacked:
         words, spoken = list(hypotheses[utt].words), list(text[utt])
@@ -90,8 +91,9 @@ def summarise(lines: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
 
     Returns:
         ``num_utts``, ``target_accuracy`` and ``target_success`` (share of utterances whose words are exactly the
-        target's; both ``None`` without targets), ``original_accuracy``, ``snr_db_mean`` (``None`` if nothing was added
-        to any utterance), and the mean of each of ``QUALITY`` that was measured, as ``segmental_snr_db_mean``.
+        target's; both ``None`` without targets), ``original_accuracy`` (``None``: no word was spoken), ``snr_db_mean``
+        (``None``: nothing was added to any utterance), and the mean of each of ``QUALITY`` that was measured, as
+        ``segmental_snr_db_mean``.
 
     Raises:
         ValueError: no line.
@@ -100,16 +102,26 @@ def summarise(lines: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
     if not lines:
         raise ValueError("there is no line to summarise")
     target = [ErrorRate.from_counts(line["target_errors"]) for line in lines if line.get("target_errors") is not None]
+    spoken = sum((ErrorRate.from_counts(line["original_errors"]) for line in lines), ErrorRate())
     snr = [float(line["snr_db"]) for line in lines if line.get("snr_db") is not None]
     quality = {name: [float(line[name]) for line in lines if line.get(name) is not None] for name in QUALITY}
     return {
         "num_utts": len(lines),
         "target_accuracy": sum(target, ErrorRate()).accuracy if target else None,
         "target_success": float(np.mean([rate.errors == 0 for rate in target])) if target else None,
-        "original_accuracy": sum((ErrorRate.from_counts(x["original_errors"]) for x in lines), ErrorRate()).accuracy,
+        "original_accuracy": spoken.accuracy if spoken.num_words else None,
         "snr_db_mean": float(np.mean(snr)) if snr else None,
         **{f"{name}_mean": float(np.mean(values)) for name, values in quality.items() if values},
     }
+
+
+def shown(accuracy: float | None) -> str:
+    """An accuracy for people.
+
+    >>> shown(0.5), shown(None)
+    ('0.500', 'none (no word was spoken)')
+    """
+    return "none (no word was spoken)" if accuracy is None else f"{accuracy:.3f}"
 
 
 def evasion(lines: Iterable[Mapping[str, Any]]) -> float:

@@ -111,7 +111,8 @@ def run_attack(
         of_mean: the loss is that of the mean posterior (see :func:`kaldi_uq.attacks.losses.target_loss`).
 
     Returns:
-        the perturbed waveforms, rounded to 16 bit inside the constraint, and what happened.
+        the perturbed waveforms, rounded to 16 bit inside the constraint, and what happened: the last of a start without
+        a judge, otherwise the best that it saw.  A further start goes on with the targets of the one before.
     """
     size, device = len(wav), wav.device
     nothing = torch.zeros(size, device=device)

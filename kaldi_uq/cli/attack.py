@@ -161,7 +161,7 @@ def _outputs(args: argparse.Namespace) -> dict[str, tuple[Path, Path]]:
         out = args.out if args.out is not None else args.out_dir / f"{wav.stem}.wav"
         name = "".join(c if c.isalnum() or c in "._-" else "_" for c in wav.stem) or "_"
         if name in pairs:
-            raise UsageError(f"{pairs[name][0]} and {wav}: both would be {out}; attack them one at a time")
+            raise UsageError(f"{pairs[name][0]} and {wav}: their names are too much alike; attack them one at a time")
         if out.resolve() in {other.resolve() for other in args.wavs}:
             raise UsageError(f"{out}: the output would replace an input; choose another name")
         if out.is_dir():

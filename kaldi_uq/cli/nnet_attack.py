@@ -17,7 +17,7 @@ import numpy as np
 from kaldi_uq.attacks.adaptive import Sentries
 from kaldi_uq.attacks.checks import check_attack, check_gradient
 from kaldi_uq.attacks.craft import Attacker
-from kaldi_uq.attacks.evaluation import evaluate_examples, evasion, summarise
+from kaldi_uq.attacks.evaluation import evaluate_examples, evasion, shown, summarise
 from kaldi_uq.attacks.methods import make_strategy
 from kaldi_uq.cli.adaptive_options import add_fit, fit_file, fit_sentries
 from kaldi_uq.cli.model_options import (
@@ -64,6 +64,8 @@ def run(args: argparse.Namespace) -> None:
     start_logging()
     config, decode = config_from(args, AttackConfig), config_from(args, DecodeConfig)
     adaptive = config_from(args, AdaptiveConfig)
+    if config.untargeted and args.target_text:
+        raise UsageError(f"--target-text {args.target_text}: an untargeted attack has no target; leave it out")
     model = load_model(args)
     data = DataDir.read(args.data_dir, need=("wav.scp", "utt2spk", "text"))
     spoken = waves_of(data, model, allow_pipes=args.allow_pipes, cmvn_from=args.cmvn_from)
@@ -90,7 +92,7 @@ def run(args: argparse.Namespace) -> None:
     reached += f"evasion {row['evasion']:.3f}, " if "evasion" in row else ""
     print(
         f"{row['model']} {row['attack']} eps {row['eps']:g}: {reached}"
-        f"original accuracy {row['original_accuracy']:.3f}, {row['num_utts']} utterances"
+        f"original accuracy {shown(row['original_accuracy'])}, {row['num_utts']} utterances"
     )
 
 
@@ -126,7 +128,7 @@ def _attack(
         num_draws=args.num_draws or None,
         random_targets=args.random_targets,
     )
-    targets_name = args.target_text or ""
+    targets_name = str(args.data_dir / "text") if config.untargeted else args.target_text or ""
     attacker.choose(waves, text, config, targets, targets_name)  # a mistake in them leaves an earlier result in place
     stamp.clear()
     (args.out_dir / "results.jsonl").unlink(missing_ok=True)
@@ -173,6 +175,7 @@ def _attack(
     write_table(args.out_dir / "utt2spk", utt2spk)
     write_table(args.out_dir / "spk2utt", {spk: " ".join(utts) for spk, utts in invert_utt2spk(utt2spk).items()})
     write_table(args.out_dir / "text", {utt: " ".join(text[utt]) for utt in waves})
+    (args.out_dir / "target_text").unlink(missing_ok=True)  # of an earlier attack, which may have had targets
     if aims is not None:
         write_table(args.out_dir / "target_text", {utt: " ".join(words) for utt, words in aims.items()})
     write_text(args.out_dir / "results.jsonl", text_of_lines)

@@ -2,7 +2,7 @@
 
 The detectors are those of nnet-detect, fitted on FIT-DIR with a threshold there.  Beside the model's statistics stand
 two of the audio alone, level and noise floor: a detector that does no better than these detects loudness.  SCORE-DIRs
-are of nnet-decode, ATTACK-DIRs of nnet-attack or nnet-transfer, all of one model.
+are of nnet-decode, ATTACK-DIRs of nnet-attack, all of one model.
 
  e.g.: kaldi-uq nnet-negatives --model dnn --kind white --level 10
          --fit-data data/fit --fit exp/dnn/score_fit

@@ -14,7 +14,7 @@ import argparse
 import json
 from pathlib import Path
 
-from kaldi_uq.attacks.evaluation import evaluate_examples, summarise
+from kaldi_uq.attacks.evaluation import evaluate_examples, shown, summarise
 from kaldi_uq.cli.model_options import (
     add_cmvn_source,
     add_model_arguments,
@@ -108,5 +108,5 @@ def run(args: argparse.Namespace) -> None:
     reached = "" if row["target_accuracy"] is None else f"target accuracy {row['target_accuracy']:.3f}, "
     print(
         f"{source} {attack} eps {row['eps']:g} on {row['model']}: {reached}"
-        f"original accuracy {row['original_accuracy']:.3f}, {row['num_utts']} utterances"
+        f"original accuracy {shown(row['original_accuracy'])}, {row['num_utts']} utterances"
     )
