@@ -139,6 +139,14 @@ class TestLosses:
         heard = Toy()(result.wav, torch.tensor([200] * 3))[0].argmax(-1)
         assert float((heard == targets).float().mean()) > 0.9
 
+    def test_no_frame_of_an_untargeted_margin_is_without_a_gradient(self) -> None:
+        # sure of what is spoken, undecided, and long lost
+        logits = torch.tensor([[[[20.0, 0.0, 0.0], [0.1, 0.0, 0.0], [0.0, 20.0, 0.0]]]], requires_grad=True)
+        spoken, valid = torch.zeros(1, 3, dtype=torch.int64), torch.ones(1, 3, dtype=torch.bool)
+        target_loss(logits, spoken, valid, "margin", away=True).sum().backward()
+        assert logits.grad is not None
+        assert bool((logits.grad[0, 0, :, 0] > 0).all())  # downhill is away from what is spoken
+
     @pytest.mark.parametrize("loss", ["cross_entropy", "margin"])
     def test_untargeted_attack_leads_away(self, loss: str) -> None:
         wav, sizes = on_grid(3, 200), torch.tensor([200] * 3)

@@ -188,6 +188,14 @@ class TestSummary:
         row = summarise([{"original_errors": self.COUNTS, "snr_db": None}])
         assert (row["target_accuracy"], row["target_success"], row["snr_db_mean"]) == (None, None, None)
 
+    def test_without_spoken_words_nothing_is_said_of_them(self) -> None:
+        silent = {
+            "target_errors": None,
+            "original_errors": {"ins": 1, "del": 0, "sub": 0, "num_words": 0},
+            "snr_db": 9.0,
+        }
+        assert summarise([silent])["original_accuracy"] is None
+
     def test_no_line_is_refused(self) -> None:
         with pytest.raises(ValueError, match="no line"):
             summarise([])
