@@ -211,7 +211,8 @@ def _psychoacoustic(results: Content) -> list[str]:
         ]
         if margin is None or not rivals:
             continue
-        difference, other_eps, other = min(rivals, key=lambda rival: rival[:2])
+        # at the same eps if success is about equal there, or else where it is nearest
+        difference, other_eps, other = min(rivals, key=lambda r: (r[0] > EQUAL or r[1] != eps, r[0], r[1]))
         if difference > EQUAL:
             continue
         words = "quieter" if margin < other["masking_margin_db_mean"] else "not quieter"
