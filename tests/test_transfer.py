@@ -65,6 +65,15 @@ def lines_of(path: str | Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (Path(path) / "results.jsonl").read_text().splitlines()]
 
 
+def test_row_of_an_attack_says_how_many_draws_a_gradient_was_of(here: Path) -> None:
+    for kind in ("dnn", "bnn"):
+        places = f"--lang-dir data/lang data/attack exp/{kind} exp/{kind}/graph exp/{kind}/attack_one_eps0.1"
+        options = "--eps 0.1 --num-steps 1 --num-utts 1 --attack one --results exp/results.json"
+        assert main(["nnet-attack", *options.split(), *places.split()]) == 0
+    rows = Results("exp/results.json").read()["attacks"]
+    assert {row["model"]: row["options"]["eot_samples"] for row in rows} == {"dnn": 1, "bnn": 10}
+
+
 def test_own_examples_of_a_model_that_is_not_random_are_judged_as_by_the_attack(here: Path) -> None:
     assert transfer(DNN, "dnn") == 0
     attack, again = lines_of(DNN), lines_of("exp/dnn/transfer")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -85,7 +86,7 @@ def run(args: argparse.Namespace) -> None:
     if not stamp.is_current():
         _attack(args, config, adaptive, fit_sentries(fit, adaptive), decode, model, data, waves, stamp)
         stamp.write()
-    row = _summary(args, config, adaptive)
+    row = _summary(args, config if model.network.is_random else replace(config, eot_samples=1), adaptive)
     if args.results:
         Results(args.results).add_attack(row)
     reached = "" if config.untargeted else f"target accuracy {row['target_accuracy']:.3f}, "
