@@ -378,6 +378,19 @@ class TestFigures:
         figure = steps_figure(rows, title="Steps")
         assert [text.get_text() for text in figure.axes[0].get_xticklabels()] == ["40", "80"]
 
+    def test_models_with_one_draw_and_with_several_share_a_curve(self, tmp_path: Path) -> None:
+        results = Results(tmp_path / "results.json")
+        for model, draws in (("dnn", 1), ("bnn", 10)):
+            for name, steps in (("pgd-10", 10), ("pgd", 200)):
+                attack(results, model, name, 0.02, 0.9, options={"num_steps": steps, "eot_samples": draws})
+        attack(results, "bnn", "pgd-eot1", 0.02, 0.8, options={"num_steps": 200, "eot_samples": 1})
+        ((_, rows),) = threat.step_series(results.read())
+        assert {(row["model"], row["attack"], steps) for row, steps in rows} == {
+            (model, name, steps) for model in ("dnn", "bnn") for name, steps in (("pgd-10", 10), ("pgd", 200))
+        }
+        attack(results, "bnn", "mine", 0.02, 0.7, options={"num_steps": 50, "eot_samples": 2})
+        assert all(row["attack"] != "mine" for _, rows in threat.step_series(results.read()) for row, _ in rows)
+
     def test_evasion_has_a_panel_a_statistic(self, tmp_path: Path) -> None:
         figure = evasion_figure(evasion_points(content(tmp_path)))
         shown = [axes for axes in figure.axes if axes.get_visible()]

@@ -107,16 +107,26 @@ def threat_model(results: Content) -> list[tuple[str, str]]:
 
 
 def step_series(results: Content) -> list[tuple[float, list[tuple[Row, int]]]]:
-    """Rows of one attack that differ in nothing but the number of steps: eps, and the rows with their steps."""
-    groups: dict[tuple[float, str], list[tuple[Row, int]]] = {}
-    for (_, attack, eps), row in attacks(results).items():
+    """Rows of one attack that differ in nothing but the number of steps: eps, and the rows with their steps.
+
+    Of random models a gradient is of several draws, of the others of one; they stand side by side nevertheless.
+    """
+    chosen: list[tuple[Row, int, Any, tuple[float, str]]] = []
+    draws: dict[tuple[str, tuple[float, str]], set[Any]] = {}
+    for (model, attack, eps), row in attacks(results).items():
         options = dict(row.get("options") or {})
-        steps = options.pop("num_steps", None)
+        steps, samples = options.pop("num_steps", None), options.pop("eot_samples", 1)
         reaches = row.get("target_success") is not None
         # <attack>-eot<n> is there to be compared with its own kind
         if steps is not None and reaches and not known_statistic(attack) and "-eot" not in attack:
-            groups.setdefault((eps, repr(sorted(options.items(), key=str))), []).append((row, int(steps)))
-    series = [(eps, rows) for (eps, _), rows in groups.items() if len({steps for _, steps in rows}) > 1]
+            like = (eps, repr(sorted(options.items(), key=str)))
+            chosen.append((row, int(steps), samples, like))
+            draws.setdefault((model, like), set()).add(samples)
+    groups: dict[tuple[tuple[float, str], Any], list[tuple[Row, int]]] = {}
+    for row, steps, samples, like in chosen:
+        differ = len(draws[row["model"], like]) > 1
+        groups.setdefault((like, samples if differ else None), []).append((row, steps))
+    series = [(like[0], rows) for (like, _), rows in groups.items() if len({steps for _, steps in rows}) > 1]
     return sorted(series, key=lambda pair: (pair[0], -len(pair[1])))
 
 
