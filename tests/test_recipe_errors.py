@@ -361,7 +361,7 @@ def test_wrong_option_of_run_sh_is_refused_before_anything_is_made(
         (1, "data/train/wav.scp", 0),
         (2, "data/lang/L.fst", 0),
         (4, "data/train/wav.scp", 0),
-        (8, "exp/dnn/score_test/results.jsonl", 5),
+        (9, "exp/dnn/score_test/results.jsonl", 5),
     ],
 )
 def test_stage_out_of_order_names_the_file_and_the_stage_that_makes_it(
