@@ -68,7 +68,7 @@ def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     shutil.copytree(lang.path, root / "corpus/lang")
     write_mfcc_conf(root / "conf/mfcc.conf", FRONT_END.mfcc)
-    (root / "conf/pgd.conf").write_text("--num-steps=15\n--realign-every=5\n")
+    (root / "conf/pgd.conf").write_text("--num-steps=60\n--realign-every=10\n")
     return root
 
 
