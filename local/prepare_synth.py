@@ -18,8 +18,8 @@ import numpy as np
 from corpus import counts_of, make_parser, run_script, write_corpus
 from digits import SETS, WORDS, Counts, Utterance, join, plan_strings, random_generator
 
+from kaldi_uq.audio.synth import EspeakSynthesizer, Voice
 from kaldi_uq.errors import UsageError
-from kaldi_uq.synth import EspeakSynthesizer, Voice
 
 # full: the counts of the paper; fit is benign speech for the detector.
 PRESETS: dict[str, Counts] = {

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from kaldi_uq.engine.base import Engine, EngineOptions
-from kaldi_uq.engine.binaries_jobs import PROGRAMS
+from kaldi_uq.engine.binaries.jobs import PROGRAMS
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class Kaldi:
 
     def engine(self, options: EngineOptions | None = None) -> Engine:
         """The engine on its programs."""
-        from kaldi_uq.engine.binaries import KaldiEngine
+        from kaldi_uq.engine.binaries.engine import KaldiEngine
 
         before = os.environ.get("KALDI_ROOT")
         os.environ["KALDI_ROOT"] = str(self.root)

@@ -16,18 +16,19 @@ from torch import Tensor
 
 from kaldi_uq.attacks import craft
 from kaldi_uq.attacks.adaptive import Adaptive, LambdaSearch, Sentries
+from kaldi_uq.attacks.config import AdaptiveConfig, AttackConfig
 from kaldi_uq.attacks.craft import Attacker
 from kaldi_uq.attacks.evaluation import evaluate_examples, evasion
 from kaldi_uq.attacks.methods import make_strategy
 from kaldi_uq.attacks.problem import Problem, plain
 from kaldi_uq.cli.main import main
+from kaldi_uq.engine.base import DecodeConfig
 from kaldi_uq.errors import DataError
-from kaldi_uq.evaluate import decode_waves
-from kaldi_uq.hybrid import HybridModel
 from kaldi_uq.io import waves as io_waves
 from kaldi_uq.io.wav import read_wav
-from kaldi_uq.scoring import align_words
-from kaldi_uq.types import AdaptiveConfig, AttackConfig, DecodeConfig
+from kaldi_uq.recogniser.hybrid import HybridModel
+from kaldi_uq.recogniser.scores import decode_waves
+from kaldi_uq.results.word_errors import align_words
 from kaldi_uq.uncertainty import measures_from_draws, utterance_statistics
 from tests import tiny
 from tests.test_detect_command import train, write_set

@@ -12,15 +12,15 @@ import torch
 from kaldi_uq.cli.main import main
 from kaldi_uq.errors import DataError
 from kaldi_uq.feats.cmvn_stats import accumulate_cmvn_stats
+from kaldi_uq.feats.config import FbankConfig, FrontEndConfig, MfccConfig
 from kaldi_uq.feats.frontend import FrontEnd
-from kaldi_uq.hybrid import HybridModel
 from kaldi_uq.io.ark import MatrixWriter, read_matrix
 from kaldi_uq.io.datadir import DataDir, invert_utt2spk, read_table, write_table
 from kaldi_uq.io.files import write_text
 from kaldi_uq.io.wav import to_int16, write_wav
 from kaldi_uq.io.waves import read_waves
-from kaldi_uq.speakers import speaker_stats, stats_of_waves
-from kaldi_uq.types import FbankConfig, FrontEndConfig, MfccConfig
+from kaldi_uq.recogniser.hybrid import HybridModel
+from kaldi_uq.recogniser.speakers import speaker_stats, stats_of_waves
 from tests.conftest import REPO, RunScript
 from tests.tiny import RATE, TinySystem, make_system
 

@@ -14,13 +14,13 @@ import torch
 from torch import Tensor, nn
 
 import kaldi_uq.attacks
+from kaldi_uq.attacks.config import AttackConfig
 from kaldi_uq.attacks.constraints import LInf
 from kaldi_uq.attacks.loop import run_attack
 from kaldi_uq.cli.main import main
 from kaldi_uq.detector import GaussianDetector, save_detector
 from kaldi_uq.io.wav import read_wav, to_int16, write_wav
-from kaldi_uq.report.records import read_benign, statistics_table
-from kaldi_uq.types import AttackConfig
+from kaldi_uq.results.utterances import read_benign, statistics_table
 from tests.test_detect_command import train, write_set
 from tests.tiny import RATE, make_system, make_waves
 

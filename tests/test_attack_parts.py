@@ -7,12 +7,12 @@ import math
 import pytest
 import torch
 
+from kaldi_uq.attacks.config import AttackConfig
 from kaldi_uq.attacks.constraints import L2, LInf
 from kaldi_uq.attacks.craft import random_starts
 from kaldi_uq.attacks.loop import run_attack
 from kaldi_uq.attacks.losses import CONFIDENCE, frame_losses, mean_log_post, target_loss
 from kaldi_uq.attacks.steps import first_size, make_stepper
-from kaldi_uq.types import AttackConfig
 from tests.toy import GRID, Toy, attack, lengths_of, on_grid, seeded
 
 

@@ -8,8 +8,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from kaldi_uq import audio_quality
-from kaldi_uq.audio_quality import (
+from kaldi_uq.audio import quality as audio_quality
+from kaldi_uq.audio.quality import (
     level_change_db,
     masking_margin,
     measure,

@@ -10,12 +10,13 @@ import torch
 from torch import Tensor
 
 from kaldi_uq.attacks.black_box import black_box, nes_gradient
+from kaldi_uq.attacks.config import AttackConfig
 from kaldi_uq.attacks.constraints import LInf
 from kaldi_uq.attacks.craft import Attacker
 from kaldi_uq.attacks.loop import AttackResult, run_attack
 from kaldi_uq.attacks.problem import plain
+from kaldi_uq.engine.base import DecodeConfig
 from kaldi_uq.io.wav import read_wav
-from kaldi_uq.types import AttackConfig, DecodeConfig
 from tests.test_detect_command import train
 from tests.tiny import make_system, make_waves
 

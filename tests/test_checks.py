@@ -11,9 +11,11 @@ from torch import Tensor, nn
 
 from kaldi_uq.attacks import checks
 from kaldi_uq.attacks.checks import check_attack, check_gradient, dead_frames, slope_errors
-from kaldi_uq.audio_quality import snr_db
-from kaldi_uq.hybrid import HybridModel
-from kaldi_uq.types import MODEL_KINDS, AttackConfig, FrontEndConfig, MfccConfig, ModelConfig
+from kaldi_uq.attacks.config import AttackConfig
+from kaldi_uq.audio.quality import snr_db
+from kaldi_uq.feats.config import FrontEndConfig, MfccConfig
+from kaldi_uq.nnet.config import MODEL_KINDS, ModelConfig
+from kaldi_uq.recogniser.hybrid import HybridModel
 
 EPS = 0.02
 NAMES = {"eps_respected", "length_kept", "gradient_reaches_audio", "loss_falls"}

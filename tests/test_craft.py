@@ -14,16 +14,19 @@ import torch
 from scipy.io import wavfile
 
 from kaldi_uq.attacks import craft, problem
+from kaldi_uq.attacks.config import AttackConfig
 from kaldi_uq.attacks.craft import MAX_ATTEMPTS, Attacker
 from kaldi_uq.cli.main import main
+from kaldi_uq.engine.base import DecodeConfig
 from kaldi_uq.errors import AlignmentError, DataError
-from kaldi_uq.evaluate import decode_waves
-from kaldi_uq.hybrid import HybridModel
 from kaldi_uq.io import waves as io_waves
 from kaldi_uq.io.datadir import write_data_dir
 from kaldi_uq.io.wav import read_wav
-from kaldi_uq.train import Trainer, TrainingInputs
-from kaldi_uq.types import MODEL_KINDS, AttackConfig, DecodeConfig, TrainConfig
+from kaldi_uq.nnet.config import MODEL_KINDS
+from kaldi_uq.recogniser.hybrid import HybridModel
+from kaldi_uq.recogniser.scores import decode_waves
+from kaldi_uq.training.config import TrainConfig
+from kaldi_uq.training.trainer import Trainer, TrainingInputs
 from tests import tiny
 from tests.tiny import TinySystem
 

@@ -20,14 +20,15 @@ from scipy import stats
 from kaldi_uq.cli.detect import RECOMMENDED
 from kaldi_uq.cli.main import main
 from kaldi_uq.detector import GaussianDetector, MultivariateGaussianDetector, save_detector
+from kaldi_uq.detector.normal import PROBABILITIES, QuantileSketch, load_frame_quantiles, stretches_above
 from kaldi_uq.errors import DataError
-from kaldi_uq.evaluate import score_waves
-from kaldi_uq.frames import PROBABILITIES, QuantileSketch, load_frame_quantiles, stretches_above
-from kaldi_uq.hybrid import HybridModel
+from kaldi_uq.feats.config import FrontEndConfig, MfccConfig
 from kaldi_uq.io.datadir import write_data_dir
 from kaldi_uq.io.wav import to_int16, write_wav
-from kaldi_uq.report.records import read_benign
-from kaldi_uq.types import MODEL_KINDS, FrontEndConfig, MfccConfig, ModelConfig
+from kaldi_uq.nnet.config import MODEL_KINDS, ModelConfig
+from kaldi_uq.recogniser.hybrid import HybridModel
+from kaldi_uq.recogniser.scores import score_waves
+from kaldi_uq.results.utterances import read_benign
 from tests.tiny import FRONT_END, RATE, TinySystem, features, make_system, make_waves
 
 Detect = Callable[..., tuple[int, str, str]]

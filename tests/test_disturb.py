@@ -9,9 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from kaldi_uq.cli.main import main
-from kaldi_uq.detector.negatives import evaluate_negatives
-from kaldi_uq.disturb import (
+from kaldi_uq.audio.disturb import (
     KINDS,
     babble,
     choose_talkers,
@@ -21,10 +19,12 @@ from kaldi_uq.disturb import (
     uniform_noise,
     white_noise,
 )
+from kaldi_uq.audio.loudness import loudness
+from kaldi_uq.cli.main import main
+from kaldi_uq.detector.negatives import evaluate_negatives
 from kaldi_uq.errors import DataError
 from kaldi_uq.io.datadir import DataDir, write_table
 from kaldi_uq.io.wav import on_grid, read_wav, to_int16, write_wav
-from kaldi_uq.loudness import loudness
 from tests.tiny import write_segments
 
 RATE = 8000

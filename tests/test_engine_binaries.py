@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 
 from kaldi_uq.engine.base import EngineOptions
-from kaldi_uq.engine.binaries import KaldiEngine
-from kaldi_uq.engine.binaries_data import write_parts
-from kaldi_uq.engine.binaries_jobs import PROGRAMS, Jobs, KaldiRoot
+from kaldi_uq.engine.binaries.data import write_parts
+from kaldi_uq.engine.binaries.engine import KaldiEngine
+from kaldi_uq.engine.binaries.jobs import PROGRAMS, Jobs, KaldiRoot
 from kaldi_uq.engine.select import select_engine
 from kaldi_uq.errors import EngineError
 from kaldi_uq.io.datadir import read_table
@@ -180,7 +180,7 @@ class TestJobs:
 
 def test_end_of_the_command_ends_its_jobs(root: Path, tmp_path: Path) -> None:
     code = (
-        "from kaldi_uq.engine.binaries_jobs import *\nfrom pathlib import Path\n"
+        "from kaldi_uq.engine.binaries.jobs import *\nfrom pathlib import Path\n"
         f"p = Path({str(tmp_path)!r})\n"
         "Jobs(KaldiRoot.find(), EngineOptions()).run('x', lambda _: [[['bash', '-c', f'echo $$ >{p}/pid; sleep 60']]], "
         "scripts=p, logs=p)"

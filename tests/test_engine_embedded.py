@@ -10,10 +10,10 @@ import kaldi_hmm_gmm as khg
 import numpy as np
 import pytest
 
-from kaldi_uq.engine import embedded
 from kaldi_uq.engine.base import MonoConfig
-from kaldi_uq.engine.embedded import EmbeddedEngine
-from kaldi_uq.engine.gmm import reestimate, split
+from kaldi_uq.engine.embedded import wheels
+from kaldi_uq.engine.embedded.engine import EmbeddedEngine
+from kaldi_uq.engine.embedded.gmm import reestimate, split
 from kaldi_uq.engine.select import engine_name, select_engine
 from kaldi_uq.errors import EngineError, ModelFileError
 from kaldi_uq.io.kaldi_model import DiagGmmSet, write_model
@@ -29,20 +29,20 @@ def system(tmp_path_factory: pytest.TempPathFactory) -> TinySystem:
 class TestTransitions:
     def test_loaded_model_is_the_one_that_was_trained(self, system: TinySystem, tmp_path: Path) -> None:
         # after mle_update of Kaldi's own code and after a way through the file all derived numbers are the same
-        transitions, _ = embedded.load_model(system.mono)
-        fresh = embedded.set_log_probs(transitions, np.asarray(transitions.log_probs))
-        embedded.update_transitions(fresh, system.alignments.values())
-        write_model(tmp_path / "final.mdl", embedded.with_log_probs(system.table, fresh))
+        transitions, _ = wheels.load_model(system.mono)
+        fresh = wheels.set_log_probs(transitions, np.asarray(transitions.log_probs))
+        wheels.update_transitions(fresh, system.alignments.values())
+        write_model(tmp_path / "final.mdl", wheels.with_log_probs(system.table, fresh))
         shutil.copy(system.mono / "tree", tmp_path)
-        loaded, _ = embedded.load_model(tmp_path)
+        loaded, _ = wheels.load_model(tmp_path)
         assert np.array_equal(loaded.log_probs, fresh.log_probs)
         np.testing.assert_allclose(loaded.non_self_loop_log_probs, fresh.non_self_loop_log_probs, rtol=1e-5, atol=1e-6)
         assert loaded.num_pdfs == fresh.num_pdfs
 
     def test_update_leaves_the_model_in_memory_as_it_is(self, system: TinySystem, tmp_path: Path) -> None:
-        before = np.array(embedded.load_model(system.mono)[0].log_probs)
+        before = np.array(wheels.load_model(system.mono)[0].log_probs)
         system.engine.update_transitions(system.mono, [system.alignments["utt00"]], tmp_path / "final.mdl")
-        assert np.array_equal(embedded.load_model(system.mono)[0].log_probs, before)
+        assert np.array_equal(wheels.load_model(system.mono)[0].log_probs, before)
 
     def test_model_and_tree_of_different_systems_are_refused(self, system: TinySystem, tmp_path: Path) -> None:
         other = tiny.make_lang(tmp_path / "other", {"sil": 1, "one": 3, "two": 5})
@@ -51,22 +51,22 @@ class TestTransitions:
         mono = tiny.train_mono(tmp_path / "mono", other, waves, text)
         shutil.copy(system.mono / "tree", mono / "tree")
         with pytest.raises(ModelFileError, match=r"final\.mdl: .*not.*(belong to|the model of) .*tree") as error:
-            embedded.load_model(mono)
+            wheels.load_model(mono)
         assert "\n" not in str(error.value)
 
     def test_model_that_changes_is_loaded_again(self, system: TinySystem, tmp_path: Path) -> None:
         for name in ("final.mdl", "tree"):
             shutil.copy(system.mono / name, tmp_path)
-        before = np.asarray(embedded.load_model(tmp_path)[0].log_probs)
-        assert embedded.load_model(tmp_path)[0] is embedded.load_model(tmp_path)[0]
+        before = np.asarray(wheels.load_model(tmp_path)[0].log_probs)
+        assert wheels.load_model(tmp_path)[0] is wheels.load_model(tmp_path)[0]
         system.engine.update_transitions(tmp_path, [system.alignments["utt00"]], tmp_path / "final.mdl")
-        assert not np.array_equal(embedded.load_model(tmp_path)[0].log_probs, before)
+        assert not np.array_equal(wheels.load_model(tmp_path)[0].log_probs, before)
 
     @pytest.mark.parametrize("name", ["final.mdl", "tree"])
     def test_missing_file_comes_with_its_remedy(self, system: TinySystem, tmp_path: Path, name: str) -> None:
         shutil.copy(system.mono / ("tree" if name == "final.mdl" else "final.mdl"), tmp_path)
         with pytest.raises(ModelFileError, match=rf"{name}: no such file; steps/train_mono\.sh"):
-            embedded.load_model(tmp_path)
+            wheels.load_model(tmp_path)
 
     def test_damaged_model_is_refused_or_usable(self, system: TinySystem, tmp_path: Path) -> None:
         shutil.copy(system.mono / "tree", tmp_path)
@@ -75,14 +75,14 @@ class TestTransitions:
             for bits in (0x01, 0x80):
                 content = whole[:place] + bytes([whole[place] ^ bits]) + whole[place + 1 :]
                 (tmp_path / "final.mdl").write_bytes(content)
-                embedded._load_model.cache_clear()
+                wheels._load_model.cache_clear()
                 with contextlib.suppress(ModelFileError):
-                    embedded.load_model(tmp_path)
+                    wheels.load_model(tmp_path)
 
 
 class TestFsts:
     def test_const_fst_is_read_like_a_vector_fst(self, system: TinySystem) -> None:
-        fst = embedded.read_fst(system.graph / "HCLG.fst")
+        fst = wheels.read_fst(system.graph / "HCLG.fst")
         assert fst.num_states > 10
         assert "const" not in fst.type
 
@@ -90,7 +90,7 @@ class TestFsts:
     def test_cut_off_fst_is_named(self, system: TinySystem, tmp_path: Path, size: int) -> None:
         (tmp_path / "L.fst").write_bytes((system.lang.path / "L.fst").read_bytes()[:size])
         with pytest.raises(EngineError, match=r"L\.fst: not an FST file, or a damaged one"):
-            embedded.read_fst(tmp_path / "L.fst")
+            wheels.read_fst(tmp_path / "L.fst")
 
     def test_size_that_cannot_be_is_named(self, system: TinySystem, tmp_path: Path) -> None:
         whole = bytearray((system.lang.path / "L.fst").read_bytes())
@@ -99,11 +99,11 @@ class TestFsts:
             content[place] ^= 0x80
             (tmp_path / "L.fst").write_bytes(content)
             with contextlib.suppress(EngineError):
-                embedded.read_fst(tmp_path / "L.fst")
+                wheels.read_fst(tmp_path / "L.fst")
 
     def test_missing_fst_comes_with_its_remedy(self, tmp_path: Path) -> None:
         with pytest.raises(EngineError, match=r"HCLG\.fst: no such file; .*utils/mkgraph\.sh makes it"):
-            embedded.read_fst(tmp_path / "HCLG.fst")
+            wheels.read_fst(tmp_path / "HCLG.fst")
 
 
 class TestMonophoneTraining:

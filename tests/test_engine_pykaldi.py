@@ -12,11 +12,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from kaldi_uq.engine.base import DeltasConfig, Engine, MonoConfig
+from kaldi_uq.engine.base import DecodeConfig, DeltasConfig, Engine, MonoConfig
 from kaldi_uq.engine.select import engine_name, select_engine
 from kaldi_uq.errors import EngineError, ModelFileError
 from kaldi_uq.io.kaldi_model import read_transitions
-from kaldi_uq.types import DecodeConfig
 from tests import tiny
 from tests.tiny import TinySystem
 

@@ -10,13 +10,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from kaldi_uq.engine.base import Hypothesis
-from kaldi_uq.engine.embedded import EmbeddedEngine
+from kaldi_uq.engine.base import DecodeConfig, Hypothesis
+from kaldi_uq.engine.embedded.engine import EmbeddedEngine
 from kaldi_uq.errors import AlignmentError, EngineError
 from kaldi_uq.io.ark import read_alignments
 from kaldi_uq.io.kaldi_model import TransitionTable, read_gmm_model, read_transitions
 from kaldi_uq.io.lang import Lang
-from kaldi_uq.types import DecodeConfig
 from tests import tiny
 from tests.tiny import TinySystem
 

@@ -8,7 +8,7 @@ import pytest
 
 from kaldi_uq.errors import DataError
 from kaldi_uq.feats.conf import read_fbank_conf, read_mfcc_conf, write_mfcc_conf
-from kaldi_uq.types import FbankConfig, MfccConfig
+from kaldi_uq.feats.config import FbankConfig, MfccConfig
 
 
 def conf(tmp_path: Path, text: str) -> Path:

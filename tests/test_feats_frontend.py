@@ -7,11 +7,11 @@ import pytest
 import torch
 
 from kaldi_uq.feats.cmvn import accumulate_cmvn_stats, apply_cmvn
+from kaldi_uq.feats.config import FbankConfig, FrontEndConfig, MfccConfig
 from kaldi_uq.feats.deltas import Deltas
 from kaldi_uq.feats.frontend import FrontEnd
 from kaldi_uq.feats.mfcc import Fbank, Mfcc
 from kaldi_uq.feats.splice import splice
-from kaldi_uq.types import FbankConfig, FrontEndConfig, MfccConfig
 
 TINY = MfccConfig(sample_frequency=1000.0, frame_length=15.0, frame_shift=5.0, num_mel_bins=4, num_ceps=3, low_freq=0.0)
 

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 import torch
 
+from kaldi_uq.feats.config import FbankConfig, MfccConfig
 from kaldi_uq.feats.framing import min_samples, num_frames, reflect_ends
 from kaldi_uq.feats.mfcc import Fbank, Mfcc
 from kaldi_uq.feats.spectrum import overlap_add
-from kaldi_uq.types import FbankConfig, MfccConfig
 
 # Features reach 100, and both sides compute in single precision: a Fourier transform alone leaves errors of some 1e-7
 # of the loudest bin, which the logarithm of a weak mel energy enlarges.

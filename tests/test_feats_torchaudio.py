@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from kaldi_uq.errors import MissingDependencyError
+from kaldi_uq.feats.config import FrontEndConfig, MfccConfig
 from kaldi_uq.feats.frontend import FrontEnd
 from kaldi_uq.feats.torchaudio_mfcc import TorchaudioMfcc, peak_normalise
-from kaldi_uq.types import FrontEndConfig, MfccConfig
 
 
 def torchaudio_features(rate: int) -> Callable[[torch.Tensor], torch.Tensor]:

@@ -11,7 +11,7 @@ import kaldifst
 import numpy as np
 import pytest
 
-from kaldi_uq.engine.embedded import read_fst
+from kaldi_uq.engine.embedded.wheels import read_fst
 from kaldi_uq.errors import DataError, EngineError
 from kaldi_uq.io.fst import ARC, FstArrays, fst_kind, read_fst_arrays, vector_bytes
 

@@ -14,7 +14,7 @@ import torch
 from scipy.io import wavfile
 
 from kaldi_uq.engine.base import MonoConfig
-from kaldi_uq.engine.embedded import EmbeddedEngine
+from kaldi_uq.engine.embedded.engine import EmbeddedEngine
 from kaldi_uq.feats.cmvn_stats import accumulate_cmvn_stats
 from kaldi_uq.feats.conf import read_mfcc_conf
 from kaldi_uq.feats.mfcc import Mfcc

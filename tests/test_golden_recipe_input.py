@@ -12,8 +12,11 @@ import numpy as np
 import pytest
 import torch
 
-from kaldi_uq.engine.embedded import EmbeddedEngine, load_model
+from kaldi_uq.engine.base import DecodeConfig
+from kaldi_uq.engine.embedded.engine import EmbeddedEngine
+from kaldi_uq.engine.embedded.wheels import load_model
 from kaldi_uq.feats.conf import read_fbank_conf, read_mfcc_conf
+from kaldi_uq.feats.config import FrontEndConfig
 from kaldi_uq.feats.frontend import FrontEnd
 from kaldi_uq.io.ark import read_alignments, read_archive
 from kaldi_uq.io.kaldi_model import read_topology, read_transitions
@@ -21,7 +24,6 @@ from kaldi_uq.io.lang import Lang, read_symbols
 from kaldi_uq.io.segments import Segment
 from kaldi_uq.io.tree import read_tree_bytes
 from kaldi_uq.io.word_times import phone_segments
-from kaldi_uq.types import DecodeConfig, FrontEndConfig
 from tests.golden_input import NUM_FRAMES, RATE, SEGMENTS, TEXTS, loglikes, wave
 
 GOLDEN = Path(__file__).resolve().parent / "golden_b2"

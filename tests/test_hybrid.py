@@ -16,9 +16,10 @@ from safetensors.torch import load, save
 
 from kaldi_uq.cli.main import main
 from kaldi_uq.errors import ModelFileError
+from kaldi_uq.feats.config import FrontEndConfig, MfccConfig
 from kaldi_uq.feats.frontend import FrontEnd
-from kaldi_uq.hybrid import FORMAT, MODEL_FILE, HybridModel, select_device
-from kaldi_uq.types import MODEL_KINDS, FrontEndConfig, MfccConfig, ModelConfig
+from kaldi_uq.nnet.config import MODEL_KINDS, ModelConfig
+from kaldi_uq.recogniser.hybrid import FORMAT, MODEL_FILE, HybridModel, select_device
 from tests.tiny import FRONT_END, make_waves
 
 NUM_PDFS = 5

@@ -12,7 +12,7 @@ import kaldi_hmm_gmm as khg
 import numpy as np
 import pytest
 
-from kaldi_uq.engine import embedded
+from kaldi_uq.engine.embedded import wheels
 from kaldi_uq.errors import ModelFileError
 from kaldi_uq.io.kaldi_model import (
     NO_PDF,
@@ -26,7 +26,7 @@ from kaldi_uq.io.kaldi_model import (
     write_model,
 )
 from kaldi_uq.io.tree import read_tree_bytes
-from kaldi_uq.prepare_lang import silence_states, state_chain
+from kaldi_uq.language.prepare import silence_states, state_chain
 
 TOPOLOGY = Topology((1, 2, 3, 4), (-1, 0, 1, 2, 1), (silence_states(5), state_chain(3), state_chain(2)))
 
@@ -277,7 +277,7 @@ class TestTree:
     def test_tree_of_the_wheel_gives_the_same_pdfs(self, path: Path, model: khg.TransitionModel) -> None:
         topo = khg.HmmTopology()
         topo.read(TOPOLOGY.to_text())
-        again = khg.TransitionModel(embedded.read_tree(path), topo)
+        again = khg.TransitionModel(wheels.read_tree(path), topo)
         assert table_of(again, TOPOLOGY).tuples == table_of(model, TOPOLOGY).tuples
 
     def test_damage_is_refused_before_kaldis_code_sees_it(self, path: Path) -> None:
@@ -287,7 +287,7 @@ class TestTree:
         for content in damaged(whole, range(len(whole))):
             path.write_bytes(content)
             with contextlib.suppress(ModelFileError):
-                embedded.read_tree(path)
+                wheels.read_tree(path)
                 usable += 1
         assert 0 < usable < len(whole)  # a position or an answer that could have been meant
 
@@ -307,7 +307,7 @@ class TestTree:
         path.write_bytes(
             b"\0BContextDependency " + number(3) + number(1) + b"ToPdf " + content + b"EndContextDependency "
         )
-        tree = embedded.read_tree(path)
+        tree = wheels.read_tree(path)
         assert (tree.context_width, tree.central_position) == (3, 1)
         answers = [tree.compute([left, phone, 1], 0) for left, phone in ((2, 1), (1, 1), (2, 4))]
         assert [pdf for _, pdf in answers] == [0, 1, 2]

@@ -12,7 +12,7 @@ import pytest
 
 from kaldi_uq.errors import DataError
 from kaldi_uq.io.arpa import BEGIN, END, NgramModel, read_arpa, write_arpa
-from kaldi_uq.language_model import Grammar, grammar_fst, kneser_ney_bigram, perplexity
+from kaldi_uq.language.model import Grammar, grammar_fst, kneser_ney_bigram, perplexity
 
 TEXT = [line.split() for line in ("a b a", "a b", "b c", "a b c", "c", "a a b", "b b")]
 VOCABULARY = {"a", "b", "c", "d"}  # "d" is never said

@@ -12,12 +12,12 @@ import pytest
 import torch
 from torch import Tensor
 
+from kaldi_uq.attacks.config import AttackConfig
 from kaldi_uq.attacks.constraints import LInf
 from kaldi_uq.attacks.craft import random_starts
 from kaldi_uq.attacks.loop import Verdict, run_attack
 from kaldi_uq.attacks.losses import target_loss
-from kaldi_uq.cli.options import add_config_file, add_config_flags, config_from
-from kaldi_uq.types import AttackConfig
+from kaldi_uq.config import add_config_file, add_config_flags, config_from
 from tests.conftest import REPO
 from tests.toy import FRAME, GRID, Toy, attack, lengths_of, live_share, on_grid, seeded
 

@@ -10,10 +10,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from kaldi_uq.attacks.constraints import Constraint, make_constraint
+from kaldi_uq.attacks.config import AttackConfig
+from kaldi_uq.attacks.constraints import Constraint
 from kaldi_uq.attacks.masking_constraint import Masking, NoiseToMask
-from kaldi_uq.io.wav import INT16_SCALE
-from kaldi_uq.masking import (
+from kaldi_uq.attacks.methods import make_constraint
+from kaldi_uq.audio.masking import (
     BANDS,
     ShortTime,
     bark,
@@ -23,7 +24,7 @@ from kaldi_uq.masking import (
     threshold_in_quiet,
     unit_of_sound,
 )
-from kaldi_uq.types import AttackConfig
+from kaldi_uq.io.wav import INT16_SCALE
 
 RATES = (8000, 16000)
 

@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from kaldi_uq.audio.disturb import disturb
+from kaldi_uq.audio.loudness import loudness
 from kaldi_uq.cli.main import main
 from kaldi_uq.detector import GaussianDetector, auroc
-from kaldi_uq.disturb import disturb
-from kaldi_uq.loudness import loudness
-from kaldi_uq.report.results import Results
+from kaldi_uq.results.table import Results
 from tests.recipe import Recipe, error_line
 from tests.test_detect_command import write_set
 from tests.tiny import RATE, make_waves, write_segments

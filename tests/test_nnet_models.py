@@ -11,11 +11,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kaldi_uq.nnet import AcousticModel, base, build_model
+from kaldi_uq.nnet.config import MODEL_KINDS, ModelConfig
 from kaldi_uq.nnet.dnn import DnnModel
 from kaldi_uq.nnet.ensemble import EnsembleModel, member_seeds
 from kaldi_uq.nnet.mc_dropout import McDropoutModel, draw_masks
 from kaldi_uq.nnet.vmg import BnnModel
-from kaldi_uq.types import MODEL_KINDS, ModelConfig
 
 SIZES: dict[str, Any] = {"input_dim": 6, "num_pdfs": 5, "hidden_dims": (8, 7), "num_members": 3}
 

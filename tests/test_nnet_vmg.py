@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from torch.distributions import MultivariateNormal, kl_divergence
 
 from kaldi_uq.nnet import build_model
+from kaldi_uq.nnet.config import ModelConfig
 from kaldi_uq.nnet.vmg import BnnModel, VmgLinear
 from kaldi_uq.nnet.vmg_conv import VmgConv, VmgConv1d, VmgConv2d
-from kaldi_uq.types import ModelConfig
 
 
 def seeded(seed: int = 0) -> torch.Generator:

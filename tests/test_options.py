@@ -11,20 +11,14 @@ from typing import Any
 
 import pytest
 
+from kaldi_uq.attacks.config import AdaptiveConfig, AttackConfig
 from kaldi_uq.cli.main import COMMANDS, command_parser
-from kaldi_uq.cli.options import add_config_file, add_config_flags, config_from, flag, read_option_file
-from kaldi_uq.engine.base import DeltasConfig, MonoConfig
+from kaldi_uq.config import Config, add_config_file, add_config_flags, config_from, flag, read_option_file
+from kaldi_uq.engine.base import DecodeConfig, DeltasConfig, MonoConfig
 from kaldi_uq.errors import UsageError
-from kaldi_uq.types import (
-    MODEL_KINDS,
-    AdaptiveConfig,
-    AttackConfig,
-    Config,
-    DecodeConfig,
-    FrontEndConfig,
-    ModelConfig,
-    TrainConfig,
-)
+from kaldi_uq.feats.config import FrontEndConfig
+from kaldi_uq.nnet.config import MODEL_KINDS, ModelConfig
+from kaldi_uq.training.config import TrainConfig
 from tests.conftest import REPO
 
 # command -> configurations whose fields are its flags, and the fields that it gets in another way

@@ -18,14 +18,14 @@ from torch import Tensor, nn
 
 from kaldi_uq.cli.main import main
 from kaldi_uq.errors import ModelFileError
-from kaldi_uq.evaluate import score_waves
 from kaldi_uq.feats.conf import write_mfcc_conf
+from kaldi_uq.feats.config import FrontEndConfig
 from kaldi_uq.feats.frontend import FrontEnd
-from kaldi_uq.hybrid import MODEL_FILE, HybridModel
 from kaldi_uq.io.datadir import write_table
 from kaldi_uq.io.wav import read_wav, to_int16, write_wav
 from kaldi_uq.nnet import deterministic, ensemble, mc_dropout, vmg
-from kaldi_uq.types import FrontEndConfig
+from kaldi_uq.recogniser.hybrid import MODEL_FILE, HybridModel
+from kaldi_uq.recogniser.scores import score_waves
 from tests import tiny
 from tests.conftest import REPO, RunScript
 from tests.tiny import FRONT_END, RATE, TinySystem

@@ -9,11 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from kaldi_uq.engine.base import Engine, EngineOptions, Hypothesis
-from kaldi_uq.engine.embedded import EmbeddedEngine
+from kaldi_uq.engine.base import DecodeConfig, Engine, EngineOptions, Hypothesis
+from kaldi_uq.engine.embedded.engine import EmbeddedEngine
 from kaldi_uq.io.kaldi_model import read_gmm_model
 from kaldi_uq.io.lang import read_symbols
-from kaldi_uq.types import DecodeConfig
 from tests import tiny
 from tests.kaldi import Kaldi, read_text_vectors
 from tests.test_parity_models import DELTAS

@@ -11,12 +11,12 @@ from scipy.io import wavfile
 
 from kaldi_uq.cli.main import main
 from kaldi_uq.feats.conf import read_fbank_conf, read_mfcc_conf
+from kaldi_uq.feats.config import FrontEndConfig
 from kaldi_uq.feats.frontend import FrontEnd
 from kaldi_uq.io.ark import read_matrix
 from kaldi_uq.io.datadir import DataDir, read_table, write_data_dir
 from kaldi_uq.io.feats_dir import gmm_features
 from kaldi_uq.io.wav import to_int16
-from kaldi_uq.types import FrontEndConfig
 from tests import tiny
 from tests.kaldi import Kaldi, read_text_matrices
 

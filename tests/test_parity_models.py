@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from kaldi_uq.engine.base import DeltasConfig, Engine, EngineOptions
-from kaldi_uq.engine.embedded import EmbeddedEngine, load_model
+from kaldi_uq.engine.embedded.engine import EmbeddedEngine
+from kaldi_uq.engine.embedded.wheels import load_model
 from kaldi_uq.io.ark import read_alignments
 from kaldi_uq.io.kaldi_model import TransitionTable, read_gmm_model, read_transitions, write_model
 from kaldi_uq.io.lang import Lang

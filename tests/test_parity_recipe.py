@@ -9,15 +9,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from kaldi_uq.engine.base import EngineOptions, MonoConfig
-from kaldi_uq.engine.embedded import EmbeddedEngine
+from kaldi_uq.engine.base import DecodeConfig, EngineOptions, MonoConfig
+from kaldi_uq.engine.embedded.engine import EmbeddedEngine
 from kaldi_uq.io.ark import read_alignments
 from kaldi_uq.io.datadir import DataDir, read_table
 from kaldi_uq.io.feats_dir import gmm_features
 from kaldi_uq.io.kaldi_model import read_gmm_model, read_transitions
 from kaldi_uq.io.lang import Lang, read_symbols
-from kaldi_uq.scoring import align_words
-from kaldi_uq.types import DecodeConfig
+from kaldi_uq.results.word_errors import align_words
 from tests.kaldi import Kaldi, read_text_vectors
 from tests.recipe import Recipe, make_recipe
 

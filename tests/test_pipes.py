@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from kaldi_uq.cli.main import main
-from kaldi_uq.engine.embedded import EmbeddedEngine
+from kaldi_uq.engine.embedded.engine import EmbeddedEngine
 from kaldi_uq.errors import DataError, MissingDependencyError
 from kaldi_uq.io.ark import MatrixWriter, read_matrix
 from kaldi_uq.io.datadir import DataDir, write_table

@@ -12,12 +12,20 @@ import kaldifst
 import numpy as np
 import pytest
 
-from kaldi_uq.engine.embedded import EmbeddedEngine, read_fst
+from kaldi_uq.engine.embedded.engine import EmbeddedEngine
+from kaldi_uq.engine.embedded.wheels import read_fst
 from kaldi_uq.errors import DataError
 from kaldi_uq.io.files import write_text
 from kaldi_uq.io.kaldi_model import read_topology
 from kaldi_uq.io.lang import Lang
-from kaldi_uq.prepare_lang import Dictionary, disambiguate, loop_grammar, make_topology, prepare_lang, silence_states
+from kaldi_uq.language.prepare import (
+    Dictionary,
+    disambiguate,
+    loop_grammar,
+    make_topology,
+    prepare_lang,
+    silence_states,
+)
 from local.prepare_dict import NUM_STATES, write_dict
 from tests import tiny
 

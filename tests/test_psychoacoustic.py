@@ -10,16 +10,18 @@ import numpy as np
 import pytest
 import torch
 
+from kaldi_uq.attacks.config import AdaptiveConfig, AttackConfig
 from kaldi_uq.attacks.craft import Attacker
 from kaldi_uq.attacks.evaluation import evaluate_examples
 from kaldi_uq.attacks.methods import make_strategy
 from kaldi_uq.attacks.problem import Strategy, plain
 from kaldi_uq.attacks.psychoacoustic import hide
-from kaldi_uq.audio_quality import masking_margin
-from kaldi_uq.hybrid import HybridModel
+from kaldi_uq.audio.quality import masking_margin
+from kaldi_uq.engine.base import DecodeConfig
 from kaldi_uq.io.wav import read_wav
-from kaldi_uq.train import Trainer, TrainingInputs
-from kaldi_uq.types import AdaptiveConfig, AttackConfig, DecodeConfig, TrainConfig
+from kaldi_uq.recogniser.hybrid import HybridModel
+from kaldi_uq.training.config import TrainConfig
+from kaldi_uq.training.trainer import Trainer, TrainingInputs
 from tests import tiny
 
 CONFIG = AttackConfig(

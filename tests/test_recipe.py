@@ -13,14 +13,14 @@ import numpy as np
 import pytest
 from scipy.signal import resample_poly
 
+from kaldi_uq.attacks.config import AttackConfig
 from kaldi_uq.cli.main import main
 from kaldi_uq.cli.validate_data import validate
 from kaldi_uq.io.ark import read_alignments, read_matrices
 from kaldi_uq.io.datadir import DataDir, read_table
 from kaldi_uq.io.kaldi_model import read_topology
 from kaldi_uq.io.wav import read_wav
-from kaldi_uq.scoring import align_words
-from kaldi_uq.types import AttackConfig
+from kaldi_uq.results.word_errors import align_words
 from tests.recipe import TINY_OPTIONS, Recipe, make_recipe
 from tests.test_corpora import TEST_SPEAKERS, sphere_bytes
 

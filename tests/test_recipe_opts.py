@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from kaldi_uq.errors import DataError
+from kaldi_uq.feats.config import FrontEndConfig
 from kaldi_uq.feats.recipe_opts import read_recipe_opts
-from kaldi_uq.types import FrontEndConfig
 
 
 def write(folder: Path, **files: str) -> Path:

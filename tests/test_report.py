@@ -28,12 +28,12 @@ from kaldi_uq.report.build import build_report
 from kaldi_uq.report.example import Example, entropy_figure, log_spectrogram, wav_bytes
 from kaldi_uq.report.html import picture
 from kaldi_uq.report.plots import accuracy_figure, histogram_figure, roc_figure
-from kaldi_uq.report.records import attack_dirs, read_attacked, read_benign, statistics_table
-from kaldi_uq.report.results import Results
 from kaldi_uq.report.summary import describe, results_text, summary
 from kaldi_uq.report.table import Interval, Table
 from kaldi_uq.report.verdict import verdict
-from kaldi_uq.scoring import ErrorRate
+from kaldi_uq.results.table import Results
+from kaldi_uq.results.utterances import attack_dirs, read_attacked, read_benign, statistics_table
+from kaldi_uq.results.word_errors import ErrorRate
 
 COMMAND = "recipes/tidigits/run.sh --preset mini --seed 0"
 NUM_UTTS = 40
@@ -254,7 +254,7 @@ def test_damaged_results_file_is_named(tmp_path: Path) -> None:
 
 def test_writers_in_several_processes_lose_nothing(tmp_path: Path) -> None:
     code = (
-        "import sys; from kaldi_uq.report.results import Results; results = Results(sys.argv[1])\n"
+        "import sys; from kaldi_uq.results.table import Results; results = Results(sys.argv[1])\n"
         "for number in range(10): results.add_timing(f'{sys.argv[2]} {number}', number)"
     )
     path = tmp_path / "results.json"

@@ -18,10 +18,10 @@ from kaldi_uq.report import threat, threat_tables
 from kaldi_uq.report.build import build_report
 from kaldi_uq.report.curves import evasion_figure, steps_figure, success_figure
 from kaldi_uq.report.findings import evasion_points, findings, headlines
-from kaldi_uq.report.records import AttackRecord
-from kaldi_uq.report.results import Results
 from kaldi_uq.report.summary import results_text
-from kaldi_uq.scoring import ErrorRate
+from kaldi_uq.results.table import Results
+from kaldi_uq.results.utterances import AttackRecord
+from kaldi_uq.results.word_errors import ErrorRate
 from tests.test_report import Page, attack_row, detection_row
 
 PAPER, MEAN, MI = "max_predictive_entropy", "mean_predictive_entropy", "max_mutual_information"

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 from kaldi_uq.io.files import read_json
-from kaldi_uq.report.names import CHECKS
-from kaldi_uq.report.names import PAPER_STATISTIC as PAPER
+from kaldi_uq.nnet.config import MODEL_KINDS
 from kaldi_uq.report.summary import results_text
-from kaldi_uq.types import MODEL_KINDS
+from kaldi_uq.results.names import CHECKS
+from kaldi_uq.results.names import PAPER_STATISTIC as PAPER
 
 ROOT = Path(__file__).resolve().parent.parent
 RECIPE = ROOT / "recipes/tidigits"

@@ -9,7 +9,7 @@ import time
 import pytest
 
 from kaldi_uq.errors import DataError
-from kaldi_uq.scoring import ErrorRate, align_words, score_texts
+from kaldi_uq.results.word_errors import ErrorRate, align_words, score_texts
 
 
 def naive_counts(ref: tuple[str, ...], hyp: tuple[str, ...]) -> tuple[int, int, int]:

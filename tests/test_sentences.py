@@ -13,7 +13,7 @@ from kaldi_uq.attacks.targets import random_target
 from kaldi_uq.errors import AlignmentError, DataError
 from kaldi_uq.io.fst import ARC, FstArrays
 from kaldi_uq.io.lang import Lang
-from kaldi_uq.sentences import GrammarSentences, SentenceSampler, TextSentences
+from kaldi_uq.language.sentences import GrammarSentences, SentenceSampler, TextSentences
 
 WORDS = {0: "<eps>", 1: "<s>", 2: "</s>", 3: "go", 4: "stop", 5: "now", 9: "#0"}
 FRAMES = {"go": 5, "stop": 9, "now": 6}

@@ -12,14 +12,14 @@ import pytest
 
 from kaldi_uq.attacks import series
 from kaldi_uq.attacks.checks import Check
+from kaldi_uq.attacks.config import AttackConfig
 from kaldi_uq.cli import check_attacks
 from kaldi_uq.cli.main import main
 from kaldi_uq.detector import evaluate_detection
 from kaldi_uq.io.wav import to_int16, write_wav
-from kaldi_uq.report.names import CHECKS
-from kaldi_uq.report.results import Results
-from kaldi_uq.scoring import align_words
-from kaldi_uq.types import AttackConfig
+from kaldi_uq.results.names import CHECKS
+from kaldi_uq.results.table import Results
+from kaldi_uq.results.word_errors import align_words
 from tests.test_detect_command import train
 from tests.tiny import RATE, make_system, make_waves
 

@@ -13,9 +13,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import kaldi_uq.synth
+import kaldi_uq.audio.synth
+from kaldi_uq.audio.synth import EspeakSynthesizer, Voice
 from kaldi_uq.errors import EngineError, MissingDependencyError
-from kaldi_uq.synth import EspeakSynthesizer, Voice
 
 DIGITS = "oh zero one two three four five six seven eight nine".split()
 PHRASE = "one two three"
@@ -63,7 +63,7 @@ def test_samples_do_not_depend_on_what_was_spoken_before(synthesizer: EspeakSynt
 
 def test_samples_are_the_same_in_another_process_with_other_memory(synthesizer: EspeakSynthesizer) -> None:
     code = (
-        "import hashlib; from kaldi_uq.synth import EspeakSynthesizer, Voice; s = EspeakSynthesizer()\n"
+        "import hashlib; from kaldi_uq.audio.synth import EspeakSynthesizer, Voice; s = EspeakSynthesizer()\n"
         f"for v in {VARIANTS!r}:\n"
         f"    x = s.synthesize({PHRASE!r}, voice=Voice(variant=v), sample_rate=16000)\n"
         "    print(hashlib.sha256(x.tobytes()).hexdigest())"
@@ -143,18 +143,18 @@ def test_variants_with_unset_memory_are_refused(synthesizer: EspeakSynthesizer) 
 
 def test_a_library_that_is_in_use_is_an_error(synthesizer: EspeakSynthesizer) -> None:
     with synthesizer._fresh_library():
-        kaldi_uq.synth._LOCK.release()
+        kaldi_uq.audio.synth._LOCK.release()
         try:
             with pytest.raises(EngineError, match="already loaded in this process"):
                 speak(synthesizer)
         finally:
-            kaldi_uq.synth._LOCK.acquire()
+            kaldi_uq.audio.synth._LOCK.acquire()
     assert len(speak(synthesizer)) > 0
 
 
 def test_a_long_installation_path_works(synthesizer: EspeakSynthesizer, monkeypatch: pytest.MonkeyPatch) -> None:
     expected = speak(synthesizer)
-    monkeypatch.setattr(kaldi_uq.synth, "_MAX_DATA_PATH", 20)
+    monkeypatch.setattr(kaldi_uq.audio.synth, "_MAX_DATA_PATH", 20)
     other = EspeakSynthesizer()
     assert other._root.is_relative_to(tempfile.gettempdir())
     np.testing.assert_array_equal(speak(other), expected)

@@ -17,13 +17,13 @@ from kaldi_uq.attacks.targets import (
     read_pronunciations,
     target_words,
 )
-from kaldi_uq.engine.embedded import EmbeddedEngine
+from kaldi_uq.engine.base import DecodeConfig
+from kaldi_uq.engine.embedded.engine import EmbeddedEngine
 from kaldi_uq.errors import AlignmentError, DataError
 from kaldi_uq.io.files import write_text
 from kaldi_uq.io.kaldi_model import read_topology
 from kaldi_uq.io.lang import Lang
-from kaldi_uq.prepare_lang import prepare_lang
-from kaldi_uq.types import DecodeConfig
+from kaldi_uq.language.prepare import prepare_lang
 from tests import tiny
 from tests.tiny import TinySystem
 

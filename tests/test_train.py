@@ -13,12 +13,15 @@ import numpy as np
 import pytest
 import torch
 
+from kaldi_uq.engine.base import DecodeConfig
 from kaldi_uq.errors import DataError, UsageError
-from kaldi_uq.hybrid import MODEL_FILE, HybridModel
+from kaldi_uq.feats.config import FrontEndConfig
 from kaldi_uq.io.kaldi_model import read_transitions
-from kaldi_uq.train import CHECKPOINT, Trainer, TrainingInputs, _frame_order
-from kaldi_uq.training_set import _to_frames, make_training_set
-from kaldi_uq.types import MODEL_KINDS, DecodeConfig, FrontEndConfig, TrainConfig
+from kaldi_uq.nnet.config import MODEL_KINDS
+from kaldi_uq.recogniser.hybrid import MODEL_FILE, HybridModel
+from kaldi_uq.training.config import TrainConfig
+from kaldi_uq.training.dataset import _to_frames, make_training_set
+from kaldi_uq.training.trainer import CHECKPOINT, Trainer, TrainingInputs, _frame_order
 from tests import tiny
 from tests.tiny import FRONT_END, TinySystem
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from kaldi_uq.feats.cmvn import GlobalNorm
-from kaldi_uq.training_set import TrainingSet
+from kaldi_uq.training.dataset import TrainingSet
 
 LENGTHS = [7, 30, 12, 9, 31, 8, 25, 11, 1, 14]
 

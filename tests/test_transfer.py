@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 
 from kaldi_uq.attacks.evaluation import evaluate_examples, summarise
+from kaldi_uq.audio.disturb import uniform_noise
 from kaldi_uq.cli.main import main
-from kaldi_uq.disturb import uniform_noise
-from kaldi_uq.engine.embedded import EmbeddedEngine
-from kaldi_uq.hybrid import HybridModel
+from kaldi_uq.engine.base import DecodeConfig
+from kaldi_uq.engine.embedded.engine import EmbeddedEngine
 from kaldi_uq.io.wav import to_int16, write_wav
-from kaldi_uq.report.results import Results
-from kaldi_uq.types import DecodeConfig
+from kaldi_uq.recogniser.hybrid import HybridModel
+from kaldi_uq.results.table import Results
 from tests.recipe import Recipe, error_line
 from tests.test_detect_command import train, write_set
 from tests.tiny import RATE, make_system, make_waves, write_segments

@@ -8,18 +8,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from kaldi_uq.engine.base import DeltasConfig
-from kaldi_uq.engine.embedded import EmbeddedEngine, read_tree
-from kaldi_uq.engine.embedded_deltas import convert_alignments
-from kaldi_uq.engine.tree_build import Root, TreeBuilder, read_roots
-from kaldi_uq.engine.tree_questions import obtain_questions
-from kaldi_uq.engine.tree_stats import UNKNOWN, TreeStats, accumulate, frames_of, log_likelihood
+from kaldi_uq.engine.base import DecodeConfig, DeltasConfig
+from kaldi_uq.engine.embedded.deltas import convert_alignments
+from kaldi_uq.engine.embedded.engine import EmbeddedEngine
+from kaldi_uq.engine.embedded.tree_build import Root, TreeBuilder, read_roots
+from kaldi_uq.engine.embedded.tree_questions import obtain_questions
+from kaldi_uq.engine.embedded.tree_stats import UNKNOWN, TreeStats, accumulate, frames_of, log_likelihood
+from kaldi_uq.engine.embedded.wheels import read_tree
 from kaldi_uq.errors import AlignmentError, DataError, EngineError
 from kaldi_uq.io.ark import read_alignments, write_alignments
 from kaldi_uq.io.event_map import PDF_CLASS, EventMap, Leaf, Split, Table, map_event, write_tree
 from kaldi_uq.io.kaldi_model import HmmState, Topology, TransitionTable, read_transitions
-from kaldi_uq.prepare_lang import silence_states, state_chain
-from kaldi_uq.types import DecodeConfig
+from kaldi_uq.language.prepare import silence_states, state_chain
 from tests.tiny import GRAPH_SCALES, TinySystem, features, make_system
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from kaldi_uq.io.kaldi_model import HmmState, Topology, TransitionTable
 from kaldi_uq.io.word_times import phone_segments, word_times
-from kaldi_uq.prepare_lang import silence_states, state_chain
+from kaldi_uq.language.prepare import silence_states, state_chain
 
 SIL, A, B, C = 1, 2, 3, 4
 

@@ -10,7 +10,8 @@ import numpy as np
 import torch
 
 from kaldi_uq.engine.base import Engine, MonoConfig
-from kaldi_uq.engine.embedded import EmbeddedEngine
+from kaldi_uq.engine.embedded.engine import EmbeddedEngine
+from kaldi_uq.feats.config import FrontEndConfig, MfccConfig
 from kaldi_uq.feats.frontend import FrontEnd
 from kaldi_uq.io.ark import read_alignments
 from kaldi_uq.io.datadir import write_table
@@ -18,8 +19,8 @@ from kaldi_uq.io.files import write_text
 from kaldi_uq.io.kaldi_model import TransitionTable, read_transitions
 from kaldi_uq.io.lang import Lang
 from kaldi_uq.io.wav import to_int16, write_wav
-from kaldi_uq.prepare_lang import loop_grammar, prepare_lang
-from kaldi_uq.types import FrontEndConfig, MfccConfig, ModelConfig
+from kaldi_uq.language.prepare import loop_grammar, prepare_lang
+from kaldi_uq.nnet.config import ModelConfig
 
 RATE = 8000
 STATES = {"sil": 1, "one": 3, "three": 4, "two": 2}

@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from kaldi_uq.attacks.constraints import make_constraint
+from kaldi_uq.attacks.config import AttackConfig
 from kaldi_uq.attacks.loop import AttackResult, run_attack
-from kaldi_uq.types import AttackConfig
+from kaldi_uq.attacks.methods import make_constraint
 
 GRID = 32768
 FRAME = 20  # samples

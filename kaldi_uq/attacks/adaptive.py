@@ -20,12 +20,12 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from kaldi_uq.attacks.config import AdaptiveConfig
 from kaldi_uq.attacks.loop import AttackResult, Judge, Penalty, Verdict
 from kaldi_uq.attacks.problem import Problem
 from kaldi_uq.detector import GaussianDetector
 from kaldi_uq.errors import DataError
-from kaldi_uq.evaluate import QUANTILE
-from kaldi_uq.types import AdaptiveConfig
+from kaldi_uq.recogniser.scores import QUANTILE
 from kaldi_uq.uncertainty import MEASURES, measures_from_draws, utterance_statistics
 
 GROWTH = 10.0  # of lambda while only one side of it is known; after that, the geometric mean of both

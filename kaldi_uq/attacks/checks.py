@@ -15,12 +15,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from kaldi_uq.attacks.config import AttackConfig
 from kaldi_uq.attacks.constraints import whole_steps
-from kaldi_uq.audio_quality import snr_db
-from kaldi_uq.hybrid import HybridModel
+from kaldi_uq.audio.quality import snr_db
 from kaldi_uq.io.wav import INT16_SCALE
 from kaldi_uq.io.waves import pad
-from kaldi_uq.types import AttackConfig
+from kaldi_uq.recogniser.hybrid import HybridModel
 
 ROUNDING = 1e-7  # float32 differences of numbers on the 16-bit grid
 # Full scale.  With larger differences some unit of a network crosses its kink between the two points; with smaller

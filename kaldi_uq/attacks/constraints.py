@@ -13,7 +13,6 @@ import torch
 from torch import Tensor
 
 from kaldi_uq.io.wav import INT16_SCALE
-from kaldi_uq.types import AttackConfig
 
 ConstraintT = TypeVar("ConstraintT", bound="Constraint")
 
@@ -118,24 +117,3 @@ class L2(Constraint):
 
 def _norm(values: Tensor) -> Tensor:
     return values.norm(dim=1, keepdim=True).clamp(min=1e-20)
-
-
-def make_constraint(config: AttackConfig, wav: Tensor, num_samples: Tensor, sample_rate: float) -> Constraint:
-    """The constraint of a configuration for a batch.
-
-    Args:
-        config: ``constraint`` and its numbers.
-        wav: (B, N) float32 in [-1, 1] on the 16-bit grid.
-        num_samples: (B,) int64.
-        sample_rate: Hz.
-    """
-    sizes = num_samples.to(wav.dtype)
-    if config.constraint == "l2":
-        return L2(wav, num_samples, config.eps, config.rms * sizes.sqrt())
-    if config.constraint == "snr":
-        return L2(wav, num_samples, config.eps, wav.norm(dim=1) * 10.0 ** (-config.snr_db / 20.0))
-    if config.constraint == "masking":
-        from kaldi_uq.attacks.masking_constraint import Masking
-
-        return Masking(wav, num_samples, config.eps, masking_db=config.masking_db, sample_rate=sample_rate)
-    return LInf(wav, num_samples, config.eps)

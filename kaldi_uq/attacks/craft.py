@@ -15,19 +15,19 @@ from torch import Tensor
 from tqdm import tqdm
 
 from kaldi_uq.attacks.checks import dead_frames
-from kaldi_uq.attacks.constraints import make_constraint
+from kaldi_uq.attacks.config import AttackConfig
+from kaldi_uq.attacks.methods import make_constraint
 from kaldi_uq.attacks.problem import Problem, Recogniser, Strategy, plain
 from kaldi_uq.attacks.targets import check_target, min_word_frames, random_target, target_words
-from kaldi_uq.engine.base import Engine
+from kaldi_uq.engine.base import DecodeConfig, Engine
 from kaldi_uq.errors import AlignmentError
-from kaldi_uq.hybrid import HybridModel
 from kaldi_uq.io.files import digest, write_text
 from kaldi_uq.io.kaldi_model import read_transitions
 from kaldi_uq.io.lang import Lang
 from kaldi_uq.io.wav import INT16_SCALE, to_int16, write_wav
 from kaldi_uq.io.waves import WaveBatch, wave_batches
-from kaldi_uq.sentences import GrammarSentences
-from kaldi_uq.types import AttackConfig, DecodeConfig
+from kaldi_uq.language.sentences import GrammarSentences
+from kaldi_uq.recogniser.hybrid import HybridModel
 
 MAX_ATTEMPTS = 5  # random targets of an utterance, one after the other, while no path of one survives the beam
 
@@ -40,7 +40,7 @@ class Attacker:
         recogniser: under attack.
         shortest: word -> fewest frames, of every word of the lexicon.
         choices: word -> fewest frames, of the words that random targets hold.
-        sample: draws a random target; words strung together, or a sentence of :mod:`kaldi_uq.sentences`.
+        sample: draws a random target; words strung together, or a sentence of :mod:`kaldi_uq.language.sentences`.
     """
 
     recogniser: Recogniser

@@ -11,15 +11,14 @@ from typing import Any
 
 import numpy as np
 
-from kaldi_uq.audio_quality import measure_all, perceptual
-from kaldi_uq.engine.base import Engine
-from kaldi_uq.evaluate import decode_waves
-from kaldi_uq.hybrid import HybridModel
+from kaldi_uq.audio.quality import measure_all, perceptual
+from kaldi_uq.engine.base import DecodeConfig, Engine
 from kaldi_uq.io.waves import wave_batches
-from kaldi_uq.scoring import ErrorRate, align_words
-from kaldi_uq.types import DecodeConfig
+from kaldi_uq.recogniser.hybrid import HybridModel
+from kaldi_uq.recogniser.scores import decode_waves
+from kaldi_uq.results.word_errors import ErrorRate, align_words
 
-# what can be measured of the audio beside the SNR (:mod:`kaldi_uq.audio_quality`)
+# what can be measured of the audio beside the SNR (:mod:`kaldi_uq.audio.quality`)
 QUALITY = ("segmental_snr_db", "masking_margin_db", "share_above_masking", "pesq", "stoi")
 
 
@@ -54,7 +53,7 @@ def evaluate_examples(
     Returns:
         A line of ``results.jsonl`` for each of ``attacked``, in its order: ``utt``, ``target`` (if there are targets),
         ``original``, ``hypothesis``, ``target_errors``, ``target_success`` (the words are exactly the target's),
-        ``original_errors``, what :func:`kaldi_uq.audio_quality.measure` gives (null: nothing was added) and, where the
+        ``original_errors``, what :func:`kaldi_uq.audio.quality.measure` gives (null: nothing was added) and, where the
         extra ``quality`` is installed, ``perceptual``, and ``statistics``.
     """
     hypotheses, statistics = decode_waves(

@@ -13,11 +13,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from kaldi_uq.attacks.config import AttackConfig
 from kaldi_uq.attacks.constraints import Constraint
 from kaldi_uq.attacks.losses import mean_log_post, target_shares
 from kaldi_uq.attacks.steps import make_stepper
 from kaldi_uq.io.wav import INT16_SCALE
-from kaldi_uq.types import AttackConfig
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from kaldi_uq.attacks.constraints import Constraint
-from kaldi_uq.masking import HOPS, ShortTime, margin, masking_threshold
+from kaldi_uq.audio.masking import HOPS, ShortTime, margin, masking_threshold
 
 PASSES = 4  # between the spectra below the threshold and the spectra of signals
 # From the second pass on a cell is cut by so many times its excess, in dB: resynthesis gives back most of what is cut.
@@ -23,7 +23,7 @@ class Masking(Constraint):
 
     Spectra of overlapping windows depend on each other: after cells are cut to the threshold, the nearest signal has
     slightly different ones.  A few passes bring them together; what is left is measured, not assumed (see
-    :func:`kaldi_uq.audio_quality.masking_margin`).
+    :func:`kaldi_uq.audio.quality.masking_margin`).
 
     Args:
         wav, num_samples, eps: as of :class:`kaldi_uq.attacks.constraints.Constraint`.

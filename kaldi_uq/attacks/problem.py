@@ -11,15 +11,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from kaldi_uq.attacks.config import AttackConfig
 from kaldi_uq.attacks.constraints import Constraint
 from kaldi_uq.attacks.loop import AttackResult, Gradient, Judge, Penalty, Verdict, run_attack
 from kaldi_uq.attacks.targets import align_targets
-from kaldi_uq.engine.base import Engine
-from kaldi_uq.evaluate import QUANTILE
-from kaldi_uq.hybrid import HybridModel
+from kaldi_uq.engine.base import DecodeConfig, Engine
 from kaldi_uq.io.lang import Lang
-from kaldi_uq.scoring import align_words
-from kaldi_uq.types import AttackConfig, DecodeConfig
+from kaldi_uq.recogniser.hybrid import HybridModel
+from kaldi_uq.recogniser.scores import QUANTILE
+from kaldi_uq.results.word_errors import align_words
 from kaldi_uq.uncertainty import measures_from_draws, utterance_statistics
 
 

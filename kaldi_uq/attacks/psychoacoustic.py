@@ -24,8 +24,8 @@ from kaldi_uq.attacks.loop import AttackResult
 from kaldi_uq.attacks.losses import mean_log_post, target_loss
 from kaldi_uq.attacks.masking_constraint import Masking, NoiseToMask
 from kaldi_uq.attacks.problem import Problem
+from kaldi_uq.audio.masking import masking_threshold
 from kaldi_uq.io.wav import INT16_SCALE
-from kaldi_uq.masking import masking_threshold
 
 LISTEN_EVERY = 5  # steps between two looks of the decoder
 # Of the bound, along half a cosine.  A first step of 0.25 left the perturbations 4 dB louder (ten utterances).

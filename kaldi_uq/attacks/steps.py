@@ -7,8 +7,8 @@ import math
 import torch
 from torch import Tensor
 
+from kaldi_uq.attacks.config import AttackConfig
 from kaldi_uq.attacks.constraints import Constraint
-from kaldi_uq.types import AttackConfig
 
 FIRST_STEP = 1 / 8  # of the radius, where no step size is given: with the decay it wins over 1/4 and 1/16
 WARM_STEP = 1 / 32  # likewise where the start is an example that is good already: larger steps lose it

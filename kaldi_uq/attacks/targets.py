@@ -8,11 +8,10 @@ from pathlib import Path
 
 import numpy as np
 
-from kaldi_uq.engine.base import Engine
+from kaldi_uq.engine.base import DecodeConfig, Engine
 from kaldi_uq.errors import AlignmentError, DataError
 from kaldi_uq.io.kaldi_model import Topology
 from kaldi_uq.io.lang import Lang
-from kaldi_uq.types import DecodeConfig
 
 MAX_TARGET_WORDS = 5  # section 4.2 of the paper: a random length between 1 and 5
 

@@ -6,9 +6,9 @@ import argparse
 from pathlib import Path
 
 from kaldi_uq.attacks.adaptive import Sentries
+from kaldi_uq.attacks.config import AdaptiveConfig
 from kaldi_uq.errors import DataError
-from kaldi_uq.report.records import read_benign, statistics_table
-from kaldi_uq.types import AdaptiveConfig
+from kaldi_uq.results.utterances import read_benign, statistics_table
 
 
 def add_fit(parser: argparse.ArgumentParser) -> None:

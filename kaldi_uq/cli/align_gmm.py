@@ -6,11 +6,12 @@ import argparse
 from pathlib import Path
 
 from kaldi_uq.cli.gmm_options import GmmInput, add_gmm_arguments
-from kaldi_uq.cli.options import config_from, directory
+from kaldi_uq.cli.options import directory
+from kaldi_uq.config import config_from
+from kaldi_uq.engine.base import DecodeConfig
 from kaldi_uq.errors import AlignmentError
 from kaldi_uq.io.ark import write_alignments
 from kaldi_uq.io.lang import Lang
-from kaldi_uq.types import DecodeConfig
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

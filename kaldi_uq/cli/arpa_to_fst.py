@@ -13,7 +13,7 @@ from pathlib import Path
 from kaldi_uq.cli.options import add_engine, directory, engine_of, start_logging
 from kaldi_uq.io.arpa import read_arpa
 from kaldi_uq.io.lang import read_symbols
-from kaldi_uq.language_model import grammar_fst
+from kaldi_uq.language.model import grammar_fst
 
 log = logging.getLogger(__name__)
 

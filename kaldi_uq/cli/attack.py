@@ -25,21 +25,23 @@ from typing import Any
 
 import numpy as np
 
+from kaldi_uq.attacks.config import AdaptiveConfig, AttackConfig
 from kaldi_uq.attacks.craft import Attacker
 from kaldi_uq.attacks.evaluation import evaluate_examples
 from kaldi_uq.attacks.methods import make_strategy
 from kaldi_uq.cli.adaptive_options import add_fit, fit_file, fit_sentries
 from kaldi_uq.cli.detect import RECOMMENDED
 from kaldi_uq.cli.model_options import add_network_arguments, decoding_inputs, load_model
-from kaldi_uq.cli.options import add_config_file, add_config_flags, add_engine, config_from, directory, engine_of
+from kaldi_uq.cli.options import add_engine, directory, engine_of
+from kaldi_uq.config import add_config_file, add_config_flags, config_from
 from kaldi_uq.detector import OneClassDetector, load_detector
+from kaldi_uq.engine.base import DecodeConfig
 from kaldi_uq.errors import DataError, UsageError
-from kaldi_uq.evaluate import decode_waves
-from kaldi_uq.hybrid import HybridModel
 from kaldi_uq.io.files import atomic_write
 from kaldi_uq.io.lang import RESERVED_WORDS, Lang
 from kaldi_uq.io.wav import INT16_SCALE, on_grid, read_wav
-from kaldi_uq.types import AdaptiveConfig, AttackConfig, DecodeConfig
+from kaldi_uq.recogniser.hybrid import HybridModel
+from kaldi_uq.recogniser.scores import decode_waves
 
 WIDTH = 80  # columns
 

@@ -22,18 +22,20 @@ from typing import Any
 import numpy as np
 
 from kaldi_uq.attacks import series
+from kaldi_uq.attacks.config import AttackConfig
 from kaldi_uq.attacks.series import Success
 from kaldi_uq.cli.model_options import add_model_arguments, load_model
-from kaldi_uq.cli.options import config_from, directory, engine_of, non_negative_int
+from kaldi_uq.cli.options import directory, engine_of, non_negative_int
+from kaldi_uq.config import config_from
 from kaldi_uq.detector import evaluate_detection
+from kaldi_uq.engine.base import DecodeConfig
 from kaldi_uq.errors import DataError
-from kaldi_uq.evaluate import decode_waves
-from kaldi_uq.hybrid import MODEL_FILE
 from kaldi_uq.io.wav import read_wav
-from kaldi_uq.report.names import CHECKS, check_key, check_limit, check_name, check_value, model_key
-from kaldi_uq.report.records import AttackRecord, attack_dirs, read_attacked, read_benign
-from kaldi_uq.report.results import Results
-from kaldi_uq.types import AttackConfig, DecodeConfig
+from kaldi_uq.recogniser.hybrid import MODEL_FILE
+from kaldi_uq.recogniser.scores import decode_waves
+from kaldi_uq.results.names import CHECKS, check_key, check_limit, check_name, check_value, model_key
+from kaldi_uq.results.table import Results
+from kaldi_uq.results.utterances import AttackRecord, attack_dirs, read_attacked, read_benign
 
 WIDTH = 80  # columns
 ONE_STEP, NOISE = "fgsm", "uniform noise"

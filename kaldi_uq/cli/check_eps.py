@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import argparse
 
+from kaldi_uq.attacks.config import AttackConfig
 from kaldi_uq.errors import UsageError
-from kaldi_uq.types import AttackConfig
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -32,8 +32,8 @@ def run(args: argparse.Namespace) -> None:
     data = DataDir.read(args.data_dir, need=("utt2spk", "feats.scp"))
     found = features(data, allow_pipes=args.allow_pipes)
     if engine_name(args.engine) == "kaldi":
-        from kaldi_uq.engine.binaries_feats import compute_cmvn
-        from kaldi_uq.engine.binaries_jobs import Jobs, KaldiRoot
+        from kaldi_uq.engine.binaries.feats import compute_cmvn
+        from kaldi_uq.engine.binaries.jobs import Jobs, KaldiRoot
 
         options = engine_options(args, args.log_dir or args.ark.parent)
         compute_cmvn(Jobs(KaldiRoot.find(), options), found, data.spk2utt, args.ark, args.scp)

@@ -56,8 +56,8 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _run_kaldi(args: argparse.Namespace, waves: dict[str, np.ndarray], sample_rate: float) -> None:
-    from kaldi_uq.engine.binaries_feats import compute_features
-    from kaldi_uq.engine.binaries_jobs import Jobs, KaldiRoot
+    from kaldi_uq.engine.binaries.feats import compute_features
+    from kaldi_uq.engine.binaries.jobs import Jobs, KaldiRoot
 
     num_frames = Path(args.num_frames) if args.num_frames else None
     options = engine_options(args, (num_frames or args.ark).parent)

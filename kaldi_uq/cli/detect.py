@@ -28,19 +28,20 @@ from typing import Any
 import numpy as np
 
 from kaldi_uq.cli.model_options import add_model_arguments, load_model
-from kaldi_uq.cli.options import config_from, directory, engine_of, non_negative_int
+from kaldi_uq.cli.options import directory, engine_of, non_negative_int
+from kaldi_uq.config import config_from
 from kaldi_uq.detector import GaussianDetector, OneClassDetector, load_detector
+from kaldi_uq.detector.judge import Normal, Recogniser, Verdict, judge
+from kaldi_uq.detector.normal import FILE_NAME, PROBABILITIES, load_frame_quantiles
+from kaldi_uq.engine.base import DecodeConfig
 from kaldi_uq.errors import DataError, UsageError
-from kaldi_uq.frames import FILE_NAME, PROBABILITIES, load_frame_quantiles
-from kaldi_uq.hybrid import MODEL_FILE, HybridModel
 from kaldi_uq.io.datadir import read_table
 from kaldi_uq.io.files import file_digest
 from kaldi_uq.io.pipes import is_pipe
 from kaldi_uq.io.wav import only_channel, read_wav
 from kaldi_uq.io.waves import read_recording
-from kaldi_uq.judge import Normal, Recogniser, Verdict, judge
-from kaldi_uq.speakers import stats_of_waves
-from kaldi_uq.types import DecodeConfig
+from kaldi_uq.recogniser.hybrid import MODEL_FILE, HybridModel
+from kaldi_uq.recogniser.speakers import stats_of_waves
 
 # By kind of model: statistics that find both of the recipe's attacks, by AUROC and at the saved threshold.  Where there
 # are draws or members, their disagreement also shows the attacks that leave the mean more certain than benign speech.

@@ -14,8 +14,8 @@ import argparse
 import json
 from pathlib import Path
 
+from kaldi_uq.audio.disturb import DRR_DB, KINDS, NUM_TALKERS, disturb
 from kaldi_uq.cli.options import add_pipes, directory, non_negative_int, positive_int, start_logging
-from kaldi_uq.disturb import DRR_DB, KINDS, NUM_TALKERS, disturb
 from kaldi_uq.errors import UsageError
 from kaldi_uq.io.datadir import DataDir, invert_utt2spk, write_table
 from kaldi_uq.io.files import DoneStamp, write_text

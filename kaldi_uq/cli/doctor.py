@@ -215,7 +215,7 @@ def _kaldi_pair() -> Check | None:
 
 def _kaldi_root() -> Check:
     """Whether the programs that the kaldi engine runs are below ``KALDI_ROOT``."""
-    from kaldi_uq.engine.binaries_jobs import PROGRAMS, KaldiRoot
+    from kaldi_uq.engine.binaries.jobs import PROGRAMS, KaldiRoot
 
     name, root = "engine kaldi", os.environ["KALDI_ROOT"]
     try:

@@ -10,19 +10,11 @@ from pathlib import Path
 import numpy as np
 from threadpoolctl import threadpool_limits
 
-from kaldi_uq.cli.options import (
-    add_config_file,
-    add_config_flags,
-    add_engine,
-    add_jobs,
-    add_pipes,
-    engine_of,
-    start_logging,
-)
+from kaldi_uq.cli.options import add_engine, add_jobs, add_pipes, engine_of, start_logging
+from kaldi_uq.config import Config, add_config_file, add_config_flags
 from kaldi_uq.engine.base import Engine
 from kaldi_uq.io.datadir import DataDir
 from kaldi_uq.io.feats_dir import gmm_features
-from kaldi_uq.types import Config
 
 
 def add_gmm_arguments(parser: argparse.ArgumentParser, config: type[Config]) -> None:

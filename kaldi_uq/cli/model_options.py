@@ -9,21 +9,15 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from kaldi_uq.cli.options import (
-    add_config_file,
-    add_config_flags,
-    add_engine,
-    add_pipes,
-    directory,
-    non_negative_int,
-)
+from kaldi_uq.cli.options import add_engine, add_pipes, directory, non_negative_int
+from kaldi_uq.config import Config, add_config_file, add_config_flags
+from kaldi_uq.engine.base import DecodeConfig
 from kaldi_uq.errors import ModelFileError, UsageError
-from kaldi_uq.hybrid import MODEL_FILE, HybridModel, select_device
 from kaldi_uq.io.datadir import DataDir
 from kaldi_uq.io.files import digest
 from kaldi_uq.io.waves import read_waves, waves_digest
-from kaldi_uq.speakers import SOURCES, speaker_stats, speakers_digest
-from kaldi_uq.types import Config, DecodeConfig
+from kaldi_uq.recogniser.hybrid import MODEL_FILE, HybridModel, select_device
+from kaldi_uq.recogniser.speakers import SOURCES, speaker_stats, speakers_digest
 
 
 def add_network_arguments(parser: argparse.ArgumentParser) -> None:
@@ -109,7 +103,7 @@ def waves_of(
         data: the directory, with or without ``segments``.
         model: the model that is to hear them.
         allow_pipes: run the lines of tables that are commands.
-        cmvn_from: where statistics come from; see :func:`kaldi_uq.speakers.speaker_stats`.
+        cmvn_from: where statistics come from; see :func:`kaldi_uq.recogniser.speakers.speaker_stats`.
     """
     front_end = model.front_end
     waves = read_waves(

@@ -17,6 +17,7 @@ import numpy as np
 
 from kaldi_uq.attacks.adaptive import Sentries
 from kaldi_uq.attacks.checks import check_attack, check_gradient
+from kaldi_uq.attacks.config import AdaptiveConfig, AttackConfig
 from kaldi_uq.attacks.craft import Attacker
 from kaldi_uq.attacks.evaluation import evaluate_examples, evasion, shown, summarise
 from kaldi_uq.attacks.methods import make_strategy
@@ -30,15 +31,16 @@ from kaldi_uq.cli.model_options import (
     model_name,
     waves_of,
 )
-from kaldi_uq.cli.options import config_from, directory, engine_of, non_negative_int, start_logging
+from kaldi_uq.cli.options import directory, engine_of, non_negative_int, start_logging
+from kaldi_uq.config import config_from
+from kaldi_uq.engine.base import DecodeConfig
 from kaldi_uq.errors import DataError, UsageError
-from kaldi_uq.hybrid import HybridModel
 from kaldi_uq.io.datadir import DataDir, c_sorted, invert_utt2spk, read_table, write_table
 from kaldi_uq.io.files import DoneStamp, read_json, write_json, write_text
 from kaldi_uq.io.lang import Lang
 from kaldi_uq.io.wav import on_grid, read_wav
-from kaldi_uq.report.results import Results
-from kaldi_uq.types import AdaptiveConfig, AttackConfig, DecodeConfig
+from kaldi_uq.recogniser.hybrid import HybridModel
+from kaldi_uq.results.table import Results
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

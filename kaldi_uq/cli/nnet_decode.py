@@ -19,23 +19,17 @@ from kaldi_uq.cli.model_options import (
     model_name,
     waves_of,
 )
-from kaldi_uq.cli.options import (
-    add_jobs,
-    add_lattices,
-    config_from,
-    engine_of,
-    non_negative_int,
-    start_logging,
-)
+from kaldi_uq.cli.options import add_jobs, add_lattices, engine_of, non_negative_int, start_logging
+from kaldi_uq.config import config_from
+from kaldi_uq.detector.normal import FILE_NAME, FrameCounter, save_frame_quantiles
+from kaldi_uq.engine.base import DecodeConfig
 from kaldi_uq.engine.select import engine_name
-from kaldi_uq.evaluate import decode_waves
-from kaldi_uq.frames import FILE_NAME, FrameCounter, save_frame_quantiles
-from kaldi_uq.hybrid import MODEL_FILE
 from kaldi_uq.io.datadir import DataDir, write_table
 from kaldi_uq.io.files import DoneStamp, file_digest, write_text
-from kaldi_uq.report.results import Results
-from kaldi_uq.scoring import ErrorRate, align_words
-from kaldi_uq.types import DecodeConfig
+from kaldi_uq.recogniser.hybrid import MODEL_FILE
+from kaldi_uq.recogniser.scores import decode_waves
+from kaldi_uq.results.table import Results
+from kaldi_uq.results.word_errors import ErrorRate, align_words
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -102,7 +96,7 @@ def run(args: argparse.Namespace) -> None:
 
 def total_errors(path: Path) -> ErrorRate:
     """The summed counts of a ``results.jsonl``."""
-    from kaldi_uq.report.records import read_benign
+    from kaldi_uq.results.utterances import read_benign
 
     rates = [record.errors for record in read_benign(path)]
     return sum(rates[1:], start=rates[0])

@@ -13,9 +13,9 @@ import numpy as np
 
 from kaldi_uq.cli.options import non_negative_int
 from kaldi_uq.detector import GaussianDetector, evaluate_detection, save_detector
-from kaldi_uq.frames import FILE_NAME, load_frame_quantiles, save_frame_quantiles
-from kaldi_uq.report.records import read_attacked, read_benign, statistics_table
-from kaldi_uq.report.results import Results
+from kaldi_uq.detector.normal import FILE_NAME, load_frame_quantiles, save_frame_quantiles
+from kaldi_uq.results.table import Results
+from kaldi_uq.results.utterances import read_attacked, read_benign, statistics_table
 
 SHOWN = ("max_predictive_entropy", "mean_predictive_entropy")  # in the log; results.json has all
 

@@ -10,9 +10,9 @@ from pathlib import Path
 
 from kaldi_uq.cli.model_options import add_cmvn_source, add_network_arguments, load_model, waves_of
 from kaldi_uq.cli.options import directory, non_negative_int, start_logging
-from kaldi_uq.evaluate import score_waves
 from kaldi_uq.io.ark import MatrixWriter
 from kaldi_uq.io.datadir import DataDir
+from kaldi_uq.recogniser.scores import score_waves
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -17,15 +17,16 @@ from pathlib import Path
 
 import numpy as np
 
+from kaldi_uq.audio.disturb import KINDS
+from kaldi_uq.audio.loudness import STATISTICS as OF_THE_AUDIO
+from kaldi_uq.audio.loudness import loudness
 from kaldi_uq.cli.options import add_pipes, directory
 from kaldi_uq.detector.negatives import evaluate_negatives
-from kaldi_uq.disturb import KINDS
 from kaldi_uq.errors import DataError, UsageError
 from kaldi_uq.io.datadir import DataDir
 from kaldi_uq.io.waves import read_waves, sample_rate_of
-from kaldi_uq.loudness import STATISTICS as OF_THE_AUDIO
-from kaldi_uq.loudness import loudness
-from kaldi_uq.report.records import (
+from kaldi_uq.results.table import Results
+from kaldi_uq.results.utterances import (
     AttackRecord,
     BenignRecord,
     FloatArray,
@@ -34,8 +35,7 @@ from kaldi_uq.report.records import (
     read_benign,
     statistics_table,
 )
-from kaldi_uq.report.results import Results
-from kaldi_uq.scoring import ErrorRate
+from kaldi_uq.results.word_errors import ErrorRate
 
 CLEAN = "clean"  # for comparison: what the detectors were made for
 SHOWN = ("max_predictive_entropy", "mean_predictive_entropy", *OF_THE_AUDIO)  # in the log; results.json has all

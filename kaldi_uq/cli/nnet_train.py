@@ -15,32 +15,25 @@ from pathlib import Path
 from typing import Any
 
 from kaldi_uq.cli.model_options import add_cmvn_source, use_all_cores
-from kaldi_uq.cli.options import (
-    add_config_file,
-    add_config_flags,
-    add_engine,
-    add_jobs,
-    add_pipes,
-    config_from,
-    directory,
-    engine_of,
-    flag,
-    start_logging,
-)
+from kaldi_uq.cli.options import add_engine, add_jobs, add_pipes, directory, engine_of, start_logging
+from kaldi_uq.config import add_config_file, add_config_flags, config_from, flag
+from kaldi_uq.engine.base import DecodeConfig
 from kaldi_uq.errors import DataError, UsageError
 from kaldi_uq.feats.conf import read_fbank_conf, read_mfcc_conf
+from kaldi_uq.feats.config import FrontEndConfig
 from kaldi_uq.feats.frontend import FrontEnd
 from kaldi_uq.feats.recipe_opts import read_recipe_opts
-from kaldi_uq.hybrid import MODEL_FILE, select_device
 from kaldi_uq.io.ark import read_alignments
 from kaldi_uq.io.datadir import DataDir
 from kaldi_uq.io.files import DoneStamp
 from kaldi_uq.io.kaldi_model import read_transitions
 from kaldi_uq.io.lang import Lang
 from kaldi_uq.io.waves import read_waves, waves_digest
-from kaldi_uq.speakers import speaker_stats, speakers_digest
-from kaldi_uq.train import Trainer, TrainingInputs
-from kaldi_uq.types import MODEL_KINDS, DecodeConfig, FrontEndConfig, ModelConfig, TrainConfig
+from kaldi_uq.nnet.config import MODEL_KINDS, ModelConfig
+from kaldi_uq.recogniser.hybrid import MODEL_FILE, select_device
+from kaldi_uq.recogniser.speakers import speaker_stats, speakers_digest
+from kaldi_uq.training.config import TrainConfig
+from kaldi_uq.training.trainer import Trainer, TrainingInputs
 
 log = logging.getLogger(__name__)
 

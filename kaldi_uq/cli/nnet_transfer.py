@@ -24,15 +24,16 @@ from kaldi_uq.cli.model_options import (
     model_name,
     waves_of,
 )
-from kaldi_uq.cli.options import config_from, directory, engine_of, non_negative_int, start_logging
+from kaldi_uq.cli.options import directory, engine_of, non_negative_int, start_logging
+from kaldi_uq.config import config_from
+from kaldi_uq.engine.base import DecodeConfig
 from kaldi_uq.errors import DataError
 from kaldi_uq.io.datadir import DataDir
 from kaldi_uq.io.files import DoneStamp, write_text
 from kaldi_uq.io.wav import on_grid
 from kaldi_uq.io.waves import waves_digest
-from kaldi_uq.report.records import attack_of, read_attacked
-from kaldi_uq.report.results import Results
-from kaldi_uq.types import DecodeConfig
+from kaldi_uq.results.table import Results
+from kaldi_uq.results.utterances import attack_of, read_attacked
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 from kaldi_uq.cli.options import add_engine, directory, engine_of, start_logging
 from kaldi_uq.errors import DataError
 from kaldi_uq.io.lang import Lang
-from kaldi_uq.prepare_lang import loop_grammar, prepare_lang
+from kaldi_uq.language.prepare import loop_grammar, prepare_lang
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -11,8 +11,8 @@ from kaldi_uq import __version__
 from kaldi_uq.cli.options import add_engine, engine_of, non_negative_int
 from kaldi_uq.errors import UsageError
 from kaldi_uq.io.files import read_json
-from kaldi_uq.report.results import Results
-from kaldi_uq.scoring import ErrorRate
+from kaldi_uq.results.table import Results
+from kaldi_uq.results.word_errors import ErrorRate
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -31,7 +31,7 @@ def run(args: argparse.Namespace) -> None:
     if args.environment:
         import torch
 
-        from kaldi_uq.hybrid import select_device
+        from kaldi_uq.recogniser.hybrid import select_device
 
         engine = engine_of(args)
         names = ("torch", "torchaudio", "numpy", "scikit-learn")

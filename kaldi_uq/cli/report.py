@@ -15,21 +15,20 @@ import numpy as np
 
 from kaldi_uq.attacks.targets import read_pronunciations
 from kaldi_uq.cli.options import add_engine, directory, engine_of
-from kaldi_uq.engine.base import Engine
-from kaldi_uq.evaluate import score_waves
-from kaldi_uq.hybrid import HybridModel
+from kaldi_uq.engine.base import DecodeConfig, Engine
 from kaldi_uq.io.datadir import read_table
 from kaldi_uq.io.kaldi_model import read_transitions
 from kaldi_uq.io.lang import Lang
 from kaldi_uq.io.wav import read_wav
 from kaldi_uq.io.word_times import word_times
+from kaldi_uq.recogniser.hybrid import HybridModel
+from kaldi_uq.recogniser.scores import score_waves
 from kaldi_uq.report.build import build_report
 from kaldi_uq.report.example import Example
-from kaldi_uq.report.records import AttackRecord, attack_dirs, read_attacked
-from kaldi_uq.report.results import Results
 from kaldi_uq.report.spectrogram import Perturbed
 from kaldi_uq.report.summary import summary
-from kaldi_uq.types import DecodeConfig
+from kaldi_uq.results.table import Results
+from kaldi_uq.results.utterances import AttackRecord, attack_dirs, read_attacked
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

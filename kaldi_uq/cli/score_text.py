@@ -8,7 +8,7 @@ from pathlib import Path
 
 from kaldi_uq.io.datadir import read_table
 from kaldi_uq.io.files import write_json
-from kaldi_uq.scoring import score_texts
+from kaldi_uq.results.word_errors import score_texts
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

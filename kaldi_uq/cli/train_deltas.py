@@ -6,7 +6,8 @@ import argparse
 from pathlib import Path
 
 from kaldi_uq.cli.gmm_options import GmmInput, add_gmm_arguments
-from kaldi_uq.cli.options import config_from, directory
+from kaldi_uq.cli.options import directory
+from kaldi_uq.config import config_from
 from kaldi_uq.engine.base import DeltasConfig
 from kaldi_uq.io.lang import Lang
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from kaldi_uq.errors import DataError
 from kaldi_uq.io.arpa import write_arpa
 from kaldi_uq.io.datadir import read_table
-from kaldi_uq.language_model import kneser_ney_bigram, perplexity
+from kaldi_uq.language.model import kneser_ney_bigram, perplexity
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import numpy as np
 
+from kaldi_uq.config import Config, require
 from kaldi_uq.errors import AlignmentError, EngineError
 from kaldi_uq.io.kaldi_model import read_gmm_model
 from kaldi_uq.io.lang import Lang
-from kaldi_uq.types import Config, DecodeConfig
 
 log = logging.getLogger(__name__)
 
@@ -53,6 +53,23 @@ class Hypothesis:
     alignment: np.ndarray
     score: float
     reached_final: bool = True
+
+
+@dataclass(frozen=True)
+class DecodeConfig(Config):
+    """Viterbi decoding and alignment.  ``acwt`` scales the unscaled log-likelihoods, once, here."""
+
+    acwt: float = 0.1
+    beam: float = 13.0
+    max_active: int = 7000
+    align_beam: float = 200.0
+    retry_beam: float = 0.0  # 0: no second pass
+    transition_scale: float = 1.0  # alignment only: the decoding graph has its own
+    self_loop_scale: float = 0.1
+
+    def __post_init__(self) -> None:
+        require(self.acwt > 0, f"acwt must be positive, got {self.acwt}")
+        require(self.beam > 0 and self.align_beam > 0, "beams must be positive")
 
 
 @dataclass(frozen=True)

@@ -17,12 +17,11 @@ from typing import Any, NoReturn
 
 import numpy as np
 
-from kaldi_uq.engine.base import DeltasConfig, Engine, Hypothesis, MonoConfig, check_scores
-from kaldi_uq.engine.binaries import model_files
+from kaldi_uq.engine.base import DecodeConfig, DeltasConfig, Engine, Hypothesis, MonoConfig, check_scores
+from kaldi_uq.engine.binaries.engine import model_files
 from kaldi_uq.errors import EngineError
 from kaldi_uq.io.kaldi_model import TransitionTable, read_transitions, write_model
 from kaldi_uq.io.lang import Lang, read_symbols
-from kaldi_uq.types import DecodeConfig
 
 try:
     import kaldi

@@ -39,13 +39,13 @@ def select_engine(requested: str | None = None, options: EngineOptions | None = 
     """
     name = engine_name(requested)
     if name == "embedded":
-        from kaldi_uq.engine.embedded import EmbeddedEngine
+        from kaldi_uq.engine.embedded.engine import EmbeddedEngine
 
         return EmbeddedEngine()
     if name == "pykaldi":
         from kaldi_uq.engine.pykaldi import PyKaldiEngine
 
         return PyKaldiEngine()
-    from kaldi_uq.engine.binaries import KaldiEngine
+    from kaldi_uq.engine.binaries.engine import KaldiEngine
 
     return KaldiEngine(options)

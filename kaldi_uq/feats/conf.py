@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import TypeVar
 
 from kaldi_uq.errors import DataError
+from kaldi_uq.feats.config import FbankConfig, MfccConfig
 from kaldi_uq.io.files import write_text
-from kaldi_uq.types import FbankConfig, MfccConfig
 
 _ConfT = TypeVar("_ConfT", MfccConfig, FbankConfig)
 _TRUE, _FALSE = ("true", "t", "1", ""), ("false", "f", "0")

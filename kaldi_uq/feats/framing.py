@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from kaldi_uq.types import FrameConfig
+from kaldi_uq.feats.config import FrameConfig
 
 
 def _ms_to_samples(sample_frequency: float, duration_ms: float) -> int:

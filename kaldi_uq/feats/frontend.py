@@ -8,11 +8,11 @@ from torch import Tensor, nn
 
 from kaldi_uq.feats import framing
 from kaldi_uq.feats.cmvn import GlobalNorm, apply_cmvn, utterance_cmvn
+from kaldi_uq.feats.config import FrontEndConfig
 from kaldi_uq.feats.deltas import Deltas
 from kaldi_uq.feats.mfcc import Fbank, Mfcc
 from kaldi_uq.feats.splice import splice
 from kaldi_uq.feats.torchaudio_mfcc import TorchaudioMfcc
-from kaldi_uq.types import FrontEndConfig
 
 
 class FrontEnd(nn.Module):

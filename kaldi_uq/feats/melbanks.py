@@ -12,8 +12,8 @@ import math
 import torch
 from torch import Tensor
 
+from kaldi_uq.feats.config import FrameConfig, MfccConfig
 from kaldi_uq.feats.framing import padded_window_size, window_size
-from kaldi_uq.types import FrameConfig, MfccConfig
 
 
 def analysis_window(config: FrameConfig) -> Tensor:

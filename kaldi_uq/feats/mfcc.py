@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from kaldi_uq.feats import framing, melbanks
+from kaldi_uq.feats.config import FbankConfig, MfccConfig
 from kaldi_uq.feats.framing import num_frames
 from kaldi_uq.feats.spectrum import filter_power, windowed_frames
-from kaldi_uq.types import FbankConfig, MfccConfig
 
 __all__ = ["Fbank", "Mfcc", "num_frames"]
 

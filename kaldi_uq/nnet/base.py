@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kaldi_uq.types import ModelConfig
+from kaldi_uq.nnet.config import ModelConfig
 
 # Elements of the widest activation that one chunk of draws may hold.  On a CPU the chunk should stay in the cache; on a
 # GPU it should be large enough to hide the launches and small beside the memory.

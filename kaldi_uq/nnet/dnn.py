@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from kaldi_uq.nnet.base import FrameModel, layer_sizes
-from kaldi_uq.types import ModelConfig
+from kaldi_uq.nnet.config import ModelConfig
 
 
 def make_linear(in_features: int, out_features: int, generator: torch.Generator) -> nn.Linear:

@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kaldi_uq.nnet.base import FrameModel, choose_chunk, chunk_sizes, cross_entropy
+from kaldi_uq.nnet.config import ModelConfig
 from kaldi_uq.nnet.dnn import DnnModel
-from kaldi_uq.types import ModelConfig
 
 
 def member_seeds(seed: int, num_members: int) -> tuple[int, ...]:

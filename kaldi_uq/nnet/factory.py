@@ -5,11 +5,11 @@ from __future__ import annotations
 import torch
 
 from kaldi_uq.nnet.base import FrameModel
+from kaldi_uq.nnet.config import ModelConfig
 from kaldi_uq.nnet.dnn import DnnModel
 from kaldi_uq.nnet.ensemble import EnsembleModel, member_seeds
 from kaldi_uq.nnet.mc_dropout import McDropoutModel
 from kaldi_uq.nnet.vmg import BnnModel
-from kaldi_uq.types import ModelConfig
 
 
 def build_model(config: ModelConfig, *, seed: int = 0) -> FrameModel:

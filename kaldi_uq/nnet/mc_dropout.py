@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kaldi_uq.nnet.base import FrameModel, choose_chunk, chunk_sizes, layer_sizes
+from kaldi_uq.nnet.config import ModelConfig
 from kaldi_uq.nnet.dnn import make_linear
-from kaldi_uq.types import ModelConfig
 
 
 class McDropoutModel(FrameModel):

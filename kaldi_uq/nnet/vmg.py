@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kaldi_uq.nnet.base import FrameModel, choose_chunk, chunk_sizes, layer_sizes
-from kaldi_uq.types import ModelConfig
+from kaldi_uq.nnet.config import ModelConfig
 
 # Variances below this have no finite gradient of their square root; only an all-zero input without bias gets there.
 MIN_VARIANCE = 1e-30

@@ -17,13 +17,13 @@ from kaldi_uq.io.files import write_text
 from kaldi_uq.report import curves, html, paper, plots, tables, threat, threat_tables
 from kaldi_uq.report.example import Example, entropy_figure, wav_bytes
 from kaldi_uq.report.findings import evasion_points, findings
-from kaldi_uq.report.names import CONTROLS, PAPER_STATISTIC, model_key, model_name, statistic_name
-from kaldi_uq.report.records import attack_dirs, read_attacked, read_benign, statistics_table
-from kaldi_uq.report.results import Results
 from kaldi_uq.report.spectrogram import Perturbed, perturbation_figure
 from kaldi_uq.report.style import save_figure
 from kaldi_uq.report.summary import describe, results_text, short_text, summary
 from kaldi_uq.report.table import Table
+from kaldi_uq.results.names import CONTROLS, PAPER_STATISTIC, model_key, model_name, statistic_name
+from kaldi_uq.results.table import Results
+from kaldi_uq.results.utterances import attack_dirs, read_attacked, read_benign, statistics_table
 
 FloatArray = npt.NDArray[np.float64]
 Statistics = Mapping[str, FloatArray]

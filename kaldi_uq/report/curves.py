@@ -10,9 +10,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from kaldi_uq.report.names import model_key, model_name, statistic_name
 from kaldi_uq.report.plots import model_style
 from kaldi_uq.report.style import INK, new_figure, tidy
+from kaldi_uq.results.names import model_key, model_name, statistic_name
 
 Row = Mapping[str, Any]
 Point = tuple[float, float]

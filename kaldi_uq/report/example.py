@@ -12,8 +12,8 @@ import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from kaldi_uq.report.names import model_name
 from kaldi_uq.report.style import ATTACKED, BENIGN, INK, ORANGE, new_figure, tidy
+from kaldi_uq.results.names import model_name
 
 Words = Sequence[tuple[str, float, float]]
 

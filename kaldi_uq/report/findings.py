@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from kaldi_uq.report.names import CONTROLS, PAPER_STATISTIC, attack_key, model_key, model_name, statistic_name
 from kaldi_uq.report.threat_tables import (
     AUDIO_STATISTICS,
     REFERENCE,
@@ -17,6 +16,7 @@ from kaldi_uq.report.threat_tables import (
     negative_name,
 )
 from kaldi_uq.report.words import listing, span
+from kaldi_uq.results.names import CONTROLS, PAPER_STATISTIC, attack_key, model_key, model_name, statistic_name
 
 Content = Mapping[str, Any]
 Row = Mapping[str, Any]

@@ -12,9 +12,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, PercentFormatter
 
 from kaldi_uq.detector import GaussianDetector, auroc, roc
-from kaldi_uq.report.names import PAPER_STATISTIC, model_key, model_name, statistic_key, statistic_name
+from kaldi_uq.nnet.config import MODEL_KINDS
 from kaldi_uq.report.style import ATTACKED, BENIGN, INK, MARKERS, PALETTE, new_figure, tidy
-from kaldi_uq.types import MODEL_KINDS
+from kaldi_uq.results.names import PAPER_STATISTIC, model_key, model_name, statistic_key, statistic_name
 
 FloatArray = npt.NDArray[np.float64]
 _MEASURE_COLOURS = {

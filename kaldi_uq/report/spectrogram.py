@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 
-from kaldi_uq.masking import LOUDEST_DB, ShortTime, margin, masking_threshold, unit_of_sound
+from kaldi_uq.audio.masking import LOUDEST_DB, ShortTime, margin, masking_threshold, unit_of_sound
 from kaldi_uq.report.style import INK, new_figure, tidy
 
 FloatArray = npt.NDArray[np.float64]

@@ -7,10 +7,10 @@ from typing import Any
 
 from kaldi_uq.report import paper, tables
 from kaldi_uq.report.findings import headlines
-from kaldi_uq.report.names import CONTROLS, PAPER_STATISTIC, model_key, model_name, statistic_name
 from kaldi_uq.report.threat import threat_text
 from kaldi_uq.report.verdict import MISSED, verb, verdict
 from kaldi_uq.report.words import listing, span
+from kaldi_uq.results.names import CONTROLS, PAPER_STATISTIC, model_key, model_name, statistic_name
 
 Content = Mapping[str, Any]
 Rows = list[Mapping[str, Any]]

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from kaldi_uq.report import names, paper
-from kaldi_uq.report.names import attack_key, model_key, model_name, statistic_key, statistic_name
+from kaldi_uq.report import paper
 from kaldi_uq.report.table import Cell, Interval, Table
 from kaldi_uq.report.verdict import LEGEND, verdict
+from kaldi_uq.results import names
+from kaldi_uq.results.names import attack_key, model_key, model_name, statistic_key, statistic_name
 
 Content = Mapping[str, Any]
 

@@ -6,16 +6,6 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from kaldi_uq.report.findings import findings
-from kaldi_uq.report.names import (
-    CONTROLS,
-    attack_key,
-    check_key,
-    check_limit,
-    check_name,
-    check_value,
-    model_key,
-    model_name,
-)
 from kaldi_uq.report.table import Table
 from kaldi_uq.report.threat_tables import (
     adaptive_tables,
@@ -30,6 +20,16 @@ from kaldi_uq.report.threat_tables import (
     transfer_tables,
 )
 from kaldi_uq.report.words import listing
+from kaldi_uq.results.names import (
+    CONTROLS,
+    attack_key,
+    check_key,
+    check_limit,
+    check_name,
+    check_value,
+    model_key,
+    model_name,
+)
 
 Content = Mapping[str, Any]
 Row = Mapping[str, Any]

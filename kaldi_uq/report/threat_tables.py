@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from kaldi_uq.report.names import (
+from kaldi_uq.report.table import Cell, Interval, Table
+from kaldi_uq.report.words import listing
+from kaldi_uq.results.names import (
     ADAPTIVE,
     CHECKS,
     PAPER_STATISTIC,
@@ -18,8 +20,6 @@ from kaldi_uq.report.names import (
     statistic_key,
     statistic_name,
 )
-from kaldi_uq.report.table import Cell, Interval, Table
-from kaldi_uq.report.words import listing
 
 Content = Mapping[str, Any]
 Row = Mapping[str, Any]

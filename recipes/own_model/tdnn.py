@@ -18,16 +18,18 @@ from torch import Tensor, nn
 from tqdm import trange
 
 from kaldi_uq.attacks.checks import check_attack, snr_db
+from kaldi_uq.attacks.config import AttackConfig
 from kaldi_uq.attacks.craft import Attacker
 from kaldi_uq.cli.main import OneLineParser, ParagraphFormatter
 from kaldi_uq.cli.model_options import add_model_arguments, use_all_cores, waves_of
-from kaldi_uq.cli.options import config_from, directory, engine_of, positive_int, start_logging
+from kaldi_uq.cli.options import directory, engine_of, positive_int, start_logging
+from kaldi_uq.config import config_from
 from kaldi_uq.detector import evaluate_detection
+from kaldi_uq.engine.base import DecodeConfig
 from kaldi_uq.errors import KaldiUqError
-from kaldi_uq.evaluate import decode_waves
 from kaldi_uq.feats.conf import read_mfcc_conf
+from kaldi_uq.feats.config import FrontEndConfig
 from kaldi_uq.feats.frontend import FrontEnd
-from kaldi_uq.hybrid import MODEL_FILE, HybridModel, select_device
 from kaldi_uq.io.ark import read_alignments
 from kaldi_uq.io.datadir import DataDir
 from kaldi_uq.io.files import DoneStamp, digest, file_digest
@@ -36,10 +38,11 @@ from kaldi_uq.io.lang import Lang
 from kaldi_uq.io.wav import read_wav
 from kaldi_uq.io.waves import waves_digest
 from kaldi_uq.nnet import AcousticModel, ensemble, mc_dropout, vmg
-from kaldi_uq.report.results import Results
-from kaldi_uq.scoring import score_texts
-from kaldi_uq.training_set import TrainingSet, make_training_set
-from kaldi_uq.types import AttackConfig, DecodeConfig, FrontEndConfig
+from kaldi_uq.recogniser.hybrid import MODEL_FILE, HybridModel, select_device
+from kaldi_uq.recogniser.scores import decode_waves
+from kaldi_uq.results.table import Results
+from kaldi_uq.results.word_errors import score_texts
+from kaldi_uq.training.dataset import TrainingSet, make_training_set
 
 SETS = ("train", "fit", "test", "attack")  # below --data; fit is benign speech that only the detector sees
 SHOWN = ("max_predictive_entropy", "mean_predictive_entropy", "max_mutual_information", "mean_akld")

@@ -20,11 +20,14 @@ from scipy.io import wavfile
 GOLDEN = Path(__file__).resolve().parent
 sys.path.insert(0, str(GOLDEN.parents[1]))
 
-from kaldi_uq.engine.base import Engine, EngineOptions  # noqa: E402
+from kaldi_uq.engine.base import (  # noqa: E402
+    DecodeConfig,
+    Engine,
+    EngineOptions,
+)
 from kaldi_uq.io.ark import MatrixWriter, read_archive  # noqa: E402
 from kaldi_uq.io.files import write_text  # noqa: E402
 from kaldi_uq.io.wav import to_int16  # noqa: E402
-from kaldi_uq.types import DecodeConfig  # noqa: E402
 from tests import tiny  # noqa: E402
 from tests.kaldi import Kaldi  # noqa: E402
 

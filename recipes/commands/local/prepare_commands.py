@@ -21,8 +21,8 @@ from digits import SETS, Counts, join, random_generator
 from grammar import Grammar
 from prepare_synth import PEAK, SAMPLE_RATE, choose_speakers, describe, synthesizer
 
+from kaldi_uq.audio.synth import Voice
 from kaldi_uq.io.files import file_digest
-from kaldi_uq.synth import Voice
 
 PRESETS: dict[str, Counts] = {
     "full": {"train": 6000, "fit": 500, "test": 500, "attack": 200},

@@ -19,11 +19,11 @@ from pathlib import Path
 from grammar import Grammar
 from prepare_synth import ACCENTS, synthesizer
 
+from kaldi_uq.audio.synth import Voice
 from kaldi_uq.cli.main import OneLineParser, ParagraphFormatter
 from kaldi_uq.errors import DataError, KaldiUqError
 from kaldi_uq.io.datadir import read_table
 from kaldi_uq.io.files import write_text
-from kaldi_uq.synth import Voice
 
 SILENCE_WORD, SILENCE_PHONE = "<SIL>", "sil"
 MIN_SHARE, MAX_PRONUNCIATIONS = 0.1, 4

@@ -1,28 +1,21 @@
-"""The embedded engine: Kaldi's C++ as Python wheels, ``kaldi-hmm-gmm`` and ``kaldifst``.  No Kaldi installation.
-
-It decodes to the best path; it writes no lattices.  The wheels' logs go to standard error.
-"""
+"""What the embedded engine asks of the wheels: models, trees, graphs and FST files as their objects."""
 
 from __future__ import annotations
 
 import functools
-import importlib.metadata
 import os
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from kaldi_uq.engine.base import DeltasConfig, Engine, Hypothesis, MonoConfig, check_scores
 from kaldi_uq.errors import DataError, EngineError, ModelFileError
-from kaldi_uq.io.files import write_text
 from kaldi_uq.io.fst import fst_kind, read_fst_arrays, vector_bytes
-from kaldi_uq.io.kaldi_model import TransitionTable, read_transitions, write_model
-from kaldi_uq.io.lang import Lang
+from kaldi_uq.io.kaldi_model import TransitionTable, read_transitions
+from kaldi_uq.io.lang import Lang, read_symbols
 from kaldi_uq.io.tree import read_tree_bytes
-from kaldi_uq.types import DecodeConfig
 
 try:
     import kaldi_hmm_gmm as khg
@@ -32,131 +25,6 @@ except ImportError as error:  # the engine is chosen before this module is impor
         f"the embedded engine needs kaldi-hmm-gmm and kaldifst ({error}); run: pip install -e . "
         "(or set KALDI_ROOT to use Kaldi's binaries)"
     ) from None
-
-
-class EmbeddedEngine(Engine):
-    """Kaldi's own C++, in this process."""
-
-    name = "embedded"
-
-    def versions(self) -> dict[str, str]:
-        return {name: importlib.metadata.version(name) for name in ("kaldi-hmm-gmm", "kaldifst")}
-
-    def compile_fst(self, text: str, path: Path, *, sort: str) -> None:
-        fst = kaldifst.compile(text)
-        kaldifst.arcsort(fst, sort_type=sort)
-        write_fst(fst, path)
-
-    def train_mono(
-        self,
-        feats: Mapping[str, np.ndarray],
-        transcripts: Mapping[str, Sequence[int]],
-        lang: Lang,
-        out_dir: Path,
-        config: MonoConfig,
-    ) -> None:
-        from kaldi_uq.engine.embedded_mono import train
-
-        train(feats, transcripts, lang, out_dir, config)
-
-    def train_deltas(
-        self,
-        feats: Mapping[str, np.ndarray],
-        transcripts: Mapping[str, Sequence[int]],
-        lang: Lang,
-        ali_dir: Path,
-        out_dir: Path,
-        config: DeltasConfig,
-    ) -> None:
-        from kaldi_uq.engine.embedded_deltas import train
-
-        train(feats, transcripts, lang, ali_dir, out_dir, config)
-
-    def make_graph(
-        self, lang: Lang, model_dir: Path, graph_dir: Path, *, transition_scale: float, self_loop_scale: float
-    ) -> None:
-        transitions, tree = load_model(model_dir)
-        lexicon = read_fst(lang.path / "L_disambig.fst")
-        grammar = read_fst(lang.path / "G.fst")
-        graph = kaldifst.compose(lexicon, grammar)
-        kaldifst.determinize_star(graph, use_log=True)
-        kaldifst.minimize_encoded(graph)
-        graph, ilabel_info = kaldifst.compose_context(
-            list(lang.disambig), tree.context_width, tree.central_position, graph
-        )
-        kaldifst.arcsort(graph, sort_type="ilabel")
-        options = khg.HTransducerConfig(transition_scale=transition_scale)
-        h_transducer, disambig_tids = khg.get_h_transducer(ilabel_info, tree, transitions, options)
-        kaldifst.arcsort(h_transducer, sort_type="olabel")
-        graph = kaldifst.compose(h_transducer, graph)
-        kaldifst.determinize_star(graph, use_log=True)
-        _symbols_to_epsilon(graph, set(disambig_tids))
-        kaldifst.minimize_encoded(graph)
-        if graph.num_states == 0:
-            raise EngineError(f"{graph_dir}: the graph is empty: lexicon and grammar share no word; see {lang.path}")
-        graph = khg.add_self_loops(
-            self_loop_scale=self_loop_scale, disambig_syms=[], reorder=True, trans_model=transitions, ifst=graph
-        )
-        graph_dir.mkdir(parents=True, exist_ok=True)
-        write_fst(graph, graph_dir / "HCLG.fst")
-        write_text(graph_dir / "words.txt", (lang.path / "words.txt").read_text())
-        write_text(graph_dir / "num_pdfs", f"{transitions.num_pdfs}\n")
-
-    def align(
-        self,
-        model_dir: Path,
-        lang: Lang,
-        loglikes: Iterable[tuple[str, np.ndarray]],
-        transcripts: Mapping[str, Sequence[int]],
-        config: DecodeConfig,
-    ) -> dict[str, np.ndarray]:
-        graphs = TrainingGraphs(model_dir, lang, config.transition_scale, config.self_loop_scale)
-        found = {}
-        for utt, scores in loglikes:
-            check_scores(utt, scores, graphs.transitions.num_pdfs, model_dir)
-            graph, tids = graphs.get(tuple(transcripts[utt]))
-            scaled = scaled_by_tid(scores, graphs.tid_to_pdf[np.append(0, tids)], config.acwt)
-            alignment = viterbi_align(utt, graph, scaled, config.align_beam, config.retry_beam)
-            if alignment is not None:
-                found[utt] = tids[alignment - 1]
-        return found
-
-    def decode(
-        self, model_dir: Path, graph_dir: Path, loglikes: Iterable[tuple[str, np.ndarray]], config: DecodeConfig
-    ) -> dict[str, Hypothesis]:
-        transitions, _ = load_model(model_dir)
-        tid_to_pdf = tid_to_pdf_array(transitions)
-        fst, id_to_word = _load_graph(str(graph_dir), os.stat(graph_dir / "HCLG.fst").st_mtime_ns)
-        options = khg.LatticeFasterDecoderConfig(
-            beam=config.beam, max_active=config.max_active, lattice_beam=min(6.0, config.beam)
-        )
-        hypotheses = {}
-        for utt, scores in loglikes:
-            check_scores(utt, scores, transitions.num_pdfs, model_dir)
-            if not len(scores):
-                continue
-            decodable = khg.DecodableCtc(scaled_by_tid(scores, tid_to_pdf, config.acwt))
-            for partial in (False, True):  # a path that ends in the middle of a word only if there is no other
-                decoder = khg.LatticeFasterDecoder(fst, options)
-                done, alignment, words, score = khg.decode_utterance_lattice_faster(
-                    decoder, decodable, transitions, utt, partial
-                )
-                if done and alignment:
-                    hypotheses[utt] = Hypothesis(
-                        tuple(id_to_word[w] for w in words),
-                        np.asarray(alignment, dtype=np.int32),
-                        float(score),
-                        reached_final=not partial,
-                    )
-                    break
-        return hypotheses
-
-    def update_transitions(self, model_dir: Path, alignments: Iterable[np.ndarray], out_path: Path) -> None:
-        table = read_transitions(model_dir / "final.mdl")
-        cached, _ = load_model(model_dir)
-        transitions = set_log_probs(cached, table.log_probs)
-        update_transitions(transitions, alignments)
-        write_model(out_path, with_log_probs(table, transitions))
 
 
 class TrainingGraphs:
@@ -334,9 +202,7 @@ def write_fst(fst: Any, path: Path) -> None:
 
 
 @functools.lru_cache(maxsize=4)
-def _load_graph(graph_dir: str, _time: int) -> tuple[Any, dict[int, str]]:
-    from kaldi_uq.io.lang import read_symbols
-
+def load_graph(graph_dir: str, _time: int) -> tuple[Any, dict[int, str]]:
     fst = read_fst(Path(graph_dir) / "HCLG.fst")
     return fst, {index: word for word, index in read_symbols(Path(graph_dir) / "words.txt").items()}
 
@@ -356,7 +222,7 @@ def _number_labels(fst: Any) -> np.ndarray:
     return np.asarray(labels, dtype=np.int32)
 
 
-def _symbols_to_epsilon(fst: Any, symbols: set[int]) -> None:
+def symbols_to_epsilon(fst: Any, symbols: set[int]) -> None:
     """Replace input symbols by epsilon in place (Kaldi's ``fstrmsymbols``)."""
     for state in range(fst.num_states):
         arcs = [(a.ilabel, a.olabel, a.weight, a.nextstate) for a in kaldifst.ArcIterator(fst, state)]

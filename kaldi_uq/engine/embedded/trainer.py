@@ -12,9 +12,9 @@ from typing import Any
 import kaldi_hmm_gmm as khg
 import numpy as np
 
-from kaldi_uq.engine import embedded
 from kaldi_uq.engine.base import DeltasConfig, MonoConfig, check_failures
-from kaldi_uq.engine.gmm import reestimate, split
+from kaldi_uq.engine.embedded import wheels
+from kaldi_uq.engine.embedded.gmm import reestimate, split
 from kaldi_uq.io.ark import write_alignments
 from kaldi_uq.io.files import write_text
 from kaldi_uq.io.kaldi_model import DiagGmmSet, Topology, TransitionTable, write_model
@@ -61,12 +61,12 @@ class Trainer:
         self._transitions = transitions
         self._config = config
         self._rng = np.random.default_rng(config.seed)
-        self._tid_to_pdf = embedded.tid_to_pdf_array(transitions)
-        compiler = embedded.compiler(transitions, tree, lang, 0.0, 0.0)
+        self._tid_to_pdf = wheels.tid_to_pdf_array(transitions)
+        compiler = wheels.compiler(transitions, tree, lang, 0.0, 0.0)
         self.graphs: dict[tuple[int, ...], Any] = {}
         for key in self._keys.values():
             if key not in self.graphs:
-                self.graphs[key] = embedded.compile_graph(compiler, key, lang)
+                self.graphs[key] = wheels.compile_graph(compiler, key, lang)
 
     @property
     def num_pdfs(self) -> int:
@@ -84,8 +84,8 @@ class Trainer:
                 graph = self.graphs[key].copy()
                 khg.add_transition_probs(self._transitions, [], config.transition_scale, config.self_loop_scale, graph)
                 weighted[key] = graph
-            scaled = embedded.scaled_by_tid(self.gmms.loglikes(features), self._tid_to_pdf, config.acwt)
-            alignment = embedded.viterbi_align(utt, weighted[key], scaled, beam, config.retry_beam)
+            scaled = wheels.scaled_by_tid(self.gmms.loglikes(features), self._tid_to_pdf, config.acwt)
+            alignment = wheels.viterbi_align(utt, weighted[key], scaled, beam, config.retry_beam)
             if alignment is not None:
                 alignments[utt] = alignment
         check_failures(list(self._feats), alignments, config.max_failed)
@@ -101,7 +101,7 @@ class Trainer:
         Returns:
             log-likelihood per frame before the update.
         """
-        embedded.update_transitions(self._transitions, self.alignments.values())
+        wheels.update_transitions(self._transitions, self.alignments.values())
         frames = np.concatenate([self._feats[utt] for utt in self.alignments])
         pdfs = self._tid_to_pdf[np.concatenate(list(self.alignments.values()))]
         self.gmms, counts, loglike = reestimate(self.gmms, frames, pdfs, min_occupancy=min_occupancy)
@@ -115,7 +115,7 @@ class Trainer:
             out_dir: the model directory.
             table: the transition model of the beginning.
         """
-        write_model(out_dir / "final.mdl", embedded.with_log_probs(table, self._transitions), self.gmms)
+        write_model(out_dir / "final.mdl", wheels.with_log_probs(table, self._transitions), self.gmms)
         self.realign(self._config.beam)
         write_alignments(out_dir / "ali.1.gz", self.alignments)
         write_text(out_dir / "num_jobs", "1\n")

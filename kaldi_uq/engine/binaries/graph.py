@@ -6,8 +6,8 @@ import re
 import shutil
 from pathlib import Path
 
-from kaldi_uq.engine.binaries import absolute, move
-from kaldi_uq.engine.binaries_jobs import Jobs
+from kaldi_uq.engine.binaries.commands import absolute, move
+from kaldi_uq.engine.binaries.jobs import Jobs
 from kaldi_uq.errors import EngineError
 from kaldi_uq.io.files import write_text
 from kaldi_uq.io.kaldi_model import read_transitions

@@ -6,16 +6,14 @@ Archives that only pass data on to a program are removed when it has ended.
 
 from __future__ import annotations
 
-import contextlib
-import os
 import re
-import shutil
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from kaldi_uq.engine.base import (
+    DecodeConfig,
     DeltasConfig,
     Engine,
     EngineOptions,
@@ -24,15 +22,15 @@ from kaldi_uq.engine.base import (
     check_features,
     check_scores,
 )
-from kaldi_uq.engine.binaries_data import Parts, write_parts
-from kaldi_uq.engine.binaries_jobs import Jobs, KaldiRoot, log_text, quoted
-from kaldi_uq.errors import EngineError, ModelFileError
+from kaldi_uq.engine.binaries.commands import absolute, align_options, compile_graphs, model_files, move, spelled
+from kaldi_uq.engine.binaries.data import Parts, write_parts
+from kaldi_uq.engine.binaries.jobs import Jobs, KaldiRoot, log_text, quoted
+from kaldi_uq.errors import EngineError
 from kaldi_uq.io.ark import read_archive, write_alignments
 from kaldi_uq.io.datadir import read_table
 from kaldi_uq.io.files import write_text
 from kaldi_uq.io.kaldi_model import read_transitions
 from kaldi_uq.io.lang import Lang, read_symbols
-from kaldi_uq.types import DecodeConfig
 
 LATTICE_BEAM = 6.0  # as in Kaldi's steps/decode.sh
 BEST_PATH_BEAM = 0.5  # of lattices that only the best path is taken from: of noise, whole ones take minutes
@@ -78,7 +76,7 @@ class KaldiEngine(Engine):
         out_dir: Path,
         config: MonoConfig,
     ) -> None:
-        from kaldi_uq.engine.binaries_gmm import train_mono
+        from kaldi_uq.engine.binaries.gmm import train_mono
 
         check_features(feats)
         train_mono(self.jobs, feats, transcripts, lang, out_dir, config)
@@ -92,7 +90,7 @@ class KaldiEngine(Engine):
         out_dir: Path,
         config: DeltasConfig,
     ) -> None:
-        from kaldi_uq.engine.binaries_gmm import train_deltas
+        from kaldi_uq.engine.binaries.gmm import train_deltas
 
         check_features(feats)
         train_deltas(self.jobs, feats, transcripts, lang, ali_dir, out_dir, config)
@@ -100,7 +98,7 @@ class KaldiEngine(Engine):
     def make_graph(
         self, lang: Lang, model_dir: Path, graph_dir: Path, *, transition_scale: float, self_loop_scale: float
     ) -> None:
-        from kaldi_uq.engine.binaries_graph import make_graph
+        from kaldi_uq.engine.binaries.graph import make_graph
 
         model, tree = model_files(model_dir)
         make_graph(self.jobs, lang, model, tree, graph_dir, transition_scale, self_loop_scale)
@@ -233,69 +231,6 @@ class KaldiEngine(Engine):
             command = self.jobs.command("train-transitions", model, source, work / "final.mdl")
             self.jobs.run("train-transitions", lambda _: [[command]], scripts=work, logs=logs)
             move(work / "final.mdl", out_path)
-
-
-def absolute(path: str | os.PathLike[str]) -> str:
-    """The path as a job sees it wherever it runs."""
-    return os.path.abspath(path)
-
-
-def move(source: Path, target: Path) -> None:
-    """Put a finished file into its place, whole: through a temporary name where it comes from another file system."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    if source.stat().st_dev != target.parent.stat().st_dev:
-        near = target.with_name(f".{target.name}.tmp")
-        shutil.copyfile(source, near)
-        source = near
-    os.replace(source, target)
-
-
-def model_files(model_dir: Path) -> tuple[str, str]:
-    """Absolute paths of ``final.mdl`` and ``tree``.
-
-    Raises:
-        ModelFileError: one is missing.
-    """
-    for name in ("final.mdl", "tree"):
-        if not (Path(model_dir) / name).is_file():
-            raise ModelFileError(f"{Path(model_dir) / name}: no such file; steps/train_mono.sh makes it")
-    return absolute(Path(model_dir) / "final.mdl"), absolute(Path(model_dir) / "tree")
-
-
-def compile_graphs(jobs: Jobs, lang: Lang, model: str, tree: str, transcripts: str, graphs: Path) -> list[str]:
-    """The command that writes the training graphs of transcripts, without transition probabilities."""
-    disambig = absolute(lang.path / "phones/disambig.int")
-    lexicon = absolute(lang.path / "L.fst")
-    option = f"--read-disambig-syms={disambig}"
-    return jobs.command("compile-train-graphs", option, tree, model, lexicon, transcripts, f"ark:{graphs}")
-
-
-def align_options(scales: tuple[float, float, float], beam: float, retry_beam: float) -> list[str]:
-    """Options of Kaldi's aligners; scales of acoustics, transitions and self-loops."""
-    names = ("acoustic", "transition", "self-loop")
-    options = [f"--{name}-scale={scale:.9g}" for name, scale in zip(names, scales, strict=True)]
-    return [*options, f"--beam={beam:g}", f"--retry-beam={retry_beam if retry_beam > beam else 0:g}"]
-
-
-@contextlib.contextmanager
-def spelled(jobs: Jobs, lang: Lang, transcripts: Mapping[str, Sequence[int]]) -> Iterator[None]:
-    """Around jobs that compile training graphs: Kaldi's program ends in a crash at a word without a pronunciation.
-
-    Raises:
-        EngineError: the jobs failed; if it was for such a word, the message has the text.
-    """
-    try:
-        yield
-    except EngineError:
-        arcs = (line.split() for line in jobs.output("fstprint", lang.path / "L.fst").splitlines())
-        words = {int(fields[3]) for fields in arcs if len(fields) > 3}
-        for text in transcripts.values():
-            if not set(text) <= words:
-                names = " ".join(lang.id_to_word.get(word, str(word)) for word in text)
-                raise EngineError(
-                    f"{lang.path / 'L.fst'}: no path for the text {names!r}: each word must be in the lexicon"
-                ) from None
-        raise
 
 
 def _checked(loglikes: Iterable[tuple[str, np.ndarray]], model_dir: Path) -> Iterable[tuple[str, np.ndarray]]:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from kaldi_uq.engine.tree_stats import CENTRAL, CLASS, TreeStats, log_likelihood
+from kaldi_uq.engine.embedded.tree_stats import CENTRAL, CLASS, TreeStats, log_likelihood
 from kaldi_uq.errors import DataError
 
 _NUM_TRIES = 10  # starting points of a split in two

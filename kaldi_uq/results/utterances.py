@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from kaldi_uq.errors import DataError
-from kaldi_uq.scoring import ErrorRate
+from kaldi_uq.results.word_errors import ErrorRate
 
 FloatArray = npt.NDArray[np.float64]
 _ATTACK_DIR = re.compile(r"attack_(?P<attack>.+)_eps(?P<eps>[0-9]+(\.[0-9]+)?(e-?[0-9]+)?)")

@@ -10,10 +10,9 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from kaldi_uq.engine.base import Engine, Hypothesis
-from kaldi_uq.hybrid import HybridModel
+from kaldi_uq.engine.base import DecodeConfig, Engine, Hypothesis
 from kaldi_uq.io.waves import wave_batches
-from kaldi_uq.types import DecodeConfig
+from kaldi_uq.recogniser.hybrid import HybridModel
 from kaldi_uq.uncertainty import measures_from_draws, utterance_statistics
 
 QUANTILE = 0.95

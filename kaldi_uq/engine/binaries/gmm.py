@@ -14,9 +14,9 @@ from pathlib import Path
 import numpy as np
 
 from kaldi_uq.engine.base import DeltasConfig, MonoConfig, check_failures
-from kaldi_uq.engine.binaries import absolute, align_options, compile_graphs, model_files, move, spelled
-from kaldi_uq.engine.binaries_data import Parts, write_parts
-from kaldi_uq.engine.binaries_jobs import Jobs
+from kaldi_uq.engine.binaries.commands import absolute, align_options, compile_graphs, model_files, move, spelled
+from kaldi_uq.engine.binaries.data import Parts, write_parts
+from kaldi_uq.engine.binaries.jobs import Jobs
 from kaldi_uq.errors import EngineError
 from kaldi_uq.io.ark import read_alignments, read_archive, write_alignments
 from kaldi_uq.io.files import write_text

@@ -13,13 +13,13 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from kaldi_uq.engine import embedded
 from kaldi_uq.engine.base import DeltasConfig, check_failures, check_features
-from kaldi_uq.engine.embedded_trainer import Trainer, initial_transitions
-from kaldi_uq.engine.gmm import split
-from kaldi_uq.engine.tree_build import TreeBuilder, read_roots
-from kaldi_uq.engine.tree_questions import obtain_questions, read_phone_sets
-from kaldi_uq.engine.tree_stats import VARIANCE_FLOOR, TreeStats, accumulate, frames_of
+from kaldi_uq.engine.embedded import wheels
+from kaldi_uq.engine.embedded.gmm import split
+from kaldi_uq.engine.embedded.trainer import Trainer, initial_transitions
+from kaldi_uq.engine.embedded.tree_build import TreeBuilder, read_roots
+from kaldi_uq.engine.embedded.tree_questions import obtain_questions, read_phone_sets
+from kaldi_uq.engine.embedded.tree_stats import VARIANCE_FLOOR, TreeStats, accumulate, frames_of
 from kaldi_uq.errors import EngineError
 from kaldi_uq.io.ark import read_alignments
 from kaldi_uq.io.event_map import PDF_CLASS, EventMap, map_event, write_tree
@@ -56,7 +56,7 @@ def train(
 
     tree, stats = _build_tree(feats, alignments, source, lang, topology, config)
     write_tree(out_dir / "tree", tree, context_width=CONTEXT_WIDTH, central_position=CENTRAL_POSITION)
-    wheel_tree = embedded.read_tree(out_dir / "tree")
+    wheel_tree = wheels.read_tree(out_dir / "tree")
     table, transitions = initial_transitions(topology, wheel_tree)
     rng = np.random.default_rng(config.seed)
     trainer = Trainer(feats, transcripts, lang, transitions, wheel_tree, config)

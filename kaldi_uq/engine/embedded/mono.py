@@ -17,7 +17,7 @@ import numpy as np
 from tqdm import tqdm
 
 from kaldi_uq.engine.base import MonoConfig, check_failures, check_features
-from kaldi_uq.engine.embedded_trainer import Trainer, initial_transitions, wheel_topology
+from kaldi_uq.engine.embedded.trainer import Trainer, initial_transitions, wheel_topology
 from kaldi_uq.errors import EngineError
 from kaldi_uq.io.kaldi_model import DiagGmmSet, TransitionTable, read_topology
 from kaldi_uq.io.lang import Lang

@@ -18,8 +18,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from kaldi_uq.audio.masking import Margin, margin, masking_threshold
 from kaldi_uq.errors import MissingDependencyError
-from kaldi_uq.masking import Margin, margin, masking_threshold
 
 FloatArray = npt.NDArray[np.floating]
 
@@ -75,7 +75,7 @@ def level_change_db(original: FloatArray, changed: FloatArray) -> float | None:
 
 
 def masking_margin(original: FloatArray, changed: FloatArray, rate: float) -> Margin | None:
-    """The change against what the original masks, see :class:`kaldi_uq.masking.Margin`; ``None`` if nothing was added.
+    """The change against what the original masks (:class:`kaldi_uq.audio.masking.Margin`); ``None``: nothing was added.
 
     >>> wave = 0.3 * np.sin(np.arange(4000.0))
     >>> found = masking_margin(wave, 1.001 * wave, 8000)

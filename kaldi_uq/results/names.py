@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from kaldi_uq.types import MODEL_KINDS
+from kaldi_uq.nnet.config import MODEL_KINDS
 
 MODEL_NAMES = {
     "dnn": "fNN (dnn)",

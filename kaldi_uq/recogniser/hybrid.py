@@ -18,14 +18,15 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from kaldi_uq.errors import DataError, ModelFileError
+from kaldi_uq.feats.config import FrontEndConfig
 from kaldi_uq.feats.frontend import FrontEnd
 from kaldi_uq.io.files import atomic_write
 from kaldi_uq.nnet import AcousticModel, build_model
 from kaldi_uq.nnet.base import FrameModel
-from kaldi_uq.types import FrontEndConfig, ModelConfig
+from kaldi_uq.nnet.config import ModelConfig
 
-FORMAT = "kaldi_uq.hybrid.1"
-WEIGHTS_FORMAT = "kaldi_uq.hybrid-weights.1"  # of a network that no configuration describes
+FORMAT = "kaldi_uq.recogniser.hybrid.1"
+WEIGHTS_FORMAT = "kaldi_uq.recogniser.hybrid-weights.1"  # of a network that no configuration describes
 MODEL_FILE = "final.safetensors"
 
 
@@ -101,7 +102,7 @@ class HybridModel(nn.Module):
         """Say which statistics each utterance is normalised with.  They are no part of the model file.
 
         Args:
-            stats: utt -> (2, D + 1) float64 CMVN statistics of its speaker; see :mod:`kaldi_uq.speakers`.
+            stats: utt -> (2, D + 1) float64 CMVN statistics of its speaker; see :mod:`kaldi_uq.recogniser.speakers`.
         """
         self._speakers = {utt: torch.from_numpy(np.array(values, np.float64)) for utt, values in stats.items()}
 

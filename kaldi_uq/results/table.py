@@ -13,8 +13,8 @@ from typing import Any
 
 from kaldi_uq.errors import DataError
 from kaldi_uq.io.files import read_json, write_json
-from kaldi_uq.report.names import attack_key, check_key, detector_key, model_key, statistic_key
-from kaldi_uq.scoring import ErrorRate
+from kaldi_uq.results.names import attack_key, check_key, detector_key, model_key, statistic_key
+from kaldi_uq.results.word_errors import ErrorRate
 
 _SECTIONS: dict[str, type] = {
     "environment": dict,

@@ -20,14 +20,16 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from kaldi_uq.engine.base import Engine
+from kaldi_uq.engine.base import DecodeConfig, Engine
 from kaldi_uq.errors import DataError, UsageError
+from kaldi_uq.feats.config import FrontEndConfig
 from kaldi_uq.feats.splice import gather_spliced
-from kaldi_uq.hybrid import MODEL_FILE, HybridModel
 from kaldi_uq.io.files import atomic_write, digest, write_json
 from kaldi_uq.io.lang import Lang
-from kaldi_uq.training_set import TrainingSet, make_training_set
-from kaldi_uq.types import DecodeConfig, FrontEndConfig, ModelConfig, TrainConfig
+from kaldi_uq.nnet.config import ModelConfig
+from kaldi_uq.recogniser.hybrid import MODEL_FILE, HybridModel
+from kaldi_uq.training.config import TrainConfig
+from kaldi_uq.training.dataset import TrainingSet, make_training_set
 
 log = logging.getLogger(__name__)
 

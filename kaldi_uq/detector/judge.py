@@ -10,12 +10,11 @@ from pathlib import Path
 import numpy as np
 
 from kaldi_uq.detector import OneClassDetector
-from kaldi_uq.engine.base import Engine
+from kaldi_uq.detector.normal import Stretch, stretches_above
+from kaldi_uq.engine.base import DecodeConfig, Engine
 from kaldi_uq.errors import DataError
-from kaldi_uq.evaluate import UtteranceScores, decode_waves, score_waves
-from kaldi_uq.frames import Stretch, stretches_above
-from kaldi_uq.hybrid import HybridModel
-from kaldi_uq.types import DecodeConfig
+from kaldi_uq.recogniser.hybrid import HybridModel
+from kaldi_uq.recogniser.scores import UtteranceScores, decode_waves, score_waves
 
 
 @dataclass(frozen=True)

@@ -16,8 +16,8 @@ from tqdm import tqdm
 from kaldi_uq.errors import DataError
 from kaldi_uq.feats.cmvn import GlobalNorm
 from kaldi_uq.feats.framing import valid_mask
-from kaldi_uq.hybrid import HybridModel
 from kaldi_uq.io.waves import plan_batches, wave_batches
+from kaldi_uq.recogniser.hybrid import HybridModel
 
 log = logging.getLogger(__name__)
 

@@ -1,0 +1,141 @@
+"""Configurations of attacks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from kaldi_uq.config import Config, one_of, require
+
+CONSTRAINTS = ("linf", "l2", "snr", "masking")
+STEP_RULES = ("cosine", "fixed", "apgd")
+LOSSES = ("cross_entropy", "margin")
+
+
+@dataclass(frozen=True)
+class AttackConfig(Config):
+    """An attack at the waveform; each field is one part of it, and the defaults are the strong choice.
+
+    ``eps`` caps the change of every sample under each constraint: ``linf`` has no other bound, ``l2`` bounds the root
+    mean square of the perturbation (``rms``), ``snr`` its power against that of the audio (``snr_db``), ``masking`` its
+    spectrum by what the audio masks, plus ``masking_db``.
+
+    ``apgd`` halves the step of an utterance where it no longer helps, ``cosine`` decays it to nearly 0, ``fixed`` keeps
+    it.  ``step_size`` 0 stands for the strong choice: with ``apgd`` twice eps, but at most 0.1, with the others eps/8,
+    and the whole way if there is one step (FGSM: ``num_steps 1``, no random start).  ``realign_every`` k > 0 realigns
+    the target with the current posteriors every k steps.  ``judge_every`` k > 0 lets the decoder look every k steps and
+    keeps the best candidate.
+
+    The defaults were measured on the recipe's models: 200 steps reach what 400 reach to a point or two, realigned
+    targets are worth tens of points at small eps, and ten draws of a random model in a gradient 2 to 10 points.  The
+    paper's attack (cleverhans 2.1.0, ``MadryEtAl``) is ``step_rule fixed``, ``step_size 0.01``, ``num_steps 40``,
+    whatever eps is, one draw, and targets aligned once.
+    """
+
+    eps: float = 0.02
+    constraint: str = "linf"
+    rms: float = 0.005  # l2 only: root mean square of the perturbation, full scale 1
+    snr_db: float = 25.0  # snr only
+    masking_db: float = 0.0  # masking only: how far above the masking threshold the perturbation may be
+    loss: str = "cross_entropy"
+    untargeted: bool = False  # away from what is spoken, instead of towards a target
+    num_steps: int = 200
+    step_rule: str = "apgd"
+    step_size: float = 0.0
+    momentum: float = 0.0  # share of the last direction that stays in the next (MI-FGSM: 1, with fixed steps)
+    random_start: bool = True
+    num_starts: int = 1  # the judge's best is kept; what succeeds is not started again
+    realign_every: int = 25  # the frames of a target are a choice: follow the posteriors; 0: never
+    judge_every: int = 0  # 0: at the end of each start, where there are several; every 20 steps to stop early
+    early_stop: bool = False  # leave an utterance as soon as the decoder writes what is wanted
+    eot_samples: int = 10  # draws of a random model that one gradient averages over
+    eot_draws: str = "fresh"  # new draws in each step, or the same in all (fixed)
+    hide_steps: int = 0  # k > 0: then k steps that hide the perturbation below the masking threshold, success kept
+    nes_pairs: int = 0  # k > 0: black box, the gradient estimated from 2k queries a step (kaldi_uq.attacks.black_box)
+    nes_sigma: float = 0.01  # black box only: deviation of the queries' noise, full scale 1
+    nes_context: int = 10  # black box only: frames to each side of a sample that it may act on; 0: all frames
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        require(0 <= self.eps <= 1, f"eps must be a number in [0, 1] (full scale is 1), got {self.eps}")
+        one_of("constraint", self.constraint, CONSTRAINTS)
+        require(0 < self.rms <= 1, f"rms must be in (0, 1], got {self.rms}")
+        require(-100 <= self.snr_db <= 200, f"snr_db must be in [-100, 200], got {self.snr_db}")
+        require(-100 <= self.masking_db <= 100, f"masking_db must be in [-100, 100], got {self.masking_db}")
+        one_of("loss", self.loss, LOSSES)
+        require(self.num_steps >= 1, f"num_steps must be >= 1, got {self.num_steps}")
+        one_of("step_rule", self.step_rule, STEP_RULES)
+        require(self.step_size >= 0, f"step_size must be >= 0 (0: by the step rule), got {self.step_size}")
+        require(
+            self.step_size == 0 or self.constraint == "linf",
+            f"step_size is in full scale, which is the unit of constraint linf alone; leave it 0 for {self.constraint}",
+        )
+        require(0 <= self.momentum <= 1, f"momentum must be in [0, 1], got {self.momentum}")
+        require(
+            not (self.momentum and self.step_rule == "apgd"),
+            "apgd has a momentum of its own: leave momentum 0, or set step_rule to fixed or cosine",
+        )
+        require(self.num_starts >= 1, f"num_starts must be >= 1, got {self.num_starts}")
+        require(self.realign_every >= 0, f"realign_every must be >= 0, got {self.realign_every}")
+        require(self.judge_every >= 0, f"judge_every must be >= 0, got {self.judge_every}")
+        require(self.eot_samples >= 1, f"eot_samples must be >= 1, got {self.eot_samples}")
+        one_of("eot_draws", self.eot_draws, ("fresh", "fixed"))
+        require(
+            self.eot_draws == "fresh" or not (self.early_stop or self.num_starts > 1 or self.hide_steps),
+            "eot_draws fixed is for a whole batch: early_stop, num_starts and hide_steps leave utterances out, and the "
+            "others would have new draws",
+        )
+        require(self.hide_steps >= 0, f"hide_steps must be >= 0, got {self.hide_steps}")
+        require(
+            not (self.hide_steps and self.constraint != "linf"),
+            f"hide_steps has a bound on the spectrum of its own, beside eps: it cannot keep that of {self.constraint}",
+        )
+        require(self.nes_pairs >= 0, f"nes_pairs must be >= 0, got {self.nes_pairs}")
+        require(0 < self.nes_sigma <= 1, f"nes_sigma must be in (0, 1], got {self.nes_sigma}")
+        require(self.nes_context >= 0, f"nes_context must be >= 0, got {self.nes_context}")
+        require(self.seed >= 0, f"seed must be >= 0, got {self.seed}")
+
+    @property
+    def needs_judge(self) -> bool:
+        """Whether the decoder takes part."""
+        return self.looks_every > 0 or self.num_starts > 1
+
+    @property
+    def looks_every(self) -> int:
+        """Steps between two looks of the decoder; 0: none before the end of a start."""
+        return self.judge_every or (20 if self.early_stop else 0)
+
+
+@dataclass(frozen=True)
+class AdaptiveConfig(Config):
+    """What an attack that knows the detector does about it; without ``statistics`` the attack knows of none.
+
+    The detectors are fitted and calibrated as the defender's are.  ``aim`` is the share of benign scores below the
+    score that is aimed at.  Nothing is gained from being less suspicious than half of the clean speech; stopping just
+    below the threshold would be enough to pass once, but an example of a random model has to pass again.
+    """
+
+    statistics: str = ""  # of the detectors to pass, separated by commas; all: every statistic of the model
+    sided: str = "two"  # the detectors' form; both: one-sided and two-sided ones have to be passed
+    fpr: float = 0.01  # false-positive rate of their thresholds on the set that they are fitted on
+    aim: float = 0.5
+    num_rounds: int = 6  # the first one is the attack without penalty, of num_steps
+    round_steps: int = 100  # of each later round
+    num_scorings: int = 4  # of a random model: an example is as good as the worst of them
+    lambda_start: float = 0.5  # weight of the penalty in the second round
+    lambda_max: float = 1e4
+
+    def __post_init__(self) -> None:
+        require(len(set(self.names)) == len(self.names), f"statistics names one twice: {self.statistics!r}")
+        one_of("sided", self.sided, ("one", "two", "both"))
+        require(0 < self.fpr < 1, f"fpr must be in (0, 1), got {self.fpr}")
+        require(0 < self.aim < 1, f"aim must be in (0, 1), got {self.aim}")
+        require(self.num_rounds >= 1, f"num_rounds must be >= 1, got {self.num_rounds}")
+        require(self.num_scorings >= 1, f"num_scorings must be >= 1, got {self.num_scorings}")
+        require(self.round_steps >= 1, f"round_steps must be >= 1, got {self.round_steps}")
+        require(self.lambda_start > 0, f"lambda_start must be positive, got {self.lambda_start}")
+        require(self.lambda_max >= self.lambda_start, f"lambda_max must be >= lambda_start, got {self.lambda_max}")
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The statistics, one by one."""
+        return tuple(name.strip() for name in self.statistics.split(",") if name.strip())

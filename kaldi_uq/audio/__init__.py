@@ -1,0 +1,1 @@
+"""Audio itself: what masks what, how it is disturbed, measured and synthesised."""

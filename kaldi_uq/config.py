@@ -1,0 +1,173 @@
+"""Configurations as frozen dataclasses, from and to flags of a command, option files and plain JSON.
+
+The flags of a command carry the field names of its configuration (``step_size`` is ``--step-size``), and a test holds
+the two together.  ``to_dict`` and ``from_dict`` are the only way into and out of files: plain JSON, unknown names are
+an error.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import math
+import typing
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from kaldi_uq.errors import UsageError
+
+ConfigT = TypeVar("ConfigT", bound="Config")
+
+
+@dataclass(frozen=True)
+class Config:
+    """Base of the configurations: conversion to and from plain dictionaries."""
+
+    def to_dict(self) -> dict[str, Any]:
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls: type[ConfigT], values: dict[str, Any]) -> ConfigT:
+        """Build the configuration from a dictionary.
+
+        Raises:
+            ValueError: a name that the configuration does not have, or a value out of range.
+        """
+        if not isinstance(values, dict):
+            raise ValueError(f"{cls.__name__} must be names with values, got {values!r}")
+        names = {f.name for f in dataclasses.fields(cls)}
+        unknown = sorted(set(values) - names)
+        if unknown:
+            raise ValueError(f"{cls.__name__} has no field {', '.join(unknown)}; it has {', '.join(sorted(names))}")
+        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+
+
+def require(condition: bool, message: str) -> None:
+    if not condition:
+        raise ValueError(message)
+
+
+def one_of(name: str, value: str, choices: tuple[str, ...]) -> None:
+    require(value in choices, f"{name} must be {', '.join(choices[:-1])} or {choices[-1]}, got {value!r}")
+
+
+def flag(name: str) -> str:
+    """The flag of a field: ``step_size`` is ``--step-size``."""
+    return "--" + name.replace("_", "-")
+
+
+def add_config_flags(parser: argparse.ArgumentParser, config: type[Config], *, skip: Collection[str] = ()) -> None:
+    """Add a flag for each field of a configuration; the defaults stay those of the configuration.
+
+    Args:
+        parser: the parser.
+        config: a frozen dataclass with defaults of type bool, int, float, str or tuple of int.
+        skip: fields that the command sets in another way.
+    """
+    group = parser.add_argument_group(f"{config.__name__} (defaults in brackets)")
+    types = typing.get_type_hints(config)
+    for field in dataclasses.fields(config):
+        if field.name in skip:
+            continue
+        default = field.default
+        shown = ",".join(map(str, default)) if isinstance(default, tuple) else default
+        group.add_argument(
+            flag(field.name),
+            dest=field.name,
+            type=_parser_of(types[field.name]),
+            default=None,
+            metavar="true|false" if types[field.name] is bool else field.name.upper(),
+            help=f"[{str(shown).lower() if isinstance(shown, bool) else shown}]",
+        )
+
+
+def _parser_of(kind: Any) -> Any:
+    if kind is bool:
+        return _boolean
+    if kind is float:
+        return _number
+    return kind if kind in (int, str) else _integers
+
+
+def _boolean(text: str) -> bool:
+    if text not in ("true", "false"):
+        raise argparse.ArgumentTypeError(f"expected true or false, got {text!r}")
+    return text == "true"
+
+
+def _number(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise argparse.ArgumentTypeError(f"expected a finite number, got {text!r}")
+    return value
+
+
+def _integers(text: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(part) for part in text.replace(",", " ").split())
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"expected integers separated by commas, got {text!r}") from None
+
+
+def config_from(
+    args: argparse.Namespace, config: type[ConfigT], *, beneath: Mapping[str, Any] | None = None, **fixed: Any
+) -> ConfigT:
+    """The configuration: ``fixed`` wins over flags, flags over ``--config FILE``, that over ``beneath`` and defaults.
+
+    Raises:
+        UsageError: a value out of range, or an unknown name in the file.
+    """
+    names = {f.name for f in dataclasses.fields(config)}
+    values: dict[str, Any] = dict(beneath or {})
+    path = getattr(args, "config", None)
+    if path:
+        values |= {k: v for k, v in read_option_file(Path(path), args.known_fields).items() if k in names}
+    values |= {n: v for n in names if (v := getattr(args, n, None)) is not None}
+    try:
+        return config(**(values | fixed))
+    except ValueError as error:
+        raise UsageError(str(error)) from None
+
+
+def add_config_file(parser: argparse.ArgumentParser, *configs: type[Config], skip: Collection[str] = ()) -> None:
+    """Add ``--config FILE``: options of these configurations but ``skip``, one ``--name=value`` a line."""
+    parser.add_argument("--config", metavar="FILE", help="options, one --name=value a line; flags win over it")
+    known = {f.name: typing.get_type_hints(c)[f.name] for c in configs for f in dataclasses.fields(c)}
+    parser.set_defaults(known_fields={name: kind for name, kind in known.items() if name not in skip})
+
+
+def read_option_file(path: Path, known: dict[str, Any]) -> dict[str, Any]:
+    """Read ``--name=value`` lines as data.
+
+    Raises:
+        UsageError: the file is missing; a line is not of this form; an unknown name; a value of the wrong type.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except FileNotFoundError:
+        raise UsageError(f"--config {path}: no such file") from None
+    except UnicodeDecodeError as error:
+        raise UsageError(f"--config {path}: not a text file ({error})") from None
+    values = {}
+    for number, line in enumerate(lines, 1):
+        line = line.partition("#")[0].strip()
+        if not line:
+            continue
+        name, equals, text = line.removeprefix("--").partition("=")
+        name = name.strip().replace("-", "_")
+        if not equals:
+            raise UsageError(f"{path}:{number}: expected --name=value, found {line!r}")
+        if name not in known:
+            raise UsageError(
+                f"{path}:{number}: unknown option {flag(name)}; known: {', '.join(map(flag, sorted(known)))}"
+            )
+        try:
+            values[name] = _parser_of(known[name])(text.strip())
+        except (ValueError, argparse.ArgumentTypeError) as error:
+            raise UsageError(f"{path}:{number}: {flag(name)}: {error}") from None
+    return values

@@ -1,0 +1,1 @@
+"""The engine on the programs of a Kaldi installation."""

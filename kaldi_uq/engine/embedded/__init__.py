@@ -1,0 +1,1 @@
+"""The engine on Kaldi's C++ as Python wheels."""

@@ -1,0 +1,137 @@
+"""Configurations of the features and of the front end."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from kaldi_uq.config import Config, require
+
+
+@dataclass(frozen=True)
+class FrameConfig(Config):
+    """Options that Kaldi's ``compute-mfcc-feats`` and ``compute-fbank-feats`` share, with Kaldi's names and defaults.
+
+    Only ``dither`` has another default, 0: it would make features random, and a gradient through them meaningless.
+
+    Source: Kaldi ``src/feat/feature-window.h``, ``mel-computations.h``.
+    """
+
+    sample_frequency: float = 16000.0  # Hz
+    frame_length: float = 25.0  # ms
+    frame_shift: float = 10.0  # ms
+    dither: float = 0.0
+    preemphasis_coefficient: float = 0.97
+    remove_dc_offset: bool = True
+    window_type: str = "povey"
+    blackman_coeff: float = 0.42
+    round_to_power_of_two: bool = True
+    snip_edges: bool = True
+    num_mel_bins: int = 23
+    low_freq: float = 20.0  # Hz
+    high_freq: float = 0.0  # Hz; 0 or negative: offset from the Nyquist frequency
+    energy_floor: float = 0.0
+    raw_energy: bool = True
+    htk_compat: bool = False
+
+    def __post_init__(self) -> None:
+        require(self.sample_frequency > 0, f"sample_frequency must be positive, got {self.sample_frequency}")
+        require(self.frame_length > 0 and self.frame_shift > 0, "frame_length and frame_shift must be positive")
+        require(
+            self.dither == 0.0,
+            f"dither must be 0, got {self.dither}: random features have no meaningful gradient; set --dither=0",
+        )
+        windows = ("povey", "hanning", "hamming", "rectangular", "blackman", "sine")
+        require(self.window_type in windows, f"window_type must be one of {windows}, got {self.window_type!r}")
+        require(
+            0 <= self.preemphasis_coefficient <= 1,
+            f"preemphasis_coefficient must be in [0, 1], got {self.preemphasis_coefficient}",
+        )
+        require(self.num_mel_bins >= 3, f"num_mel_bins must be >= 3, got {self.num_mel_bins}")
+
+    @property
+    def nyquist(self) -> float:
+        """Half the sample frequency, Hz."""
+        return self.sample_frequency / 2
+
+    @property
+    def frame_shift_s(self) -> float:
+        """Frame shift in seconds."""
+        return self.frame_shift / 1000.0
+
+
+@dataclass(frozen=True)
+class MfccConfig(FrameConfig):
+    """Options of Kaldi's ``compute-mfcc-feats``, with Kaldi's defaults.
+
+    Source: Kaldi ``src/feat/feature-mfcc.h``.
+    """
+
+    num_ceps: int = 13
+    use_energy: bool = True
+    cepstral_lifter: float = 22.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(
+            1 <= self.num_ceps <= self.num_mel_bins,
+            f"num_ceps must be between 1 and num_mel_bins ({self.num_mel_bins}), got {self.num_ceps}",
+        )
+
+
+@dataclass(frozen=True)
+class FbankConfig(FrameConfig):
+    """Options of Kaldi's ``compute-fbank-feats``, with Kaldi's defaults; always of the power spectrum.
+
+    Source: Kaldi ``src/feat/feature-fbank.h``.
+    """
+
+    use_energy: bool = False
+    use_log_fbank: bool = True
+
+
+@dataclass(frozen=True)
+class FrontEndConfig(Config):
+    """From the waveform to the input of the network.
+
+    ``kind`` is ``kaldi`` (Kaldi's MFCC, options ``mfcc``), ``fbank`` (Kaldi's filter banks, options ``fbank``) or
+    ``torchaudio`` (the paper's: torchaudio's MFCC on peak-normalised audio).  ``cmvn`` is ``none``, ``utterance`` (mean
+    of the utterance itself, differentiable) or ``speaker`` (given statistics, Kaldi's ``apply-cmvn --utt2spk``);
+    ``norm_vars`` divides by the deviation too.  After the deltas every dimension is normalised with the mean and
+    deviation of the training set, which the model file carries.
+    """
+
+    kind: str = "kaldi"
+    mfcc: MfccConfig = MfccConfig()
+    fbank: FbankConfig = FbankConfig()
+    cmvn: str = "none"
+    norm_vars: bool = False
+    delta_order: int = 2
+    delta_window: int = 2
+    left_context: int = 4
+    right_context: int = 4
+
+    def __post_init__(self) -> None:
+        kinds = ("kaldi", "fbank", "torchaudio")
+        require(self.kind in kinds, f"frontend must be kaldi, fbank or torchaudio, got {self.kind!r}")
+        require(
+            self.cmvn in ("none", "utterance", "speaker"), f"cmvn must be none, utterance or speaker: {self.cmvn!r}"
+        )
+        require(self.left_context >= 0 and self.right_context >= 0, "left_context and right_context must be >= 0")
+        require(self.delta_order >= 0 and self.delta_window > 0, "delta_order must be >= 0, delta_window > 0")
+
+    @property
+    def base(self) -> MfccConfig | FbankConfig:
+        """Options of the features that all else is made from."""
+        return self.fbank if self.kind == "fbank" else self.mfcc
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> FrontEndConfig:
+        parts: tuple[tuple[str, type[MfccConfig] | type[FbankConfig]], ...] = (
+            ("mfcc", MfccConfig),
+            ("fbank", FbankConfig),
+        )
+        for name, kind in parts:
+            if isinstance(values, dict) and not isinstance(values.get(name, kind()), kind):
+                values = {**values, name: kind.from_dict(values[name])}
+        return super().from_dict(values)

@@ -1,0 +1,1 @@
+"""Lexicon directories, language models, sentences."""

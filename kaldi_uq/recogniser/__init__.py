@@ -1,0 +1,1 @@
+"""The recogniser: acoustic model, lexicon and decoder, opened once."""

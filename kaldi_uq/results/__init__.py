@@ -1,0 +1,1 @@
+"""What was measured: tables of a run, utterances, word errors."""
