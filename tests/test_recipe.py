@@ -15,7 +15,7 @@ from scipy.signal import resample_poly
 
 from kaldi_uq.attacks.config import AttackConfig
 from kaldi_uq.cli.main import main
-from kaldi_uq.io.ark import read_alignments, read_matrices
+from kaldi_uq.io.ark import read_alignments, read_matrix
 from kaldi_uq.io.datadir import DataDir, read_table
 from kaldi_uq.io.kaldi_model import read_topology
 from kaldi_uq.io.validate import validate_data_dir
@@ -209,7 +209,7 @@ def test_number_of_jobs_changes_no_feature_alignment_graph_or_score(tiny_recipe:
 def _feats(path: Path) -> list[tuple[str, np.ndarray]]:
     """Features and speaker statistics, wherever the working directory is."""
     tables = [read_table(path / "data/train" / name) for name in ("feats.scp", "cmvn.scp")]
-    return [item for table in tables for item in read_matrices({k: f"{path}/{v}" for k, v in table.items()})]
+    return [(key, read_matrix(f"{path}/{place}")) for table in tables for key, place in table.items()]
 
 
 # --- other corpora and lexicons
