@@ -13,6 +13,7 @@ import numpy as np
 
 from kaldi_uq.engine.base import Engine, EngineOptions
 from kaldi_uq.engine.binaries.jobs import PROGRAMS
+from kaldi_uq.io.kaldi_model import TransitionTable
 
 
 @dataclass(frozen=True)
@@ -92,3 +93,9 @@ def read_text_matrices(text: str) -> dict[str, np.ndarray]:
 def read_text_vectors(text: str) -> dict[str, list[int]]:
     """The integer vectors of a text archive."""
     return {line.split()[0]: [int(word) for word in line.split()[1:]] for line in text.splitlines()}
+
+
+def tid_to_phone(table: TransitionTable) -> np.ndarray:
+    """(num_transition_ids + 1,) the phone of each transition-id; entry 0 is unused."""
+    counts = [len(table.topology.entry(phone)[state].transitions) for phone, state, *_ in table.tuples]
+    return np.concatenate([[0], np.repeat([phone for phone, *_ in table.tuples], counts)])

@@ -17,6 +17,7 @@ from kaldi_uq.io.ark import read_alignments
 from kaldi_uq.io.kaldi_model import TransitionTable, read_gmm_model, read_transitions
 from kaldi_uq.io.lang import Lang
 from tests import tiny
+from tests.kaldi import tid_to_phone
 from tests.tiny import TinySystem
 
 ACWT = 0.3
@@ -141,7 +142,7 @@ class TestAlign:
     def test_phones_of_the_path_are_those_of_the_text(self, system: TinySystem) -> None:
         table, sil = system.table, system.lang.phones["sil"]
         for utt, ali in system.alignments.items():
-            phones = [p for p, _ in itertools.groupby(table.tid_to_phone[ali].tolist()) if p != sil]
+            phones = [p for p, _ in itertools.groupby(tid_to_phone(table)[ali].tolist()) if p != sil]
             merged = [word for word, _ in itertools.groupby(system.text[utt])]
             names = {index: phone for phone, index in system.lang.phones.items()}
             spoken = [names[p] for p in phones]

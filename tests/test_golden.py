@@ -26,7 +26,7 @@ from kaldi_uq.io.tree import read_tree_bytes
 from kaldi_uq.io.wav import to_int16
 from tests import tiny
 from tests.golden.make import CONF, DECODE, NUM_TEST
-from tests.kaldi import read_text_vectors
+from tests.kaldi import read_text_vectors, tid_to_phone
 from tests.test_parity_models import expected_transitions, info, read_show_transitions
 
 GOLDEN = Path(__file__).resolve().parent / "golden"
@@ -175,7 +175,7 @@ class TestAlignments:
         assert shown.keys() == alignments.keys()
         for utt, phones in shown.items():
             assert [phone for phone in phones if phone != "sil"] == text[utt]
-            ours = [names[phone] for phone, _ in itertools.groupby(table.tid_to_phone[alignments[utt]].tolist())]
+            ours = [names[phone] for phone, _ in itertools.groupby(tid_to_phone(table)[alignments[utt]].tolist())]
             assert ours == [phone for phone, _ in itertools.groupby(phones)]
 
     def test_forced_alignment_is_kaldis_transition_id_for_transition_id(
