@@ -13,6 +13,7 @@ import numpy as np
 
 from kaldi_uq.engine.base import Engine, EngineOptions
 from kaldi_uq.engine.binaries.jobs import PROGRAMS
+from tests.recipe import LIMIT_S
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,7 @@ class Kaldi:
         """The recipe that has the scripts of all others: ``steps`` and ``utils``."""
         return self.root / "egs/wsj/s5"
 
-    def run(self, *command: object, cwd: Path | None = None, timeout: float = 120) -> str:
+    def run(self, *command: object, cwd: Path | None = None) -> str:
         """Run a program or script; its output.  A failure is one of the test."""
         done = subprocess.run(
             [str(word) for word in command],
@@ -46,7 +47,7 @@ class Kaldi:
             env=self.env,
             stdin=subprocess.DEVNULL,
             capture_output=True,
-            timeout=timeout,
+            timeout=LIMIT_S,
             check=False,
         )
         said = done.stderr.decode(errors="replace")

@@ -5,13 +5,12 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from tests.conftest import REPO, RunScript
+from tests.conftest import RunScript
+from tests.recipe import LIMIT_S, REPO, wait_for
 
 UTILS = REPO / "utils"
 
@@ -38,13 +37,6 @@ esac
 
 def _lines(log: Path) -> list[str]:
     return log.read_text().splitlines() if log.exists() else []
-
-
-def _wait_for(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 300
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
 
 
 @pytest.fixture
@@ -77,14 +69,14 @@ def fresh(tmp_path: Path):
         @staticmethod
         def make(**env: str) -> subprocess.CompletedProcess[str]:
             process = Fresh.popen(["bash", str(root / "utils/make_env.sh")], **env)
-            out, err = process.communicate(timeout=600)
+            out, err = process.communicate(timeout=LIMIT_S)
             return subprocess.CompletedProcess([], process.returncode, out, err)
 
         @staticmethod
         def source(**env: str) -> subprocess.CompletedProcess[str]:
             command = f'set -euo pipefail; . "{root}/utils/env.sh"; type -P python3; set +u; . "{root}/utils/env.sh"'
             process = Fresh.popen(["bash", "-c", command], **env)
-            out, err = process.communicate(timeout=600)
+            out, err = process.communicate(timeout=LIMIT_S)
             return subprocess.CompletedProcess([], process.returncode, out, err)
 
         @staticmethod
@@ -115,7 +107,7 @@ def test_environment_is_made_once_and_again_when_setup_changes(fresh) -> None:
 
 def test_killed_installation_is_completed_by_the_next_call(fresh) -> None:
     process = fresh.popen(["bash", str(fresh.venv.parent / "utils/make_env.sh")], PIP_SLEEP="600")
-    _wait_for(lambda: fresh.installations() > 0)
+    wait_for(lambda: fresh.installations() > 0)
     os.killpg(process.pid, signal.SIGKILL)
     process.communicate()
     assert not (fresh.venv / ".done").exists()
@@ -135,7 +127,7 @@ def test_byte_code_is_made_once_of_what_is_installed_and_of_the_checkout(fresh) 
 
 def test_environment_without_byte_code_is_compiled_and_not_installed_again(fresh) -> None:
     process = fresh.popen(["bash", str(fresh.venv.parent / "utils/make_env.sh")], COMPILE_SLEEP="600")
-    _wait_for(lambda: len(fresh.compilations()) > 0)
+    wait_for(lambda: len(fresh.compilations()) > 0)
     os.killpg(process.pid, signal.SIGKILL)
     process.communicate()
     assert (fresh.venv / ".done").exists()
