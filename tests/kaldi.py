@@ -14,6 +14,7 @@ import numpy as np
 from kaldi_uq.engine.base import Engine, EngineOptions
 from kaldi_uq.engine.binaries.jobs import PROGRAMS
 from kaldi_uq.io.kaldi_model import TransitionTable
+from tests.recipe import LIMIT_S
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,7 @@ class Kaldi:
         """The recipe that has the scripts of all others: ``steps`` and ``utils``."""
         return self.root / "egs/wsj/s5"
 
-    def run(self, *command: object, cwd: Path | None = None, timeout: float = 120) -> str:
+    def run(self, *command: object, cwd: Path | None = None) -> str:
         """Run a program or script; its output.  A failure is one of the test."""
         done = subprocess.run(
             [str(word) for word in command],
@@ -47,7 +48,7 @@ class Kaldi:
             env=self.env,
             stdin=subprocess.DEVNULL,
             capture_output=True,
-            timeout=timeout,
+            timeout=LIMIT_S,
             check=False,
         )
         said = done.stderr.decode(errors="replace")

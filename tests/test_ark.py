@@ -27,7 +27,7 @@ from kaldi_uq.io.ark import (
 from kaldi_uq.io.compressed import compress
 from kaldi_uq.io.datadir import DataDir, read_table
 from kaldi_uq.io.feats_dir import gmm_features, with_deltas
-from tests.conftest import REPO
+from tests.recipe import LIMIT_S, REPO
 
 # One matrix in Kaldi's three compressed formats, written and read by kaldi-native-io 1.23.0, which compiles Kaldi's own
 # compressed-matrix.cc: row t is (t, 5 - 2 t), but the first column has 100 in row 3.
@@ -293,7 +293,7 @@ class TestImport:
             "assert dict(os.environ) == before, set(os.environ.items()) ^ set(before.items())"
         )
         done = subprocess.run(
-            [sys.executable, "-c", code], env=env, capture_output=True, text=True, timeout=60, check=False
+            [sys.executable, "-c", code], env=env, capture_output=True, text=True, timeout=LIMIT_S, check=False
         )
         assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
