@@ -11,14 +11,18 @@ With p_m the posterior of draw or member m and p their mean, over M draws and C 
 Equation 5 is per class and the paper does not say how classes are reduced; its published code evaluates the maximum.
 Nothing here grows with M: a hundred draws cost the memory of one chunk and of a few sums.
 
+An aggregate makes one number an utterance of a measure: :class:`Statistic`.  Both can be added, see :func:`measure` and
+:func:`aggregate`.
+
 Source: section 3.2 of the paper.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
@@ -29,6 +33,135 @@ from torch import Tensor
 LOG_FLOOR = -746.0
 
 MEASURES = ("predictive_entropy", "expected_entropy", "mutual_information", "variance", "akld")
+NEED_DRAWS = {"mutual_information", "variance", "akld"}  # measures that one draw alone does not have
+
+Measure: TypeAlias = Callable[[Mapping[str, Tensor]], Tensor]
+Aggregate: TypeAlias = Callable[[Tensor, Tensor, Tensor], Tensor]
+ADDED_MEASURES: dict[str, Measure] = {}
+
+
+@dataclass(frozen=True)
+class Statistic:
+    """One number an utterance: a measure of its frames, and how the frames are summed up.
+
+    Attributes:
+        measure: name of a measure.
+        aggregate: name of an aggregate.
+
+    >>> Statistic.parse("max_predictive_entropy")
+    Statistic(measure='predictive_entropy', aggregate='max')
+    """
+
+    measure: str
+    aggregate: str
+
+    @property
+    def name(self) -> str:
+        """The name in tables and files: ``<aggregate>_<measure>``."""
+        return f"{self.aggregate}_{self.measure}"
+
+    @classmethod
+    def parse(cls, name: str) -> Statistic:
+        """The statistic of a name.
+
+        Raises:
+            ValueError: its aggregate or its measure is not known.
+        """
+        aggregate, _, measure = name.partition("_")
+        measures = (*MEASURES, *ADDED_MEASURES)
+        if aggregate not in AGGREGATES or measure not in measures:
+            raise ValueError(
+                f"statistic {name!r:.60} is not known: expected <aggregate>_<measure>, with an aggregate of "
+                f"{', '.join(AGGREGATES)} and a measure of {', '.join(measures)}"
+            )
+        return cls(measure, aggregate)
+
+
+def measure(name: str, *, needs_draws: bool = False) -> Callable[[Measure], Measure]:
+    """Decorator that adds a measure: :func:`measures_from_draws` computes it, and every statistic of it exists.
+
+    Args:
+        name: name of the measure.
+        needs_draws: whether one draw alone does not have it.
+
+    Returns:
+        A decorator of a function from the measures of :meth:`UncertaintyAccumulator.result`, with ``log_mean_post
+        (B, T, C)``, to ``(B, T)``: higher is less certain, and differentiable if attacks are to use it.
+
+    Raises:
+        ValueError: the name is one of this module's own.
+
+    >>> @measure("low_confidence")
+    ... def low_confidence(measures):
+    ...     return 1 - measures["log_mean_post"].amax(-1).exp()
+    >>> Statistic.parse("mean_low_confidence").measure
+    'low_confidence'
+    >>> _ = ADDED_MEASURES.pop("low_confidence")
+    """
+    if name in (*MEASURES, "log_mean_post"):
+        raise ValueError(f"there is already a measure {name!r}: choose another name")
+
+    def add(function: Measure) -> Measure:
+        ADDED_MEASURES[name] = function
+        (NEED_DRAWS.add if needs_draws else NEED_DRAWS.discard)(name)
+        return function
+
+    return add
+
+
+def _max(values: Tensor, valid: Tensor, lengths: Tensor) -> Tensor:
+    return values.masked_fill(~valid, -math.inf).amax(1)
+
+
+def _mean(values: Tensor, valid: Tensor, lengths: Tensor) -> Tensor:
+    return values.masked_fill(~valid, 0.0).sum(1) / lengths
+
+
+def quantile(fraction: float) -> Aggregate:
+    """The aggregate that takes a quantile of the frames; between two frames it interpolates linearly.
+
+    Raises:
+        ValueError: the fraction is not in [0, 1].
+    """
+    if not 0.0 <= fraction <= 1.0:
+        raise ValueError(f"quantile must be in [0, 1], got {fraction}")
+
+    def quantile_of(values: Tensor, valid: Tensor, lengths: Tensor) -> Tensor:
+        ordered = values.masked_fill(~valid, math.inf).sort(1).values
+        position = fraction * (lengths - 1).to(torch.float64)
+        below = position.floor().long()
+        above = torch.minimum(below + 1, lengths - 1)
+        low, high = (ordered.gather(1, index.unsqueeze(1)).squeeze(1) for index in (below, above))
+        return torch.lerp(low, high, (position - below).to(values.dtype))
+
+    return quantile_of
+
+
+AGGREGATES: dict[str, Aggregate] = {"max": _max, "mean": _mean, "q95": quantile(0.95)}
+_OWN_AGGREGATES = tuple(AGGREGATES)
+
+
+def aggregate(name: str) -> Callable[[Aggregate], Aggregate]:
+    """Decorator that adds an aggregate: :func:`utterance_statistics` computes it of every measure.
+
+    Args:
+        name: name of the aggregate, without an underscore.
+
+    Returns:
+        A decorator of a function ``(values (B, T), valid (B, T) bool, lengths (B,) int64) -> (B,)``.  Frames that are
+        not valid are padding, and may hold anything, NaN too.
+
+    Raises:
+        ValueError: an underscore in the name, or one of this module's own names.
+    """
+    if not name or "_" in name or name in _OWN_AGGREGATES:
+        raise ValueError(f"aggregate {name!r}: expected a name without an underscore, other than {_OWN_AGGREGATES}")
+
+    def add(function: Aggregate) -> Aggregate:
+        AGGREGATES[name] = function
+        return function
+
+    return add
 
 
 @dataclass
@@ -146,59 +279,75 @@ def measures_from_draws(draws: Iterable[Tensor]) -> dict[str, Tensor]:
     Args:
         draws: chunks ``(m, B, T, C)`` of log-posteriors, in their order.
 
-    Returns and Raises: as ``UncertaintyAccumulator.result``.
+    Returns and Raises: as ``UncertaintyAccumulator.result``, with the measures that were added; with one draw only
+    those that one draw has.
     """
     accumulator = UncertaintyAccumulator()
     for log_post in draws:
         accumulator.update(log_post)
-    return accumulator.result()
+    measures = accumulator.result()
+    added = {
+        name: function(measures)
+        for name, function in ADDED_MEASURES.items()
+        if accumulator.num_draws > 1 or name not in NEED_DRAWS
+    }
+    for name, values in added.items():
+        expected = measures["predictive_entropy"].shape
+        if values.shape != expected:
+            raise ValueError(f"measure {name!r} must give (B, T) = {tuple(expected)}, it gives {tuple(values.shape)}")
+    return measures | added
 
 
-def utterance_statistics(
-    measures: Mapping[str, Tensor], lengths: Tensor, *, quantile: float = 0.95
-) -> dict[str, Tensor]:
+def utterance_statistics(measures: Mapping[str, Tensor], lengths: Tensor) -> dict[str, Tensor]:
     """One number an utterance from the measures of its frames; padded frames have no part in it.
 
     Args:
         measures: ``(B, T)`` by name; ``log_mean_post`` is left out.
         lengths: frames of each utterance, int64 ``(B,)``, at least 1 and at most T.
-        quantile: in [0, 1]; between two frames it interpolates linearly.
 
     Returns:
-        ``max_<measure>``, ``mean_<measure>`` and ``q95_<measure>`` (the number is the quantile in per cent), ``(B,)``.
+        ``max_<measure>``, ``mean_<measure>``, ``q95_<measure>`` (the 95 % quantile), and the aggregates that were
+        added, ``(B,)``.
 
     Raises:
-        ValueError: lengths that do not fit, or a quantile outside [0, 1].
+        ValueError: lengths that do not fit.
 
-    >>> utterance_statistics({"akld": torch.tensor([[1.0, 3.0, 99.0]])}, torch.tensor([2]), quantile=0.5)
-    {'max_akld': tensor([3.]), 'mean_akld': tensor([2.]), 'q50_akld': tensor([2.])}
+    >>> utterance_statistics({"akld": torch.tensor([[1.0, 3.0, 99.0]])}, torch.tensor([2]))
+    {'max_akld': tensor([3.]), 'mean_akld': tensor([2.]), 'q95_akld': tensor([2.9000])}
     """
-    if not 0.0 <= quantile <= 1.0:
-        raise ValueError(f"quantile must be in [0, 1], got {quantile}")
     statistics: dict[str, Tensor] = {}
     for name, values in measures.items():
         if name == "log_mean_post":
             continue
-        valid = _valid_frames(name, values, lengths)
+        if values.dim() != 2 or lengths.shape != values.shape[:1]:
+            raise ValueError(
+                f"{name} must be (B, T) and lengths (B,), got {tuple(values.shape)}, {tuple(lengths.shape)}"
+            )
+        if lengths.numel() and (int(lengths.min()) < 1 or int(lengths.max()) > values.shape[1]):
+            least, most = int(lengths.min()), int(lengths.max())
+            raise ValueError(f"lengths must be in 1..{values.shape[1]}, got {least}..{most}")
         counts = lengths.to(values.device)
+        valid = valid_frames(counts, values.shape[1])
         # Padding may hold anything, NaN too, so that it is replaced and not multiplied by 0.
-        statistics[f"max_{name}"] = values.masked_fill(~valid, -math.inf).amax(1)
-        statistics[f"mean_{name}"] = values.masked_fill(~valid, 0.0).sum(1) / counts
-        ordered = values.masked_fill(~valid, math.inf).sort(1).values
-        position = quantile * (counts - 1).to(torch.float64)
-        below = position.floor().long()
-        above = torch.minimum(below + 1, counts - 1)
-        low, high = (ordered.gather(1, index.unsqueeze(1)).squeeze(1) for index in (below, above))
-        statistics[f"q{100 * quantile:g}_{name}"] = torch.lerp(low, high, (position - below).to(values.dtype))
+        for kind, function in AGGREGATES.items():
+            statistics[Statistic(name, kind).name] = function(values, valid, counts)
     return statistics
 
 
-def _valid_frames(name: str, values: Tensor, lengths: Tensor) -> Tensor:
-    if values.dim() != 2 or lengths.shape != values.shape[:1]:
-        raise ValueError(f"{name} must be (B, T) and lengths (B,), got {tuple(values.shape)}, {tuple(lengths.shape)}")
-    if lengths.numel() and (int(lengths.min()) < 1 or int(lengths.max()) > values.shape[1]):
-        raise ValueError(f"lengths must be in 1..{values.shape[1]}, got {int(lengths.min())}..{int(lengths.max())}")
-    return torch.arange(values.shape[1], device=values.device) < lengths.to(values.device).unsqueeze(1)
+def valid_frames(lengths: Tensor, num_frames: int) -> Tensor:
+    """Which frames of a padded batch are no padding.
+
+    Args:
+        lengths: frames of each utterance, int64 ``(B,)``.
+        num_frames: T.
+
+    Returns:
+        ``(B, T)`` bool.
+
+    >>> valid_frames(torch.tensor([1, 2]), 2).tolist()
+    [[True, False], [True, True]]
+    """
+    return torch.arange(num_frames, device=lengths.device) < lengths.unsqueeze(1)
 
 
 def _check_log_post(log_post: Tensor, last: Tensor | None) -> None:

@@ -5,17 +5,24 @@ from __future__ import annotations
 import dataclasses
 import math
 import weakref
+from collections.abc import Mapping
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
+from kaldi_uq import uncertainty
 from kaldi_uq.uncertainty import (
     LOG_FLOOR,
     MEASURES,
+    NEED_DRAWS,
+    Statistic,
     UncertaintyAccumulator,
+    aggregate,
+    measure,
     measures_from_draws,
+    quantile,
     utterance_statistics,
 )
 
@@ -245,17 +252,17 @@ def test_wrong_inputs_are_named() -> None:
 def test_padded_frames_have_no_part_in_utterance_statistics() -> None:
     values = torch.rand(3, 9, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     lengths = torch.tensor([9, 4, 1])
-    clean = utterance_statistics({"akld": values}, lengths, quantile=0.9)
+    clean = utterance_statistics({"akld": values}, lengths)
     for junk in (1e9, -1e9, math.nan, math.inf):
         spoilt = values.clone()
         spoilt[torch.arange(9) >= lengths.unsqueeze(1)] = junk
-        for name, value in utterance_statistics({"akld": spoilt}, lengths, quantile=0.9).items():
+        for name, value in utterance_statistics({"akld": spoilt}, lengths).items():
             assert torch.equal(value, clean[name]), (name, junk)
     for index, length in enumerate(lengths.tolist()):
         frames = values[index, :length].numpy()
         assert clean["max_akld"][index].item() == frames.max()
         assert clean["mean_akld"][index].item() == pytest.approx(frames.mean())
-        assert clean["q90_akld"][index].item() == pytest.approx(np.quantile(frames, 0.9))
+        assert clean["q95_akld"][index].item() == pytest.approx(np.quantile(frames, 0.95))
 
 
 def test_statistics_are_named_by_measure_and_quantile() -> None:
@@ -263,7 +270,54 @@ def test_statistics_are_named_by_measure_and_quantile() -> None:
     statistics = utterance_statistics(measures, torch.tensor([4, 3]))
     assert set(statistics) == {f"{kind}_{name}" for kind in ("max", "mean", "q95") for name in MEASURES}
     assert all(value.shape == (2,) for value in statistics.values())
-    assert "q99.5_akld" in utterance_statistics(measures, torch.tensor([4, 3]), quantile=0.995)
+    assert [Statistic.parse(name).name for name in statistics] == list(statistics)
+    assert Statistic.parse("q95_akld") == Statistic(measure="akld", aggregate="q95")
+
+
+@pytest.mark.parametrize("name", ["level_db", "max", "akld", "max_entropy", "median_akld", "max_", ""])
+def test_name_that_is_no_statistic_is_refused_with_those_there_are(name: str) -> None:
+    with pytest.raises(ValueError, match=r"of max, mean, q95 and a measure of predictive_entropy, .*akld"):
+        Statistic.parse(name)
+
+
+def test_measures_and_aggregates_of_others_show_up_in_the_statistics(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("ADDED_MEASURES", "AGGREGATES", "NEED_DRAWS"):
+        monkeypatch.setattr(uncertainty, name, getattr(uncertainty, name).copy())
+
+    @measure("low_confidence")
+    def low_confidence(measures: Mapping[str, Tensor]) -> Tensor:
+        return 1 - measures["log_mean_post"].amax(-1).exp()
+
+    measure("spread", needs_draws=True)(lambda measures: measures["variance"].sqrt())
+    aggregate("q90")(quantile(0.9))
+    aggregate("last")(lambda values, valid, lengths: values.gather(1, lengths[:, None] - 1)[:, 0])
+    log_post, lengths = draw_log_post(3, 2, 4, 5), torch.tensor([4, 3])
+    measures = measures_from_draws([log_post])
+    statistics = utterance_statistics(measures, lengths)
+    confidence = log_post.exp().mean(0).amax(-1)
+    torch.testing.assert_close(statistics["last_low_confidence"], 1 - confidence[[0, 1], [3, 2]])
+    torch.testing.assert_close(statistics["mean_low_confidence"][1], 1 - confidence[1, :3].mean())
+    expected = np.quantile(measures["akld"][1, :3].numpy(), 0.9)
+    assert statistics["q90_akld"][1].item() == pytest.approx(expected)
+    assert statistics["max_spread"][0] == statistics["max_variance"][0].sqrt()
+    assert Statistic.parse("last_spread").measure in uncertainty.NEED_DRAWS
+    one = measures_from_draws([log_post[:1]])
+    assert "low_confidence" in one and "spread" not in one and not set(one) & NEED_DRAWS
+
+
+def test_measures_and_aggregates_that_cannot_be_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(uncertainty, "ADDED_MEASURES", {})
+    for name in (*MEASURES, "log_mean_post"):
+        with pytest.raises(ValueError, match=f"there is already a measure '{name}'"):
+            measure(name)
+    for name in ("max", "q_95", ""):
+        with pytest.raises(ValueError, match="without an underscore"):
+            aggregate(name)
+    with pytest.raises(ValueError, match=r"quantile must be in \[0, 1\], got 95"):
+        quantile(95)
+    measure("wrong")(lambda measures: measures["log_mean_post"])
+    with pytest.raises(ValueError, match=r"'wrong' must give \(B, T\) = \(2, 4\), it gives \(2, 4, 5\)"):
+        measures_from_draws([draw_log_post(3, 2, 4, 5)])
 
 
 def test_statistics_are_differentiable_and_ignore_padding_in_the_gradient() -> None:
@@ -278,8 +332,3 @@ def test_statistics_are_differentiable_and_ignore_padding_in_the_gradient() -> N
 def test_lengths_out_of_range_are_refused(lengths: list[int]) -> None:
     with pytest.raises(ValueError, match=r"lengths must be in 1\.\.3"):
         utterance_statistics({"akld": torch.zeros(2, 3)}, torch.tensor(lengths))
-
-
-def test_quantile_out_of_range_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"quantile must be in \[0, 1\], got 95"):
-        utterance_statistics({"akld": torch.zeros(2, 3)}, torch.tensor([3, 3]), quantile=95)

@@ -25,12 +25,10 @@ from kaldi_uq.attacks.loop import AttackResult, Judge, Penalty, Verdict
 from kaldi_uq.attacks.problem import Problem
 from kaldi_uq.detector import GaussianDetector
 from kaldi_uq.errors import DataError
-from kaldi_uq.recogniser.scores import QUANTILE
-from kaldi_uq.uncertainty import MEASURES, measures_from_draws, utterance_statistics
+from kaldi_uq.uncertainty import MEASURES, NEED_DRAWS, measures_from_draws, utterance_statistics
 
 GROWTH = 10.0  # of lambda while only one side of it is known; after that, the geometric mean of both
 _LOST = 2.5  # rank from which on the words are not what is wanted
-NEED_DRAWS = ("mutual_information", "variance", "akld")
 
 
 @dataclass(frozen=True)
@@ -125,7 +123,7 @@ class Sentries:
         """
         found = measures_from_draws([draws])
         measures = {name: found[name] for name in MEASURES if name in self.measures}
-        statistics = utterance_statistics(measures, lengths, quantile=QUANTILE)
+        statistics = utterance_statistics(measures, lengths)
         valid = torch.arange(draws.shape[2], device=draws.device) < lengths[:, None]
         return torch.stack([member.penalty(measures, statistics, valid) for member in self.members]).sum(0)
 
@@ -168,7 +166,7 @@ class Adaptive:
             ValueError: a statistic of several draws where the attack uses one, or fixed draws.
         """
         network = problem.recogniser.model.network
-        needs_draws = sorted(self.sentries.measures & set(NEED_DRAWS))
+        needs_draws = sorted(self.sentries.measures & NEED_DRAWS)
         if network.is_random and problem.config.eot_samples < 2 and needs_draws:
             raise ValueError(f"{needs_draws[0]} is of several draws: set eot_samples to 2 or more, 10 is good")
         if network.is_random and problem.config.eot_draws == "fixed":

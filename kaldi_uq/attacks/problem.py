@@ -18,7 +18,6 @@ from kaldi_uq.attacks.targets import align_targets
 from kaldi_uq.engine.base import DecodeConfig, Engine
 from kaldi_uq.io.lang import Lang
 from kaldi_uq.recogniser.hybrid import HybridModel
-from kaldi_uq.recogniser.scores import QUANTILE
 from kaldi_uq.results.word_errors import align_words
 from kaldi_uq.uncertainty import measures_from_draws, utterance_statistics
 
@@ -197,7 +196,7 @@ class Problem:
                 cmvn_stats=self._speakers_of(rows),
             )
             measures = measures_from_draws(draws)
-            return measures, utterance_statistics(measures, lengths, quantile=QUANTILE)
+            return measures, utterance_statistics(measures, lengths)
 
     def judge(self, wav: Tensor, rows: Tensor) -> Verdict:
         """The decoder's opinion: the fewest word errors against the target, or any against what is spoken."""

@@ -15,8 +15,6 @@ from kaldi_uq.io.waves import wave_batches
 from kaldi_uq.recogniser.hybrid import HybridModel
 from kaldi_uq.uncertainty import measures_from_draws, utterance_statistics
 
-QUANTILE = 0.95
-
 
 @dataclass(frozen=True)
 class UtteranceScores:
@@ -69,7 +67,7 @@ def score_waves(
                     cmvn_stats=model.cmvn_stats_of(batch.utts),
                 )
                 measures = measures_from_draws(draws)
-                statistics = utterance_statistics(measures, lengths, quantile=QUANTILE)
+                statistics = utterance_statistics(measures, lengths)
                 loglikes = model.loglikes(measures.pop("log_mean_post")).cpu().numpy()
             columns = {name: values.double().cpu().numpy() for name, values in statistics.items()}
             frames = {name: values.float().cpu().numpy() for name, values in measures.items()}
