@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar, overload
+from typing import Any, TypeVar, overload
 
 import numpy as np
 import torch
@@ -15,8 +15,10 @@ from torch import Tensor
 from tqdm import tqdm
 
 from kaldi_uq.errors import DataError
-from kaldi_uq.io.wav import read_wav
-from kaldi_uq.io.waves import WaveBatch, wave_batches
+from kaldi_uq.io.datadir import DataDir
+from kaldi_uq.io.files import digest
+from kaldi_uq.io.wav import as_float, read_wav
+from kaldi_uq.io.waves import WaveBatch, read_waves, wave_batches, waves_digest
 from kaldi_uq.uncertainty import measures_from_draws, utterance_statistics
 
 RecogniserT = TypeVar("RecogniserT", bound="BaseRecogniser")
@@ -152,22 +154,66 @@ class BaseRecogniser(ABC):
 
     @property
     @abstractmethod
-    def key(self) -> str:
-        """Digest of all that its answers depend on, for runs that resume."""
+    def files(self) -> list[Path]:
+        """Files that its answers depend on, for runs that resume."""
 
-    # what follows from it
+    @property
+    @abstractmethod
+    def settings(self) -> dict[str, Any]:
+        """JSON-able options that its answers depend on, beside the files."""
+
+    # what a subclass may add
+
+    @property
+    def kind(self) -> str:
+        """Name of the kind of model; of one from elsewhere, the name of its class."""
+        return type(self).__name__
+
+    @property
+    def why_no_words(self) -> str:
+        """What is missing for the words, in one line; empty if it can decode."""
+        return ""
 
     def batches(self, waves: Mapping[str, np.ndarray]) -> Iterator[WaveBatch]:
         """The utterances in padded batches, long ones first."""
         return wave_batches(dict(waves))
 
-    def prepare(self, waves: Mapping[str, np.ndarray], utt2spk: Mapping[str, str] | None = None) -> None:
-        """Tell the recogniser whose audio it will hear, if that matters; each utterance its own speaker by default."""
+    def with_speakers(self: RecogniserT, waves: Mapping[str, np.ndarray]) -> RecogniserT:
+        """The recogniser for these utterances, each a speaker of its own, where speakers matter and are not known."""
+        return self
 
-    def with_draws(self: RecogniserT, num_draws: int | None) -> RecogniserT:
-        """The same recogniser with another number of draws."""
-        other = dataclasses.replace(self, num_draws=num_draws)  # type: ignore[type-var]
-        return other
+    def read(
+        self: RecogniserT,
+        data: DataDir,
+        *,
+        utts: Sequence[str] | None = None,
+        allow_pipes: bool = False,
+        cmvn_from: str = "auto",
+    ) -> tuple[RecogniserT, dict[str, np.ndarray]]:
+        """Read a data directory, checked against the sample rate and the shortest audio.
+
+        Args:
+            data: the directory, with or without ``segments``.
+            utts: utterances to read; all of them by default.
+            allow_pipes: run the lines of tables that are commands.
+            cmvn_from: where statistics of speakers come from, see :func:`kaldi_uq.recogniser.speakers.speaker_stats`.
+
+        Returns:
+            the recogniser for the speakers of the directory, and utt -> (N,) float32 in [-1, 1].
+        """
+        rate, shortest = self.sample_rate, self.min_samples
+        return self, read_waves(data, sample_rate=rate, min_samples=shortest, utts=utts, allow_pipes=allow_pipes)
+
+    def speakers_key(self, utts: Sequence[str]) -> str:
+        """Digest of what is known of the speakers of some utterances; empty where that does not matter."""
+        return ""
+
+    # what follows from it
+
+    def audio_key(self, waves: Mapping[str, np.ndarray]) -> str:
+        """Digest of audio and of what is known of its speakers, for runs that resume."""
+        speakers = self.speakers_key(list(waves))
+        return digest(waves_digest(dict(waves)), speakers) if speakers else waves_digest(dict(waves))
 
     def score(
         self, waves: Mapping[str, np.ndarray], *, seed: int = 0, alone: bool = False, desc: str = "scoring"
@@ -233,11 +279,11 @@ class BaseRecogniser(ABC):
             DataError: audio that would be misheard: another shape, values beyond full scale or not finite, too short.
         """
         waves = self.check_audio(waves)
-        self.prepare(waves)
+        who = self.with_speakers(waves)
         found: dict[str, Heard] = {}
 
         def scores() -> Iterator[tuple[str, np.ndarray]]:
-            for utt, scored in self.score(waves, seed=seed, alone=alone, desc=desc):
+            for utt, scored in who.score(waves, seed=seed, alone=alone, desc=desc):
                 found[utt] = Heard(None, scored.statistics, scored.frames)
                 yield utt, scored.scores
 
@@ -268,12 +314,16 @@ class BaseRecogniser(ABC):
         _raise_first(problems, what)
         return found
 
-    def read_wavs(self, paths: Mapping[str, str | Path], *, what: str = "judged") -> dict[str, np.ndarray]:
+    def read_wavs(
+        self, paths: Mapping[str, str], *, what: str = "judged", where: str = "", allow_pipes: bool = False
+    ) -> dict[str, np.ndarray]:
         """Read WAV files of the recogniser's sample rate, one channel each.
 
         Args:
-            paths: name -> file.
+            paths: name -> file, or another source that :func:`kaldi_uq.io.wav.read_wav` takes.
             what: what is to be done with them, for messages.
+            where: the table that names them, for messages.
+            allow_pipes: run a source that is a command.
 
         Returns:
             name -> (N,) float32 in [-1, 1].
@@ -285,12 +335,12 @@ class BaseRecogniser(ABC):
         problems: dict[str, str] = {}
         for name, path in paths.items():
             try:
-                found[name] = read_wav(path, expected_rate=self.sample_rate)[0]
-                self._check_length(str(path), len(found[name]), what)
+                found[name] = read_wav(path, expected_rate=self.sample_rate, where=where, allow_pipes=allow_pipes)[0]
+                self._check_length(path, len(found[name]), what)
             except (DataError, ValueError) as error:
-                problems[str(path)] = str(error)
+                problems[path] = str(error)
             except OSError as error:
-                problems[str(path)] = f"{path}: {error.strerror or error}"
+                problems[path] = f"{path}: {error.strerror or error}"
         _raise_first(problems, what)
         return found
 
