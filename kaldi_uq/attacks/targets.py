@@ -133,5 +133,5 @@ def align_targets(
     Source: section 2.1 of the paper, step 1.
     """
     transcripts = {u: lang.word_ids(targets[u], where=f"target of {u}") for u in loglikes}
-    alignments = engine.align(model_dir, lang, loglikes.items(), transcripts, config)
+    alignments = engine.aligner(model_dir, lang, config).align(loglikes.items(), transcripts)
     return {utt: tid_to_pdf[alignment] for utt, alignment in alignments.items()}

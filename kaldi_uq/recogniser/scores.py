@@ -117,6 +117,6 @@ def decode_waves(
                 observe(utt, scores)
             yield utt, scores.loglikes
 
-    found = engine.decode(model_dir, graph_dir, loglikes(), config)
+    found = engine.decoder(model_dir, graph_dir, config).decode(loglikes())
     empty = Hypothesis((), np.zeros(0, dtype=np.int32), -float("inf"), reached_final=False)
     return {utt: found.get(utt, empty) for utt in waves}, {utt: statistics[utt] for utt in waves}
