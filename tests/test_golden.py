@@ -182,7 +182,7 @@ class TestAlignments:
         self, text: dict[str, list[str]], lang: Lang, loglikes: dict[str, np.ndarray]
     ) -> None:
         words = {utt: lang.word_ids(text[utt], where="test") for utt in loglikes}
-        ours = EmbeddedEngine().align(MONO, lang, loglikes.items(), words, DECODE)
+        ours = EmbeddedEngine().aligner(MONO, lang, DECODE).align(loglikes.items(), words)
         assert {utt: ali.tolist() for utt, ali in ours.items()} == vectors("aligned")
 
 
@@ -197,7 +197,7 @@ class TestDecoding:
         else:
             EmbeddedEngine().make_graph(lang, MONO, tmp_path, **tiny.GRAPH_SCALES)
             assert (tmp_path / "words.txt").read_text() == (MONO / "words.txt").read_text()
-        found = EmbeddedEngine().decode(MONO, tmp_path, loglikes.items(), DECODE)
+        found = EmbeddedEngine().decoder(MONO, tmp_path, DECODE).decode(loglikes.items())
         assert {u: h.alignment.tolist() for u, h in found.items()} == vectors("decoded-ali")
         assert {u: [lang.words[w] for w in h.words] for u, h in found.items()} == vectors("words")
         costs = [
