@@ -11,151 +11,100 @@ attacks to adversarial example defenses".
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from kaldi_uq.attacks.config import AdaptiveConfig
-from kaldi_uq.attacks.loop import AttackResult, Judge, Penalty, Verdict
-from kaldi_uq.attacks.problem import Problem
-from kaldi_uq.detector import GaussianDetector
-from kaldi_uq.errors import DataError
-from kaldi_uq.uncertainty import MEASURES, NEED_DRAWS, measures_from_draws, utterance_statistics
+from kaldi_uq.attacks.attack import ATTACKS, Attack
+from kaldi_uq.attacks.batch import Batch
+from kaldi_uq.attacks.config import AdaptiveConfig, AttackConfig
+from kaldi_uq.attacks.goal import BatchGoal
+from kaldi_uq.attacks.loop import AttackResult, Judge, Verdict
+from kaldi_uq.attacks.sentries import Sentries
+from kaldi_uq.detector import OneClassDetector
+from kaldi_uq.uncertainty import valid_frames
 
 GROWTH = 10.0  # of lambda while only one side of it is known; after that, the geometric mean of both
 _LOST = 2.5  # rank from which on the words are not what is wanted
 
 
-@dataclass(frozen=True)
-class Sentry:
-    """A calibrated detector of one statistic, and the score that the attack aims at.
+class Penalised(BatchGoal):
+    """A goal, and the detectors' penalty with a weight for each utterance.
 
-    Attributes:
-        detector: with its threshold.
-        aim: score, at most the threshold.
+    Args:
+        goal: what is wanted of the words.
+        sentries: the detectors.
+        weight: (B,) lambda.
     """
 
-    detector: GaussianDetector
-    aim: float
-
-    @property
-    def statistic(self) -> str:
-        return self.detector.statistics[0]
-
-    @property
-    def measure(self) -> str:
-        """The measure of frames that the statistic is made of."""
-        return self.statistic.partition("_")[2]
-
-    @property
-    def threshold(self) -> float:
-        if self.detector.threshold is None:
-            raise ValueError(f"the detector of {self.statistic} has no threshold; call calibrate() first")
-        return self.detector.threshold
-
-    def score(self, values: Tensor) -> Tensor:
-        """The detector's score, differentiable and in the values' own type."""
-        z = (values - self.detector.mean) / self.detector.std
-        return z.abs() if self.detector.two_sided else z
-
-    def penalty(self, measures: Mapping[str, Tensor], statistics: Mapping[str, Tensor], valid: Tensor) -> Tensor:
-        """How far an utterance is above the aim, in standard deviations of the benign statistic, ``(B,)``.
-
-        A maximum or a quantile is the value of one or two frames, and a gradient that moves only these makes others
-        the largest.  So the mean over frames of what lies above the aimed value is added.
-        """
-        excess = (self.score(statistics[self.statistic]) - self.aim).relu()
-        if self.statistic.startswith("mean_"):
-            return excess
-        z = (measures[self.measure] - self.detector.mean) / self.detector.std
-        above = (z - self.aim).relu().masked_fill(~valid, 0.0)
-        return excess + above.sum(1) / valid.sum(1)
-
-
-@dataclass(frozen=True)
-class Sentries:
-    """Several detectors: an utterance passes if none of them calls it an attack."""
-
-    members: tuple[Sentry, ...]
+    def __init__(self, goal: BatchGoal, sentries: Sentries, weight: Tensor) -> None:
+        super().__init__(goal.lengths, away=goal.away, of_mean=goal.of_mean)
+        self.goal, self.sentries, self.weight = goal, sentries, weight
+        self.follows = goal.follows
 
     @classmethod
-    def fit(cls, benign: Mapping[str, npt.ArrayLike], config: AdaptiveConfig) -> Sentries:
-        """Fit the detectors that a configuration asks for, as the defender does.
+    def of_words(cls, *args: Any, **options: Any) -> Penalised:
+        raise TypeError("a penalised goal is made of another one: Penalised(goal, sentries, weight)")
 
-        Args:
-            benign: ``(B,)`` per statistic, of the set that the defender fits on.
-            config: ``statistics``, ``sided``, ``fpr``, ``aim``.
+    def begin(self) -> None:
+        self.goal.begin()
 
-        Raises:
-            DataError: a statistic that the model does not have.
-        """
-        names = tuple(benign) if config.statistics == "all" else config.names
-        absent = [name for name in names if name not in benign]
-        if absent:
-            raise DataError(f"the model has no statistic {absent[0]!r}; it has {', '.join(benign)}")
-        members = []
-        for name in names:
-            for two_sided in {"one": (False,), "two": (True,), "both": (True, False)}[config.sided]:
-                detector = GaussianDetector(two_sided, statistic=name).fit(benign).calibrate(config.fpr, benign)
-                aim = float(np.quantile(detector.score(benign), config.aim))
-                members.append(Sentry(detector, min(aim, float(detector.threshold or 0.0))))
-        return cls(tuple(members))
+    def follow(self, log_mean_post: Tensor, rows: Tensor) -> None:
+        self.goal.follow(log_mean_post, rows)
 
-    @property
-    def measures(self) -> set[str]:
-        """The measures that the statistics are made of."""
-        return {member.measure for member in self.members}
+    def shares(self, draws: Tensor, rows: Tensor) -> Tensor:
+        lengths = self.lengths[rows]
+        # the penalty is of the whole utterance: every frame has the same part in it
+        penalty = self.weight[rows] * self.sentries.penalty(draws, lengths)
+        valid = valid_frames(lengths, draws.shape[2])
+        return self.goal.shares(draws, rows) + valid * (penalty / lengths)[:, None]
 
-    def penalty(self, draws: Tensor, lengths: Tensor) -> Tensor:
-        """The sum of the penalties, differentiable in the draws.
-
-        Args:
-            draws: (M, B, T, C) log-posteriors.
-            lengths: (B,) int64, frames.
-
-        Returns:
-            (B,); 0 where every score is at the aim or below.
-        """
-        found = measures_from_draws([draws])
-        measures = {name: found[name] for name in MEASURES if name in self.measures}
-        statistics = utterance_statistics(measures, lengths)
-        valid = torch.arange(draws.shape[2], device=draws.device) < lengths[:, None]
-        return torch.stack([member.penalty(measures, statistics, valid) for member in self.members]).sum(0)
-
-    def excess(self, statistics: Mapping[str, Tensor], *, aim: bool = False) -> Tensor:
-        """The largest score above its threshold, or above its aim, ``(B,)``; 0 or less: all detectors pass it."""
-        scores = [m.score(statistics[m.statistic].double()) - (m.aim if aim else m.threshold) for m in self.members]
-        return torch.stack(scores).amax(0)
-
-    def record(self, statistics: Mapping[str, float]) -> dict[str, Any]:
-        """What the detectors decide about one utterance: ``excess`` of the largest score, and ``passes``."""
-        values = {member.statistic: np.array([statistics[member.statistic]]) for member in self.members}
-        excess = max(float(m.detector.score(values)[0]) - m.threshold for m in self.members)
-        return {"excess": excess, "passes": not any(bool(m.detector.is_attack(values)[0]) for m in self.members)}
+    def select(self, rows: Tensor) -> Penalised:
+        part = copy.copy(super().select(rows))
+        part.goal, part.weight = self.goal.select(rows), self.weight[rows]
+        return part
 
 
-@dataclass(frozen=True)
-class Adaptive:
-    """The strategy: the attack as it is configured, without penalty, then rounds in which lambda is searched.
+@ATTACKS.register("adaptive")
+class Adaptive(Attack):
+    """The attack as it is configured, without penalty, then rounds in which lambda is searched.
 
     So it is never weaker than the attack that does not know the detector, but for the draws of a random model.  The
     rounds are shorter and begin at the best example so far, with steps that decay from eps/32: larger ones lose it.  As
     long as an utterance has not reached its target, its lambda is 0.
 
-    Attributes:
-        sentries: the detectors.
-        config: the search.
+    Args:
+        detectors: detectors with a threshold, of any class, all of which have to be passed.
+        config, options: options of the attack without penalty.
+        search: options of the search.
     """
 
-    sentries: Sentries
-    config: AdaptiveConfig
+    asked_by = "statistics"
 
-    def __call__(self, problem: Problem) -> tuple[AttackResult, Mapping[str, Sequence[Any]]]:
+    def __init__(
+        self,
+        detectors: Sequence[OneClassDetector],
+        config: AttackConfig | None = None,
+        *,
+        search: AdaptiveConfig | None = None,
+        **options: Any,
+    ) -> None:
+        super().__init__(config, **options)
+        self.search = search or AdaptiveConfig()
+        self.sentries = Sentries.of(detectors, aim=self.search.aim)
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        return {**super().settings, "adaptive": self.search.to_dict()}
+
+    def record(self, statistics: Mapping[str, float]) -> dict[str, Any]:
+        return self.sentries.record(statistics)
+
+    def on_batch(self, batch: Batch) -> tuple[AttackResult, Mapping[str, Sequence[Any]]]:
         """Attack a batch.
 
         Returns:
@@ -165,28 +114,28 @@ class Adaptive:
         Raises:
             ValueError: a statistic of several draws where the attack uses one, or fixed draws.
         """
-        network = problem.recogniser.model.network
-        needs_draws = sorted(self.sentries.measures & NEED_DRAWS)
-        if network.is_random and problem.config.eot_samples < 2 and needs_draws:
+        is_random, needs_draws = batch.recogniser.is_random, self.sentries.need_draws
+        if is_random and batch.config.eot_samples < 2 and needs_draws:
             raise ValueError(f"{needs_draws[0]} is of several draws: set eot_samples to 2 or more, 10 is good")
-        if network.is_random and problem.config.eot_draws == "fixed":
+        if is_random and batch.config.eot_draws == "fixed":
             raise ValueError("the rounds go on with some utterances of a batch: eot_draws must be fresh")
-        size, device = len(problem.utts), problem.wav.device
+        size, device = len(batch.utts), batch.wav.device
         rows = torch.arange(size, device=device)
-        search = LambdaSearch(size, self.config, device)
+        search = LambdaSearch(size, self.search, device)
         used = torch.zeros(size, device=device)  # lambda of the best example
         rounds = torch.zeros(size, dtype=torch.int64, device=device)
-        later = replace(problem.config, num_steps=self.config.round_steps, num_starts=1)
+        later = replace(batch.config, num_steps=self.search.round_steps, num_starts=1)
         if later.step_rule == "apgd":
             later = replace(later, step_rule="cosine")
-        best = problem.run(judge=self.judge(problem))
+        best = batch.run(judge=self.judge(batch))
         going, found = rows, best
-        for number in range(self.config.num_rounds):
+        for number in range(self.search.num_rounds):
             if number:
-                part = problem.select(going)
+                part = batch.select(going)
                 weight = search.weight[going]
+                goal = Penalised(part.goal, self.sentries, weight)
                 start = best.wav[going] - part.wav
-                found = part.run(later, penalty=self._penalty(weight), judge=self.judge(part), start_delta=start)
+                found = part.run(later, goal=goal, judge=self.judge(part), start_delta=start)
                 better = found.rank < best.rank[going]
                 _take(best, found, going, better)
                 used[going[better]] = weight[better]
@@ -195,7 +144,7 @@ class Adaptive:
             going = going[found.rank > 0]  # the others have all that is aimed at
             if not len(going):
                 break
-        excess = self.sentries.excess(problem.hear(best.wav, rows).statistics)
+        excess = self.sentries.excess(batch.hear(best.wav, rows)[1])
         return best, {
             "lambda": used.tolist(),
             "rounds": rounds.tolist(),
@@ -203,7 +152,7 @@ class Adaptive:
             "passes": (excess <= 0).tolist(),
         }
 
-    def judge(self, problem: Problem) -> Judge:
+    def judge(self, batch: Batch) -> Judge:
         """The decoder and the detectors together; success is to have the words and to pass.
 
         The best of those is the one that is nearest to the aim, of the others that are heard as the target the one
@@ -212,11 +161,11 @@ class Adaptive:
         """
 
         def judge(wav: Tensor, rows: Tensor) -> Verdict:
-            heard = problem.hear(wav, rows)
-            words = problem.verdict(heard, rows)
-            tables = [heard.statistics]
-            if problem.recogniser.model.network.is_random:
-                tables += [problem.measure(wav, rows)[1] for _ in range(self.config.num_scorings - 1)]
+            heard, statistics = batch.hear(wav, rows)
+            words = batch.verdict(heard, rows)
+            tables = [statistics]
+            if batch.recogniser.is_random:
+                tables += [batch.measure(wav, rows)[1] for _ in range(self.search.num_scorings - 1)]
             excess = torch.stack([self.sentries.excess(table) for table in tables]).amax(0)
             aimed = torch.stack([self.sentries.excess(table, aim=True) for table in tables]).amax(0)
             reached = torch.where(excess <= 0, _squash(aimed), 1 + _squash(excess))
@@ -224,9 +173,6 @@ class Adaptive:
             return Verdict(words.success & (excess <= 0), rank.float())
 
         return judge
-
-    def _penalty(self, weight: Tensor) -> Penalty:
-        return lambda draws, lengths, rows: weight[rows] * self.sentries.penalty(draws, lengths)
 
 
 class LambdaSearch:

@@ -13,38 +13,53 @@ section 2.1; Wierstra et al. 2014, "Natural evolution strategies".
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 from torch.nn.functional import avg_pool1d
 
+from kaldi_uq.attacks.attack import ATTACKS, Attack
+from kaldi_uq.attacks.batch import Batch
+from kaldi_uq.attacks.config import BlackBoxConfig
 from kaldi_uq.attacks.loop import AttackResult, Gradient, Shares
-from kaldi_uq.attacks.problem import Problem
 
 _NOISE = 2 << 40  # added to the seed: the noise is neither the attack's draws nor the judge's
 
 
-def black_box(problem: Problem) -> tuple[AttackResult, dict[str, list[int]]]:
-    """Attack a batch by queries alone: the loop as it is configured, with an estimated gradient.
+@ATTACKS.register("black_box")
+class BlackBox(Attack):
+    """The loop as it is configured, with a gradient estimated from queries.
 
     A random model answers each query with new draws, unless ``eot_draws`` is ``fixed``.
 
     Args:
-        problem: its configuration has ``nes_pairs`` > 0.
-
-    Returns:
-        the result, and how many ``queries`` each utterance took, without those of realignment and judge.
+        config, options: ``nes_pairs`` has to be 1 or more; the preset is that of the recipe's ``conf/nes.conf``.
     """
-    config, front_end = problem.config, problem.recogniser.model.front_end
-    estimate = nes_gradient(
-        config.nes_pairs,
-        config.nes_sigma,
-        context=config.nes_context,
-        frame_shift=front_end.frame_shift_s * front_end.sample_rate,
-        generator=torch.Generator(problem.wav.device).manual_seed(problem.seed + _NOISE),
-    )
-    result = problem.run(gradient=estimate)
-    draws = config.eot_samples if problem.recogniser.model.network.is_random else 1
-    return result, {"queries": (result.steps * 2 * config.nes_pairs * draws).tolist()}
+
+    Config = BlackBoxConfig
+    asked_by = "nes_pairs"
+
+    @classmethod
+    def nes(cls, eps: float = 0.02, **options: Any) -> BlackBox:
+        """A thousand queries an utterance."""
+        own = {"num_steps": 100, "nes_pairs": 5, "step_rule": "cosine", "momentum": 0.9, "realign_every": 10}
+        return cls(**{"eps": eps, **own, "eot_samples": 1, **options})
+
+    def on_batch(self, batch: Batch) -> tuple[AttackResult, dict[str, list[int]]]:
+        """Attack a batch; the record says how many ``queries`` it took, without those of realignment and judge."""
+        config, who = self.config, batch.recogniser
+        assert isinstance(config, BlackBoxConfig)
+        estimate = nes_gradient(
+            config.nes_pairs,
+            config.nes_sigma,
+            context=config.nes_context,
+            frame_shift=who.frame_shift_s * who.sample_rate,
+            generator=torch.Generator(batch.wav.device).manual_seed(batch.seed + _NOISE),
+        )
+        result = batch.run(gradient=estimate)
+        draws = config.eot_samples if who.is_random else 1
+        return result, {"queries": (result.steps * 2 * config.nes_pairs * draws).tolist()}
 
 
 def nes_gradient(

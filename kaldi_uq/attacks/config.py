@@ -6,10 +6,6 @@ from dataclasses import dataclass
 
 from kaldi_uq.config import Config, one_of, require
 
-CONSTRAINTS = ("linf", "l2", "snr", "masking")
-STEP_RULES = ("cosine", "fixed", "apgd")
-LOSSES = ("cross_entropy", "margin")
-
 
 @dataclass(frozen=True)
 class AttackConfig(Config):
@@ -49,21 +45,14 @@ class AttackConfig(Config):
     early_stop: bool = False  # leave an utterance as soon as the decoder writes what is wanted
     eot_samples: int = 10  # draws of a random model that one gradient averages over
     eot_draws: str = "fresh"  # new draws in each step, or the same in all (fixed)
-    hide_steps: int = 0  # k > 0: then k steps that hide the perturbation below the masking threshold, success kept
-    nes_pairs: int = 0  # k > 0: black box, the gradient estimated from 2k queries a step (kaldi_uq.attacks.black_box)
-    nes_sigma: float = 0.01  # black box only: deviation of the queries' noise, full scale 1
-    nes_context: int = 10  # black box only: frames to each side of a sample that it may act on; 0: all frames
     seed: int = 0
 
     def __post_init__(self) -> None:
         require(0 <= self.eps <= 1, f"eps must be a number in [0, 1] (full scale is 1), got {self.eps}")
-        one_of("constraint", self.constraint, CONSTRAINTS)
         require(0 < self.rms <= 1, f"rms must be in (0, 1], got {self.rms}")
         require(-100 <= self.snr_db <= 200, f"snr_db must be in [-100, 200], got {self.snr_db}")
         require(-100 <= self.masking_db <= 100, f"masking_db must be in [-100, 100], got {self.masking_db}")
-        one_of("loss", self.loss, LOSSES)
         require(self.num_steps >= 1, f"num_steps must be >= 1, got {self.num_steps}")
-        one_of("step_rule", self.step_rule, STEP_RULES)
         require(self.step_size >= 0, f"step_size must be >= 0 (0: by the step rule), got {self.step_size}")
         require(
             self.step_size == 0 or self.constraint == "linf",
@@ -80,18 +69,10 @@ class AttackConfig(Config):
         require(self.eot_samples >= 1, f"eot_samples must be >= 1, got {self.eot_samples}")
         one_of("eot_draws", self.eot_draws, ("fresh", "fixed"))
         require(
-            self.eot_draws == "fresh" or not (self.early_stop or self.num_starts > 1 or self.hide_steps),
-            "eot_draws fixed is for a whole batch: early_stop, num_starts and hide_steps leave utterances out, and the "
-            "others would have new draws",
+            self.eot_draws == "fresh" or not (self.early_stop or self.num_starts > 1),
+            "eot_draws fixed is for a whole batch: early_stop and num_starts leave utterances out, and the others "
+            "would have new draws",
         )
-        require(self.hide_steps >= 0, f"hide_steps must be >= 0, got {self.hide_steps}")
-        require(
-            not (self.hide_steps and self.constraint != "linf"),
-            f"hide_steps has a bound on the spectrum of its own, beside eps: it cannot keep that of {self.constraint}",
-        )
-        require(self.nes_pairs >= 0, f"nes_pairs must be >= 0, got {self.nes_pairs}")
-        require(0 < self.nes_sigma <= 1, f"nes_sigma must be in (0, 1], got {self.nes_sigma}")
-        require(self.nes_context >= 0, f"nes_context must be >= 0, got {self.nes_context}")
         require(self.seed >= 0, f"seed must be >= 0, got {self.seed}")
 
     @property
@@ -103,6 +84,41 @@ class AttackConfig(Config):
     def looks_every(self) -> int:
         """Steps between two looks of the decoder; 0: none before the end of a start."""
         return self.judge_every or (20 if self.early_stop else 0)
+
+
+@dataclass(frozen=True)
+class HidingConfig(AttackConfig):
+    """The attack, and then steps that hide what it added (:mod:`kaldi_uq.attacks.hiding`)."""
+
+    hide_steps: int = 0  # k > 0: then k steps that hide the perturbation below the masking threshold, success kept
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(self.hide_steps >= 0, f"hide_steps must be >= 0, got {self.hide_steps}")
+        require(
+            not (self.hide_steps and self.eot_draws == "fixed"),
+            "eot_draws fixed is for a whole batch: hide_steps leaves utterances out, and the others would have new "
+            "draws",
+        )
+        require(
+            not (self.hide_steps and self.constraint != "linf"),
+            f"hide_steps has a bound on the spectrum of its own, beside eps: it cannot keep that of {self.constraint}",
+        )
+
+
+@dataclass(frozen=True)
+class BlackBoxConfig(AttackConfig):
+    """The attack by queries alone (:mod:`kaldi_uq.attacks.black_box`)."""
+
+    nes_pairs: int = 0  # k > 0: the gradient is estimated from 2k queries a step
+    nes_sigma: float = 0.01  # deviation of the queries' noise, full scale 1
+    nes_context: int = 10  # frames to each side of a sample that it may act on; 0: all frames
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(self.nes_pairs >= 0, f"nes_pairs must be >= 0, got {self.nes_pairs}")
+        require(0 < self.nes_sigma <= 1, f"nes_sigma must be in (0, 1], got {self.nes_sigma}")
+        require(self.nes_context >= 0, f"nes_context must be >= 0, got {self.nes_context}")
 
 
 @dataclass(frozen=True)

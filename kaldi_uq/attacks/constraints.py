@@ -7,14 +7,19 @@ from __future__ import annotations
 
 import abc
 import math
+from collections.abc import Callable
 from typing import TypeVar
 
 import torch
 from torch import Tensor
 
+from kaldi_uq.attacks.config import AttackConfig
 from kaldi_uq.io.wav import INT16_SCALE
+from kaldi_uq.registry import Registry
 
 ConstraintT = TypeVar("ConstraintT", bound="Constraint")
+
+CONSTRAINTS: Registry[Callable[..., Constraint]] = Registry("constraint", "kaldi_uq.attacks")
 
 
 def whole_steps(eps: float) -> int:
@@ -117,3 +122,30 @@ class L2(Constraint):
 
 def _norm(values: Tensor) -> Tensor:
     return values.norm(dim=1, keepdim=True).clamp(min=1e-20)
+
+
+def make_constraint(config: AttackConfig, wav: Tensor, num_samples: Tensor, sample_rate: float) -> Constraint:
+    """The constraint of a configuration for a batch.
+
+    Args:
+        config: ``constraint``, a registered name, and the numbers that belong to it.
+        wav: (B, N) float32 in [-1, 1] on the 16-bit grid.
+        num_samples: (B,) int64.
+        sample_rate: sample rate of the audio, Hz.
+    """
+    return CONSTRAINTS.get(config.constraint)(config, wav, num_samples, sample_rate)
+
+
+@CONSTRAINTS.register("linf")
+def _linf(config: AttackConfig, wav: Tensor, num_samples: Tensor, sample_rate: float) -> LInf:
+    return LInf(wav, num_samples, config.eps)
+
+
+@CONSTRAINTS.register("l2")
+def _l2(config: AttackConfig, wav: Tensor, num_samples: Tensor, sample_rate: float) -> L2:
+    return L2(wav, num_samples, config.eps, config.rms * num_samples.to(wav.dtype).sqrt())
+
+
+@CONSTRAINTS.register("snr")
+def _snr(config: AttackConfig, wav: Tensor, num_samples: Tensor, sample_rate: float) -> L2:
+    return L2(wav, num_samples, config.eps, wav.norm(dim=1) * 10.0 ** (-config.snr_db / 20.0))

@@ -1,7 +1,7 @@
 """The attack loop: descend from one or several starts, keep what the judge likes best, end on 16-bit audio.
 
-The attacked function is anything that maps waveforms to log-posteriors.  Constraint, step rule and loss are parts to
-choose; targets that follow the posteriors, a penalty, a judge and another estimate of the gradient can be added.
+The attacked function is anything that maps waveforms to log-posteriors.  Goal, constraint and step rule are parts to
+choose; a judge and another estimate of the gradient can be added.
 Source: section 2.1 of the paper; Madry et al. 2018.
 """
 
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from kaldi_uq.attacks.config import AttackConfig
 from kaldi_uq.attacks.constraints import Constraint
-from kaldi_uq.attacks.losses import mean_log_post, target_shares
+from kaldi_uq.attacks.goal import BatchGoal, mean_log_post
 from kaldi_uq.attacks.steps import make_stepper
 from kaldi_uq.io.wav import INT16_SCALE
 
@@ -35,10 +35,6 @@ class Verdict:
 
 # (wav (b, N), num_samples (b,), rows (b,): which of the batch) -> log-posteriors (M, b, T, C): M draws or members
 LogPost = Callable[[Tensor, Tensor, Tensor], Tensor]
-# (log of the mean posterior (b, T, C), rows (b,)) -> new targets (b, T)
-Realign = Callable[[Tensor, Tensor], Tensor]
-# (draws (M, b, T, C), lengths (b,), rows (b,)) -> (b,) added to the loss
-Penalty = Callable[[Tensor, Tensor, Tensor], Tensor]
 # (candidates (b, N) on the 16-bit grid, rows (b,)) -> what the recogniser makes of them
 Judge = Callable[[Tensor, Tensor], Verdict]
 # perturbations (b, N) -> (b, T): what each frame adds to the loss, zero on padding
@@ -76,39 +72,29 @@ class AttackResult:
 def run_attack(
     log_post: LogPost,
     wav: Tensor,
-    num_samples: Tensor,
-    targets: Tensor,
-    lengths: Tensor,
-    config: AttackConfig,
+    goal: BatchGoal,
     constraint: Constraint,
+    config: AttackConfig,
     *,
     noise: Noise | None = None,
     start_delta: Tensor | None = None,
-    realign: Realign | None = None,
-    penalty: Penalty | None = None,
     judge: Judge | None = None,
     gradient: Gradient | None = None,
-    of_mean: bool = False,
 ) -> AttackResult:
-    """Move each waveform towards its target, or away from it if ``config.untargeted``.
+    """Move each waveform towards the goal.
 
     Args:
-        log_post: the model.  For a random one each call draws anew; average over more draws by returning M of them.
+        log_post: the model.  A random one draws anew at each call; average over more draws by returning M of them.
         wav: (B, N) float32 in [-1, 1], on the 16-bit grid (k / 32768).
-        num_samples: (B,) int64.
-        targets: (B, T) int64 pdf-ids; padded frames are not read.
-        lengths: (B,) int64, frames.
-        config: steps, step rule, loss, starts.
-        constraint: of this batch.
+        goal: the loss of the batch, which may follow the posteriors every ``config.realign_every`` steps.
+        constraint: the admissible perturbations of the batch.
+        config: steps, step rule, starts.
         noise: gives the random start of each start; without it, or without ``config.random_start``, the original.
         start_delta: (B, N) perturbation to begin the first start at, instead of noise or the original.
-        realign: gives new targets for the current posteriors, every ``config.realign_every`` steps.
-        penalty: added to the loss, such as what a detector sees.
         judge: decides on candidates, every ``config.judge_every`` steps and at the end of each start.  The best
             candidate of an utterance is kept; one that succeeds is not started again, and with ``config.early_stop``
             left at once.
         gradient: another way to the gradient than automatic differentiation.
-        of_mean: the loss is that of the mean posterior (see :func:`kaldi_uq.attacks.losses.target_loss`).
 
     Returns:
         the perturbed waveforms, rounded to 16 bit inside the constraint, and what happened: the last of a start without
@@ -129,8 +115,8 @@ def run_attack(
     )
     if constraint.eps == 0:
         return result
-    targets = targets.clone()
-    run = _Run(log_post, wav, num_samples, targets, lengths, config, penalty, gradient or _autograd, of_mean)
+    goal.begin()
+    run = _Run(log_post, wav, constraint.num_samples, goal, gradient or _autograd)
     for start in range(config.num_starts):
         rows = torch.arange(size, device=device)[~result.success]
         if not len(rows):
@@ -143,8 +129,8 @@ def run_attack(
             delta = current.project(start_delta[rows])
         stepper = make_stepper(current, config, warm=start_delta is not None and start == 0)
         for step in range(config.num_steps):
-            if realign is not None and config.realign_every and step and step % config.realign_every == 0:
-                targets[rows] = realign(run.mean_log_post(delta, rows), rows)
+            if goal.follows and config.realign_every and step and step % config.realign_every == 0:
+                goal.follow(run.mean_log_post(delta, rows), rows)
             loss, slope = run.gradient(delta, rows)
             slope = torch.where(slope.isnan(), 0.0, slope)  # counted as none, which the checks find
             if start == 0 and step == 0:
@@ -154,7 +140,7 @@ def run_attack(
             delta = stepper.next(delta, slope, loss)
             is_last = step + 1 == config.num_steps
             if is_last or (judge is not None and config.looks_every and (step + 1) % config.looks_every == 0):
-                success = _consider(result, wav, delta, rows, loss, current, judge)
+                success = _consider(result, wav, delta, rows, loss, judge)
                 if config.early_stop and not is_last and bool(success.any()):
                     stay = (~success).nonzero()[:, 0]
                     rows, delta, current = rows[stay], delta[stay], current.select(stay)
@@ -171,25 +157,12 @@ class _Run:
     log_post: LogPost
     wav: Tensor
     num_samples: Tensor
-    targets: Tensor
-    lengths: Tensor
-    config: AttackConfig
-    penalty: Penalty | None
+    goal: BatchGoal
     estimate: Gradient
-    of_mean: bool
 
     def gradient(self, delta: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
         def shares_of(perturbation: Tensor) -> Tensor:
-            draws = self.log_post(self.wav[rows] + perturbation, self.num_samples[rows], rows)
-            valid = torch.arange(draws.shape[2], device=draws.device) < self.lengths[rows, None]
-            targets = self.targets[rows, : draws.shape[2]]
-            config = self.config
-            shares = target_shares(draws, targets, valid, config.loss, of_mean=self.of_mean, away=config.untargeted)
-            if self.penalty is None:
-                return shares
-            # the penalty is of the whole utterance: every frame has the same part in it
-            penalty = self.penalty(draws, self.lengths[rows], rows)
-            return shares + valid * (penalty / self.lengths[rows])[:, None]
+            return self.goal.shares(self.log_post(self.wav[rows] + perturbation, self.num_samples[rows], rows), rows)
 
         return self.estimate(shares_of, delta)
 
@@ -211,7 +184,6 @@ def _consider(
     delta: Tensor,
     rows: Tensor,
     loss: Tensor,
-    constraint: Constraint,
     judge: Judge | None,
 ) -> Tensor:
     """Keep the candidates that are better than what there is; returns the success (b,) of the candidates."""

@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from kaldi_uq.attacks.constraints import Constraint
+from kaldi_uq.attacks.config import AttackConfig
+from kaldi_uq.attacks.constraints import CONSTRAINTS, Constraint
 from kaldi_uq.audio.masking import HOPS, ShortTime, margin, masking_threshold
 
 PASSES = 4  # between the spectra below the threshold and the spectra of signals
@@ -110,3 +111,8 @@ class NoiseToMask(Masking):
         cells = self._frames.analyse(delta).abs() / self._allowed()
         counts = ((self.num_samples - 1) // self._frames.hop + HOPS) * cells.shape[2]
         return ((cells**2).sum((1, 2)) / counts).sqrt()[:, None]
+
+
+@CONSTRAINTS.register("masking")
+def _masking(config: AttackConfig, wav: Tensor, num_samples: Tensor, sample_rate: float) -> Masking:
+    return Masking(wav, num_samples, config.eps, masking_db=config.masking_db, sample_rate=sample_rate)

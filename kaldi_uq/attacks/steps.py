@@ -9,6 +9,7 @@ from torch import Tensor
 
 from kaldi_uq.attacks.config import AttackConfig
 from kaldi_uq.attacks.constraints import Constraint
+from kaldi_uq.registry import Registry
 
 FIRST_STEP = 1 / 8  # of the radius, where no step size is given: with the decay it wins over 1/4 and 1/16
 WARM_STEP = 1 / 32  # likewise where the start is an example that is good already: larger steps lose it
@@ -17,8 +18,12 @@ APGD_MOMENTUM = 0.75  # share of the new step; the rest goes on in the direction
 APGD_RISE = 0.75  # a step is kept while this share of the steps since the last look made the loss smaller
 
 
+STEP_RULES: Registry[type[Stepper]] = Registry("step rule", "kaldi_uq.attacks")
+
+
+@STEP_RULES.register("fixed")
 class Stepper:
-    """A step of constant size, or decaying along half a cosine, with or without momentum.
+    """A step of constant size, with or without momentum.
 
     Args:
         constraint: of the batch.
@@ -60,11 +65,18 @@ class Stepper:
                 setattr(self, name, value[rows])
 
     def _share(self) -> float:
-        if self._config.step_rule == "fixed":
-            return 1.0
+        return 1.0
+
+
+@STEP_RULES.register("cosine")
+class CosineStepper(Stepper):
+    """A step that decays along half a cosine, to nearly 0."""
+
+    def _share(self) -> float:
         return 0.5 * (1.0 + math.cos(math.pi * self._step / self._config.num_steps))
 
 
+@STEP_RULES.register("apgd")
 class ApgdStepper(Stepper):
     """Auto-PGD: begin with twice the radius (see LARGEST_STEP), halve the step where it no longer helps an utterance.
 
@@ -111,7 +123,7 @@ class ApgdStepper(Stepper):
 
 def make_stepper(constraint: Constraint, config: AttackConfig, *, warm: bool = False) -> Stepper:
     """The stepper of a configuration."""
-    return (ApgdStepper if config.step_rule == "apgd" else Stepper)(constraint, config, warm=warm)
+    return STEP_RULES.get(config.step_rule)(constraint, config, warm=warm)
 
 
 def first_size(constraint: Constraint, config: AttackConfig, *, warm: bool = False) -> Tensor:

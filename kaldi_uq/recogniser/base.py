@@ -124,9 +124,7 @@ class BaseRecogniser(ABC):
         """
 
     @abstractmethod
-    def align(
-        self, scores: Mapping[str, np.ndarray], targets: Mapping[str, Sequence[str]]
-    ) -> dict[str, np.ndarray]:
+    def align(self, scores: Mapping[str, np.ndarray], targets: Mapping[str, Sequence[str]]) -> dict[str, np.ndarray]:
         """Best path of given words through the scores of the audio (step 1 of the paper's attack).
 
         Args:
@@ -150,7 +148,7 @@ class BaseRecogniser(ABC):
     def random_target(
         self, utt: str, original: Sequence[str], num_frames: int, *, seed: int, attempt: int = 0
     ) -> list[str]:
-        """Random target words that the audio can hold, other than the original ones; a pure function of its arguments."""
+        """Random words that the audio can hold, other than the original ones; a pure function of its arguments."""
 
     @property
     @abstractmethod
@@ -203,6 +201,16 @@ class BaseRecogniser(ABC):
         """
         rate, shortest = self.sample_rate, self.min_samples
         return self, read_waves(data, sample_rate=rate, min_samples=shortest, utts=utts, allow_pipes=allow_pipes)
+
+    def in_double(self: RecogniserT) -> RecogniserT:
+        """A copy that computes in float64, for checks of the gradient."""
+        raise ValueError(f"{type(self).__name__} does not compute in float64")
+
+    def ctc_tokens(self, words: Sequence[str]) -> list[int]:
+        """The tokens of words, for the CTC loss."""
+        raise ValueError("the loss ctc is for a recogniser trained by CTC: choose cross_entropy or margin")
+
+    ctc_blank = 0  # the blank token
 
     def speakers_key(self, utts: Sequence[str]) -> str:
         """Digest of what is known of the speakers of some utterances; empty where that does not matter."""

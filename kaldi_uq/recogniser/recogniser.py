@@ -216,10 +216,15 @@ class Recogniser(BaseRecogniser):
     ) -> list[str]:
         return self._sample(utt, original, num_frames, self._word_frames[1], seed=seed, attempt=attempt)
 
+    def in_double(self) -> Recogniser:
+        other = copy.copy(self)
+        other.model = copy.deepcopy(self.model).double().eval()
+        return other
+
     # speakers
 
     def cmvn_stats(self, utts: Sequence[str]) -> Tensor | None:
-        """CMVN statistics of the speakers of some utterances, (B, 2, D + 1) float64; ``None`` if the model takes none."""
+        """CMVN statistics of the speakers of utterances, (B, 2, D + 1) float64; ``None`` if the model takes none."""
         if not self.model.needs_speakers:
             return None
         missing = [utt for utt in utts if utt not in self._speakers]

@@ -6,7 +6,6 @@ of one model.
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -15,12 +14,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from kaldi_uq.attacks.config import AttackConfig
+from kaldi_uq.attacks.attack import Adversarial
 from kaldi_uq.attacks.constraints import whole_steps
 from kaldi_uq.audio.quality import snr_db
 from kaldi_uq.io.wav import INT16_SCALE
-from kaldi_uq.io.waves import pad
-from kaldi_uq.recogniser.hybrid import HybridModel
+from kaldi_uq.recogniser.base import BaseRecogniser
+from kaldi_uq.uncertainty import valid_frames
 
 ROUNDING = 1e-7  # float32 differences of numbers on the 16-bit grid
 # Full scale.  With larger differences some unit of a network crosses its kink between the two points; with smaller
@@ -34,24 +33,24 @@ NUM_UTTS = 2
 Check = dict[str, Any]
 
 
-def check_attack(
-    originals: Mapping[str, np.ndarray],
-    attacked: Mapping[str, np.ndarray],
-    records: Mapping[str, Mapping[str, Any]],
-    config: AttackConfig,
-) -> dict[str, Check]:
-    """Check the files that an attack wrote, as they were read back.
+def check(recogniser: BaseRecogniser, adversarial: Adversarial) -> dict[str, Check]:
+    """Is this attack meaningful?  Every check of one run: what was written, and the gradient that was followed.
 
     Args:
-        originals: utt -> (N,) float32 in [-1, 1].
-        attacked: utt -> (N,) float32, read from 16-bit files.
-        records: utt -> ``first_loss``, ``last_loss`` (nats a frame), ``live_samples`` (share in [0, 1]) and, if it was
-            counted, ``dead_frames`` (see :func:`dead_frames`).
-        config: the attack.
+        recogniser: the recogniser that was attacked.
+        adversarial: what the attack made, best as it was read back from 16-bit files.
 
     Returns:
         name -> ``{"passed": bool, "value": number, "limit": number, "remedy": text}``.
     """
+    found = check_attack(adversarial)
+    return found | check_gradient(recogniser, adversarial.originals, seed=adversarial.config.seed)
+
+
+def check_attack(adversarial: Adversarial) -> dict[str, Check]:
+    """Check what an attack wrote, without asking the recogniser; arguments and result as of :func:`check`."""
+    originals, attacked, config = adversarial.originals, adversarial.waves, adversarial.config
+    records = adversarial.records
     largest = max(_distance(originals[u], attacked[u]) for u in originals)
     same_length = all(len(attacked[u]) == len(originals[u]) for u in originals)
     checks = {
@@ -120,69 +119,46 @@ def _check_gradients_of_run(records: list[Mapping[str, Any]], *, iterates: bool)
     return checks
 
 
-def dead_frames(live: Tensor, num_samples: Tensor, lengths: Tensor, shift: int) -> Tensor:
-    """How many frames no sample of which had a gradient.
-
-    A frame is here what lies between its beginning and that of the next, so that a neighbour cannot answer for it.
-
-    Args:
-        live: (B, N) bool, samples that had a gradient other than zero in at least one step.
-        num_samples: (B,) int64.
-        lengths: (B,) int64, frames.
-        shift: samples from one frame to the next.
-
-    Returns:
-        (B,) int64.
-
-    >>> live = torch.tensor([[True, False, False, False, False, True, False, False]])
-    >>> dead_frames(live, torch.tensor([8]), torch.tensor([4]), 2)
-    tensor([2])
-    """
-    count = int(lengths.max())
-    inside = torch.arange(live.shape[1], device=live.device) < num_samples.to(live.device)[:, None]
-    missing = count * shift - live.shape[1]
-    padded = torch.nn.functional.pad(live & inside, (0, max(0, missing)))[:, : count * shift]
-    alive = padded.reshape(len(live), count, shift).any(2)
-    begin = torch.arange(count, device=live.device)
-    there = (begin < lengths.to(live.device)[:, None]) & (begin * shift < num_samples.to(live.device)[:, None])
-    return (there & ~alive).sum(1)
-
-
-def check_gradient(model: HybridModel, waves: Mapping[str, np.ndarray], *, seed: int = 0) -> dict[str, Check]:
+def check_gradient(recogniser: BaseRecogniser, waves: Mapping[str, np.ndarray], *, seed: int = 0) -> dict[str, Check]:
     """Compare the gradient that an attack follows with differences of the loss, in float64, on the shortest utterances.
 
-    The loss is the cross-entropy of random pdfs; all draws of a random model are the same in every evaluation.
+    The loss is the cross-entropy of random classes; all draws of a random recogniser are the same in every evaluation.
 
     Args:
-        model: the model under attack; a copy of it is made in float64.
+        recogniser: the recogniser under attack; a copy of it in float64 is looked at.
         waves: utt -> (N,) float32 in [-1, 1].
-        seed: of pdfs, directions and draws.
+        seed: seed of classes, directions and draws.
 
     Returns:
         ``{"gradient_correct": {"passed", "value", "limit", "remedy"}}``, the value as of :func:`slope_errors`.
     """
-    exact = copy.deepcopy(model).double().eval()
-    device = exact.log_prior.device
-    batch = pad(dict(waves), sorted(waves, key=lambda utt: (len(waves[utt]), utt))[:NUM_UTTS])
+    exact, device = recogniser.in_double(), recogniser.device
+    shortest = sorted(waves, key=lambda utt: (len(waves[utt]), utt))[:NUM_UTTS]
+    batch = next(exact.batches({utt: waves[utt] for utt in shortest}))
     num_samples = torch.from_numpy(batch.num_samples).to(device)
     generator = torch.Generator(device).manual_seed(seed)
     wav = torch.from_numpy(batch.wav).to(device).double()
-    inside = torch.arange(wav.shape[1], device=device) < num_samples[:, None]
+    inside = valid_frames(num_samples, wav.shape[1])
     noise = torch.rand(wav.shape, generator=generator, device=device, dtype=wav.dtype) * 2 - 1
     wav = torch.where(inside, wav + DITHER * noise, 0.0)
-    lengths = exact.front_end.num_frames(num_samples)
-    size = (len(wav), int(lengths.max()))
-    targets = torch.randint(exact.network.num_pdfs, size, generator=generator, device=device)
-    valid = torch.arange(size[1], device=device) < lengths[:, None]
+    num_draws = 2 if exact.is_random else None
 
-    speakers = exact.cmvn_stats_of(batch.utts)
+    def draws_of(x: Tensor) -> Tensor:
+        fixed = torch.Generator(device).manual_seed(seed + 1)
+        chunks, _ = exact.draws(x, num_samples, batch.utts, num_draws=num_draws, generator=fixed)
+        return torch.cat(list(chunks))
+
+    lengths = exact.num_frames(num_samples)
+    with torch.no_grad():
+        num_classes = draws_of(wav).shape[3]
+    size = (len(wav), int(lengths.max()))
+    targets = torch.randint(num_classes, size, generator=generator, device=device)
+    valid = valid_frames(lengths, size[1])
 
     def loss_of(x: Tensor) -> Tensor:
-        fixed = torch.Generator(device).manual_seed(seed + 1)
-        num_draws = 2 if exact.network.is_random else None
-        chunks, _ = exact.iter_log_post(x, num_samples, num_draws=num_draws, generator=fixed, cmvn_stats=speakers)
-        chosen = [part.gather(3, targets[None, ..., None].expand(len(part), -1, -1, 1))[..., 0] for part in chunks]
-        return -(torch.cat(chosen).mean(0) * valid).sum(1) / lengths
+        draws = draws_of(x)
+        chosen = draws.gather(3, targets[None, ..., None].expand(len(draws), -1, -1, 1))[..., 0]
+        return -(chosen.mean(0) * valid).sum(1) / lengths
 
     error = float(slope_errors(loss_of, wav, generator=generator).max())
     return {

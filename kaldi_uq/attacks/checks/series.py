@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from kaldi_uq.attacks.checks import Check, outcome
+from kaldi_uq.attacks.checks.one_run import Check, outcome
 
 Success = Mapping[str, bool]  # utt -> whether the recogniser wrote down what the attacker wanted
 

@@ -1,0 +1,224 @@
+"""An attack: a class that owns its options and says what is done with a batch; here is what all attacks share."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from kaldi_uq.attacks.batch import Batch
+from kaldi_uq.attacks.config import AttackConfig
+from kaldi_uq.attacks.constraints import CONSTRAINTS, make_constraint
+from kaldi_uq.attacks.goal import LOSSES, Goal
+from kaldi_uq.attacks.loop import AttackResult
+from kaldi_uq.attacks.steps import STEP_RULES
+from kaldi_uq.io.wav import INT16_SCALE, on_grid, to_int16
+from kaldi_uq.io.waves import WaveBatch
+from kaldi_uq.recogniser.base import BaseRecogniser
+from kaldi_uq.registry import Registry
+
+ATTACKS: Registry[type[Attack]] = Registry("attack", "kaldi_uq.attacks")
+
+
+@dataclass(frozen=True)
+class Adversarial:
+    """What an attack made of a set of utterances.
+
+    Attributes:
+        waves: utt -> (N,) float32 in [-1, 1], on the grid of 16-bit audio.
+        records: utt -> ``target`` (words; ``None`` if untargeted), ``first_loss``, ``last_loss`` (nats a frame),
+            ``live_samples`` (share that had a gradient), ``dead_frames`` (frames without any), ``steps``, ``starts``,
+            and what the attack adds.
+        originals: utt -> the audio before, as ``waves``.
+        config: options of the attack.
+    """
+
+    waves: dict[str, np.ndarray]
+    records: dict[str, dict[str, Any]]
+    originals: dict[str, np.ndarray]
+    config: AttackConfig
+
+
+class Attack:
+    """The loop as it is configured; a subclass does something else with a batch.
+
+    Args:
+        config: options; default: those of ``Config``.
+        options: single options, by the names of ``Config``'s fields; they win over ``config``.
+
+    Raises:
+        ValueError: an option out of range, or a name that is not registered.
+    """
+
+    Config: ClassVar[type[AttackConfig]] = AttackConfig
+    asked_by: ClassVar[str] = ""  # the option that asks for this attack, where options are all that is known
+
+    def __init__(self, config: AttackConfig | None = None, **options: Any) -> None:
+        self.config = self.Config(**options) if config is None else replace(config, **options)
+        CONSTRAINTS.get(self.config.constraint)
+        STEP_RULES.get(self.config.step_rule)
+        LOSSES.get(self.config.loss)
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """JSON-able options that the result depends on."""
+        return self.config.to_dict()
+
+    def on_batch(self, batch: Batch) -> tuple[AttackResult, Mapping[str, Sequence[Any]]]:
+        """Attack a batch.
+
+        Returns:
+            the result, and further fields of each utterance's record, (B,) values by name.
+        """
+        return batch.run(), {}
+
+    def record(self, statistics: Mapping[str, float]) -> dict[str, Any]:
+        """Further fields of an utterance's record, once its file has been scored."""
+        return {}
+
+    def __call__(self, recogniser: BaseRecogniser, waves: Mapping[str, np.ndarray], goal: Goal) -> Adversarial:
+        """Attack utterances, in memory.
+
+        Args:
+            recogniser: the recogniser under attack.
+            waves: utt -> (N,) samples, int16 or float in [-1, 1].
+            goal: what is wanted.
+
+        Raises:
+            DataError: audio that cannot be used, or words that the recogniser does not know.
+            AlignmentError: words that do not fit into the audio.
+        """
+        originals = {utt: on_grid(wave) for utt, wave in recogniser.check_audio(waves, what="attacked").items()}
+        who = recogniser.with_speakers(originals)
+        words = goal.choose(who, originals, self.config.seed)
+        found: dict[str, tuple[np.ndarray, dict[str, Any]]] = {}
+        for number, batch in enumerate(who.batches(originals)):
+            found |= self.attack(who, batch, goal, words, number)
+        return Adversarial(
+            {utt: (found[utt][0] / np.float32(INT16_SCALE)).astype(np.float32) for utt in originals},
+            {utt: found[utt][1] for utt in originals},
+            originals,
+            replace(self.config, untargeted=goal.away),
+        )
+
+    def attack(
+        self, recogniser: BaseRecogniser, waves: WaveBatch, goal: Goal, words: Mapping[str, list[str]], number: int
+    ) -> dict[str, tuple[np.ndarray, dict[str, Any]]]:
+        """Attack one batch of a set.
+
+        Args:
+            recogniser: the recogniser under attack, for the speakers of the batch.
+            waves: the batch.
+            goal: what is wanted.
+            words: utt -> what the goal chose.
+            number: number of the batch in the set, for the seeds.
+
+        Returns:
+            utt -> (N,) int16 samples, and its record.
+        """
+        batch = self._batch(recogniser, waves, goal, {utt: words[utt] for utt in waves.utts}, number)
+        result, further = self.on_batch(batch)
+        output = result.wav.cpu().numpy()
+        shift = round(recogniser.frame_shift_s * recogniser.sample_rate)
+        columns: dict[str, Sequence[Any]] = {
+            "first_loss": result.first_loss.tolist(),
+            "last_loss": result.last_loss.tolist(),
+            "live_samples": (result.live.sum(1) / batch.num_samples).tolist(),
+            "dead_frames": dead_frames(result.live, batch.num_samples, batch.lengths, shift).tolist(),
+            "steps": result.steps.tolist(),
+            "starts": result.starts.tolist(),
+            **further,
+        }
+        return {
+            utt: (
+                to_int16(output[i, : waves.num_samples[i]]),
+                {"target": None if goal.away else list(batch.words[utt]), **{k: v[i] for k, v in columns.items()}},
+            )
+            for i, utt in enumerate(waves.utts)
+        }
+
+    def _batch(
+        self, who: BaseRecogniser, waves: WaveBatch, goal: Goal, words: dict[str, list[str]], number: int
+    ) -> Batch:
+        config = replace(self.config, untargeted=goal.away)
+        seed = config.seed * 1_000_003 + number
+        wav = torch.from_numpy(np.round(waves.wav * INT16_SCALE) / np.float32(INT16_SCALE)).to(who.device)
+        num_samples = torch.from_numpy(waves.num_samples).to(who.device)
+        lengths = who.num_frames(num_samples)
+        with torch.no_grad():
+            generator = torch.Generator(who.device).manual_seed(seed)
+            clean = who.scores(who.mean_log_post(wav, num_samples, waves.utts, generator=generator)).cpu().numpy()
+        scores = {
+            u: np.ascontiguousarray(clean[i, :size])
+            for i, (u, size) in enumerate(zip(waves.utts, lengths.tolist(), strict=True))
+        }
+        loss = LOSSES.get(config.loss).of_words(who, words, scores, goal, lengths, seed=config.seed)
+
+        def noise(start: int) -> Tensor:
+            starts = random_starts(waves.utts, waves.num_samples.tolist(), config.seed, start)
+            return torch.from_numpy(starts).to(who.device)
+
+        return Batch(
+            recogniser=who,
+            config=config,
+            utts=waves.utts,
+            wav=wav,
+            lengths=lengths,
+            constraint=make_constraint(config, wav, num_samples, who.sample_rate),
+            goal=loss,
+            words=words,
+            noise=noise,
+            seed=seed,
+        )
+
+
+def random_starts(utts: Sequence[str], num_samples: Sequence[int], seed: int, start: int = 0) -> np.ndarray:
+    """Uniform noise in [-1, 1] for each utterance, the same whatever batch it is in; zero padding.
+
+    Args:
+        utts: B utterance ids.
+        num_samples: samples of each.
+        seed: seed of the noise.
+        start: number of the start; each has its own noise.
+
+    Returns:
+        (B, N) float32.
+    """
+    starts = np.zeros((len(utts), max(num_samples)), dtype=np.float32)
+    for row, (utt, size) in enumerate(zip(utts, num_samples, strict=True)):
+        rng = np.random.default_rng([seed, 1 + start, zlib.crc32(utt.encode())])
+        starts[row, :size] = rng.uniform(-1.0, 1.0, size)
+    return starts
+
+
+def dead_frames(live: Tensor, num_samples: Tensor, lengths: Tensor, shift: int) -> Tensor:
+    """How many frames no sample of which had a gradient.
+
+    A frame is here what lies between its beginning and that of the next, so that a neighbour cannot answer for it.
+
+    Args:
+        live: (B, N) bool, samples that had a gradient other than zero in at least one step.
+        num_samples: (B,) int64.
+        lengths: (B,) int64, frames.
+        shift: samples from one frame to the next.
+
+    Returns:
+        (B,) int64.
+
+    >>> live = torch.tensor([[True, False, False, False, False, True, False, False]])
+    >>> dead_frames(live, torch.tensor([8]), torch.tensor([4]), 2)
+    tensor([2])
+    """
+    count = int(lengths.max())
+    inside = torch.arange(live.shape[1], device=live.device) < num_samples.to(live.device)[:, None]
+    missing = count * shift - live.shape[1]
+    padded = torch.nn.functional.pad(live & inside, (0, max(0, missing)))[:, : count * shift]
+    alive = padded.reshape(len(live), count, shift).any(2)
+    begin = torch.arange(count, device=live.device)
+    there = (begin < lengths.to(live.device)[:, None]) & (begin * shift < num_samples.to(live.device)[:, None])
+    return (there & ~alive).sum(1)

@@ -1,0 +1,248 @@
+"""An attack directory: 16-bit files that an attack made, what the recogniser hears in them, and a run that resumes.
+
+``wav/<utt>.wav``, ``wav.scp``, ``utt2spk``, ``spk2utt``, ``text`` (the original), ``target_text``, ``results.jsonl`` (a
+line an utterance), ``checks.json``.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from kaldi_uq.attacks.attack import Adversarial, Attack
+from kaldi_uq.attacks.checks.one_run import check
+from kaldi_uq.attacks.goal import Goal
+from kaldi_uq.audio.quality import measure_all, perceptual
+from kaldi_uq.io.datadir import invert_utt2spk, write_table
+from kaldi_uq.io.files import digest, read_json, write_json, write_text
+from kaldi_uq.io.wav import read_wav, write_wav
+from kaldi_uq.io.waves import wave_batches
+from kaldi_uq.recogniser.base import BaseRecogniser
+from kaldi_uq.results.word_errors import ErrorRate, align_words
+
+# what can be measured of the audio beside the SNR (:mod:`kaldi_uq.audio.quality`)
+QUALITY = ("segmental_snr_db", "masking_margin_db", "share_above_masking", "pesq", "stoi")
+
+
+def craft(
+    attack: Attack,
+    recogniser: BaseRecogniser,
+    waves: Mapping[str, np.ndarray],
+    goal: Goal,
+    out_dir: Path,
+    *,
+    key: str = "",
+) -> Adversarial:
+    """Attack every utterance, write ``wav/<utt>.wav`` and read it back; a killed run resumes after its last batch.
+
+    Args:
+        attack: the attack.
+        recogniser: the recogniser under attack.
+        waves: utt -> (N,) float32 on the 16-bit grid.
+        goal: what is wanted.
+        out_dir: the attack directory.
+        key: digest of the recogniser and the audio; batches of an earlier run with another key are made again.
+    """
+    words = goal.choose(recogniser, waves, attack.config.seed)
+    key = digest(key, attack.settings, goal.away, words, recogniser.settings)
+    for part in (out_dir / "parts").glob("*.json"):
+        if _finished(part, key) is None:  # this run overwrites waveforms that it stands for
+            part.unlink()
+    records: dict[str, dict[str, Any]] = {}
+    with tqdm(total=len(waves), desc=f"attack eps {attack.config.eps:g}", unit="utt") as progress:
+        for number, batch in enumerate(recogniser.batches(waves)):
+            part = out_dir / "parts" / f"{number}.json"
+            done = _finished(part, key)
+            if done is None:
+                done = {}
+                for utt, (samples, record) in attack.attack(recogniser, batch, goal, words, number).items():
+                    write_wav(out_dir / "wav" / f"{utt}.wav", samples, recogniser.sample_rate)
+                    done[utt] = record
+                write_text(part, json.dumps({"key": key, "records": done}))
+            records |= done
+            progress.update(len(batch.utts))
+    heard = {utt: read_wav(out_dir / "wav" / f"{utt}.wav", expected_rate=recogniser.sample_rate)[0] for utt in waves}
+    config = replace(attack.config, untargeted=goal.away)
+    return Adversarial(heard, {utt: records[utt] for utt in waves}, dict(waves), config)
+
+
+def _finished(part: Path, key: str) -> dict[str, dict[str, Any]] | None:
+    """The records of a batch that an earlier run finished with the same options, or ``None``."""
+    try:
+        state = json.loads(part.read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):  # none, or damaged
+        return None
+    if not isinstance(state, dict) or state.get("key") != key:
+        return None
+    records: dict[str, dict[str, Any]] = state["records"]
+    return records if all((part.parents[1] / "wav" / f"{utt}.wav").is_file() for utt in records) else None
+
+
+def write_attack(
+    attack: Attack,
+    recogniser: BaseRecogniser,
+    adversarial: Adversarial,
+    text: Mapping[str, Sequence[str]],
+    utt2spk: Mapping[str, str],
+    out_dir: Path,
+) -> None:
+    """Decode and score what :func:`craft` wrote, and write the rest of the directory, ``results.jsonl`` last.
+
+    Args:
+        attack: the attack.
+        recogniser: the recogniser that was attacked.
+        adversarial: what :func:`craft` gave.
+        text: utt -> what is spoken.
+        utt2spk: utt -> speaker.
+        out_dir: the attack directory.
+    """
+    records, config = adversarial.records, adversarial.config
+    targets = None if config.untargeted else {utt: record["target"] for utt, record in records.items()}
+    # other draws than the attack's own
+    lines = score_examples(recogniser, adversarial.originals, adversarial.waves, targets, text, seed=config.seed + 1)
+    for line in lines:
+        record = {name: value for name, value in records[line["utt"]].items() if name != "target"}
+        # what the attack says of its detectors is of the draws that it chose the example by
+        line |= {"eps": config.eps, **record, **attack.record(line["statistics"])}
+    scp = {utt: str(out_dir / "wav" / f"{utt}.wav") for utt in records}
+    for left_over in {str(path) for path in (out_dir / "wav").rglob("*.wav")} - set(scp.values()):
+        Path(left_over).unlink()  # of an earlier attack on more utterances
+    write_json(out_dir / "checks.json", check(recogniser, adversarial))
+    write_table(out_dir / "wav.scp", scp)
+    speakers = {utt: utt2spk[utt] for utt in records}
+    write_table(out_dir / "utt2spk", speakers)
+    write_table(out_dir / "spk2utt", {spk: " ".join(utts) for spk, utts in invert_utt2spk(speakers).items()})
+    write_table(out_dir / "text", {utt: " ".join(text[utt]) for utt in records})
+    (out_dir / "target_text").unlink(missing_ok=True)  # of an earlier attack, which may have had targets
+    if targets is not None:
+        write_table(out_dir / "target_text", {utt: " ".join(words) for utt, words in targets.items()})
+    write_lines(out_dir, lines)
+
+
+def write_lines(out_dir: Path, lines: Iterable[Mapping[str, Any]]) -> None:
+    """Write ``results.jsonl``."""
+    write_text(out_dir / "results.jsonl", "".join(json.dumps(line, allow_nan=False) + "\n" for line in lines))
+
+
+def read_lines(out_dir: Path) -> list[dict[str, Any]]:
+    """Read ``results.jsonl``."""
+    text = (out_dir / "results.jsonl").read_text(encoding="utf-8")
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def read_checks(out_dir: Path) -> dict[str, Any]:
+    """Read ``checks.json``."""
+    checks: dict[str, Any] = read_json(out_dir / "checks.json")
+    return checks
+
+
+def score_examples(
+    recogniser: BaseRecogniser,
+    originals: Mapping[str, np.ndarray],
+    attacked: Mapping[str, np.ndarray],
+    targets: Mapping[str, Sequence[str]] | None,
+    text: Mapping[str, Sequence[str]],
+    *,
+    seed: int = 0,
+    desc: str = "decoding the attack",
+) -> list[dict[str, Any]]:
+    """Decode attacked audio, count the errors, measure uncertainty and loudness of the perturbation.
+
+    Args:
+        recogniser: the recogniser that listens: the one that was attacked, or any other.
+        originals: utt -> (N,) float32 in [-1, 1]; utterances that were not attacked are not looked at.
+        attacked: utt -> (N,) float32 in [-1, 1], as read from 16-bit files.
+        targets: utt -> target words; ``None`` for an attack without targets.
+        text: utt -> what was spoken.
+        seed: seed of the draws; another than the attack's, so that no example is judged by the draws it was made with.
+        desc: label of the progress bar.
+
+    Returns:
+        A line of ``results.jsonl`` for each of ``attacked``, in its order: ``utt``, ``target`` (if there are targets),
+        ``original``, ``hypothesis``, ``target_errors``, ``target_success`` (the words are exactly the target's),
+        ``original_errors``, what :func:`kaldi_uq.audio.quality.measure` gives (null: nothing was added) and, where the
+        extra ``quality`` is installed, ``perceptual``, and ``statistics``.
+    """
+    found = recogniser.hear(attacked, seed=seed, desc=desc)
+    rate = recogniser.sample_rate
+    quality: dict[str, dict[str, float | None]] = {}
+    for batch in wave_batches(dict(attacked)):
+        before, after = ([waves[utt] for utt in batch.utts] for waves in (originals, attacked))
+        rows = measure_all(before, after, rate, device=recogniser.device)
+        heard = (perceptual(*pair, rate) for pair in zip(before, after, strict=True))
+        quality |= {utt: {**row, **more} for utt, row, more in zip(batch.utts, rows, heard, strict=True)}
+    lines = []
+    for utt in attacked:
+        words, spoken = list(found[utt].words or ()), list(text[utt])
+        line: dict[str, Any] = {"utt": utt}
+        if targets is not None:
+            line["target"] = " ".join(targets[utt])
+        line |= {"original": " ".join(spoken), "hypothesis": " ".join(words)}
+        if targets is not None:
+            line["target_errors"] = align_words(list(targets[utt]), words).counts()
+            line["target_success"] = words == list(targets[utt])
+        line["original_errors"] = align_words(spoken, words).counts()
+        lines.append(line | {**quality[utt], "statistics": found[utt].statistics})
+    return lines
+
+
+def summarise(lines: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    """What a row of ``results.json`` says of an attack.
+
+    Args:
+        lines: of ``results.jsonl``, at least one.
+
+    Returns:
+        ``num_utts``, ``target_accuracy`` and ``target_success`` (share of utterances whose words are exactly the
+        target's; both ``None`` without targets), ``original_accuracy`` (``None``: no word was spoken), ``snr_db_mean``
+        (``None``: nothing was added to any utterance), and the mean of each of ``QUALITY`` that was measured, as
+        ``segmental_snr_db_mean``.
+
+    Raises:
+        ValueError: no line.
+    """
+    lines = list(lines)
+    if not lines:
+        raise ValueError("there is no line to summarise")
+    target = [ErrorRate.from_counts(line["target_errors"]) for line in lines if line.get("target_errors") is not None]
+    spoken = sum((ErrorRate.from_counts(line["original_errors"]) for line in lines), ErrorRate())
+    snr = [float(line["snr_db"]) for line in lines if line.get("snr_db") is not None]
+    quality = {name: [float(line[name]) for line in lines if line.get(name) is not None] for name in QUALITY}
+    return {
+        "num_utts": len(lines),
+        "target_accuracy": sum(target, ErrorRate()).accuracy if target else None,
+        "target_success": float(np.mean([rate.errors == 0 for rate in target])) if target else None,
+        "original_accuracy": spoken.accuracy if spoken.num_words else None,
+        "snr_db_mean": float(np.mean(snr)) if snr else None,
+        **{f"{name}_mean": float(np.mean(values)) for name, values in quality.items() if values},
+    }
+
+
+def shown(accuracy: float | None) -> str:
+    """An accuracy for people.
+
+    >>> shown(0.5), shown(None)
+    ('0.500', 'none (no word was spoken)')
+    """
+    return "none (no word was spoken)" if accuracy is None else f"{accuracy:.3f}"
+
+
+def evasion(lines: Iterable[Mapping[str, Any]]) -> float:
+    """The share of examples that have what the attack wants *and* that the detectors pass.
+
+    Args:
+        lines: of ``results.jsonl`` of an adaptive attack, at least one: ``passes``, and the errors against the target,
+            or without one against what was said.
+    """
+    reached = []
+    for line in lines:
+        target = line.get("target_errors")
+        errors = ErrorRate.from_counts(line["original_errors"] if target is None else target).errors
+        reached.append(line["passes"] and (errors > 0 if target is None else errors == 0))
+    return float(np.mean(reached))
