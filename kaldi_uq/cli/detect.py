@@ -31,6 +31,7 @@ from kaldi_uq.cli.model_options import add_model_arguments, load_model
 from kaldi_uq.cli.options import directory, engine_of, non_negative_int
 from kaldi_uq.config import config_from
 from kaldi_uq.detector import GaussianDetector, OneClassDetector, load_detector
+from kaldi_uq.detector.fit import RECOMMENDED, recommended
 from kaldi_uq.detector.judge import Normal, Recogniser, Verdict, judge
 from kaldi_uq.detector.normal import FILE_NAME, PROBABILITIES, load_frame_quantiles
 from kaldi_uq.engine.base import DecodeConfig
@@ -43,14 +44,6 @@ from kaldi_uq.io.waves import read_recording
 from kaldi_uq.recogniser.hybrid import MODEL_FILE, HybridModel
 from kaldi_uq.recogniser.speakers import stats_of_waves
 
-# By kind of model: statistics that find both of the recipe's attacks, by AUROC and at the saved threshold.  Where there
-# are draws or members, their disagreement also shows the attacks that leave the mean more certain than benign speech.
-RECOMMENDED = {
-    "dnn": "mean_predictive_entropy",
-    "ensemble": "max_mutual_information",
-    "dropout": "mean_akld",
-    "bnn": "q95_mutual_information",
-}
 WIDTH = 80  # columns
 MAX_SHOWN = 8  # stretches of a file in the text; --json has them all
 
@@ -61,8 +54,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("wavs", nargs="*", metavar="WAV", help="mono, of the model's sample rate")
     parser.add_argument("--scp", metavar="FILE", help="judge the files of this wav.scp instead")
     which = parser.add_mutually_exclusive_group()
-    recommended = ", ".join(f"{kind}: {name}" for kind, name in RECOMMENDED.items())
-    which.add_argument("--statistic", help=f"use MODEL-DIR/detector/STATISTIC.json [{recommended}]")
+    defaults = ", ".join(f"{kind}: {name}" for kind, name in RECOMMENDED.items())
+    which.add_argument("--statistic", help=f"use MODEL-DIR/detector/STATISTIC.json [{defaults}]")
     which.add_argument("--detector", type=Path, metavar="FILE", help="use this detector")
     parser.add_argument(
         "--fpr",
@@ -146,7 +139,7 @@ def _files(args: argparse.Namespace) -> list[tuple[str | None, str]]:
 
 def _detector(args: argparse.Namespace, model: HybridModel) -> tuple[Path, OneClassDetector]:
     """The detector and its file, with the threshold to use."""
-    statistic = args.statistic or RECOMMENDED[model.kind]
+    statistic = args.statistic or recommended(model.kind)
     folder = args.model_dir / "detector"
     path = args.detector or folder / f"{statistic}.json"
     if not args.detector and not (path.is_file() and path.parent == folder):
