@@ -13,7 +13,6 @@ import multiprocessing
 import os
 import shutil
 import sys
-import wave
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -28,7 +27,7 @@ from kaldi_uq.cli.main import OneLineParser, ParagraphFormatter, interrupted
 from kaldi_uq.errors import DataError, KaldiUqError, UsageError
 from kaldi_uq.io.datadir import write_data_dir, write_table
 from kaldi_uq.io.files import DoneStamp, digest, read_json, write_json
-from kaldi_uq.io.wav import write_wav
+from kaldi_uq.io.wav import read_wav, write_wav
 
 
 class Utterance(Protocol):
@@ -186,13 +185,9 @@ def _parallel(function: Callable[[Any], Any], jobs: Sequence[Any], nj: int) -> I
 def _num_samples(path: Path, sample_rate: int) -> int:
     """Length of a waveform that an earlier run wrote; 0 if there is none, or no whole one."""
     try:
-        with wave.open(str(path)) as stream:
-            shape = (stream.getnchannels(), stream.getsampwidth(), stream.getframerate())
-            length = stream.getnframes()
-            complete = len(stream.readframes(length)) == 2 * length
-    except (OSError, wave.Error, EOFError):
+        return len(read_wav(path, expected_rate=sample_rate)[0])
+    except DataError:
         return 0
-    return length if complete and shape == (1, 2, sample_rate) else 0
 
 
 def _clear_other_options(out: Path, options: dict[str, Any]) -> None:

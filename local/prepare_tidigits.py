@@ -26,7 +26,8 @@ from scipy.signal import resample_poly
 
 from kaldi_uq.errors import DataError, UsageError
 from kaldi_uq.io.files import digest
-from kaldi_uq.io.sphere import find_sph2pipe, read_sphere, read_sphere_header
+from kaldi_uq.io.sphere import find_sph2pipe, parse_sphere_header
+from kaldi_uq.io.wav import read_wav, to_int16
 
 PRESETS: dict[str, Counts] = {
     "full": {"train": 8623, "fit": 1000, "test": 1000, "attack": 1000},
@@ -106,7 +107,8 @@ def _check_names(utterances: list[Utterance]) -> None:
 
 def render(sample_rate: int, utterance: Utterance) -> np.ndarray:
     """Read the SPHERE file and resample it."""
-    samples, rate = read_sphere(utterance.source)
+    wave, rate = read_wav(utterance.source)
+    samples = to_int16(wave)
     if rate == sample_rate:
         return samples
     divisor = math.gcd(rate, sample_rate)
@@ -120,7 +122,8 @@ def prepare(args: argparse.Namespace) -> None:
     if args.sample_rate < 1000:
         raise UsageError(f"--sample-rate is in Hz, got {args.sample_rate}")
     utterances = choose(args.seed, counts, find_root(Path(args.corpus_dir)))
-    if "shorten" in read_sphere_header(utterances[0].source).coding:
+    first = Path(utterances[0].source)
+    if "shorten" in parse_sphere_header(first.read_bytes(), str(first)).coding:
         find_sph2pipe()  # not there: say so before anything is written
     stats = [(u.source, Path(u.source).stat()) for u in utterances]
     contents = digest([(source, stat.st_size, stat.st_mtime_ns) for source, stat in stats])

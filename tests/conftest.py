@@ -12,7 +12,7 @@ import pytest
 
 from kaldi_uq.engine.base import Engine
 from tests.kaldi import Kaldi
-from tests.recipe import REPO, TINY_OPTIONS, Recipe, make_recipe
+from tests.recipe import LIMIT_S, REPO, TINY_OPTIONS, Recipe, make_recipe
 
 # Small tensors: more threads only get into each other's way.  Before torch is imported anywhere.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -53,7 +53,6 @@ def run_script(script_env: dict[str, str], tmp_path: Path) -> RunScript:
         stdin: str = "",
         cwd: Path | None = None,
         env: Mapping[str, str] | None = None,
-        timeout: float = 60,
     ) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             [str(word) for word in command],
@@ -62,7 +61,7 @@ def run_script(script_env: dict[str, str], tmp_path: Path) -> RunScript:
             env={**script_env, **(env or {})},
             capture_output=True,
             text=True,
-            timeout=timeout,
+            timeout=LIMIT_S,
             check=False,
         )
 

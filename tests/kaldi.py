@@ -13,6 +13,8 @@ import numpy as np
 
 from kaldi_uq.engine.base import Engine, EngineOptions
 from kaldi_uq.engine.binaries.jobs import PROGRAMS
+from kaldi_uq.io.kaldi_model import TransitionTable
+from tests.recipe import LIMIT_S
 
 
 @dataclass(frozen=True)
@@ -38,7 +40,7 @@ class Kaldi:
         """The recipe that has the scripts of all others: ``steps`` and ``utils``."""
         return self.root / "egs/wsj/s5"
 
-    def run(self, *command: object, cwd: Path | None = None, timeout: float = 120) -> str:
+    def run(self, *command: object, cwd: Path | None = None) -> str:
         """Run a program or script; its output.  A failure is one of the test."""
         done = subprocess.run(
             [str(word) for word in command],
@@ -46,7 +48,7 @@ class Kaldi:
             env=self.env,
             stdin=subprocess.DEVNULL,
             capture_output=True,
-            timeout=timeout,
+            timeout=LIMIT_S,
             check=False,
         )
         said = done.stderr.decode(errors="replace")
@@ -92,3 +94,9 @@ def read_text_matrices(text: str) -> dict[str, np.ndarray]:
 def read_text_vectors(text: str) -> dict[str, list[int]]:
     """The integer vectors of a text archive."""
     return {line.split()[0]: [int(word) for word in line.split()[1:]] for line in text.splitlines()}
+
+
+def tid_to_phone(table: TransitionTable) -> np.ndarray:
+    """(num_transition_ids + 1,) the phone of each transition-id; entry 0 is unused."""
+    counts = [len(table.topology.entry(phone)[state].transitions) for phone, state, *_ in table.tuples]
+    return np.concatenate([[0], np.repeat([phone for phone, *_ in table.tuples], counts)])

@@ -20,6 +20,22 @@ TINY_OPTIONS = ("--corpus-opts", "--num-train 60 --num-fit 12 --num-test 12 --nu
 
 Done = subprocess.CompletedProcess
 
+LIMIT_S = 3600  # of a command that takes minutes at most on an idle machine: what takes longer hangs
+
+
+def wait_for(condition: Callable[[], object], process: subprocess.Popen[Any] | None = None) -> None:
+    """Wait until the condition holds; an error if it does not come to hold, or if the process ends before."""
+    deadline = time.monotonic() + LIMIT_S
+    while not condition():
+        assert process is None or process.poll() is None, "the command ended before the condition held"
+        assert time.monotonic() < deadline, "the condition does not come to hold"
+        time.sleep(0.02)
+
+
+def heed_interrupts() -> None:
+    """In a child, as ``preexec_fn``: SIGINT ends it, also if the tests run in the background, where it is ignored."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
 
 @dataclass(frozen=True)
 class Recipe:
@@ -40,7 +56,7 @@ class Recipe:
         """The recipe directory."""
         return self.root / "recipes" / self.name
 
-    def run(self, *command: object, cwd: Path | None = None, timeout: float = 600, **env: str) -> Done[str]:
+    def run(self, *command: object, cwd: Path | None = None, **env: str) -> Done[str]:
         """Run a command in the recipe directory."""
         return subprocess.run(
             [str(word) for word in command],
@@ -49,7 +65,7 @@ class Recipe:
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
-            timeout=timeout,
+            timeout=LIMIT_S,
             check=False,
         )
 
@@ -80,9 +96,7 @@ class Recipe:
             stderr=subprocess.DEVNULL,
             start_new_session=True,
         )
-        while process.poll() is None and not condition():
-            time.sleep(0.01)
-        assert process.poll() is None, "the command ended before the condition held"
+        wait_for(condition, process)
         while pids := _session(process.pid):
             for pid in pids:
                 os.kill(pid, signal.SIGKILL)

@@ -12,6 +12,7 @@ from kaldi_uq.cli import main as dispatcher
 from kaldi_uq.cli.main import COMMANDS, main
 from kaldi_uq.errors import DataError
 from tests.conftest import REPO, RunScript
+from tests.recipe import LIMIT_S
 
 
 def test_top_level_help_lists_every_command_and_imports_no_package(run_script: RunScript) -> None:
@@ -124,7 +125,7 @@ def test_reader_that_goes_away_causes_no_message(script_env: dict[str, str], tmp
     assert process.stderr
     process.stdout.close()  # before anything can have been written
     errors = process.stderr.read()
-    process.wait(timeout=30)
+    process.wait(timeout=LIMIT_S)
     assert "roken pipe" not in errors
     assert "Traceback" not in errors
 

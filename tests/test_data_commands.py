@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from kaldi_uq.cli.main import main
-from kaldi_uq.cli.split_data import partition
 from kaldi_uq.io.datadir import read_table
+from kaldi_uq.io.split import partition
 from tests.conftest import REPO, RunScript
 
 UTILS = REPO / "utils"

@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -19,8 +18,8 @@ from kaldi_uq.engine.binaries.jobs import PROGRAMS, Jobs, KaldiRoot
 from kaldi_uq.engine.select import select_engine
 from kaldi_uq.errors import EngineError
 from kaldi_uq.io.datadir import read_table
-from tests.conftest import REPO
 from tests.kaldi import fake_kaldi
+from tests.recipe import LIMIT_S, REPO, heed_interrupts, wait_for
 
 
 @pytest.fixture
@@ -182,21 +181,18 @@ def test_end_of_the_command_ends_its_jobs(root: Path, tmp_path: Path) -> None:
     code = (
         "from kaldi_uq.engine.binaries.jobs import *\nfrom pathlib import Path\n"
         f"p = Path({str(tmp_path)!r})\n"
-        "Jobs(KaldiRoot.find(), EngineOptions()).run('x', lambda _: [[['bash', '-c', f'echo $$ >{p}/pid; sleep 60']]], "
-        "scripts=p, logs=p)"
+        "Jobs(KaldiRoot.find(), EngineOptions()).run("
+        "'x', lambda _: [[['bash', '-c', f'echo $$ >{p}/pid; sleep 999']]], scripts=p, logs=p)"
     )
     env = {**os.environ, "PYTHONPATH": str(REPO)}
-    process = subprocess.Popen([sys.executable, "-c", code], env=env, cwd=REPO, stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + 60
-    while not ((tmp_path / "pid").is_file() and (tmp_path / "pid").read_text().strip()):
-        assert process.poll() is None and time.monotonic() < deadline
-        time.sleep(0.05)
+    process = subprocess.Popen(
+        [sys.executable, "-c", code], env=env, cwd=REPO, stderr=subprocess.DEVNULL, preexec_fn=heed_interrupts
+    )
+    wait_for(lambda: (tmp_path / "pid").is_file() and (tmp_path / "pid").read_text().strip(), process)
     pid = int((tmp_path / "pid").read_text())
     process.send_signal(signal.SIGINT)
-    process.wait(timeout=30)
-    while Path(f"/proc/{pid}").exists():
-        assert time.monotonic() < deadline, "the job lives on"
-        time.sleep(0.05)
+    process.wait(timeout=LIMIT_S)
+    wait_for(lambda: not Path(f"/proc/{pid}").exists())  # the job does not live on
 
 
 class TestParts:

@@ -5,18 +5,20 @@ from __future__ import annotations
 import contextlib
 import shutil
 from pathlib import Path
+from typing import Any
 
 import kaldi_hmm_gmm as khg
 import numpy as np
 import pytest
 
-from kaldi_uq.engine.base import MonoConfig
-from kaldi_uq.engine.embedded import wheels
+from kaldi_uq.engine.base import DecodeConfig, MonoConfig
+from kaldi_uq.engine.embedded import decode, wheels
 from kaldi_uq.engine.embedded.engine import EmbeddedEngine
 from kaldi_uq.engine.embedded.gmm import reestimate, split
 from kaldi_uq.engine.select import engine_name, select_engine
 from kaldi_uq.errors import EngineError, ModelFileError
 from kaldi_uq.io.kaldi_model import DiagGmmSet, write_model
+from kaldi_uq.io.lang import Lang
 from tests import tiny
 from tests.tiny import TinySystem
 
@@ -104,6 +106,49 @@ class TestFsts:
     def test_missing_fst_comes_with_its_remedy(self, tmp_path: Path) -> None:
         with pytest.raises(EngineError, match=r"HCLG\.fst: no such file; .*utils/mkgraph\.sh makes it"):
             wheels.read_fst(tmp_path / "HCLG.fst")
+
+
+class TestDecoderAndAligner:
+    def test_files_are_read_once(self, system: TinySystem, tmp_path: Path) -> None:
+        shutil.copytree(system.mono, tmp_path / "mono")
+        shutil.copytree(system.lang.path, tmp_path / "lang")
+        lang, mono, config = Lang.read(tmp_path / "lang"), tmp_path / "mono", DecodeConfig(acwt=0.3)
+        decoder = system.engine.decoder(mono, mono / "graph", config)
+        aligner = system.engine.aligner(mono, lang, config)
+        shutil.rmtree(tmp_path / "mono")
+        shutil.rmtree(tmp_path / "lang")
+        fresh = system.engine.aligner(system.mono, system.lang, config)
+        texts = {utt: system.word_ids(*words) for utt, words in system.text.items()}
+        for seed in (0, 1):
+            scores = {utt: random_scores(system, seed) for utt in texts}
+            decoded = system.engine.decoder(system.mono, system.graph, config).decode(scores.items())
+            assert [h.words for h in decoder.decode(scores.items()).values()] == [h.words for h in decoded.values()]
+            aligned = aligner.align(scores.items(), texts)
+            assert aligned and aligned.keys() == texts.keys()
+            for utt, alignment in fresh.align(scores.items(), texts).items():
+                assert np.array_equal(aligned[utt], alignment)
+
+    def test_aligner_keeps_the_graphs_of_the_last_texts(
+        self, system: TinySystem, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        compiled = []
+        original = wheels.compile_graph
+
+        def compile_graph(compiler: Any, words: tuple[int, ...], lang: Lang) -> Any:
+            compiled.append(words)
+            return original(compiler, words, lang)
+
+        monkeypatch.setattr(wheels, "compile_graph", compile_graph)
+        monkeypatch.setattr(decode, "MAX_GRAPHS", 2)
+        aligner = system.engine.aligner(system.mono, system.lang, DecodeConfig())
+        one, two, three = (tuple(system.word_ids(word)) for word in ("one", "two", "three"))
+        for words in (one, two, one, two, three, two, one):
+            aligner.align([("a", random_scores(system, 0))], {"a": words})
+        assert compiled == [one, two, three, one]
+
+
+def random_scores(system: TinySystem, seed: int) -> np.ndarray:
+    return 6 * np.random.default_rng(seed).standard_normal((40, system.table.num_pdfs)).astype(np.float32)
 
 
 class TestMonophoneTraining:

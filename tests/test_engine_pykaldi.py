@@ -236,7 +236,7 @@ class TestDecoding:
     def test_arguments_and_result(
         self, engine: Engine, stand_in: StandIn, system: TinySystem, scores: np.ndarray
     ) -> None:
-        found = engine.decode(system.mono, system.graph, [("a", scores), ("none", scores[:0])], CONFIG)
+        found = engine.decoder(system.mono, system.graph, CONFIG).decode([("a", scores), ("none", scores[:0])])
         made = stand_in.made
         assert made["model_rxfilename"] == str(system.mono / "final.mdl")
         assert made["graph_rxfilename"] == str(system.graph / "HCLG.fst")
@@ -256,28 +256,28 @@ class TestDecoding:
         self, engine: Engine, stand_in: StandIn, system: TinySystem, scores: np.ndarray
     ) -> None:
         stand_in.final = False
-        assert not engine.decode(system.mono, system.graph, [("a", scores)], CONFIG)["a"].reached_final
+        assert not engine.decoder(system.mono, system.graph, CONFIG).decode([("a", scores)])["a"].reached_final
 
     def test_no_path_is_absence_and_every_other_error_is_one(
         self, engine: Engine, stand_in: StandIn, system: TinySystem, scores: np.ndarray
     ) -> None:
         stand_in.failing = RuntimeError("Empty decoding output.")
-        assert engine.decode(system.mono, system.graph, [("a", scores)], CONFIG) == {}
+        assert engine.decoder(system.mono, system.graph, CONFIG).decode([("a", scores)]) == {}
         stand_in.failing = RuntimeError("ERROR (somewhere)\nAssertion failed: (a == b)\n")
         with pytest.raises(EngineError, match=r"^a: PyKaldi failed: Assertion failed: \(a == b\)") as error:
-            engine.decode(system.mono, system.graph, [("a", scores)], CONFIG)
+            engine.decoder(system.mono, system.graph, CONFIG).decode([("a", scores)])
         assert "\n" not in str(error.value)
 
     def test_scores_and_files_are_checked_first(
         self, engine: Engine, stand_in: StandIn, system: TinySystem, scores: np.ndarray, tmp_path: Path
     ) -> None:
         with pytest.raises(EngineError, match="the pdfs of"):
-            engine.decode(system.mono, system.graph, [("a", scores[:, 1:])], CONFIG)
+            engine.decoder(system.mono, system.graph, CONFIG).decode([("a", scores[:, 1:])])
         with pytest.raises(EngineError, match=r"HCLG\.fst: no such file"):
-            engine.decode(system.mono, tmp_path, [("a", scores)], CONFIG)
+            engine.decoder(system.mono, tmp_path, CONFIG).decode([("a", scores)])
         (tmp_path / "final.mdl").write_bytes((system.mono / "final.mdl").read_bytes())
         with pytest.raises(ModelFileError, match="tree: no such file"):
-            engine.decode(tmp_path, system.graph, [("a", scores)], CONFIG)
+            engine.decoder(tmp_path, system.graph, CONFIG).decode([("a", scores)])
         assert stand_in.inputs == []
 
 
@@ -286,7 +286,7 @@ class TestAlignment:
         self, engine: Engine, stand_in: StandIn, system: TinySystem, scores: np.ndarray
     ) -> None:
         texts = {"a": system.word_ids("one", "two")}
-        found = engine.align(system.mono, system.lang, [("a", scores)], texts, CONFIG)
+        found = engine.aligner(system.mono, system.lang, CONFIG).align([("a", scores)], texts)
         made, lang = stand_in.made, system.lang.path
         assert made["model_rxfilename_or_object"] == str(system.mono / "final.mdl")
         assert made["tree_rxfilename"] == str(system.mono / "tree")
@@ -309,10 +309,10 @@ class TestAlignment:
         texts = {utt: system.word_ids("one") for utt in "ab"}
         pairs = [(utt, scores) for utt in texts]
         stand_in.fails_below_beam = 30.0
-        assert engine.align(system.mono, system.lang, pairs, texts, CONFIG) == {}
+        assert engine.aligner(system.mono, system.lang, CONFIG).align(pairs, texts) == {}
         stand_in.inputs.clear()
         retry = DecodeConfig(align_beam=20.0, retry_beam=40.0)
-        assert engine.align(system.mono, system.lang, pairs, texts, retry).keys() == {"a", "b"}
+        assert engine.aligner(system.mono, system.lang, retry).align(pairs, texts).keys() == {"a", "b"}
         assert [beam for *_, beam in stand_in.inputs] == [20.0, 40.0, 20.0, 40.0]
 
     def test_text_without_a_path_is_named(
@@ -320,7 +320,9 @@ class TestAlignment:
     ) -> None:
         stand_in.failing = ValueError("")
         with pytest.raises(EngineError, match=r"L\.fst: no path for the text 'one two'"):
-            engine.align(system.mono, system.lang, [("a", scores)], {"a": system.word_ids("one", "two")}, CONFIG)
+            engine.aligner(system.mono, system.lang, CONFIG).align(
+                [("a", scores)], {"a": system.word_ids("one", "two")}
+            )
 
 
 class TestFiles:

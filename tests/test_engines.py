@@ -17,6 +17,7 @@ from kaldi_uq.io.ark import read_alignments
 from kaldi_uq.io.kaldi_model import TransitionTable, read_gmm_model, read_transitions
 from kaldi_uq.io.lang import Lang
 from tests import tiny
+from tests.kaldi import tid_to_phone
 from tests.tiny import TinySystem
 
 ACWT = 0.3
@@ -134,14 +135,16 @@ class TestAlign:
     ) -> None:
         config = DecodeConfig(acwt=ACWT, transition_scale=scales[0], self_loop_scale=scales[1])
         scores = random_loglikes(24, system.table.num_pdfs, seed)
-        found = system.engine.align(system.mono, system.lang, [("u", scores)], {"u": system.word_ids(*words)}, config)
+        found = system.engine.aligner(system.mono, system.lang, config).align(
+            [("u", scores)], {"u": system.word_ids(*words)}
+        )
         _, expected = viterbi(system, words, scores, config)
         assert found["u"].tolist() == expected
 
     def test_phones_of_the_path_are_those_of_the_text(self, system: TinySystem) -> None:
         table, sil = system.table, system.lang.phones["sil"]
         for utt, ali in system.alignments.items():
-            phones = [p for p, _ in itertools.groupby(table.tid_to_phone[ali].tolist()) if p != sil]
+            phones = [p for p, _ in itertools.groupby(tid_to_phone(table)[ali].tolist()) if p != sil]
             merged = [word for word, _ in itertools.groupby(system.text[utt])]
             names = {index: phone for phone, index in system.lang.phones.items()}
             spoken = [names[p] for p in phones]
@@ -152,12 +155,12 @@ class TestAlign:
         pdfs = system.table.num_pdfs
         scores = {"a": random_loglikes(2, pdfs, 0), "b": random_loglikes(3, pdfs, 1), "c": random_loglikes(0, pdfs, 2)}
         transcripts = dict.fromkeys(scores, system.word_ids("one"))
-        assert list(system.engine.align(system.mono, system.lang, scores.items(), transcripts, DECODE)) == ["b"]
+        assert list(system.engine.aligner(system.mono, system.lang, DECODE).align(scores.items(), transcripts)) == ["b"]
 
     def test_order_of_the_utterances_does_not_matter(self, system: TinySystem, loglikes: dict[str, np.ndarray]) -> None:
         transcripts = dict.fromkeys(loglikes, system.word_ids("one"))
-        forth = system.engine.align(system.mono, system.lang, loglikes.items(), transcripts, DECODE)
-        back = system.engine.align(system.mono, system.lang, reversed(loglikes.items()), transcripts, DECODE)
+        forth = system.engine.aligner(system.mono, system.lang, DECODE).align(loglikes.items(), transcripts)
+        back = system.engine.aligner(system.mono, system.lang, DECODE).align(reversed(loglikes.items()), transcripts)
         assert all(np.array_equal(forth[utt], back[utt]) for utt in loglikes)
 
     def test_narrow_beam_loses_the_path_and_the_retry_finds_it(self, system: TinySystem) -> None:
@@ -170,7 +173,7 @@ class TestAlign:
 
         def aligned(**beams: float) -> bool:
             config = DecodeConfig(acwt=1.0, **beams)
-            return "u" in system.engine.align(system.mono, system.lang, [("u", scores)], words, config)
+            return "u" in system.engine.aligner(system.mono, system.lang, config).align([("u", scores)], words)
 
         assert aligned(align_beam=1e5)
         assert not aligned(align_beam=0.01)
@@ -180,12 +183,12 @@ class TestAlign:
         scores = random_loglikes(9, system.table.num_pdfs, 0)
         words = {"u": [system.lang.words["<s>"]]}
         with pytest.raises(EngineError, match=r"L\.fst: no path for the text '<s>'"):
-            system.engine.align(system.mono, system.lang, [("u", scores)], words, DECODE)
+            system.engine.aligner(system.mono, system.lang, DECODE).align([("u", scores)], words)
 
 
 class TestDecode:
     def decode(self, system: TinySystem, scores: np.ndarray, config: DecodeConfig = DECODE) -> Hypothesis:
-        return system.engine.decode(system.mono, system.graph, [("u", scores)], config)["u"]
+        return system.engine.decoder(system.mono, system.graph, config).decode([("u", scores)])["u"]
 
     @pytest.mark.parametrize("words", [["one"], ["two", "two", "one"], ["three", "one", "three", "two"]])
     def test_words_are_recovered_from_peaked_scores(self, system: TinySystem, words: list[str]) -> None:
@@ -206,7 +209,7 @@ class TestDecode:
         _, gmms = read_gmm_model(system.mono / "final.mdl")
         waves, text = tiny.make_waves(6, seed=9)
         scores = ((utt, gmms.loglikes(feats)) for utt, feats in tiny.features(waves).items())
-        found = system.engine.decode(system.mono, system.graph, scores, DecodeConfig())
+        found = system.engine.decoder(system.mono, system.graph, DecodeConfig()).decode(scores)
         assert {utt: list(h.words) for utt, h in found.items()} == text
 
     def test_best_of_all_texts_of_two_words_is_what_the_decoder_finds(self, system: TinySystem) -> None:
@@ -244,7 +247,7 @@ class TestDecode:
     def test_utterance_without_frames_or_without_a_path_is_absent(self, system: TinySystem) -> None:
         pdfs = system.table.num_pdfs
         scores = {"a": np.zeros((0, pdfs), np.float32), "b": np.full((9, pdfs), -np.inf, np.float32)}
-        assert system.engine.decode(system.mono, system.graph, scores.items(), DECODE) == {}
+        assert system.engine.decoder(system.mono, system.graph, DECODE).decode(scores.items()) == {}
 
     @pytest.mark.parametrize("method", ["decode", "align"])
     @pytest.mark.parametrize("columns", [-1, 1])
@@ -264,7 +267,9 @@ class TestDecode:
         if method == "decode":
             self.decode(system, scores)
         else:
-            system.engine.align(system.mono, system.lang, [("u", scores)], {"u": system.word_ids("one")}, DECODE)
+            system.engine.aligner(system.mono, system.lang, DECODE).align(
+                [("u", scores)], {"u": system.word_ids("one")}
+            )
 
 
 class TestTransitions:

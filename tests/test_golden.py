@@ -26,7 +26,7 @@ from kaldi_uq.io.tree import read_tree_bytes
 from kaldi_uq.io.wav import to_int16
 from tests import tiny
 from tests.golden.make import CONF, DECODE, NUM_TEST
-from tests.kaldi import read_text_vectors
+from tests.kaldi import read_text_vectors, tid_to_phone
 from tests.test_parity_models import expected_transitions, info, read_show_transitions
 
 GOLDEN = Path(__file__).resolve().parent / "golden"
@@ -175,14 +175,14 @@ class TestAlignments:
         assert shown.keys() == alignments.keys()
         for utt, phones in shown.items():
             assert [phone for phone in phones if phone != "sil"] == text[utt]
-            ours = [names[phone] for phone, _ in itertools.groupby(table.tid_to_phone[alignments[utt]].tolist())]
+            ours = [names[phone] for phone, _ in itertools.groupby(tid_to_phone(table)[alignments[utt]].tolist())]
             assert ours == [phone for phone, _ in itertools.groupby(phones)]
 
     def test_forced_alignment_is_kaldis_transition_id_for_transition_id(
         self, text: dict[str, list[str]], lang: Lang, loglikes: dict[str, np.ndarray]
     ) -> None:
         words = {utt: lang.word_ids(text[utt], where="test") for utt in loglikes}
-        ours = EmbeddedEngine().align(MONO, lang, loglikes.items(), words, DECODE)
+        ours = EmbeddedEngine().aligner(MONO, lang, DECODE).align(loglikes.items(), words)
         assert {utt: ali.tolist() for utt, ali in ours.items()} == vectors("aligned")
 
 
@@ -197,7 +197,7 @@ class TestDecoding:
         else:
             EmbeddedEngine().make_graph(lang, MONO, tmp_path, **tiny.GRAPH_SCALES)
             assert (tmp_path / "words.txt").read_text() == (MONO / "words.txt").read_text()
-        found = EmbeddedEngine().decode(MONO, tmp_path, loglikes.items(), DECODE)
+        found = EmbeddedEngine().decoder(MONO, tmp_path, DECODE).decode(loglikes.items())
         assert {u: h.alignment.tolist() for u, h in found.items()} == vectors("decoded-ali")
         assert {u: [lang.words[w] for w in h.words] for u, h in found.items()} == vectors("words")
         costs = [

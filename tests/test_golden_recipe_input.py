@@ -120,7 +120,7 @@ class TestTriphones:
         texts = {utt: lang.word_ids(text.split(), where=utt) for utt, text in TEXTS.items()}
         config = DecodeConfig(acwt=0.1, align_beam=200)
         for folder in (TRI, text_model):
-            found = EmbeddedEngine().align(folder, lang, golden_loglikes(), texts, config)
+            found = EmbeddedEngine().aligner(folder, lang, config).align(golden_loglikes(), texts)
             assert {utt: ali.tolist() for utt, ali in found.items()} == {u: a.tolist() for u, a in expected.items()}
 
     def test_decoding_on_kaldis_const_graph_gives_its_words_and_its_path(self, text_model: Path) -> None:
@@ -133,7 +133,7 @@ class TestTriphones:
             utt, *numbers = line.split()
             paths[utt] = [int(number) for number in numbers]
         for folder in (TRI, text_model):
-            found = EmbeddedEngine().decode(folder, TRI / "graph", golden_loglikes(), DecodeConfig())
+            found = EmbeddedEngine().decoder(folder, TRI / "graph", DecodeConfig()).decode(golden_loglikes())
             assert {utt: h.words for utt, h in found.items()} == words
             assert {utt: h.alignment.tolist() for utt, h in found.items()} == paths
 
@@ -141,6 +141,6 @@ class TestTriphones:
         lang = Lang.read(TRI / "lang")
         engine = EmbeddedEngine()
         engine.make_graph(lang, TRI, tmp_path, transition_scale=1.0, self_loop_scale=0.1)
-        ours = engine.decode(TRI, tmp_path, golden_loglikes(), DecodeConfig())
-        theirs = engine.decode(TRI, TRI / "graph", golden_loglikes(), DecodeConfig())
+        ours = engine.decoder(TRI, tmp_path, DecodeConfig()).decode(golden_loglikes())
+        theirs = engine.decoder(TRI, TRI / "graph", DecodeConfig()).decode(golden_loglikes())
         assert {utt: h.words for utt, h in ours.items()} == {utt: h.words for utt, h in theirs.items()}

@@ -14,7 +14,7 @@ import pytest
 
 from kaldi_uq.errors import DataError
 from kaldi_uq.io.files import DoneStamp, atomic_write, digest, file_digest, read_json, write_json, write_text
-from tests.conftest import REPO
+from tests.recipe import LIMIT_S, REPO
 
 
 def names(folder: Path) -> list[str]:
@@ -93,7 +93,7 @@ class TestAtomicWrite:
             env={**os.environ, "PYTHONPATH": str(REPO)},
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=LIMIT_S,
             check=False,
         )
         assert done.stderr.strip() == f"errno {errno.EFBIG}"

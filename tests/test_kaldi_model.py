@@ -27,6 +27,7 @@ from kaldi_uq.io.kaldi_model import (
 )
 from kaldi_uq.io.tree import read_tree_bytes
 from kaldi_uq.language.prepare import silence_states, state_chain
+from tests.kaldi import tid_to_phone
 
 TOPOLOGY = Topology((1, 2, 3, 4), (-1, 0, 1, 2, 1), (silence_states(5), state_chain(3), state_chain(2)))
 
@@ -140,7 +141,7 @@ class TestTransitions:
         table = table_of(model, TOPOLOGY)
         ids = range(1, model.num_transition_ids + 1)
         assert table.tid_to_pdf[1:].tolist() == [model.transition_id_to_pdf(t) for t in ids]
-        assert table.tid_to_phone[1:].tolist() == [model.transition_id_to_phone(t) for t in ids]
+        assert tid_to_phone(table)[1:].tolist() == [model.transition_id_to_phone(t) for t in ids]
         assert table.num_pdfs == model.num_pdfs
 
     @pytest.mark.parametrize(
@@ -230,7 +231,7 @@ class TestDamage:
             with contextlib.suppress(ModelFileError):
                 table, gmms = read_gmm_model(path)
                 assert table.tid_to_pdf.max() < table.num_pdfs == len(gmms.weights)
-                assert len(table.tid_to_phone) == len(table.log_probs)
+                assert len(tid_to_phone(table)) == len(table.log_probs)
                 assert gmms.dim == 2
 
     @pytest.mark.parametrize("kind", ["topology", "model"])

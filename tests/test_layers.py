@@ -43,7 +43,7 @@ LAYERS: dict[str, tuple[str, ...]] = {
 }
 
 # (module, what it imports) -> why a rule does not hold there
-EXCEPTIONS = {("feats.conf", "io.files"): "writes conf/mfcc.conf, and only whole"}
+EXCEPTIONS: dict[tuple[str, str], str] = {}
 
 # wheels that only one place knows -> that place
 WHEELS = {

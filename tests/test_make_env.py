@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-import time
 from pathlib import Path
 
 import pytest
 
-from tests.conftest import REPO, RunScript
+from tests.conftest import RunScript
+from tests.recipe import LIMIT_S, REPO, wait_for
 
 UTILS = REPO / "utils"
 
@@ -25,12 +25,18 @@ case "$*" in
   *'-m virtualenv'*) exit 1 ;;
   *'pip --version'*) ;;
   *'pip install'*) echo "$TMPDIR|$*" >>"$PWD/pip.log"; sleep "${PIP_SLEEP:-0}"; exit "${PIP_STATUS:-0}" ;;
+  # as with a file that is no Python
+  *'-m compileall '*' -- '*) echo "${@: -2}" >>"${0%/.venv/*}/compile.log"; sleep "${COMPILE_SLEEP:-0}"; exit 1 ;;
   */check_env.py*)
     [[ $0 == */.venv/* || -n ${ACTIVE_IS_COMPLETE:-} ]] || exit 1
     [[ ! -e ${BROKEN:-} ]] || { rm "$BROKEN"; echo "module torch does not import"; exit 1; } ;;
   *) exit 9 ;;
 esac
 """
+
+
+def _lines(log: Path) -> list[str]:
+    return log.read_text().splitlines() if log.exists() else []
 
 
 @pytest.fixture
@@ -63,20 +69,23 @@ def fresh(tmp_path: Path):
         @staticmethod
         def make(**env: str) -> subprocess.CompletedProcess[str]:
             process = Fresh.popen(["bash", str(root / "utils/make_env.sh")], **env)
-            out, err = process.communicate(timeout=30)
+            out, err = process.communicate(timeout=LIMIT_S)
             return subprocess.CompletedProcess([], process.returncode, out, err)
 
         @staticmethod
         def source(**env: str) -> subprocess.CompletedProcess[str]:
             command = f'set -euo pipefail; . "{root}/utils/env.sh"; type -P python3; set +u; . "{root}/utils/env.sh"'
             process = Fresh.popen(["bash", "-c", command], **env)
-            out, err = process.communicate(timeout=30)
+            out, err = process.communicate(timeout=LIMIT_S)
             return subprocess.CompletedProcess([], process.returncode, out, err)
 
         @staticmethod
         def installations() -> int:
-            log = root / "pip.log"
-            return len(log.read_text().splitlines()) if log.exists() else 0
+            return len(_lines(root / "pip.log"))
+
+        @staticmethod
+        def compilations() -> list[str]:
+            return _lines(root / "compile.log")
 
         setup = root / "setup.py"
         machine_python = machine / "python3"
@@ -97,10 +106,8 @@ def test_environment_is_made_once_and_again_when_setup_changes(fresh) -> None:
 
 
 def test_killed_installation_is_completed_by_the_next_call(fresh) -> None:
-    process = fresh.popen(["bash", str(fresh.venv.parent / "utils/make_env.sh")], PIP_SLEEP="60")
-    deadline = time.monotonic() + 20
-    while not fresh.installations() and time.monotonic() < deadline:
-        time.sleep(0.02)
+    process = fresh.popen(["bash", str(fresh.venv.parent / "utils/make_env.sh")], PIP_SLEEP="600")
+    wait_for(lambda: fresh.installations() > 0)
     os.killpg(process.pid, signal.SIGKILL)
     process.communicate()
     assert not (fresh.venv / ".done").exists()
@@ -108,7 +115,27 @@ def test_killed_installation_is_completed_by_the_next_call(fresh) -> None:
     again = fresh.make()
     assert again.returncode == 0, again.stderr
     assert "going on" in again.stdout
-    assert sorted(p.name for p in fresh.venv.iterdir()) == [".done", "bin"]
+    assert sorted(p.name for p in fresh.venv.iterdir()) == [".compiled", ".done", "bin"]
+
+
+def test_byte_code_is_made_once_of_what_is_installed_and_of_the_checkout(fresh) -> None:
+    assert fresh.make().returncode == 0
+    assert fresh.make().returncode == 0
+    assert fresh.source().stderr == ""
+    assert fresh.compilations() == [f"{fresh.venv}/lib {fresh.venv.parent}/kaldi_uq"]
+
+
+def test_environment_without_byte_code_is_compiled_and_not_installed_again(fresh) -> None:
+    process = fresh.popen(["bash", str(fresh.venv.parent / "utils/make_env.sh")], COMPILE_SLEEP="600")
+    wait_for(lambda: len(fresh.compilations()) > 0)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+    assert (fresh.venv / ".done").exists()
+    assert not (fresh.venv / ".compiled").exists()
+    done = fresh.source()
+    assert "compiling" in done.stderr
+    assert done.stdout == f"{fresh.venv}/bin/python3\n"
+    assert (fresh.installations(), len(fresh.compilations())) == (1, 2)
 
 
 def test_installation_that_only_looks_whole_is_made_anew(fresh, tmp_path: Path) -> None:

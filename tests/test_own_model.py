@@ -18,7 +18,6 @@ from torch import Tensor, nn
 
 from kaldi_uq.cli.main import main
 from kaldi_uq.errors import ModelFileError
-from kaldi_uq.feats.conf import write_mfcc_conf
 from kaldi_uq.feats.config import FrontEndConfig
 from kaldi_uq.feats.frontend import FrontEnd
 from kaldi_uq.io.datadir import write_table
@@ -67,7 +66,8 @@ def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
         lang, mono, root / "exp/graph", **tiny.GRAPH_SCALES
     )
     shutil.copytree(lang.path, root / "corpus/lang")
-    write_mfcc_conf(root / "conf/mfcc.conf", FRONT_END.mfcc)
+    options = {name.replace("_", "-"): str(value).lower() for name, value in FRONT_END.mfcc.to_dict().items()}
+    (root / "conf/mfcc.conf").write_text("".join(f"--{name}={value}\n" for name, value in options.items()))
     (root / "conf/pgd.conf").write_text("--num-steps=60\n--realign-every=10\n")
     return root
 

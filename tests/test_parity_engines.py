@@ -79,7 +79,7 @@ def test_alignments_are_the_same_transition_id_for_transition_id(
         acwt=ACWT, align_beam=beams[0], retry_beam=beams[1], transition_scale=scales[0], self_loop_scale=scales[1]
     )
     ours, theirs = (
-        engine.align(model_dir, system.lang, loglikes.items(), transcripts, config)
+        engine.aligner(model_dir, system.lang, config).align(loglikes.items(), transcripts)
         for engine in (EmbeddedEngine(), kaldi_engine)
     )
     assert list(ours) == list(theirs)
@@ -112,7 +112,8 @@ def test_best_paths_are_the_same_on_either_graph(
     config: DecodeConfig,
 ) -> None:
     ours, theirs = (
-        engine.decode(model_dir, graphs[graph], loglikes.items(), config) for engine in (EmbeddedEngine(), kaldi_engine)
+        engine.decoder(model_dir, graphs[graph], config).decode(loglikes.items())
+        for engine in (EmbeddedEngine(), kaldi_engine)
     )
     assert list(ours) == list(theirs) == list(loglikes)
     for utt, hypothesis in ours.items():
@@ -128,7 +129,7 @@ def assert_same(ours: Hypothesis, theirs: Hypothesis, utt: str) -> None:
 
 def test_words_on_the_two_graphs_are_the_same(model_dir: Path, graphs: dict[str, Path], loglikes: Scores) -> None:
     ours, theirs = (
-        EmbeddedEngine().decode(model_dir, graphs[name], loglikes.items(), DecodeConfig(acwt=ACWT))
+        EmbeddedEngine().decoder(model_dir, graphs[name], DecodeConfig(acwt=ACWT)).decode(loglikes.items())
         for name in ("embedded", "kaldi")
     )
     for utt, hypothesis in ours.items():
@@ -161,7 +162,7 @@ def test_best_path_of_the_lattices_is_the_hypothesis(
     kaldi: Kaldi, model_dir: Path, graphs: dict[str, Path], loglikes: Scores, tmp_path: Path, nj: int
 ) -> None:
     engine = kaldi.engine(EngineOptions(nj=nj, work_dir=tmp_path / "decode dir", lattices=True))
-    found = engine.decode(model_dir, graphs["kaldi"], loglikes.items(), DecodeConfig(acwt=ACWT))
+    found = engine.decoder(model_dir, graphs["kaldi"], DecodeConfig(acwt=ACWT)).decode(loglikes.items())
     lattices = sorted((tmp_path / "decode dir").glob("lat.*.gz"))
     assert [path.name for path in lattices] == [f"lat.{job}.gz" for job in range(1, nj + 1)]
     whole = tmp_path / "lat"
@@ -181,8 +182,10 @@ def test_number_of_jobs_changes_nothing(
     transcripts = dict.fromkeys(loglikes, system.word_ids("one"))
     config = DecodeConfig(acwt=ACWT)
     engines = [kaldi.engine(EngineOptions(nj=nj)) for nj in (1, 4, 100)]
-    decoded = [engine.decode(model_dir, graphs["kaldi"], loglikes.items(), config) for engine in engines]
-    aligned = [engine.align(model_dir, system.lang, loglikes.items(), transcripts, config) for engine in engines]
+    decoded = [engine.decoder(model_dir, graphs["kaldi"], config).decode(loglikes.items()) for engine in engines]
+    aligned = [
+        engine.aligner(model_dir, system.lang, config).align(loglikes.items(), transcripts) for engine in engines
+    ]
     for other in decoded[1:]:
         assert list(other) == list(decoded[0])
         assert all(other[utt].words == decoded[0][utt].words for utt in other)
@@ -219,7 +222,7 @@ def test_jobs_run_through_kaldis_own_scripts(
     scores = {utt: gmms.loglikes(feats) for utt, feats in tiny.features(system.waves).items()}
     transcripts = {utt: system.word_ids(*words) for utt, words in system.text.items()}
     ours, theirs = (
-        e.align(system.mono, system.lang, scores.items(), transcripts, DecodeConfig())
+        e.aligner(system.mono, system.lang, DecodeConfig()).align(scores.items(), transcripts)
         for e in (EmbeddedEngine(), engine)
     )
     assert {u: a.tolist() for u, a in ours.items()} == {u: a.tolist() for u, a in theirs.items()}

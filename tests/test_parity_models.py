@@ -18,7 +18,7 @@ from kaldi_uq.io.kaldi_model import TransitionTable, read_gmm_model, read_transi
 from kaldi_uq.io.lang import Lang
 from kaldi_uq.io.tree import read_tree_bytes
 from tests import tiny
-from tests.kaldi import Kaldi, read_text_vectors
+from tests.kaldi import Kaldi, read_text_vectors, tid_to_phone
 
 DELTAS = DeltasConfig(num_leaves=14, totgauss=24, num_iters=6, max_iter_inc=4, realign_iters=(2, 4))
 SYSTEMS = [(engine, kind) for engine in ("embedded", "kaldi") for kind in ("mono", "tri")]
@@ -100,7 +100,7 @@ def test_ali_to_pdf_and_ali_to_phones_are_our_tables(kaldi: Kaldi, model_dir: Pa
     pdfs = read_text_vectors(kaldi.run("ali-to-pdf", model_dir / "final.mdl", source, "ark,t:-"))
     phones = read_text_vectors(kaldi.run("ali-to-phones", "--per-frame", model_dir / "final.mdl", source, "ark,t:-"))
     assert pdfs == {utt: table.tid_to_pdf[ali].tolist() for utt, ali in alignments.items()}
-    assert phones == {utt: table.tid_to_phone[ali].tolist() for utt, ali in alignments.items()}
+    assert phones == {utt: tid_to_phone(table)[ali].tolist() for utt, ali in alignments.items()}
 
 
 def test_show_alignments_finds_the_phones_of_the_text(kaldi: Kaldi, systems: Systems, model_dir: Path) -> None:

@@ -15,10 +15,10 @@ from scipy.signal import resample_poly
 
 from kaldi_uq.attacks.config import AttackConfig
 from kaldi_uq.cli.main import main
-from kaldi_uq.cli.validate_data import validate
-from kaldi_uq.io.ark import read_alignments, read_matrices
+from kaldi_uq.io.ark import read_alignments, read_matrix
 from kaldi_uq.io.datadir import DataDir, read_table
 from kaldi_uq.io.kaldi_model import read_topology
+from kaldi_uq.io.validate import validate_data_dir
 from kaldi_uq.io.wav import read_wav
 from kaldi_uq.results.word_errors import align_words
 from tests.recipe import TINY_OPTIONS, Recipe, make_recipe
@@ -107,7 +107,7 @@ def test_files_of_an_attack_directory_agree(tiny_recipe: Recipe, attack: str) ->
     text, targets = read_table(folder / "text"), read_table(folder / "target_text")
     assert text == read_table(tiny_recipe.path / "data/attack/text")
     assert list(records) == list(text) == list(targets)
-    assert validate(folder, need=("wav.scp", "text"))[0] == SETS["attack"]
+    assert validate_data_dir(folder, need=("wav.scp", "text"))[0] == SETS["attack"]
     for utt, record in records.items():
         assert record["eps"] == EPS
         assert (record["original"], record["target"]) == (text[utt], targets[utt])
@@ -140,7 +140,7 @@ def test_what_is_reported_of_an_attack_is_what_the_written_files_decode_to(
 def test_data_directories_are_valid(tiny_recipe: Recipe, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tiny_recipe.path)
     need = ["wav.scp", "text"] + (["feats.scp"] if name in ("train", "test") else [])
-    assert validate(Path("data") / name, need=need)[0] == SETS[name]
+    assert validate_data_dir(Path("data") / name, need=need)[0] == SETS[name]
 
 
 def test_report_names_the_command_as_it_can_be_typed_again(tiny_recipe: Recipe) -> None:
@@ -209,7 +209,7 @@ def test_number_of_jobs_changes_no_feature_alignment_graph_or_score(tiny_recipe:
 def _feats(path: Path) -> list[tuple[str, np.ndarray]]:
     """Features and speaker statistics, wherever the working directory is."""
     tables = [read_table(path / "data/train" / name) for name in ("feats.scp", "cmvn.scp")]
-    return [item for table in tables for item in read_matrices({k: f"{path}/{v}" for k, v in table.items()})]
+    return [(key, read_matrix(f"{path}/{place}")) for table in tables for key, place in table.items()]
 
 
 # --- other corpora and lexicons

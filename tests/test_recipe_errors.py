@@ -11,7 +11,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -21,7 +20,7 @@ from scipy.io import wavfile
 
 from kaldi_uq.cli.main import COMMANDS, command_parser, main
 from kaldi_uq.io.datadir import read_table
-from tests.recipe import REPO, TINY_OPTIONS, Recipe, error_line, make_recipe
+from tests.recipe import LIMIT_S, REPO, TINY_OPTIONS, Recipe, error_line, heed_interrupts, make_recipe, wait_for
 
 ATTACK_DIR = "exp/dnn/attack_pgd_eps0.02"
 TINY = TINY_OPTIONS
@@ -524,16 +523,16 @@ def test_signal_ends_a_run_and_all_that_it_started(recipe: Recipe, number: signa
             stdin=subprocess.DEVNULL,
             stderr=stream,
             start_new_session=True,
-            preexec_fn=_heed_interrupts,
+            preexec_fn=heed_interrupts,
         )
     log = recipe.path / "exp/dnn/log/train.log"
-    _wait(lambda: log.is_file() and "engine embedded" in log.read_text())
+    wait_for(lambda: log.is_file() and "engine embedded" in log.read_text())
     os.killpg(process.pid, number)  # what Ctrl-C does, and a batch system
-    assert process.wait(timeout=30) == -number
-    _wait(lambda: f"run.pl: ended by {number.name}" in errors.read_text())
+    assert process.wait(timeout=LIMIT_S) == -number
+    wait_for(lambda: f"run.pl: ended by {number.name}" in errors.read_text())
     assert "Traceback" not in errors.read_text()
     recipe_lock_is_free = ["flock", "-n", "runs/.lock", "true"]
-    _wait(lambda: recipe.run(*recipe_lock_is_free).returncode == 0)
+    wait_for(lambda: recipe.run(*recipe_lock_is_free).returncode == 0)
 
 
 def test_second_run_at_the_same_time_is_refused(recipe: Recipe) -> None:
@@ -553,19 +552,7 @@ def test_second_run_at_the_same_time_is_refused(recipe: Recipe) -> None:
     line = error_line(recipe.run("./run.sh", *TINY, "--stage", 9))
     assert f"another run.sh is at work in {recipe.path}" in line
     first.stderr.read()
-    assert first.wait(timeout=120) == 0
-
-
-def _heed_interrupts() -> None:
-    """In a child: a job that was started in the background has SIGINT ignored, and what it starts inherits that."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-
-
-def _wait(condition: Callable[[], bool], seconds: float = 60) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    assert first.wait(timeout=LIMIT_S) == 0
 
 
 def test_interrupted_command_is_one_line_and_no_traceback(recipe: Recipe) -> None:

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import REPO, RunScript
+from tests.conftest import RunScript
+from tests.recipe import LIMIT_S, REPO, wait_for
 
 UTILS = REPO / "utils"
 
@@ -88,20 +89,18 @@ def test_max_jobs_run_is_kept(run_script: RunScript, tmp_path: Path) -> None:
 
 @pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="one core")
 def test_threads_of_a_job_do_not_limit_the_number_of_jobs(run_script: RunScript, tmp_path: Path) -> None:
-    command = "touch run.JOB; for i in $(seq 100); do [ -e run.1 -a -e run.2 ] && exit 0; sleep 0.05; done; exit 1"
+    command = "touch run.JOB; for i in $(seq 10000); do [ -e run.1 -a -e run.2 ] && exit 0; sleep 0.05; done; exit 1"
     words = [UTILS / "run.pl", "JOB=1:2", "x.JOB.log", "bash", "-c", command]
     assert run_script(*words, env={"OMP_NUM_THREADS": "1"}).returncode == 0
 
 
 def test_signal_ends_the_jobs_and_what_they_started(script_env: dict[str, str], tmp_path: Path) -> None:
-    command = [UTILS / "run.pl", "-tc", "2", "JOB=1:2", "x.JOB.log", "bash", "-c", "sleep 60 & echo $! > pid.JOB; wait"]
+    command = [UTILS / "run.pl", "-tc", "2", "JOB=1:2", "x.JOB.log", "bash", "-c", "sleep 900 & echo $! >pid.JOB; wait"]
     process = subprocess.Popen(command, cwd=tmp_path, env=script_env, stderr=subprocess.PIPE, text=True)
-    deadline = time.monotonic() + 20
-    while not all((tmp_path / f"pid.{job}").is_file() for job in (1, 2)) and time.monotonic() < deadline:
-        time.sleep(0.02)
+    wait_for(lambda: all((tmp_path / f"pid.{job}").is_file() for job in (1, 2)), process)
     time.sleep(0.1)
     process.send_signal(signal.SIGTERM)
-    errors = process.communicate(timeout=20)[1]
+    errors = process.communicate(timeout=LIMIT_S)[1]
     assert process.returncode == -signal.SIGTERM
     assert "ended by SIGTERM" in errors
     for job in (1, 2):

@@ -128,6 +128,6 @@ def test_ten_thousand_utterances_score_in_seconds() -> None:
     words = ["oh", "zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
     refs = {f"u{i}": " ".join(draw.choices(words, k=7)) for i in range(10_000)}
     hyps = {utt: " ".join(draw.choices(words, k=7)) for utt in refs}
-    start = time.perf_counter()
+    start = time.process_time()
     score_texts(refs, hyps)
-    assert time.perf_counter() - start < 5  # 0.15 s when the machine is idle
+    assert time.process_time() - start < 5  # it takes 0.15 s

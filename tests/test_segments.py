@@ -46,6 +46,12 @@ def test_segments_are_cut_in_the_directorys_order(folder: Path) -> None:
     assert all(wave.base is None for wave in waves.values())  # nothing keeps the recording in memory
 
 
+def test_only_the_recordings_of_the_chosen_segments_are_read(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "two.wav").unlink()
+    waves = read_waves(DataDir.read(folder), sample_rate=RATE, utts={"a-3", "a-1"})
+    assert {utt: len(wave) for utt, wave in waves.items()} == {"a-1": 500, "a-3": 200}
+
+
 @pytest.mark.parametrize(
     "old, new, message",
     [

@@ -22,7 +22,7 @@ import pytest
 from kaldi_uq.io.datadir import write_data_dir
 from kaldi_uq.io.wav import write_wav
 from tests.conftest import KALDI_ROOT
-from tests.recipe import REPO, Recipe, make_recipe
+from tests.recipe import LIMIT_S, REPO, Recipe, make_recipe
 
 PROGRAMS = ("sbatch", "squeue", "scancel", "sinfo", "slurmctld", "slurmd")
 
@@ -91,7 +91,7 @@ def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
         for name in ("slurmctld", "slurmd"):
             daemons.append(subprocess.Popen([name, "-D"], env=env, stdin=subprocess.DEVNULL, stdout=log, stderr=log))
         try:
-            for _ in range(60):
+            for _ in range(600):
                 state = subprocess.run(
                     ["sinfo", "-h", "-o", "%T"], env=env, capture_output=True, text=True, check=False
                 )
@@ -106,7 +106,7 @@ def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
         finally:
             for daemon in reversed(daemons):
                 daemon.terminate()
-                daemon.wait(timeout=30)
+                daemon.wait(timeout=LIMIT_S)
 
 
 @pytest.fixture(scope="module")
@@ -132,7 +132,7 @@ def recipe(slurm: dict[str, str], tmp_path_factory: pytest.TempPathFactory, scri
 
 def mfcc(recipe: Recipe, data: str, out: str, *options: str) -> subprocess.CompletedProcess[str]:
     script = ("steps/make_mfcc.sh", "--nj", "2", *options, "--mfcc-config", "conf/mfcc_16k.conf")
-    return recipe.run(*script, f"data/{data}", f"exp/{out}", f"exp/{out}/mfcc", timeout=300)
+    return recipe.run(*script, f"data/{data}", f"exp/{out}", f"exp/{out}/mfcc")
 
 
 def test_jobs_of_a_step_run_on_slurm_and_compute_the_same(recipe: Recipe) -> None:
@@ -161,12 +161,12 @@ def test_killed_job_fails_the_step(recipe: Recipe, slurm: dict[str, str]) -> Non
     command = (str(kaldi_slurm_pl()), "exp/killed/log/job.log", "sleep", "600")
     step = subprocess.Popen(command, cwd=recipe.path, env=env, stderr=subprocess.PIPE, text=True)
     queue = ["squeue", "-h", "-t", "running", "-o", "%A"]
-    for _ in range(120):
+    for _ in range(1200):
         job = subprocess.run(queue, env=env, capture_output=True, text=True, check=True).stdout.strip()
         if job:
             break
         time.sleep(0.5)
     subprocess.run(["scancel", "--signal=KILL", "--full", job], env=env, check=True)
-    _, errors = step.communicate(timeout=400)
+    _, errors = step.communicate(timeout=LIMIT_S)
     assert step.returncode == 1
     assert "the job did not finish" in errors

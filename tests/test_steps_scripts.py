@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import RunScript
-from tests.recipe import REPO, Recipe, error_line
+from tests.recipe import LIMIT_S, REPO, Recipe, error_line
 
 SOURCED = {"utils/env.sh", "utils/parse_options.sh", "utils/recipe_env.sh", "utils/stages.sh"}  # by other scripts
 
@@ -56,7 +56,7 @@ def run_bare(bare: Path, script: str, *words: str) -> subprocess.CompletedProces
         (tools / name).symlink_to(found)
     env = {"PATH": str(tools), "LC_ALL": "C"}
     command = [f"./{script}", *words]
-    return subprocess.run(command, cwd=bare, env=env, capture_output=True, text=True, timeout=30, check=False)
+    return subprocess.run(command, cwd=bare, env=env, capture_output=True, text=True, timeout=LIMIT_S, check=False)
 
 
 @pytest.mark.parametrize("script", SCRIPTS)

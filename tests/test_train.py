@@ -199,7 +199,7 @@ class TestResult:
                 draws, _ = model.iter_log_post(torch.from_numpy(wave)[None], torch.tensor([len(wave)]))
                 scores.append((utt, model.loglikes(next(draws)[0, 0]).numpy()))
         system.engine.make_graph(system.lang, trained, trained / "graph", **tiny.GRAPH_SCALES)
-        found = system.engine.decode(trained, trained / "graph", scores, DecodeConfig())
+        found = system.engine.decoder(trained, trained / "graph", DecodeConfig()).decode(scores)
         assert {utt: list(h.words) for utt, h in found.items()} == text
 
     def test_loss_falls(self, trained: Path) -> None:

@@ -8,11 +8,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from scipy.io import wavfile
 
 from kaldi_uq.errors import DataError
 from kaldi_uq.io.datadir import DataDir
-from kaldi_uq.io.wav import read_wav, to_int16, write_wav
+from kaldi_uq.io.wav import as_float, read_wav, to_int16, write_wav
 from kaldi_uq.io.waves import pad, plan_batches, read_waves, wave_batches, waves_digest
 
 RATE = 8000
@@ -86,7 +87,7 @@ class TestBadAudio:
         [
             (b"", r"not a WAV file \(0 bytes"),
             (b"RIFF", "not a WAV file"),
-            (b"NIST_1A\n   1024\n" + bytes(2000), "not a WAV file"),
+            (b"NIST_1A\n   1024\n" + bytes(2000), "truncated within the SPHERE header"),
             (b"OggS" + bytes(100), "not a WAV file"),
             (riff(pcm(), b"")[:36], "truncated: no data chunk in 36 bytes"),
             (riff(pcm(), ramp().tobytes())[:-7], "truncated: the header promises 800 bytes, 793 are there"),
@@ -119,8 +120,8 @@ class TestBadAudio:
         [
             (np.nan, "2 samples are NaN or infinite, the first at 3"),
             (np.inf, "2 samples are NaN or infinite, the first at 3"),
-            (1.25, "float samples reach 1.25, expected at most 1"),
-            (-300.0, "float samples reach 300, expected at most 1"),
+            (1.25, "samples reach 1.25, expected at most 1"),
+            (-300.0, "samples reach 300, expected at most 1"),
         ],
     )
     def test_float_values_that_are_no_audio(self, tmp_path: Path, bad: float, message: str) -> None:
@@ -145,6 +146,66 @@ class TestBadAudio:
                 continue
             assert samples.ndim == 1
             assert np.abs(samples).max() <= 1
+
+
+class TestAudioFromPython:
+    @pytest.mark.parametrize("dtype", ["<i2", ">i2"])
+    def test_16_bit_samples_are_those_of_their_file(self, tmp_path: Path, dtype: str) -> None:
+        write_wav(tmp_path / "x.wav", ramp(), RATE)
+        found = as_float(ramp().astype(dtype))
+        assert found.dtype == np.float32
+        assert np.array_equal(found, read_wav(tmp_path / "x.wav")[0])
+
+    def test_float_samples_are_taken_as_they_are_from_whatever_holds_them(self) -> None:
+        values = [-1.0, 0.25, 0.1, 1.0]
+        tensor = torch.tensor(values, dtype=torch.float64, requires_grad=True)
+        for samples in (values, np.array(values), np.array(values, np.float32)[::1], tensor, tuple(values)):
+            found = as_float(samples)
+            assert found.dtype == np.float32
+            assert found.tolist() == np.array(values, np.float32).tolist()
+        assert as_float(torch.tensor([-32768, 16384], dtype=torch.int16)).tolist() == [-1.0, 0.5]
+
+    def test_rounding_beyond_full_scale_is_allowed_and_cut_off(self) -> None:
+        assert as_float([1.0 + 1e-6, -1.0 - 5e-7]).tolist() == [1.0, -1.0]
+        with pytest.raises(ValueError, match=r"^audio: samples reach 1\.000002, expected at most 1"):
+            as_float([1.0 + 2e-6])
+
+    @pytest.mark.parametrize(
+        "samples, message",
+        [
+            (np.zeros((2, 800)), r"shape \(2, 800\), expected one channel, \(N,\); .* samples\[0\]"),
+            (np.zeros((800, 2), np.int16), r"shape \(800, 2\), expected one channel, .* samples\[:, 0\]"),
+            (np.float32(0.5), r"shape \(\), expected one channel"),
+            (np.zeros(5, np.int32), r"samples are int32, expected int16 or float; give samples / 2147483648\.0, or "),
+            ([0, 1, 30000], r"samples are int64, .* samples\.astype\('int16'\) if they are 16-bit values"),
+            (np.zeros(5, np.uint8), r"samples are uint8, .*; give \(samples - 128\.0\) / 128"),
+            (np.zeros(5, bool), "samples are bool, expected int16 or float"),
+            (np.zeros(5, complex), "samples are complex128, expected"),
+            (
+                ramp().astype(np.float32),
+                "samples reach 32768, expected at most 1: looks like 16-bit values; divide",
+            ),
+            ([0.5, -1.25], "samples reach 1.25, expected at most 1: scale it down"),
+            ([0.5, np.nan, 0.1], "1 samples are NaN or infinite, the first at 1"),
+            ([0.5, 0.5, -np.inf, np.nan], "2 samples are NaN or infinite, the first at 2"),
+            ([], "no samples"),
+        ],
+    )
+    def test_what_would_be_misheard_is_refused_in_one_line(self, samples: object, message: str) -> None:
+        with pytest.raises(ValueError, match=f"^call 7: {message}") as error:
+            as_float(samples, name="call 7")
+        assert "\n" not in str(error.value)
+
+    def test_advice_on_other_integers_is_right(self) -> None:
+        for dtype in (np.int8, np.uint8, np.uint16, np.int32):
+            info = np.iinfo(dtype)
+            samples = np.array([info.min, info.max], dtype)
+            with pytest.raises(ValueError, match="give ") as error:
+                as_float(samples)
+            advice = str(error.value).partition("give ")[2].partition(", or ")[0]
+            low, high = as_float(eval(advice, {"samples": samples}))  # noqa: S307 (the text of our own message)
+            assert low == -1.0
+            assert 0.99 <= high <= 1.0
 
 
 class TestWriting:
@@ -174,6 +235,18 @@ class TestWaves:
         write_wav(tmp_path / "a.wav", ramp(80), RATE)
         with pytest.raises(DataError, match=r"'a' has 80 samples \(0\.010 s\), the shortest that can be used is 200"):
             read_waves(self.data(tmp_path, a=str(tmp_path / "a.wav")), sample_rate=RATE, min_samples=200)
+
+    def test_only_the_chosen_utterances_are_read_in_the_directorys_order(self, tmp_path: Path) -> None:
+        for name in "ac":
+            write_wav(tmp_path / f"{name}.wav", ramp(), RATE)
+        (tmp_path / "b.wav").write_bytes(b"damaged")
+        data = self.data(tmp_path, **{name: str(tmp_path / f"{name}.wav") for name in "abc"})
+        assert list(read_waves(data, sample_rate=RATE, utts=["c", "a"])) == ["a", "c"]
+        assert read_waves(data, sample_rate=RATE, utts=[]) == {}
+        with pytest.raises(DataError, match="not a WAV file"):
+            read_waves(data, sample_rate=RATE)
+        with pytest.raises(ValueError, match="utterance 'd' is not in"):
+            read_waves(data, sample_rate=RATE, utts=["a", "d"])
 
     def test_digest_follows_the_samples_and_not_the_place(self) -> None:
         waves = {"a": np.array([0.5, 0.25], np.float32), "b": np.array([0.125], np.float32)}

@@ -6,16 +6,18 @@
 #
 # The first of these that has the package and its dependencies is used, as it is:
 #   1. an environment that is active: VIRTUAL_ENV, CONDA_PREFIX or PYTHONPATH is set;
-#   2. .venv at the root of the repository, complete and made for this setup.py;
+#   2. .venv at the root of the repository, complete, compiled and made for this setup.py;
 #   3. python3 itself, as in a container.
 # If there is none, utils/make_env.sh makes .venv.  When all is there nothing is downloaded and nothing imported.
 
 _kaldi_uq_root=$(cd -P -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd -P)
 
-# Whether .venv is complete: its stamp holds the place and the setup.py that it was made for.
+# Whether .venv is complete: its stamp holds the place and the setup.py that it was made for.  Without byte code it is to be
+# completed, except where nobody can.
 _kaldi_uq_venv_is_current() {
-  local stamp=$1/.venv/.done
-  [[ -f $stamp && -x $1/.venv/bin/python3 && "$(<"$stamp")" == "$1"$'\n'"$(<"$1/setup.py")" ]]
+  local venv=$1/.venv
+  [[ -f $venv/.done && -x $venv/bin/python3 && "$(<"$venv/.done")" == "$1"$'\n'"$(<"$1/setup.py")" ]] &&
+    [[ -f $venv/.compiled || ! -w $venv ]]
 }
 
 # Whether the python3 on PATH has everything.  From /: neither the working directory nor a relative PYTHONPATH counts.

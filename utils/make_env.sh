@@ -20,6 +20,7 @@ esac
 root=$(cd -P -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd -P)
 venv=$root/.venv
 unfinished=$venv/.unfinished # there from the first moment to the last: this script made .venv and may remake it
+compiled=$venv/.compiled     # there once the byte code is; an environment of before byte code was made has none
 need_gb=9                    # 5 GB installed, and as much as 3 GB of downloads beside them
 
 say() { echo "make_env.sh: $*"; }
@@ -27,7 +28,7 @@ die() { echo "make_env.sh: error: $*" >&2; exit 1; }
 
 stamp_text() { printf '%s\n' "$root" && cat -- "$root/setup.py"; }
 
-is_current() { [[ -x $venv/bin/python3 && -f $venv/.done ]] && stamp_text | cmp -s - "$venv/.done"; }
+is_installed() { [[ -x $venv/bin/python3 && -f $venv/.done ]] && stamp_text | cmp -s - "$venv/.done"; }
 
 # Prints the first Python that the pinned wheels exist for.
 find_python() {
@@ -79,13 +80,22 @@ install_packages() {
   # Downloads go through a directory in .venv: /tmp is often too small, and nothing is left there if we are killed.
   rm -rf -- "$venv/tmp"
   mkdir -- "$venv/tmp"
-  # No byte compilation: Python compiles the few modules that are used when they are first imported.
+  # pip compiles on one processor only; compile_packages does it on all.
   (
     cd -- "$root"
     unset PYTHONPATH PYTHONHOME PIP_TARGET PIP_PREFIX PIP_USER
     TMPDIR=$venv/tmp "$venv/bin/python3" -m pip install --no-input --disable-pip-version-check --no-compile -e '.[dev]'
   ) || die "pip could not install the packages, see above; run utils/make_env.sh again to go on from here"
   rm -rf -- "$venv/tmp"
+}
+
+# Where Python may not write byte code (PYTHONDONTWRITEBYTECODE, as in many containers), each process would compile torch,
+# scipy and scikit-learn again, which takes seconds.  Packages hold files that are no Python of this version, on purpose:
+# what does not compile is no failure.
+compile_packages() {
+  say "compiling to byte code, once (half a minute)"
+  (cd / && unset PYTHONPATH && "$venv/bin/python3" -W ignore -m compileall -qq -j 0 -- "$venv/lib" "$root/kaldi_uq") || true
+  : >"$compiled"
 }
 
 check() { (cd / && unset PYTHONPATH && "$venv/bin/python3" "$root/utils/check_env.py" --import); }
@@ -96,7 +106,8 @@ if type -P flock >/dev/null; then
   flock -n 9 || { say "another call is making $venv; waiting for it"; flock 9; }
 fi
 
-if is_current; then
+if is_installed; then
+  [[ -f $compiled ]] || compile_packages
   say "$venv is complete"
   exit 0
 fi
@@ -111,7 +122,7 @@ if [[ -f $unfinished ]]; then
 fi
 if [[ -f $venv/.done ]]; then # ours, for another setup.py or another place
   : >"$unfinished"
-  rm -f -- "$venv/.done"
+  rm -f -- "$venv/.done" "$compiled"
 fi
 if ! "$venv/bin/python3" -m pip --version >/dev/null 2>&1; then
   if [[ -f $unfinished ]]; then
@@ -134,4 +145,5 @@ fi
 stamp_text >"$venv/.done.tmp"
 mv -- "$venv/.done.tmp" "$venv/.done"
 rm -f -- "$unfinished"
+compile_packages
 say "$venv is complete ($(du -sh -- "$venv" | cut -f1))"

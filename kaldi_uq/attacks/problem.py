@@ -180,7 +180,7 @@ class Problem:
         scores = who.model.loglikes(measures["log_mean_post"]).cpu().numpy()
         utts, lengths = [self.utts[row] for row in rows.tolist()], self.lengths[rows].tolist()
         pairs = ((u, np.ascontiguousarray(scores[i, : lengths[i]])) for i, u in enumerate(utts))
-        found = who.engine.decode(who.model_dir, who.graph_dir, pairs, who.decode)
+        found = who.engine.decoder(who.model_dir, who.graph_dir, who.decode).decode(pairs)
         return Heard([found[u].words if u in found else () for u in utts], statistics)
 
     def measure(self, wav: Tensor, rows: Tensor) -> tuple[dict[str, Tensor], dict[str, Tensor]]:

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from kaldi_uq.audio.loudness import snr_db
 from kaldi_uq.errors import DataError
 from kaldi_uq.io.wav import INT16_SCALE, on_grid
 
@@ -205,17 +206,17 @@ def uniform_noise(wav: Wave, eps: float, *, generator: np.random.Generator) -> D
     original = on_grid(wav)
     noise = generator.integers(-steps, steps, size=len(wav), endpoint=True) / INT16_SCALE
     output = on_grid(np.clip(original + noise, -1.0, _LARGEST))
-    return Disturbed(output, 1.0, _snr_db(original, output))
+    return Disturbed(output, 1.0, snr_db(original, output))
 
 
-def _add(wav: Wave, noise: FloatArray, snr_db: float) -> Disturbed:
+def _add(wav: Wave, noise: FloatArray, wanted_db: float) -> Disturbed:
     """Speech plus noise at an SNR."""
-    noise = noise * (_rms(wav) / _rms(noise) * 10.0 ** (-snr_db / 20.0))
+    noise = noise * (_rms(wav) / _rms(noise) * 10.0 ** (-wanted_db / 20.0))
     output, gain = _fit(wav + noise)
-    measured = _snr_db(wav * gain, output)
-    if measured is None or abs(measured - snr_db) > _SNR_TOLERANCE_DB:
+    measured = snr_db(wav * gain, output)
+    if measured is None or abs(measured - wanted_db) > _SNR_TOLERANCE_DB:
         raise DataError(
-            f"an SNR of {snr_db:g} dB is not possible in 16-bit audio of this loudness "
+            f"an SNR of {wanted_db:g} dB is not possible in 16-bit audio of this loudness "
             f"({20 * math.log10(_rms(wav)):.1f} dB of full scale); choose a lower one"
         )
     return Disturbed(output, gain, measured)
@@ -233,10 +234,3 @@ def _rms(wav: npt.NDArray[np.floating]) -> float:
     if value == 0:
         raise DataError("the audio is silent: an SNR means nothing; remove the utterance")
     return value
-
-
-def _snr_db(clean: npt.NDArray[np.floating], noisy: Wave) -> float | None:
-    noise = float(np.sum((noisy.astype(np.float64) - clean) ** 2))
-    if noise == 0:
-        return None
-    return 10.0 * math.log10(float(np.sum(np.square(clean, dtype=np.float64))) / noise)

@@ -40,5 +40,17 @@ def loudness(wav: npt.NDArray[np.floating], sample_rate: float) -> dict[str, flo
     return {"level_db": _db(float(power.mean())), "noise_floor_db": _db(float(np.quantile(frames, FLOOR_QUANTILE)))}
 
 
+def snr_db(original: npt.NDArray[np.floating], changed: npt.NDArray[np.floating]) -> float | None:
+    """Power of the original over that of the change, dB; ``None`` if nothing was added, or to silence.
+
+    >>> wave = np.sin(np.arange(800.0))
+    >>> round(snr_db(wave, 1.1 * wave), 6)
+    20.0
+    """
+    noise = float(np.sum((changed.astype(np.float64) - original) ** 2))
+    power = float(np.sum(np.square(original, dtype=np.float64)))
+    return 10.0 * math.log10(power / noise) if power and noise else None
+
+
 def _db(power: float) -> float:
     return 10.0 * math.log10(power + _ROUNDING_POWER)

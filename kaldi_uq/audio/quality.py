@@ -18,7 +18,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from kaldi_uq.audio.masking import Margin, margin, masking_threshold
+from kaldi_uq.audio.loudness import snr_db as snr_db
+from kaldi_uq.audio.masking import margin, masking_threshold
 from kaldi_uq.errors import MissingDependencyError
 
 FloatArray = npt.NDArray[np.floating]
@@ -29,18 +30,6 @@ SILENCE_DB = 40.0  # a segment so far below the loudest one is silence, whose SN
 PESQ_MODES = {8000: "nb", 16000: "wb"}  # Hz -> narrow or wide band
 TOO_SHORT_FOR_STOI = 1e-5  # what pystoi returns then, with a warning
 INSTALL = "pip install 'kaldi-uq[quality]'"
-
-
-def snr_db(original: FloatArray, changed: FloatArray) -> float | None:
-    """Power of the original over that of the change, dB; ``None`` if nothing was added, or to silence.
-
-    >>> wave = np.sin(np.arange(800.0))
-    >>> round(snr_db(wave, 1.1 * wave), 6)
-    20.0
-    """
-    noise = float(np.sum((changed.astype(np.float64) - original) ** 2))
-    power = float(np.sum(original.astype(np.float64) ** 2))
-    return 10.0 * math.log10(power / noise) if power and noise else None
 
 
 def segmental_snr_db(original: FloatArray, changed: FloatArray, rate: float) -> float | None:
@@ -74,41 +63,20 @@ def level_change_db(original: FloatArray, changed: FloatArray) -> float | None:
     return 10.0 * math.log10(after / before) if before and after else None
 
 
-def masking_margin(original: FloatArray, changed: FloatArray, rate: float) -> Margin | None:
-    """The change against what the original masks (:class:`kaldi_uq.audio.masking.Margin`); ``None``: nothing was added.
-
-    >>> wave = 0.3 * np.sin(np.arange(4000.0))
-    >>> found = masking_margin(wave, 1.001 * wave, 8000)
-    >>> bool(found.max_db < 0), float(found.share_above)
-    (True, 0.0)
-    """
-    if np.array_equal(original, changed):
-        return None
-    wave = torch.from_numpy(np.asarray(original, dtype=np.float32))[None]
-    delta = torch.from_numpy((changed.astype(np.float64) - original).astype(np.float32))[None]
-    sizes = torch.tensor([wave.shape[1]])
-    return margin(delta, masking_threshold(wave, rate), sizes, rate)
-
-
-def measure(original: FloatArray, changed: FloatArray, rate: float) -> dict[str, float | None]:
-    """Everything that needs no further package, as a line of ``results.jsonl`` names it.
-
-    Returns:
-        ``snr_db``, ``segmental_snr_db``, ``level_change_db``; ``masking_margin_db`` (noise-to-mask ratio),
-        ``masking_margin_max_db`` and ``share_above_masking``.  ``None`` where there is no number.
-    """
-    return measure_all([original], [changed], rate)[0]
-
-
 def measure_all(
     originals: Sequence[FloatArray], changed: Sequence[FloatArray], rate: float, *, device: str | torch.device = "cpu"
 ) -> list[dict[str, float | None]]:
-    """What :func:`measure` gives, for utterances of about the same length at once.
+    """Everything that needs no further package, as a line of ``results.jsonl`` names it.
 
     Args:
-        originals, changed: ``(N_b,)`` each, the two of an utterance of the same length.
-        rate: samples per second.
-        device: where the masking thresholds are computed, most of the work.
+        originals, changed: (N_b,) each, the two waveforms of an utterance of the same length; utterances of about the
+            same length are measured at once.
+        rate: sample rate in Hz.
+        device: device that computes the masking thresholds, most of the work.
+
+    Returns:
+        For each utterance ``snr_db``, ``segmental_snr_db``, ``level_change_db``; ``masking_margin_db`` (noise-to-mask
+        ratio), ``masking_margin_max_db`` and ``share_above_masking``.  ``None`` where there is no number.
     """
     sizes = torch.tensor([len(wave) for wave in originals], device=device)
     wav, delta = (torch.zeros(len(originals), int(sizes.max())) for _ in range(2))

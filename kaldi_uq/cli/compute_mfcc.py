@@ -45,8 +45,7 @@ def run(args: argparse.Namespace) -> None:
         _run_kaldi(args, waves, config.sample_frequency)
         return
     num_frames = {}
-    compression = "CM" if args.compress else ""
-    with torch.no_grad(), MatrixWriter(args.ark, args.scp, compression=compression) as writer:
+    with torch.no_grad(), MatrixWriter(args.ark, args.scp, compressed=args.compress) as writer:
         for utt, wav in tqdm(waves.items(), desc="MFCC", unit="utt"):
             feats, _ = mfcc(torch.from_numpy(wav)[None], torch.tensor([len(wav)]))
             writer.write(utt, feats[0].numpy())

@@ -39,8 +39,7 @@ from kaldi_uq.errors import DataError, UsageError
 from kaldi_uq.io.datadir import read_table
 from kaldi_uq.io.files import file_digest
 from kaldi_uq.io.pipes import is_pipe
-from kaldi_uq.io.wav import only_channel, read_wav
-from kaldi_uq.io.waves import read_recording
+from kaldi_uq.io.wav import read_wav
 from kaldi_uq.recogniser.hybrid import MODEL_FILE, HybridModel
 from kaldi_uq.recogniser.speakers import stats_of_waves
 
@@ -211,11 +210,8 @@ def _read(paths: Sequence[str], model: HybridModel, *, allow_pipes: bool = False
     rate, shortest = model.front_end.sample_rate, model.front_end.min_samples
     for path in paths:
         try:
-            if is_pipe(path):
-                channels, name = read_recording(path, "--scp", rate, allow_pipes)
-                samples = only_channel(channels, name)
-            else:
-                samples, _ = read_wav(path, expected_rate=rate)
+            where = "--scp" if is_pipe(path) else ""
+            samples, _ = read_wav(path, expected_rate=rate, where=where, allow_pipes=allow_pipes)
         except DataError as error:
             problems[path] = str(error)
         except OSError as error:

@@ -17,7 +17,7 @@ from pathlib import Path
 from kaldi_uq.audio.disturb import DRR_DB, KINDS, NUM_TALKERS, disturb
 from kaldi_uq.cli.options import add_pipes, directory, non_negative_int, positive_int, start_logging
 from kaldi_uq.errors import UsageError
-from kaldi_uq.io.datadir import DataDir, invert_utt2spk, write_table
+from kaldi_uq.io.datadir import DataDir, spk2utt_table, write_table
 from kaldi_uq.io.files import DoneStamp, write_text
 from kaldi_uq.io.wav import to_int16, write_wav
 from kaldi_uq.io.waves import read_waves, sample_rate_of, waves_digest
@@ -68,8 +68,7 @@ def run(args: argparse.Namespace) -> None:
         else:
             (args.out_dir / "text").unlink(missing_ok=True)
         write_table(args.out_dir / "utt2spk", data.utt2spk)
-        spk2utt = {spk: " ".join(utts) for spk, utts in invert_utt2spk(data.utt2spk).items()}
-        write_table(args.out_dir / "spk2utt", spk2utt)
+        write_table(args.out_dir / "spk2utt", spk2utt_table(data.utt2spk))
         stamp.write()
     print(f"{args.out_dir}: {len(waves)} utterances, {args.kind} {flag_of(args.kind)} {level:g}")
 

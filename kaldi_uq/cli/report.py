@@ -138,7 +138,8 @@ class _Aligner:
     """Word times by forced alignment."""
 
     def __init__(self, engine: Engine, model_dir: Path, lang: Lang, frame_shift_s: float) -> None:
-        self.engine, self.model_dir, self.lang, self.frame_shift_s = engine, model_dir, lang, frame_shift_s
+        self.aligner = engine.aligner(model_dir, lang, DecodeConfig())
+        self.lang, self.frame_shift_s = lang, frame_shift_s
         self.table = read_transitions(model_dir / "final.mdl")
         self.pronunciations = read_pronunciations(lang)
         self.silence = frozenset(int(i) for i in (lang.path / "phones/silence.int").read_text().split())
@@ -147,7 +148,7 @@ class _Aligner:
         if not words:
             return []
         ids = {utt: self.lang.word_ids(words, where=utt)}
-        found = self.engine.align(self.model_dir, self.lang, [(utt, loglikes)], ids, DecodeConfig())
+        found = self.aligner.align([(utt, loglikes)], ids)
         if utt not in found:
             return []
         return word_times(found[utt], words, self.table, self.pronunciations, self.silence, self.frame_shift_s)

@@ -7,133 +7,17 @@ Parts that are there and were made from the same files are left alone.  Kaldi's 
 from __future__ import annotations
 
 import argparse
-import itertools
-import os
-import shutil
-import tempfile
-from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
-from kaldi_uq.cli.validate_data import BY_RECO, BY_SPK, BY_UTT, check_agreement
-from kaldi_uq.errors import DataError, UsageError
-from kaldi_uq.io.datadir import invert_utt2spk, read_table, write_table
-from kaldi_uq.io.files import DoneStamp, file_digest
-from kaldi_uq.io.segments import Segment
+from kaldi_uq.io.split import split_data_dir
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of ``split_data.sh``."""
     parser.add_argument("data_dir", type=Path, help="the directory, e.g. data/train")
     parser.add_argument("num_split", type=int, help="number of parts")
     parser.add_argument("--per-utt", action="store_true", help="split by utterance: a speaker may be in two parts")
 
 
-def run(args: argparse.Namespace) -> int:
-    """Run the command."""
-    split = split_data(args.data_dir, args.num_split, per_utt=args.per_utt)
+def run(args: argparse.Namespace) -> None:
+    split = split_data_dir(args.data_dir, args.num_split, per_utt=args.per_utt)
     print(f"split-data: {split} has {args.num_split} parts")
-    return 0
-
-
-def partition(sizes: Sequence[int], num_parts: int) -> list[slice]:
-    """Cut a sequence of groups into consecutive parts of about equal total size, none empty.
-
-    Args:
-        sizes: number of utterances of each group.
-        num_parts: at most the number of groups.
-
-    >>> partition([1, 1, 1, 3], 2)
-    [slice(0, 3, None), slice(3, 4, None)]
-    """
-    if not 1 <= num_parts <= len(sizes):
-        raise ValueError(f"num_parts must be from 1 to {len(sizes)}, got {num_parts}")
-    totals = [0]
-    for size in sizes:
-        totals.append(totals[-1] + size)
-    cuts = [0]
-    for part in range(1, num_parts):
-        # the cut nearest to the ideal place that leaves this part, and each one after it, at least one group
-        choices = range(cuts[-1] + 1, len(sizes) - (num_parts - part) + 1)
-        ideal = totals[-1] * part / num_parts
-        cuts.append(min(choices, key=lambda cut: abs(totals[cut] - ideal)))
-    cuts.append(len(sizes))
-    return [slice(begin, end) for begin, end in itertools.pairwise(cuts)]
-
-
-def split_data(path: Path, num_split: int, *, per_utt: bool = False) -> Path:
-    """Split a data directory.
-
-    Args:
-        path: the directory; every table in it is split that Kaldi's ``split_data.sh`` splits.
-        num_split: number of parts.
-        per_utt: by utterance instead of by speaker.
-
-    Returns:
-        The directory that holds the parts ``1`` to ``num_split``.
-
-    Raises:
-        UsageError: fewer than one part, or more than there are speakers or utterances.
-        DataError: the directory or a table is missing or malformed.
-    """
-    if num_split < 1:
-        raise UsageError(f"the number of parts must be at least 1, got {num_split}")
-    if not path.is_dir():
-        raise DataError(f"{path}: no such directory")
-    names = [name for name in ("utt2spk", *BY_UTT, *BY_SPK, *BY_RECO) if (path / name).is_file()]
-    tables = {name: read_table(path / name, allow_empty=name == "text") for name in dict.fromkeys(["utt2spk", *names])}
-    check_agreement(path, tables)
-    utt2spk = tables.pop("utt2spk")
-
-    groups = [[utt] for utt in utt2spk] if per_utt else list(invert_utt2spk(utt2spk).values())
-    if num_split > len(groups):
-        what, remedy = ("utterances", "") if per_utt else ("speakers", ", or split by utterance (--per-utt)")
-        raise UsageError(f"{path} has {len(groups)} {what}, not enough for {num_split} parts; take fewer{remedy}")
-
-    final = path / f"split{num_split}{'utt' if per_utt else ''}"
-    options = {"num_split": num_split, "per_utt": per_utt, "files": {n: file_digest(path / n) for n in names}}
-    if _is_complete(final, num_split, options):
-        return final
-    scratch = Path(tempfile.mkdtemp(prefix=f".{final.name}.", suffix=".tmp", dir=path))
-    try:
-        fresh = scratch / "new"
-        for number, part in enumerate(partition([len(group) for group in groups], num_split), 1):
-            utts = {utt for group in groups[part] for utt in group}
-            _write_part(fresh / str(number), {utt: spk for utt, spk in utt2spk.items() if utt in utts}, tables)
-        DoneStamp(fresh, "split", options=options).write()
-        _move_into_place(fresh, final, scratch / "old", num_split, options)
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
-    return final
-
-
-def _write_part(path: Path, utt2spk: dict[str, str], tables: Mapping[str, Mapping[str, str]]) -> None:
-    spk2utt = invert_utt2spk(utt2spk)
-    recos: Collection[str] = utt2spk
-    if "segments" in tables:
-        recos = {Segment.parse(value).reco for utt, value in tables["segments"].items() if utt in utt2spk}
-    write_table(path / "utt2spk", utt2spk)
-    write_table(path / "spk2utt", {spk: " ".join(utts) for spk, utts in spk2utt.items()})
-    for name, table in tables.items():
-        keys = spk2utt if name in BY_SPK else recos if name in BY_RECO else utt2spk
-        write_table(path / name, {key: value for key, value in table.items() if key in keys})
-
-
-def _is_complete(final: Path, num_split: int, options: dict[str, object]) -> bool:
-    return DoneStamp(final, "split", options=options).is_current() and all(
-        (final / str(number) / "utt2spk").is_file() for number in range(1, num_split + 1)
-    )
-
-
-def _move_into_place(fresh: Path, final: Path, old: Path, num_split: int, options: dict[str, object]) -> None:
-    for _ in range(3):
-        try:
-            if final.exists():
-                os.rename(final, old)
-            os.rename(fresh, final)
-            return
-        except OSError:
-            # another process made the same parts meanwhile
-            if _is_complete(final, num_split, options):
-                return
-            shutil.rmtree(old, ignore_errors=True)
-    raise DataError(f"{final}: cannot be replaced; another process keeps changing it")

@@ -111,8 +111,47 @@ class DeltasConfig(Config):
     seed: int = 0
 
 
+class Decoder(ABC):
+    """A decoder of one graph.  Transition model, graph and words are read once, when it is made."""
+
+    @abstractmethod
+    def decode(self, loglikes: Iterable[tuple[str, np.ndarray]]) -> dict[str, Hypothesis]:
+        """Decode utterances.
+
+        Args:
+            loglikes: (utt, (T, C) float32) pairs, unscaled: the decoder applies ``acwt``.
+
+        Returns:
+            utt -> hypothesis; an utterance without any surviving path is absent.
+
+        Raises:
+            EngineError: scores that are not those of the model's C pdfs.
+        """
+
+
+class Aligner(ABC):
+    """A forced aligner of one lexicon.  Transition model, tree and lexicon are read once, when it is made."""
+
+    @abstractmethod
+    def align(
+        self, loglikes: Iterable[tuple[str, np.ndarray]], transcripts: Mapping[str, Sequence[int]]
+    ) -> dict[str, np.ndarray]:
+        """Align utterances with their words.
+
+        Args:
+            loglikes: (utt, (T, C) float32) pairs, unscaled: the aligner applies ``acwt``.
+            transcripts: utt -> word-ids.
+
+        Returns:
+            utt -> (T,) int32 transition-ids; an utterance without a surviving path is absent.
+
+        Raises:
+            EngineError: scores that are not those of the model's C pdfs, or a word that the lexicon lacks.
+        """
+
+
 class Engine(ABC):
-    """An engine.  Loglikes are (T, C) float32, unscaled; an engine applies ``acwt`` once."""
+    """An engine: hands out decoders and aligners, and makes what they need."""
 
     name: str
 
@@ -180,32 +219,20 @@ class Engine(ABC):
         """Compose ``HCLG.fst`` into ``graph_dir``."""
 
     @abstractmethod
-    def align(
-        self,
-        model_dir: Path,
-        lang: Lang,
-        loglikes: Iterable[tuple[str, np.ndarray]],
-        transcripts: Mapping[str, Sequence[int]],
-        config: DecodeConfig,
-    ) -> dict[str, np.ndarray]:
-        """Forced alignment.
+    def decoder(self, model_dir: Path, graph_dir: Path, config: DecodeConfig) -> Decoder:
+        """A decoder with ``HCLG.fst`` of ``graph_dir`` and the transition model of ``model_dir``.
 
-        Args:
-            model_dir: for the transition model and the tree.
-            lang: the lexicon.
-            loglikes: (utt, (T, C)) pairs.
-            transcripts: utt -> word-ids.
-            config: acwt and beams.
-
-        Returns:
-            utt -> (T,) int32 transition-ids; an utterance without a surviving path is absent.
+        Raises:
+            EngineError: a file is missing or damaged.
         """
 
     @abstractmethod
-    def decode(
-        self, model_dir: Path, graph_dir: Path, loglikes: Iterable[tuple[str, np.ndarray]], config: DecodeConfig
-    ) -> dict[str, Hypothesis]:
-        """Decode with ``HCLG.fst``; an utterance without any surviving path is absent."""
+    def aligner(self, model_dir: Path, lang: Lang, config: DecodeConfig) -> Aligner:
+        """An aligner with the lexicon of ``lang``, and the transition model and the tree of ``model_dir``.
+
+        Raises:
+            EngineError: a file is missing or damaged.
+        """
 
     def align_gmm(
         self,
@@ -215,14 +242,14 @@ class Engine(ABC):
         transcripts: Mapping[str, Sequence[int]],
         config: DecodeConfig,
     ) -> dict[str, np.ndarray]:
-        """Forced alignment with the GMMs of ``final.mdl``: as :meth:`align`, of (utt, (T, D)) features."""
-        return self.align(model_dir, lang, _gmm_loglikes(model_dir, feats), transcripts, config)
+        """Align (utt, (T, D)) features with the GMMs of ``final.mdl``; results as of :meth:`Aligner.align`."""
+        return self.aligner(model_dir, lang, config).align(_gmm_loglikes(model_dir, feats), transcripts)
 
     def decode_gmm(
         self, model_dir: Path, graph_dir: Path, feats: Iterable[tuple[str, np.ndarray]], config: DecodeConfig
     ) -> dict[str, Hypothesis]:
-        """Decode with the GMMs of ``final.mdl``: as :meth:`decode`, of (utt, (T, D)) features."""
-        return self.decode(model_dir, graph_dir, _gmm_loglikes(model_dir, feats), config)
+        """Decode (utt, (T, D)) features with the GMMs of ``final.mdl``; results as of :meth:`Decoder.decode`."""
+        return self.decoder(model_dir, graph_dir, config).decode(_gmm_loglikes(model_dir, feats))
 
     @abstractmethod
     def update_transitions(self, model_dir: Path, alignments: Iterable[np.ndarray], out_path: Path) -> None:

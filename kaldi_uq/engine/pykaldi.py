@@ -17,7 +17,16 @@ from typing import Any, NoReturn
 
 import numpy as np
 
-from kaldi_uq.engine.base import DecodeConfig, DeltasConfig, Engine, Hypothesis, MonoConfig, check_scores
+from kaldi_uq.engine.base import (
+    Aligner,
+    DecodeConfig,
+    Decoder,
+    DeltasConfig,
+    Engine,
+    Hypothesis,
+    MonoConfig,
+    check_scores,
+)
 from kaldi_uq.engine.binaries.engine import model_files
 from kaldi_uq.errors import EngineError
 from kaldi_uq.io.kaldi_model import TransitionTable, read_transitions, write_model
@@ -88,53 +97,11 @@ class PyKaldiEngine(Engine):
     ) -> None:
         _cannot("compose HCLG.fst")
 
-    def align(
-        self,
-        model_dir: Path,
-        lang: Lang,
-        loglikes: Iterable[tuple[str, np.ndarray]],
-        transcripts: Mapping[str, Sequence[int]],
-        config: DecodeConfig,
-    ) -> dict[str, np.ndarray]:
-        num_pdfs = read_transitions(Path(model_dir) / "final.mdl").num_pdfs
-        aligner = _aligner(model_dir, lang, config)
-        beams = [config.align_beam] + [config.retry_beam] * (config.retry_beam > config.align_beam)
-        found = {}
-        for utt, scores in loglikes:
-            check_scores(utt, scores, num_pdfs, model_dir)
-            if not len(scores):
-                continue
-            matrix, text = _matrix(scores), _text(transcripts[utt], lang)
-            for beam in beams:
-                aligner.decoder_opts.beam = beam
-                result = _align(utt, aligner, matrix, text, lang)
-                if result is not None:
-                    found[utt] = np.asarray(result["alignment"], dtype=np.int32)
-                    break
-        return found
+    def decoder(self, model_dir: Path, graph_dir: Path, config: DecodeConfig) -> PyKaldiDecoder:
+        return PyKaldiDecoder(model_dir, graph_dir, config)
 
-    def decode(
-        self, model_dir: Path, graph_dir: Path, loglikes: Iterable[tuple[str, np.ndarray]], config: DecodeConfig
-    ) -> dict[str, Hypothesis]:
-        num_pdfs = read_transitions(Path(model_dir) / "final.mdl").num_pdfs
-        recognizer = _recognizer(model_dir, graph_dir, config)
-        id_to_word = {index: word for word, index in read_symbols(Path(graph_dir) / "words.txt").items()}
-        hypotheses = {}
-        for utt, scores in loglikes:
-            check_scores(utt, scores, num_pdfs, model_dir)
-            if not len(scores):
-                continue
-            with _failures_of(utt):
-                result = _unless_no_path(recognizer.decode, _matrix(scores))
-                reached_final = bool(recognizer.decoder.reached_final())
-            if result is not None and len(result["alignment"]):
-                hypotheses[utt] = Hypothesis(
-                    tuple(id_to_word[word] for word in result["words"]),
-                    np.asarray(result["alignment"], dtype=np.int32),
-                    float(result["likelihood"]),
-                    reached_final,
-                )
-        return hypotheses
+    def aligner(self, model_dir: Path, lang: Lang, config: DecodeConfig) -> PyKaldiAligner:
+        return PyKaldiAligner(model_dir, lang, config)
 
     def update_transitions(self, model_dir: Path, alignments: Iterable[np.ndarray], out_path: Path) -> None:
         model, _ = model_files(model_dir)
@@ -148,6 +115,73 @@ class PyKaldiEngine(Engine):
             updated = [transitions.get_transition_log_prob(tid) for tid in range(1, len(counts))]
         log_probs = np.concatenate([table.log_probs[:1], np.asarray(updated)]).astype(np.float32)
         write_model(out_path, TransitionTable(table.topology, table.tuples, log_probs))
+
+
+class PyKaldiDecoder(Decoder):
+    """A decoder of one graph on PyKaldi's recogniser.
+
+    Args:
+        model_dir: directory with ``final.mdl`` and ``tree``.
+        graph_dir: directory with ``HCLG.fst`` and ``words.txt``.
+        config: acwt and beams.
+    """
+
+    def __init__(self, model_dir: Path, graph_dir: Path, config: DecodeConfig) -> None:
+        self._model_dir = model_dir
+        self._recognizer = _recognizer(model_dir, graph_dir, config)
+        self._num_pdfs = read_transitions(Path(model_dir) / "final.mdl").num_pdfs
+        self._id_to_word = {index: word for word, index in read_symbols(Path(graph_dir) / "words.txt").items()}
+
+    def decode(self, loglikes: Iterable[tuple[str, np.ndarray]]) -> dict[str, Hypothesis]:
+        recognizer, hypotheses = self._recognizer, {}
+        for utt, scores in loglikes:
+            check_scores(utt, scores, self._num_pdfs, self._model_dir)
+            if not len(scores):
+                continue
+            with _failures_of(utt):
+                result = _unless_no_path(recognizer.decode, _matrix(scores))
+                reached_final = bool(recognizer.decoder.reached_final())
+            if result is not None and len(result["alignment"]):
+                hypotheses[utt] = Hypothesis(
+                    tuple(self._id_to_word[word] for word in result["words"]),
+                    np.asarray(result["alignment"], dtype=np.int32),
+                    float(result["likelihood"]),
+                    reached_final,
+                )
+        return hypotheses
+
+
+class PyKaldiAligner(Aligner):
+    """A forced aligner of one lexicon on PyKaldi's aligner.
+
+    Args:
+        model_dir: directory with ``final.mdl`` and ``tree``.
+        lang: the lexicon.
+        config: acwt, beams and scales.
+    """
+
+    def __init__(self, model_dir: Path, lang: Lang, config: DecodeConfig) -> None:
+        self._model_dir, self._lang = model_dir, lang
+        self._aligner = _aligner(model_dir, lang, config)
+        self._num_pdfs = read_transitions(Path(model_dir) / "final.mdl").num_pdfs
+        self._beams = [config.align_beam] + [config.retry_beam] * (config.retry_beam > config.align_beam)
+
+    def align(
+        self, loglikes: Iterable[tuple[str, np.ndarray]], transcripts: Mapping[str, Sequence[int]]
+    ) -> dict[str, np.ndarray]:
+        found = {}
+        for utt, scores in loglikes:
+            check_scores(utt, scores, self._num_pdfs, self._model_dir)
+            if not len(scores):
+                continue
+            matrix, text = _matrix(scores), _text(transcripts[utt], self._lang)
+            for beam in self._beams:
+                self._aligner.decoder_opts.beam = beam
+                result = _align(utt, self._aligner, matrix, text, self._lang)
+                if result is not None:
+                    found[utt] = np.asarray(result["alignment"], dtype=np.int32)
+                    break
+        return found
 
 
 def _recognizer(model_dir: Path, graph_dir: Path, config: DecodeConfig) -> Any:

@@ -16,7 +16,6 @@ from typing import TypeVar
 
 from kaldi_uq.errors import DataError
 from kaldi_uq.feats.config import FbankConfig, MfccConfig
-from kaldi_uq.io.files import write_text
 
 _ConfT = TypeVar("_ConfT", MfccConfig, FbankConfig)
 _TRUE, _FALSE = ("true", "t", "1", ""), ("false", "f", "0")
@@ -136,17 +135,3 @@ def _read_conf(path: str | os.PathLike[str], config: type[_ConfT]) -> _ConfT:
         named = [name for name in re.findall(r"\w+", str(error)) if name in places]
         where = f"{path}:{places[named[0]]}" if named else f"{path}"
         raise DataError(f"{where}: {error}") from None
-
-
-def write_mfcc_conf(path: str | os.PathLike[str], config: MfccConfig | FbankConfig) -> None:
-    """Write every option, also those with the default value: Kaldi's default for ``--dither`` is another.
-
-    Args:
-        path: the file; it is replaced as a whole.
-        config: what ``read_mfcc_conf``, or ``read_fbank_conf``, gives back.
-    """
-    lines = []
-    for name, value in config.to_dict().items():
-        text = str(value).lower() if isinstance(value, bool) else str(value)
-        lines.append(f"{_option(name)}={text}\n")
-    write_text(path, "".join(lines))

@@ -24,7 +24,7 @@ import numpy as np
 
 from kaldi_uq.errors import DataError
 from kaldi_uq.io.compressed import FORMATS, compress, read_compressed
-from kaldi_uq.io.datadir import read_table, write_table
+from kaldi_uq.io.datadir import write_table
 from kaldi_uq.io.files import atomic_write
 from kaldi_uq.io.rxfile import open_rxfile, split_range, take_range
 
@@ -105,14 +105,6 @@ def _matrix(stream: IO[bytes]) -> np.ndarray:
     return np.asarray(kaldi_io.read_mat(_Replay(head + token, stream)))
 
 
-def _vector(stream: IO[bytes]) -> np.ndarray:
-    head = stream.read(2)
-    if head != b"\0B":
-        rows = _text(head, stream)
-        return np.array([value for row in rows for value in row], dtype=np.float64)
-    return np.asarray(kaldi_io.read_vec_flt(_Replay(head, stream)))
-
-
 def _int_vector(stream: IO[bytes]) -> np.ndarray:
     head = stream.read(1)
     if head == b"\0":
@@ -128,7 +120,6 @@ def _int_vector(stream: IO[bytes]) -> np.ndarray:
 
 _READERS: dict[str, Callable[[IO[bytes]], np.ndarray]] = {
     "matrix": _matrix,
-    "vector": _vector,
     "int vector": _int_vector,
 }
 
@@ -165,28 +156,12 @@ def read_matrix(
     return np.asarray(_read("matrix", rxfilename, where, allow_pipes), dtype=dtype)
 
 
-def read_vector(rxfilename: str, *, dtype: type[np.floating] = np.float32) -> np.ndarray:
-    """Read one vector of real numbers, (D,); arguments as of :func:`read_matrix`."""
-    return np.asarray(_read("vector", rxfilename, "", False), dtype=dtype)
-
-
-def read_int_vector(rxfilename: str) -> np.ndarray:
-    """Read one vector of integers, (T,) int32, such as an alignment."""
-    return _read("int vector", rxfilename, "", False)
-
-
-def read_matrices(scp: Mapping[str, str]) -> Iterator[tuple[str, np.ndarray]]:
-    """Read the matrices of a ``feats.scp`` in its order."""
-    for key, rxfilename in scp.items():
-        yield key, read_matrix(rxfilename)
-
-
 def read_archive(path: str | os.PathLike[str], kind: str = "matrix") -> Iterator[tuple[str, np.ndarray]]:
     """Read an archive from its beginning to its end, without a table.
 
     Args:
         path: the archive; ``.gz`` is unpacked.
-        kind: ``"matrix"``, ``"vector"`` or ``"int vector"``.
+        kind: ``"matrix"`` or ``"int vector"``.
 
     Yields:
         (key, values) with the numbers as precise as in the file.
@@ -210,13 +185,12 @@ class MatrixWriter:
     Args:
         ark: the archive; the ``scp`` names it as given here.
         scp: the table.
-        compression: ``""`` for none, or one of Kaldi's formats: ``"CM"`` (speech features, a byte a value), ``"CM2"``
-            (two bytes), ``"CM3"`` (one byte).
+        compressed: write Kaldi's format for speech features, a byte a value.
     """
 
-    def __init__(self, ark: str | os.PathLike[str], scp: str | os.PathLike[str], *, compression: str = "") -> None:
+    def __init__(self, ark: str | os.PathLike[str], scp: str | os.PathLike[str], *, compressed: bool = False) -> None:
         self._ark, self._scp = Path(ark), Path(scp)
-        self._compression = compression
+        self._compressed = compressed
         self._table: dict[str, str] = {}
         self._context: Any = None
 
@@ -231,8 +205,8 @@ class MatrixWriter:
             raise TypeError(f"{key}: matrix must be (T, D) float32 or float64, got {matrix.shape} {matrix.dtype}")
         self._stream.write(f"{key} ".encode())
         self._table[key] = f"{self._ark}:{self._stream.tell()}"
-        if self._compression:
-            self._stream.write(b"\0B" + compress(matrix, f"{self._compression} ".encode()))
+        if self._compressed:
+            self._stream.write(b"\0B" + compress(matrix))
         else:
             kaldi_io.write_mat(_Unclosed(self._stream), matrix)
 
@@ -254,16 +228,6 @@ class _Unclosed:
 
     def close(self) -> None:
         pass
-
-
-def write_vectors(path: str | os.PathLike[str], vectors: Mapping[str, np.ndarray]) -> None:
-    """Write an archive of vectors, (D,) float32 or float64, binary."""
-    with atomic_write(path, "wb") as stream:
-        for key, vector in vectors.items():
-            if vector.ndim != 1 or vector.dtype not in (np.float32, np.float64):
-                raise TypeError(f"{key}: vector must be (D,) float32 or float64, got {vector.shape} {vector.dtype}")
-            stream.write(f"{key} ".encode())
-            kaldi_io.write_vec_flt(_Unclosed(stream), vector)
 
 
 def write_alignments(path: str | os.PathLike[str], alignments: Mapping[str, np.ndarray]) -> None:
@@ -296,8 +260,3 @@ def read_alignments(directory: str | os.PathLike[str]) -> dict[str, np.ndarray]:
                 raise DataError(f"{path}: utterance {key!r} is in another archive too; remove those of an earlier run")
             alignments[key] = alignment
     return alignments
-
-
-def read_feats_scp(path: str | os.PathLike[str]) -> dict[str, str]:
-    """Read a ``feats.scp``; pipes are refused when they are opened."""
-    return read_table(path)

@@ -50,18 +50,15 @@ def _take(stream: IO[bytes], size: int) -> bytes:
     return data
 
 
-def compress(matrix: np.ndarray, token: bytes) -> bytes:
-    """Write a matrix in one of the formats, token included; the same bytes as Kaldi's, which ``copy-feats`` makes.
+def compress(matrix: np.ndarray) -> bytes:
+    """Write a matrix in the format for speech features, token included; the same bytes as Kaldi's ``copy-feats`` makes.
 
     Args:
         matrix: (T, D), real and finite.
-        token: one of ``FORMATS``.
 
     Raises:
         ValueError: a value is not finite, or there is none.
     """
-    if token not in FORMATS:
-        raise ValueError(f"format must be one of {FORMATS}, got {token!r}")
     values = matrix.astype(np.float32)
     if not values.size or not np.isfinite(values).all():
         raise ValueError(f"only a matrix of finite numbers can be compressed, got {matrix.shape} {matrix.dtype}")
@@ -69,24 +66,19 @@ def compress(matrix: np.ndarray, token: bytes) -> bytes:
     if low == high:
         high = np.float32(low + (1.0 + abs(float(low))))
     span = np.float32(high - low)
-    head = token + struct.pack("<ffii", low, span, *values.shape)
-    if token != FORMATS[0]:
-        dtype, steps = ("<u2", _STEPS_16_BIT) if token == FORMATS[1] else ("u1", _STEPS_8_BIT)
-        return head + _codes((values - low) / span, steps).astype(dtype).tobytes()
     corners = _corners(np.sort(values, axis=0), low, span)
     p0, p25, p75, p100 = (low + span * np.float32(1 / _STEPS_16_BIT) * corners.astype(np.float32)).astype(np.float32)
     first = np.clip(_codes((values - p0) / (p25 - p0), 64), 0, 64)
     middle = np.clip(64 + _codes((values - p25) / (p75 - p25), 128), 64, 192)
     last = np.clip(192 + _codes((values - p75) / (p100 - p75), 63), 192, 255)
     code = np.where(values < p25, first, np.where(values < p75, middle, last)).astype("u1")
+    head = FORMATS[0] + struct.pack("<ffii", low, span, *values.shape)
     return head + corners.T.astype("<u2").tobytes() + code.T.tobytes()
 
 
-def _codes(shares: np.ndarray, steps: float) -> np.ndarray:
-    """Shares of the range in whole steps, rounded as Kaldi rounds them in this format."""
-    whole = steps in (_STEPS_16_BIT, _STEPS_8_BIT)
-    scaled = (np.clip(shares, 0, 1) if whole else shares) * np.float32(steps)
-    return np.trunc(scaled.astype(np.float64) + (0.499 if whole else 0.5)).astype(np.int32)
+def _codes(shares: np.ndarray, steps: int) -> np.ndarray:
+    """Shares of a part of the range in whole steps, rounded as Kaldi rounds them there."""
+    return np.trunc((shares * np.float32(steps)).astype(np.float64) + 0.5).astype(np.int32)
 
 
 def _corners(ordered: np.ndarray, low: np.floating, span: np.floating) -> np.ndarray:
@@ -94,7 +86,8 @@ def _corners(ordered: np.ndarray, low: np.floating, span: np.floating) -> np.nda
     rows = len(ordered)
     quarter = rows // 4
     places = (0, quarter, 3 * quarter, rows - 1) if rows >= 5 else range(min(rows, 4))
-    codes = [_codes((ordered[place] - low) / span, _STEPS_16_BIT) for place in places]
+    shares = [np.clip((ordered[place] - low) / span, 0, 1) * np.float32(_STEPS_16_BIT) for place in places]
+    codes = [np.trunc(share.astype(np.float64) + 0.499).astype(np.int32) for share in shares]
     while len(codes) < 4:
         codes.append(np.zeros_like(codes[0]))
     corners = [np.minimum(codes[0], 65532)]

@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from kaldi_uq.errors import DataError
 from kaldi_uq.io.files import atomic_write
 from kaldi_uq.io.segments import Segment
+
+# The tables of a data directory by what their lines belong to.  Without a segments file each recording is one utterance
+# and has its name.
+BY_UTT = ("feats.scp", "text", "segments", "vad.scp", "utt2dur", "utt2num_frames", "utt2lang", "utt2uniq", "utt2warp")
+BY_SPK = ("cmvn.scp", "spk2gender", "spk2warp")
+BY_RECO = ("wav.scp", "reco2dur", "reco2file_and_channel")
+TABLES = ("utt2spk", *BY_UTT, *BY_SPK, *BY_RECO)  # all but spk2utt, which follows from utt2spk
 
 
 def read_table(path: str | os.PathLike[str], *, check_sorted: bool = True, allow_empty: bool = False) -> dict[str, str]:
@@ -75,6 +82,29 @@ def invert_utt2spk(utt2spk: Mapping[str, str]) -> dict[str, list[str]]:
     for utt in c_sorted(utt2spk):
         spk2utt.setdefault(utt2spk[utt], []).append(utt)
     return {spk: spk2utt[spk] for spk in c_sorted(spk2utt)}
+
+
+def spk2utt_table(utt2spk: Mapping[str, str]) -> dict[str, str]:
+    """``spk2utt`` from ``utt2spk``, as its file has it: the utterances of a speaker in one line."""
+    return {spk: " ".join(utts) for spk, utts in invert_utt2spk(utt2spk).items()}
+
+
+def subset_tables(tables: Mapping[str, dict[str, str]], utt2spk: dict[str, str]) -> dict[str, dict[str, str]]:
+    """The tables of a data directory for some of its utterances.
+
+    Args:
+        tables: name of a table -> its lines.
+        utt2spk: utterance -> speaker, for the utterances that are kept.
+    """
+    recos: Collection[str] = utt2spk
+    if "segments" in tables:
+        recos = {Segment.parse(value).reco for utt, value in tables["segments"].items() if utt in utt2spk}
+    spks = set(utt2spk.values())
+    subset = {}
+    for name, table in tables.items():
+        keys = spks if name in BY_SPK else recos if name in BY_RECO else utt2spk
+        subset[name] = {key: value for key, value in table.items() if key in keys}
+    return subset
 
 
 @dataclass(frozen=True)
@@ -248,5 +278,5 @@ def write_data_dir(
     write_table(path / "wav.scp", wav_scp)
     write_table(path / "text", text)
     write_table(path / "utt2spk", utt2spk)
-    write_table(path / "spk2utt", {spk: " ".join(utts) for spk, utts in invert_utt2spk(utt2spk).items()})
+    write_table(path / "spk2utt", spk2utt_table(utt2spk))
     write_table(path / "utt2dur", {utt: f"{seconds:.4f}" for utt, seconds in utt2dur.items()})

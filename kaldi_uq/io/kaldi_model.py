@@ -104,13 +104,6 @@ class TransitionTable:
             pdfs += [self_loop if destination == state else forward for destination, _ in arcs]
         return np.asarray(pdfs, dtype=np.int64)
 
-    @functools.cached_property
-    def tid_to_phone(self) -> np.ndarray:
-        """(num_transition_ids + 1,) int64: the phone of each transition-id; entry 0 is unused."""
-        counts = [len(self.topology.entry(phone)[state].transitions) for phone, state, _, _ in self.tuples]
-        phones = np.repeat([phone for phone, *_ in self.tuples], counts)
-        return np.concatenate([[0], phones]).astype(np.int64)
-
 
 @dataclass(frozen=True)
 class DiagGmmSet:

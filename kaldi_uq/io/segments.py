@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -68,11 +67,3 @@ class Segment:
         if end - self.start < MIN_LENGTH_S:
             raise ValueError(f"{end - self.start:.3f} s, Kaldi's extract-segments takes more than {MIN_LENGTH_S:.1f} s")
         return int(self.start * rate + 0.5), min(int(end * rate + 0.5), num_samples)
-
-
-def by_recording(segments: Mapping[str, Segment]) -> Iterator[tuple[str, list[tuple[int, str, Segment]]]]:
-    """The segments of each recording, so that it is read once: recording, and (line, utterance, segment)."""
-    parts: dict[str, list[tuple[int, str, Segment]]] = {}
-    for line, (utt, segment) in enumerate(segments.items(), 1):
-        parts.setdefault(segment.reco, []).append((line, utt, segment))
-    yield from parts.items()

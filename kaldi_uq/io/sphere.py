@@ -8,6 +8,7 @@ from __future__ import annotations
 import io
 import os
 import shutil
+import tempfile
 import wave
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ import numpy as np
 from kaldi_uq.errors import DataError, MissingDependencyError
 from kaldi_uq.io.pipes import ProgramError, run_program
 
+MAGIC = b"NIST_1A\n"
 # Byte orders as the header writes them: the weight of the first and of the second byte.
 _ORDER = {"01": "<i2", "10": ">i2"}
 
@@ -28,7 +30,7 @@ class SphereHeader:
     Attributes:
         header_bytes: size of the header; the samples follow.
         sample_count: samples per channel.
-        sample_rate: Hz.
+        sample_rate: sample rate in Hz.
         channel_count: number of channels.
         sample_n_bytes: bytes of one sample.
         byte_order: ``01`` little-endian, ``10`` big-endian; may be empty if a sample is one byte.
@@ -44,71 +46,85 @@ class SphereHeader:
     coding: str
 
 
-def read_sphere_header(path: str | os.PathLike[str]) -> SphereHeader:
+def parse_sphere_header(data: bytes, name: str) -> SphereHeader:
     """Read the header of a SPHERE file.
 
+    Args:
+        data: the file.
+        name: name of the file, for messages.
+
     Raises:
-        DataError: missing, not SPHERE, or a field is missing or malformed.
+        DataError: not SPHERE, cut off, or a field is missing or malformed.
 
     Source: the NIST SPHERE format: ``NIST_1A``, the size of the header, ``name -type value`` lines, ``end_head``.
     """
-    path = Path(path)
+    if not data.startswith(MAGIC):
+        raise DataError(f"{name}: not a NIST SPHERE file: it begins with {data[:8]!r}, expected {MAGIC!r}")
     try:
-        with open(path, "rb") as stream:
-            first = stream.read(16)
-            if first[:8] != b"NIST_1A\n":
-                raise DataError(f"{path}: not a NIST SPHERE file: it begins with {first[:8]!r}, expected b'NIST_1A\\n'")
-            try:
-                size = int(first[8:16])
-            except ValueError:
-                raise DataError(f"{path}: the SPHERE header has no size (found {first[8:16]!r})") from None
-            body = stream.read(size - 16)
-    except FileNotFoundError:
-        raise DataError(f"{path}: no such file") from None
-    lines = body.decode("latin-1").split("\n")
-    if len(body) < size - 16 or "end_head" not in (line.strip() for line in lines):
-        raise DataError(f"{path}: truncated within the SPHERE header; copy the file again")
+        size = int(data[8:16])
+    except ValueError:
+        raise DataError(f"{name}: the SPHERE header has no size (found {data[8:16]!r})") from None
+    lines = [line.strip() for line in data[16:size].decode("latin-1").split("\n")]
+    if len(data) < size or "end_head" not in lines:
+        raise DataError(f"{name}: truncated within the SPHERE header; copy the file again")
     fields: dict[str, str] = {}
-    for line in lines:
-        if line.strip() == "end_head":
-            break
+    for line in lines[: lines.index("end_head")]:
         parts = line.split(None, 2)
         if len(parts) == 3 and parts[1].startswith("-"):
-            fields[parts[0]] = parts[2].strip()
+            fields[parts[0]] = parts[2]
+
+    def number(field: str) -> int:
+        if field not in fields:
+            raise DataError(f"{name}: the SPHERE header has no field {field}")
+        if not fields[field].isdigit() or not int(fields[field]):
+            raise DataError(f"{name}: the SPHERE header's {field} is {fields[field]!r}, expected a positive number")
+        return int(fields[field])
+
     return SphereHeader(
         header_bytes=size,
-        sample_count=_number(path, fields, "sample_count"),
-        sample_rate=_number(path, fields, "sample_rate"),
-        channel_count=_number(path, fields, "channel_count"),
-        sample_n_bytes=_number(path, fields, "sample_n_bytes"),
+        sample_count=number("sample_count"),
+        sample_rate=number("sample_rate"),
+        channel_count=number("channel_count"),
+        sample_n_bytes=number("sample_n_bytes"),
         byte_order=fields.get("sample_byte_format", ""),
         coding=fields.get("sample_coding", "pcm"),  # the format's default
     )
 
 
-def read_sphere(path: str | os.PathLike[str]) -> tuple[np.ndarray, int]:
-    """Read a mono SPHERE file.
+def parse_sphere(data: bytes, name: str) -> tuple[np.ndarray, int]:
+    """Read a SPHERE file.
+
+    Args:
+        data: the file.
+        name: name of the file, for messages.
 
     Returns:
-        ``(samples, rate)``: (N,) int16, and Hz.
+        ``(channels, rate)``: (channels, N) int16, and Hz.
 
     Raises:
-        DataError: missing, truncated, not mono, silent, or a coding that is not supported.
+        DataError: truncated, or a coding that is not supported.
         MissingDependencyError: the file is compressed and ``sph2pipe`` is not there.
     """
-    path = Path(path)
-    header = read_sphere_header(path)
-    if header.channel_count != 1:
-        raise DataError(f"{path}: {header.channel_count} channels, expected 1; extract one with sph2pipe -c 1")
+    header = parse_sphere_header(data, name)
     if "shorten" in header.coding:
-        samples, rate = _run_sph2pipe(path)
-        if len(samples) != header.sample_count:
-            raise DataError(f"{path}: sph2pipe gave {len(samples)} samples, the header promises {header.sample_count}")
+        return _run_sph2pipe(data, name, header), header.sample_rate
+    body = data[header.header_bytes :]
+    count = header.sample_count * header.channel_count
+    expected = count * header.sample_n_bytes
+    if len(body) < expected:
+        raise DataError(f"{name}: truncated: {len(body)} of {expected} bytes of audio; copy the file again")
+    if header.coding == "pcm" and header.sample_n_bytes == 2:
+        if header.byte_order not in _ORDER:
+            raise DataError(f"{name}: sample_byte_format is {header.byte_order!r}, expected 01 or 10")
+        samples = np.frombuffer(body, _ORDER[header.byte_order], count).astype(np.int16)
+    elif header.coding in ("ulaw", "mu-law") and header.sample_n_bytes == 1:
+        samples = _ULAW[np.frombuffer(body, np.uint8, count)]
     else:
-        samples, rate = _read_plain(path, header), header.sample_rate
-    if not np.any(samples):
-        raise DataError(f"{path}: silent: all {len(samples)} samples are zero; remove the utterance")
-    return samples, rate
+        raise DataError(
+            f"{name}: coding {header.coding!r} with {header.sample_n_bytes} bytes a sample is not supported "
+            "(16-bit pcm, ulaw and shorten are); convert the file with sph2pipe -f wav"
+        )
+    return samples.reshape(-1, header.channel_count).T, header.sample_rate
 
 
 def find_sph2pipe() -> str:
@@ -130,36 +146,6 @@ def find_sph2pipe() -> str:
     )
 
 
-def _number(path: Path, fields: dict[str, str], name: str) -> int:
-    try:
-        value = int(fields[name])
-    except KeyError:
-        raise DataError(f"{path}: the SPHERE header has no field {name}") from None
-    except ValueError:
-        raise DataError(f"{path}: the SPHERE header's {name} is {fields[name]!r}, expected a number") from None
-    if value <= 0:
-        raise DataError(f"{path}: the SPHERE header's {name} is {value}, expected a positive number")
-    return value
-
-
-def _read_plain(path: Path, header: SphereHeader) -> np.ndarray:
-    data = path.read_bytes()[header.header_bytes :]
-    expected = header.sample_count * header.sample_n_bytes
-    if len(data) < expected:
-        raise DataError(f"{path}: truncated: {len(data)} of {expected} bytes of audio; copy the file again")
-    data = data[:expected]
-    if header.coding == "pcm" and header.sample_n_bytes == 2:
-        if header.byte_order not in _ORDER:
-            raise DataError(f"{path}: sample_byte_format is {header.byte_order!r}, expected 01 or 10")
-        return np.frombuffer(data, _ORDER[header.byte_order]).astype(np.int16)
-    if header.coding in ("ulaw", "mu-law") and header.sample_n_bytes == 1:
-        return _ULAW[np.frombuffer(data, np.uint8)]
-    raise DataError(
-        f"{path}: coding {header.coding!r} with {header.sample_n_bytes} bytes a sample is not supported "
-        "(16-bit pcm, ulaw and shorten are); convert the file with sph2pipe -f wav"
-    )
-
-
 def _ulaw_table() -> np.ndarray:
     """The 256 values of mu-law as 16-bit samples.
 
@@ -173,15 +159,25 @@ def _ulaw_table() -> np.ndarray:
 _ULAW = _ulaw_table()
 
 
-def _run_sph2pipe(path: Path) -> tuple[np.ndarray, int]:
-    try:  # a list of arguments, no shell: names of corpus files are not ours
-        data = run_program([find_sph2pipe(), "-p", "-f", "wav", str(path)])
-    except ProgramError as error:
-        raise DataError(f"{path}: sph2pipe {error}") from None
+def _run_sph2pipe(data: bytes, name: str, header: SphereHeader) -> np.ndarray:
+    """The channels of a file that is compressed."""
+    with tempfile.NamedTemporaryFile(suffix=".sph") as file:
+        file.write(data)
+        file.flush()
+        try:  # a list of arguments, no shell
+            decoded = run_program([find_sph2pipe(), "-p", "-f", "wav", file.name])
+        except ProgramError as error:
+            raise DataError(f"{name}: sph2pipe {error}") from None
     try:
-        with wave.open(io.BytesIO(data)) as stream:
-            if stream.getsampwidth() != 2 or stream.getnchannels() != 1:
-                raise DataError(f"{path}: sph2pipe did not give mono 16-bit audio")
-            return np.frombuffer(stream.readframes(stream.getnframes()), "<i2").astype(np.int16), stream.getframerate()
+        with wave.open(io.BytesIO(decoded)) as stream:
+            shape = (stream.getsampwidth(), stream.getnchannels(), stream.getframerate())
+            samples = np.frombuffer(stream.readframes(stream.getnframes()), "<i2").astype(np.int16)
     except (wave.Error, EOFError) as error:
-        raise DataError(f"{path}: sph2pipe gave no readable WAV ({error})") from None
+        raise DataError(f"{name}: sph2pipe gave no readable WAV ({error})") from None
+    wanted = (2, header.channel_count, header.sample_rate)
+    if shape != wanted or len(samples) != header.sample_count * header.channel_count:
+        raise DataError(
+            f"{name}: sph2pipe gave {len(samples)} samples of (bytes, channels, Hz) {shape}, the header promises "
+            f"{header.sample_count} a channel of {wanted}"
+        )
+    return samples.reshape(-1, header.channel_count).T

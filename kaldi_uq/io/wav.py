@@ -1,4 +1,8 @@
-"""Mono WAV files, strictly: what is not plainly good audio is an error that says what is wrong."""
+"""Audio, strictly: what is not plainly good audio is an error that says what is wrong.
+
+One reader for whatever a line of ``wav.scp`` or the name of a file stands for: WAV or NIST SPHERE, a file, a place in
+an archive of files, or a pipe; and a check for audio that comes from Python.
+"""
 
 from __future__ import annotations
 
@@ -7,14 +11,19 @@ import os
 import struct
 import warnings
 from pathlib import Path
+from typing import IO
 
 import numpy as np
+import numpy.typing as npt
 from scipy.io import wavfile
 
 from kaldi_uq.errors import DataError
 from kaldi_uq.io.files import atomic_write
+from kaldi_uq.io.pipes import is_pipe, read_pipe
+from kaldi_uq.io.sphere import MAGIC, parse_sphere
 
 INT16_SCALE = 32768.0
+EXCESS = 1e-6  # beyond full scale: what rounding does to the samples of good audio
 
 # A program that writes to a pipe cannot know the length and writes a maximum, the smallest of which is SoX's.
 STREAM_LENGTH = 0x7FFFF000
@@ -58,58 +67,150 @@ def on_grid(samples: np.ndarray) -> np.ndarray:
     return (to_int16(samples) / np.float32(INT16_SCALE)).astype(np.float32)
 
 
-def read_wav(path: str | os.PathLike[str], *, expected_rate: float | None = None) -> tuple[np.ndarray, int]:
-    """Read a mono WAV file (PCM or float).
+def as_float(samples: npt.ArrayLike, *, name: str = "audio") -> np.ndarray:
+    """Check audio that comes from Python, and give it the form that all functions of this package take.
 
     Args:
-        path: the file.
-        expected_rate: Hz; another rate is an error.
+        samples: (N,) int16, or real numbers in [-1, 1]; an array, a list or a PyTorch tensor on the CPU.
+        name: name of the audio, for messages.
+
+    Returns:
+        (N,) float32 in [-1, 1].
+
+    Raises:
+        ValueError: more than one channel, another integer type, beyond full scale, NaN or infinity, no samples.
+
+    >>> as_float(np.array([-32768, 16384], dtype=np.int16)).tolist()
+    [-1.0, 0.5]
+    >>> as_float([0.25, 1.0]).tolist()
+    [0.25, 1.0]
+    >>> as_float([120.0, -900.0], name="call 7")
+    Traceback (most recent call last):
+    ValueError: call 7: samples reach 900, expected at most 1: looks like 16-bit values; divide by 32768
+    """
+    detach = getattr(samples, "detach", None)  # a tensor that takes part in a computation of gradients
+    data = np.asarray(detach() if callable(detach) else samples)
+    if data.ndim != 1:
+        first = "samples[0]" if data.ndim == 2 and len(data) <= data.shape[1] else "samples[:, 0]"
+        raise ValueError(f"{name}: shape {data.shape}, expected one channel, (N,); pick one, for example {first}")
+    if not data.size:
+        raise ValueError(f"{name}: no samples")
+    if data.dtype.kind == "i" and data.dtype.itemsize == 2:
+        return (data / np.float32(INT16_SCALE)).astype(np.float32)
+    if data.dtype.kind in "iu":
+        half = 2 ** (8 * data.dtype.itemsize - 1)
+        scaled = f"(samples - {half}.0) / {half}" if data.dtype.kind == "u" else f"samples / {half}.0"
+        raise ValueError(
+            f"{name}: samples are {data.dtype}, expected int16 or float; give {scaled}, or samples.astype('int16') if "
+            "they are 16-bit values"
+        )
+    if data.dtype.kind != "f":
+        raise ValueError(f"{name}: samples are {data.dtype}, expected int16 or float")
+    bad = np.flatnonzero(~np.isfinite(data))
+    if bad.size:
+        raise ValueError(
+            f"{name}: {bad.size} samples are NaN or infinite, the first at {bad[0]}; repair or convert the audio again"
+        )
+    peak = float(np.max(np.abs(data)))
+    if peak > 1.0 + EXCESS:
+        remedy = "looks like 16-bit values; divide by 32768" if peak >= 2 else "scale it down (16-bit values by 32768)"
+        raise ValueError(f"{name}: samples reach {peak:.7g}, expected at most 1: {remedy}")
+    return np.clip(data, -1.0, 1.0).astype(np.float32)
+
+
+def read_wav(
+    source: str | os.PathLike[str], *, expected_rate: float | None = None, where: str = "", allow_pipes: bool = False
+) -> tuple[np.ndarray, int]:
+    """Read audio of one channel.
+
+    Args:
+        source: a file, ``file.ark:offset`` or a pipe, as a line of ``wav.scp`` has it; WAV or SPHERE.
+        expected_rate: sample rate in Hz; another rate is an error.
+        where: file and line that the source comes from, for messages.
+        allow_pipes: run a pipe.
 
     Returns:
         ``(samples, rate)``: (N,) float32 in [-1, 1], and Hz.
 
     Raises:
-        DataError: missing, empty, truncated, not WAV, not mono, another rate, NaN or beyond full scale, all zero.
+        DataError: missing, empty, truncated, not audio, not mono, another rate, NaN or beyond full scale, all zero; a
+            pipe that is not allowed or fails.
+        MissingDependencyError: a SPHERE file is compressed and ``sph2pipe`` is not there.
     """
-    try:
-        data = Path(path).read_bytes()
-    except FileNotFoundError:
-        raise DataError(f"{path}: no such file") from None
-    channels, rate = parse_wav(data, str(path), expected_rate=expected_rate)
-    return only_channel(channels, str(path)), rate
-
-
-def only_channel(channels: np.ndarray, name: str) -> np.ndarray:
-    """The samples (N,) of a recording (channels, N) that has one channel and is not silent.
-
-    Raises:
-        DataError: more channels, or all samples are zero.
-    """
+    channels, rate = read_channels(source, expected_rate=expected_rate, where=where, allow_pipes=allow_pipes)
+    name = _name(source, where)
     if len(channels) != 1:
         raise DataError(
             f"{name}: {len(channels)} channels, expected 1; choose one, e.g. with sox {name} out.wav remix 1"
         )
     if not np.any(channels):
         raise DataError(f"{name}: silent: all {channels.shape[1]} samples are zero; remove the utterance")
-    return channels[0]
+    return channels[0], rate
 
 
-def parse_wav(
-    data: bytes, name: str, *, expected_rate: float | None = None, streamed: bool = False
+def read_channels(
+    source: str | os.PathLike[str], *, expected_rate: float | None = None, where: str = "", allow_pipes: bool = False
 ) -> tuple[np.ndarray, int]:
-    """Read a WAV file from memory.
-
-    Args:
-        data: the file.
-        name: of the file, for messages.
-        expected_rate: Hz; another rate is an error.
-        streamed: a program wrote it to a pipe, and may not have known the length.
+    """Read audio of any number of channels, silent or not; the arguments are those of :func:`read_wav`.
 
     Returns:
         ``(channels, rate)``: (channels, N) float32 in [-1, 1], and Hz.
+    """
+    data, name = _contents(source, where, allow_pipes), _name(source, where)
+    if data.startswith(MAGIC):
+        values, rate = parse_sphere(data, name)
+    else:
+        values, rate = _parse_wav(data, name, streamed=is_pipe(os.fspath(source)))
+    if expected_rate is not None and rate != expected_rate:
+        raise DataError(
+            f"{name}: sample rate {rate} Hz, expected {expected_rate:g} Hz (--sample-frequency of the feature "
+            "configuration); resample the audio or change the configuration"
+        )
+    if values.dtype == np.uint8:
+        values = (values - np.float32(128.0)) / np.float32(128.0)
+    elif values.dtype.kind == "i" and values.dtype.itemsize != 2:
+        values = values / -float(np.iinfo(values.dtype).min)
+    try:
+        return np.stack([as_float(channel, name=name) for channel in values]), rate
+    except ValueError as error:
+        raise DataError(str(error)) from None
 
-    Raises:
-        DataError: empty, truncated, not WAV, another rate, NaN or beyond full scale.
+
+def _name(source: str | os.PathLike[str], where: str) -> str:
+    """The name of a source for messages."""
+    source = os.fspath(source)
+    return f"{where}: output of {source!r}" if is_pipe(source) else source
+
+
+def _contents(source: str | os.PathLike[str], where: str, allow_pipes: bool) -> bytes:
+    """The bytes of the audio file that a source stands for."""
+    source = os.fspath(source)
+    if is_pipe(source):
+        return read_pipe(source, where=where or "audio", allow_pipes=allow_pipes)
+    file, _, offset = source.rpartition(":")
+    in_archive = bool(file) and offset.isdigit() and not Path(source).is_file()
+    try:
+        with open(file if in_archive else source, "rb") as stream:
+            stream.seek(int(offset) if in_archive else 0)
+            return _one_wav(stream) if in_archive else stream.read()
+    except FileNotFoundError:
+        raise DataError(f"{source}: no such file" + (f" ({where})" if where else "")) from None
+
+
+def _one_wav(stream: IO[bytes]) -> bytes:
+    """A WAV file in an archive of them: as long as its header says."""
+    head = stream.read(8)
+    size = int.from_bytes(head[4:], "little")
+    return head + stream.read(size)
+
+
+def _parse_wav(data: bytes, name: str, *, streamed: bool) -> tuple[np.ndarray, int]:
+    """The channels (channels, N), in the type of the file, and the rate of a WAV file from memory.
+
+    Args:
+        data: the file.
+        name: name of the file, for messages.
+        streamed: a program wrote it to a pipe, and may not have known the length.
     """
     data = _checked_length(name, data, streamed=streamed)
     with warnings.catch_warnings():
@@ -118,28 +219,7 @@ def parse_wav(
             rate, values = wavfile.read(io.BytesIO(data))
         except _MALFORMED as error:
             raise DataError(f"{name}: not a readable WAV file ({error})") from None
-    if expected_rate is not None and rate != expected_rate:
-        raise DataError(
-            f"{name}: sample rate {rate} Hz, expected {expected_rate:g} Hz (--sample-frequency of the feature "
-            "configuration); resample the audio or change the configuration"
-        )
-    return _to_float(name, np.atleast_2d(values.T)), int(rate)
-
-
-def _to_float(path: str, data: np.ndarray) -> np.ndarray:
-    if data.dtype == np.uint8:
-        return ((data.astype(np.float32) - 128.0) / 128.0).astype(np.float32)
-    if np.issubdtype(data.dtype, np.integer):
-        return (data / np.float64(-np.iinfo(data.dtype).min)).astype(np.float32)
-    bad = np.flatnonzero(~np.isfinite(data))
-    if bad.size:
-        raise DataError(
-            f"{path}: {bad.size} samples are NaN or infinite, the first at {bad[0]}; convert the file again"
-        )
-    peak = float(np.max(np.abs(data), initial=0.0))
-    if peak > 1.0:
-        raise DataError(f"{path}: float samples reach {peak:.4g}, expected at most 1; scale the audio")
-    return data.astype(np.float32)
+    return np.atleast_2d(values.T), int(rate)
 
 
 def _checked_length(path: str, data: bytes, *, streamed: bool) -> bytes:

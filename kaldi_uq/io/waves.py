@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import IO
 
 import numpy as np
 
 from kaldi_uq.errors import DataError
 from kaldi_uq.io.datadir import DataDir
-from kaldi_uq.io.pipes import is_pipe, read_pipe
-from kaldi_uq.io.segments import by_recording
-from kaldi_uq.io.wav import only_channel, parse_wav
+from kaldi_uq.io.wav import read_channels, read_wav
 
 MAX_BATCH_SAMPLES = 1 << 21  # padded samples of a batch: about 130 s of 16 kHz audio, 100 MB in the front end
 
@@ -58,14 +54,20 @@ def plan_batches(lengths: Sequence[int], max_samples: int = MAX_BATCH_SAMPLES) -
 
 
 def read_waves(
-    data: DataDir, *, sample_rate: float, min_samples: int, allow_pipes: bool = False
+    data: DataDir,
+    *,
+    sample_rate: float,
+    min_samples: int = 1,
+    utts: Collection[str] | None = None,
+    allow_pipes: bool = False,
 ) -> dict[str, np.ndarray]:
-    """Read every waveform of a data directory; with ``segments`` the parts of the recordings.
+    """Read the waveforms of a data directory; with ``segments`` the parts of the recordings.
 
     Args:
         data: the directory.
-        sample_rate: Hz that every file must have.
-        min_samples: the shortest waveform that the model can use.
+        sample_rate: sample rate in Hz that every file must have.
+        min_samples: the shortest waveform that can be used.
+        utts: utterances to read, and only their recordings; all of them by default.
         allow_pipes: run the lines of ``wav.scp`` that are commands.
 
     Returns:
@@ -73,108 +75,63 @@ def read_waves(
 
     Raises:
         DataError: names the utterance's line, the file and what is wrong with it.
+        ValueError: an utterance that the directory does not have.
     """
-    if data.segments:
-        cut = _read_segments(data, sample_rate, allow_pipes)
-        waves = {utt: cut[utt] for utt in data.segments}
-    else:
-        waves = {}
-        for line, (utt, source) in enumerate(data.wav_scp.items(), 1):
-            where = f"{data.path / 'wav.scp'}:{line}"
-            channels, name = read_recording(source, where, sample_rate, allow_pipes)
-            waves[utt] = only_channel(channels, name)
-    for utt, samples in waves.items():
-        if len(samples) < min_samples:
-            where = data.where("segments", utt) if data.segments else data.wav_scp[utt]
+    table = data.segments or data.wav_scp
+    unknown = [utt for utt in utts or () if utt not in table]
+    if unknown:
+        raise ValueError(f"utterance {unknown[0]!r} is not in {data.path}")
+    chosen = set(table if utts is None else utts)
+    wanted = [utt for utt in table if utt in chosen]
+    places = {reco: f"{data.path / 'wav.scp'}:{line}" for line, reco in enumerate(data.wav_scp, 1)}
+    recos: dict[str, list[str]] = {}  # the utterances of a recording, so that it is read once
+    for utt in wanted:
+        recos.setdefault(data.segments[utt].reco if data.segments else utt, []).append(utt)
+    waves: dict[str, np.ndarray] = {}
+    for reco, parts in recos.items():
+        read = read_channels if data.segments else read_wav
+        samples, rate = read(data.wav_scp[reco], expected_rate=sample_rate, where=places[reco], allow_pipes=allow_pipes)
+        waves |= {utt: _cut(data, utt, samples, rate) if data.segments else samples for utt in parts}
+    for utt in wanted:
+        size = len(waves[utt])
+        if size < min_samples:
+            name, where = ("segments", data.where("segments", utt)) if data.segments else ("wav.scp", data.wav_scp[utt])
             raise DataError(
-                f"{where}: utterance {utt!r} has {len(samples)} samples ({len(samples) / sample_rate:.3f} s), "
-                f"the shortest that can be used is {min_samples}; delete its line in "
-                f"{'segments' if data.segments else 'wav.scp'} and run utils/fix_data_dir.sh {data.path}"
+                f"{where}: utterance {utt!r} has {size} samples ({size / sample_rate:.3f} s), the shortest that can be "
+                f"used is {min_samples}; delete its line in {name} and run utils/fix_data_dir.sh {data.path}"
             )
-    return waves
+    return {utt: waves[utt] for utt in wanted}
 
 
-def _read_segments(data: DataDir, sample_rate: float, allow_pipes: bool) -> dict[str, np.ndarray]:
-    """The segments, one recording after the other: only one whole recording is in memory."""
-    cut: dict[str, np.ndarray] = {}
-    lines = {reco: line for line, reco in enumerate(data.wav_scp, 1)}
-    for reco, parts in by_recording(data.segments):
-        source = data.wav_scp[reco]
-        channels, _ = read_recording(source, f"{data.path / 'wav.scp'}:{lines[reco]}", sample_rate, allow_pipes)
-        for line, utt, segment in parts:
-            where = f"{data.path / 'segments'}:{line}"
-            if segment.channel is None and len(channels) > 1:
-                raise DataError(
-                    f"{where}: {utt!r}: recording {reco!r} has {len(channels)} channels; add one to the line"
-                )
-            if (segment.channel or 0) >= len(channels):
-                raise DataError(
-                    f"{where}: {utt!r}: no channel {segment.channel} in {reco!r}, which has {len(channels)}"
-                )
-            try:
-                start, end = segment.samples(channels.shape[1], int(sample_rate))
-            except ValueError as error:
-                raise DataError(
-                    f"{where}: {utt!r}: {error}; delete or correct the line and run utils/fix_data_dir.sh {data.path}"
-                ) from None
-            samples = channels[segment.channel or 0, start:end]
-            if not np.any(samples):
-                raise DataError(f"{where}: {utt!r}: silent: all {len(samples)} samples are zero; remove the utterance")
-            cut[utt] = samples.copy()  # not a view, which would keep the recording in memory
-    return cut
+def _cut(data: DataDir, utt: str, channels: np.ndarray, rate: int) -> np.ndarray:
+    """The samples of a segment; not a view, which would keep the recording in memory."""
+    segment = data.segments[utt]
+
+    def fail(problem: str) -> DataError:
+        return DataError(f"{data.where('segments', utt)}: {utt!r}: {problem}")
+
+    if segment.channel is None and len(channels) > 1:
+        raise fail(f"recording {segment.reco!r} has {len(channels)} channels; add one to the line")
+    if (segment.channel or 0) >= len(channels):
+        raise fail(f"no channel {segment.channel} in {segment.reco!r}, which has {len(channels)}")
+    try:
+        start, end = segment.samples(channels.shape[1], rate)
+    except ValueError as error:
+        raise fail(f"{error}; delete or correct the line and run utils/fix_data_dir.sh {data.path}") from None
+    samples = channels[segment.channel or 0, start:end]
+    if not np.any(samples):
+        raise fail(f"silent: all {len(samples)} samples are zero; remove the utterance")
+    return samples.copy()
 
 
 def sample_rate_of(data: DataDir, *, allow_pipes: bool = False) -> int:
     """The sample rate in Hz of a directory's first recording, for a step that takes any.
 
     Raises:
-        DataError: as of :func:`read_waves`.
+        DataError: the recording cannot be read.
     """
-    where = f"{data.path / 'wav.scp'}:1"
     source = next(iter(data.wav_scp.values()))
-    contents, name = _contents(source, where, allow_pipes)
-    return parse_wav(contents, name, streamed=is_pipe(source))[1]
-
-
-def read_recording(source: str, where: str, sample_rate: float, allow_pipes: bool) -> tuple[np.ndarray, str]:
-    """Read what a line of ``wav.scp`` stands for: a file, a place in an archive of WAV files, or a pipe.
-
-    Args:
-        source: the line without its key.
-        where: file and line, for messages.
-        sample_rate: Hz that it must have.
-        allow_pipes: run a pipe.
-
-    Returns:
-        (channels, N) float32 in [-1, 1], and its name for messages.
-
-    Raises:
-        DataError: it cannot be read, or has another sample rate.
-    """
-    contents, name = _contents(source, where, allow_pipes)
-    channels, _ = parse_wav(contents, name, expected_rate=sample_rate, streamed=is_pipe(source))
-    return channels, name
-
-
-def _contents(source: str, where: str, allow_pipes: bool) -> tuple[bytes, str]:
-    """The WAV file that a line stands for, and its name for messages."""
-    if is_pipe(source):
-        return read_pipe(source, where=where, allow_pipes=allow_pipes), f"{where}: output of {source!r}"
-    file, _, offset = source.rpartition(":")
-    in_archive = bool(file) and offset.isdigit() and not Path(source).is_file()
-    try:
-        with open(file if in_archive else source, "rb") as stream:
-            stream.seek(int(offset) if in_archive else 0)
-            return (_one_wav(stream) if in_archive else stream.read()), source
-    except FileNotFoundError:
-        raise DataError(f"{source}: no such file ({where})") from None
-
-
-def _one_wav(stream: IO[bytes]) -> bytes:
-    """A WAV file in an archive of them: as long as its header says."""
-    head = stream.read(8)
-    size = int.from_bytes(head[4:], "little")
-    return head + stream.read(size)
+    return read_channels(source, where=f"{data.path / 'wav.scp'}:1", allow_pipes=allow_pipes)[1]
 
 
 def waves_digest(waves: dict[str, np.ndarray]) -> str:

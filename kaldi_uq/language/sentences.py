@@ -1,33 +1,55 @@
 """Random sentences of a recipe's own language: what an attacker would say where words strung together mean nothing.
 
-Sentences come from the recipe's texts, or from its grammar ``G.fst``.  ``sample`` of both takes the arguments of
+Sentences come from the grammar ``G.fst``.  ``sample`` takes the arguments of
 ``kaldi_uq.attacks.targets.random_target`` and can stand in its place.
 """
 
 from __future__ import annotations
 
-import os
 import zlib
-from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from kaldi_uq.errors import AlignmentError, DataError
-from kaldi_uq.io.datadir import read_table
 from kaldi_uq.io.fst import FstArrays, read_fst_arrays
 from kaldi_uq.io.lang import RESERVED_WORDS, Lang
 
 NUM_TRIES = 200  # sentences drawn for an utterance before it counts as too short
 
 
-class SentenceSampler(ABC):
-    """A source of random sentences."""
+class GrammarSentences:
+    """Random paths through a grammar, each arc by its probability.
 
-    @abstractmethod
-    def draw(self, rng: np.random.Generator) -> list[str]:
-        """One random sentence; empty if this draw led nowhere."""
+    In a language model with back-off the probabilities of a state and of the back-off arc sum to more than 1; they are
+    scaled to 1, so that backed-off words come a little too often.
+
+    Args:
+        grammar: an acceptor of words, as ``G.fst``; input labels are the words, ``#0`` and 0 are none.
+        id_to_word: integer -> word.
+        max_words: longer paths are given up.
+    """
+
+    def __init__(self, grammar: FstArrays, id_to_word: Mapping[int, str], *, max_words: int = 40) -> None:
+        if grammar.start < 0:
+            raise ValueError("grammar must have a state, got an empty FST")
+        self.grammar, self.max_words = grammar, max_words
+        self.id_to_word = {i: word for i, word in id_to_word.items() if i and word not in RESERVED_WORDS}
+        self._choices: dict[int, np.ndarray] = {}
+
+    @classmethod
+    def of_lang(cls, lang: Lang, *, max_words: int = 40) -> GrammarSentences:
+        """The grammar of a language directory.
+
+        Raises:
+            DataError: ``G.fst`` is missing, damaged or empty.
+        """
+        path = Path(lang.path) / "G.fst"
+        try:
+            return cls(read_fst_arrays(path), lang.id_to_word, max_words=max_words)
+        except ValueError as error:
+            raise DataError(f"{path}: {error}") from None
 
     def sample(
         self,
@@ -68,72 +90,8 @@ class SentenceSampler(ABC):
             + "; leave the utterance out of the attack set, or give targets with --target-text"
         )
 
-
-class TextSentences(SentenceSampler):
-    """Whole sentences of given texts, such as those that the recipe was trained on.
-
-    Args:
-        sentences: each a sequence of words; equal ones count as often as they stand there.
-
-    Raises:
-        ValueError: there is none.
-    """
-
-    def __init__(self, sentences: Iterable[Sequence[str]]) -> None:
-        self.sentences = [list(sentence) for sentence in sentences if sentence]
-        if not self.sentences:
-            raise ValueError("sentences must hold at least one with a word")
-
-    @classmethod
-    def of_text(cls, path: str | os.PathLike[str]) -> TextSentences:
-        """The sentences of a ``text`` file.
-
-        Raises:
-            DataError: missing or malformed, or without any words.
-        """
-        table = read_table(path, check_sorted=False, allow_empty=True)
-        try:
-            return cls(words.split() for words in table.values())
-        except ValueError:
-            raise DataError(f"{path}: no utterance has a word") from None
-
     def draw(self, rng: np.random.Generator) -> list[str]:
-        return list(self.sentences[int(rng.integers(len(self.sentences)))])
-
-
-class GrammarSentences(SentenceSampler):
-    """Random paths through a grammar, each arc by its probability.
-
-    In a language model with back-off the probabilities of a state and of the back-off arc sum to more than 1; they are
-    scaled to 1, so that backed-off words come a little too often.
-
-    Args:
-        grammar: an acceptor of words, as ``G.fst``; input labels are the words, ``#0`` and 0 are none.
-        id_to_word: integer -> word.
-        max_words: longer paths are given up.
-    """
-
-    def __init__(self, grammar: FstArrays, id_to_word: Mapping[int, str], *, max_words: int = 40) -> None:
-        if grammar.start < 0:
-            raise ValueError("grammar must have a state, got an empty FST")
-        self.grammar, self.max_words = grammar, max_words
-        self.id_to_word = {i: word for i, word in id_to_word.items() if i and word not in RESERVED_WORDS}
-        self._choices: dict[int, np.ndarray] = {}
-
-    @classmethod
-    def of_lang(cls, lang: Lang, *, max_words: int = 40) -> GrammarSentences:
-        """The grammar of a language directory.
-
-        Raises:
-            DataError: ``G.fst`` is missing, damaged or empty.
-        """
-        path = Path(lang.path) / "G.fst"
-        try:
-            return cls(read_fst_arrays(path), lang.id_to_word, max_words=max_words)
-        except ValueError as error:
-            raise DataError(f"{path}: {error}") from None
-
-    def draw(self, rng: np.random.Generator) -> list[str]:
+        """One random sentence; empty if this draw led nowhere."""
         state, words = self.grammar.start, list[str]()
         for _ in range(4 * self.max_words):  # with room for arcs without a word
             limits = self._limits(state)

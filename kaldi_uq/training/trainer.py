@@ -173,7 +173,7 @@ class Trainer:
             transition_scale=self.decode.transition_scale,
             self_loop_scale=self.decode.self_loop_scale,
         )
-        found = self.engine.decode(hmm_dir, out / "graph", self._loglikes(data, epoch), self.decode)
+        found = self.engine.decoder(hmm_dir, out / "graph", self.decode).decode(self._loglikes(data, epoch))
         right = {u: h for u, h in found.items() if h.reached_final and list(h.words) == inputs.text[u]}
         log.info("epoch %d: %d of %d utterances realigned", epoch + 1, len(right), len(data.utts))
         row = {utt: i for i, utt in enumerate(data.utts)}

@@ -226,11 +226,6 @@ class Jobs:
         return done.stdout
 
 
-def split_numbers(num_items: int, options: EngineOptions) -> list[int]:
-    """Numbers of the jobs for so many items: at most ``options.nj``, and none without an item."""
-    return list(range(options.first_job, options.first_job + max(1, min(options.nj, num_items))))
-
-
 def log_text(path: Path) -> str:
     """A log, without the lines of the command that ran the job."""
     if not path.is_file():

@@ -6,7 +6,6 @@ It decodes to the best path; it writes no lattices.  The wheels' logs go to stan
 from __future__ import annotations
 
 import importlib.metadata
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
@@ -14,18 +13,14 @@ import kaldi_hmm_gmm as khg
 import kaldifst
 import numpy as np
 
-from kaldi_uq.engine.base import DecodeConfig, DeltasConfig, Engine, Hypothesis, MonoConfig, check_scores
+from kaldi_uq.engine.base import DecodeConfig, DeltasConfig, Engine, MonoConfig
 from kaldi_uq.engine.embedded import wheels
+from kaldi_uq.engine.embedded.decode import EmbeddedAligner, EmbeddedDecoder
 from kaldi_uq.engine.embedded.wheels import (
-    TrainingGraphs,
-    load_graph,
     load_model,
     read_fst,
-    scaled_by_tid,
     set_log_probs,
     symbols_to_epsilon,
-    tid_to_pdf_array,
-    viterbi_align,
     with_log_probs,
     write_fst,
 )
@@ -103,54 +98,11 @@ class EmbeddedEngine(Engine):
         write_text(graph_dir / "words.txt", (lang.path / "words.txt").read_text())
         write_text(graph_dir / "num_pdfs", f"{transitions.num_pdfs}\n")
 
-    def align(
-        self,
-        model_dir: Path,
-        lang: Lang,
-        loglikes: Iterable[tuple[str, np.ndarray]],
-        transcripts: Mapping[str, Sequence[int]],
-        config: DecodeConfig,
-    ) -> dict[str, np.ndarray]:
-        graphs = TrainingGraphs(model_dir, lang, config.transition_scale, config.self_loop_scale)
-        found = {}
-        for utt, scores in loglikes:
-            check_scores(utt, scores, graphs.transitions.num_pdfs, model_dir)
-            graph, tids = graphs.get(tuple(transcripts[utt]))
-            scaled = scaled_by_tid(scores, graphs.tid_to_pdf[np.append(0, tids)], config.acwt)
-            alignment = viterbi_align(utt, graph, scaled, config.align_beam, config.retry_beam)
-            if alignment is not None:
-                found[utt] = tids[alignment - 1]
-        return found
+    def decoder(self, model_dir: Path, graph_dir: Path, config: DecodeConfig) -> EmbeddedDecoder:
+        return EmbeddedDecoder(model_dir, graph_dir, config)
 
-    def decode(
-        self, model_dir: Path, graph_dir: Path, loglikes: Iterable[tuple[str, np.ndarray]], config: DecodeConfig
-    ) -> dict[str, Hypothesis]:
-        transitions, _ = load_model(model_dir)
-        tid_to_pdf = tid_to_pdf_array(transitions)
-        fst, id_to_word = load_graph(str(graph_dir), os.stat(graph_dir / "HCLG.fst").st_mtime_ns)
-        options = khg.LatticeFasterDecoderConfig(
-            beam=config.beam, max_active=config.max_active, lattice_beam=min(6.0, config.beam)
-        )
-        hypotheses = {}
-        for utt, scores in loglikes:
-            check_scores(utt, scores, transitions.num_pdfs, model_dir)
-            if not len(scores):
-                continue
-            decodable = khg.DecodableCtc(scaled_by_tid(scores, tid_to_pdf, config.acwt))
-            for partial in (False, True):  # a path that ends in the middle of a word only if there is no other
-                decoder = khg.LatticeFasterDecoder(fst, options)
-                done, alignment, words, score = khg.decode_utterance_lattice_faster(
-                    decoder, decodable, transitions, utt, partial
-                )
-                if done and alignment:
-                    hypotheses[utt] = Hypothesis(
-                        tuple(id_to_word[w] for w in words),
-                        np.asarray(alignment, dtype=np.int32),
-                        float(score),
-                        reached_final=not partial,
-                    )
-                    break
-        return hypotheses
+    def aligner(self, model_dir: Path, lang: Lang, config: DecodeConfig) -> EmbeddedAligner:
+        return EmbeddedAligner(model_dir, lang, config)
 
     def update_transitions(self, model_dir: Path, alignments: Iterable[np.ndarray], out_path: Path) -> None:
         table = read_transitions(model_dir / "final.mdl")

@@ -27,28 +27,6 @@ except ImportError as error:  # the engine is chosen before this module is impor
     ) from None
 
 
-class TrainingGraphs:
-    """Training graphs of word sequences with the transition probabilities added; equal sequences share one.
-
-    Their input labels are numbered from 1, so that only the scores of these transition-ids need a column: a model can
-    have tens of thousands.
-    """
-
-    def __init__(self, model_dir: Path, lang: Lang, transition_scale: float, self_loop_scale: float) -> None:
-        self.transitions, tree = load_model(model_dir)
-        self.tid_to_pdf = tid_to_pdf_array(self.transitions)
-        self._lang = lang
-        self._compiler = compiler(self.transitions, tree, lang, transition_scale, self_loop_scale)
-        self._graphs: dict[tuple[int, ...], tuple[Any, np.ndarray]] = {}
-
-    def get(self, words: tuple[int, ...]) -> tuple[Any, np.ndarray]:
-        """The graph, and the transition-ids (n,) int32 that its input labels 1 to n stand for."""
-        if words not in self._graphs:
-            graph = compile_graph(self._compiler, words, self._lang)
-            self._graphs[words] = graph, _number_labels(graph)
-        return self._graphs[words]
-
-
 def compiler(transitions: Any, tree: Any, lang: Lang, transition_scale: float, self_loop_scale: float) -> Any:
     """A training graph compiler for the lexicon ``L.fst``."""
     options = khg.TrainingGraphCompilerOptions(transition_scale=transition_scale, self_loop_scale=self_loop_scale)
@@ -201,13 +179,19 @@ def write_fst(fst: Any, path: Path) -> None:
         os.replace(temporary, path)
 
 
+def load_graph(graph_dir: Path) -> tuple[Any, dict[int, str]]:
+    """``HCLG.fst`` and the words by their integers, cached while the file does not change."""
+    path = Path(graph_dir) / "HCLG.fst"
+    return _load_graph(str(graph_dir), path.stat().st_mtime_ns if path.is_file() else 0)
+
+
 @functools.lru_cache(maxsize=4)
-def load_graph(graph_dir: str, _time: int) -> tuple[Any, dict[int, str]]:
+def _load_graph(graph_dir: str, _time: int) -> tuple[Any, dict[int, str]]:
     fst = read_fst(Path(graph_dir) / "HCLG.fst")
     return fst, {index: word for word, index in read_symbols(Path(graph_dir) / "words.txt").items()}
 
 
-def _number_labels(fst: Any) -> np.ndarray:
+def number_labels(fst: Any) -> np.ndarray:
     """Number the input labels of a small FST from 1, in place; returns what they were, (n,) int32 ascending."""
     arcs = [
         [(a.ilabel, a.olabel, a.weight, a.nextstate) for a in kaldifst.ArcIterator(fst, state)]

@@ -1,14 +1,12 @@
-"""What the recogniser is to be made to hear: target texts, and the pdf of each frame for them (step 1 of the paper)."""
+"""Target texts: which ones an utterance can hold, and random ones."""
 
 from __future__ import annotations
 
 import zlib
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 import numpy as np
 
-from kaldi_uq.engine.base import DecodeConfig, Engine
 from kaldi_uq.errors import AlignmentError, DataError
 from kaldi_uq.io.kaldi_model import Topology
 from kaldi_uq.io.lang import Lang
@@ -105,33 +103,3 @@ def check_target(utt: str, target: Sequence[str], num_frames: int, shortest: Map
             f"{where}: target {' '.join(target)!r} of utterance {utt!r} needs at least {needed} frames, "
             f"the audio has {num_frames}; choose a shorter target"
         )
-
-
-def align_targets(
-    engine: Engine,
-    model_dir: Path,
-    lang: Lang,
-    loglikes: Mapping[str, np.ndarray],
-    targets: Mapping[str, Sequence[str]],
-    tid_to_pdf: np.ndarray,
-    config: DecodeConfig,
-) -> dict[str, np.ndarray]:
-    """Forced alignment of the target texts with the model's own scores of the audio.
-
-    Args:
-        engine: the engine.
-        model_dir: for its transition model and tree.
-        lang: the lexicon.
-        loglikes: utt -> (T, C) float32.
-        targets: utt -> words.
-        tid_to_pdf: (num_transition_ids + 1,) pdf-ids.
-        config: acwt and beams.
-
-    Returns:
-        utt -> (T,) int64 pdf-ids; an utterance without a path is absent.
-
-    Source: section 2.1 of the paper, step 1.
-    """
-    transcripts = {u: lang.word_ids(targets[u], where=f"target of {u}") for u in loglikes}
-    alignments = engine.align(model_dir, lang, loglikes.items(), transcripts, config)
-    return {utt: tid_to_pdf[alignment] for utt, alignment in alignments.items()}

@@ -1,0 +1,184 @@
+"""Decoding and forced alignment on Kaldi's programs, which read graph and lexicon anew in every job."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from kaldi_uq.engine.base import Aligner, DecodeConfig, Decoder, Hypothesis, check_scores
+from kaldi_uq.engine.binaries.commands import absolute, align_options, compile_graphs, model_files, move, spelled
+from kaldi_uq.engine.binaries.data import Parts, write_parts
+from kaldi_uq.engine.binaries.jobs import Jobs, log_text, quoted
+from kaldi_uq.errors import EngineError
+from kaldi_uq.io.ark import read_archive
+from kaldi_uq.io.datadir import read_table
+from kaldi_uq.io.kaldi_model import read_transitions
+from kaldi_uq.io.lang import Lang, read_symbols
+
+LATTICE_BEAM = 6.0  # as in Kaldi's steps/decode.sh
+BEST_PATH_BEAM = 0.5  # of lattices that only the best path is taken from: of noise, whole ones take minutes
+_NO_RESULT = r"Done 0(, errors on| utterances)"  # the programs' status says then that they failed
+_PARTIAL = re.compile(r"Outputting partial output for utterance (\S+)")
+
+
+class KaldiDecoder(Decoder):
+    """A decoder of one graph that runs Kaldi's programs.
+
+    Args:
+        jobs: runs the programs.
+        model_dir: directory with ``final.mdl`` and ``tree``.
+        graph_dir: directory with ``HCLG.fst`` and ``words.txt``.
+        config: acwt and beams.
+    """
+
+    def __init__(self, jobs: Jobs, model_dir: Path, graph_dir: Path, config: DecodeConfig) -> None:
+        self._jobs, self._model_dir, self._config = jobs, model_dir, config
+        self._model, _ = model_files(model_dir)
+        self._num_pdfs = read_transitions(self._model).num_pdfs
+        graph, words = Path(graph_dir) / "HCLG.fst", Path(graph_dir) / "words.txt"
+        for path in (graph, words):
+            if not path.is_file():
+                raise EngineError(f"{path}: no such file; utils/mkgraph.sh makes it")
+        self._graph = absolute(graph)
+        self._id_to_word = {index: word for word, index in read_symbols(words).items()}
+
+    def decode(self, loglikes: Iterable[tuple[str, np.ndarray]]) -> dict[str, Hypothesis]:
+        return self.run("latgen-faster-mapped", _checked(loglikes, self._num_pdfs, self._model_dir))
+
+    def run(self, program: str, matrices: Iterable[tuple[str, np.ndarray]]) -> dict[str, Hypothesis]:
+        """Decode what the program takes: log-likelihoods, or features for a program with GMMs."""
+        jobs, options, acwt = self._jobs, self._jobs.options, self._config.acwt
+        with jobs.workspace() as (work, logs):
+            parts = write_parts(work, matrices, options)
+            if not parts.utts:
+                return {}
+
+            def pipelines(job: int) -> list[list[list[str]]]:
+                lattice, words, ali = (work / f"{name}.{job}" for name in ("lat", "words", "ali"))
+                decode = jobs.command(program, *self._options(), self._model, self._graph, parts.scp(job))
+                return [[[*decode, f"ark:|gzip -c >{quoted(f'{lattice}.gz')}", f"ark,t:{words}", f"ark:{ali}"]]]
+
+            def costs(job: int) -> list[list[list[str]]]:
+                lattice = f"ark:gunzip -c {quoted(work / f'lat.{job}.gz')}|"
+                best = jobs.command("lattice-1best", f"--acoustic-scale={acwt:.9g}", lattice, "ark:-")
+                graph_costs, acoustic_costs = (f"ark,t:{work / f'{name}.{job}'}" for name in ("lm", "ac"))
+                nothing = "ark:/dev/null"
+                linear = jobs.command("nbest-to-linear", "ark:-", nothing, nothing, graph_costs, acoustic_costs)
+                return [[best, linear]]
+
+            ran = jobs.run(program, pipelines, scripts=work, logs=logs, numbers=parts.numbers, nothing_done=_NO_RESULT)
+            partial = {utt for path in ran for utt in _PARTIAL.findall(log_text(path))}
+            alignments = _read_vectors(work, "ali", parts)
+            if alignments:
+                jobs.run(
+                    "lattice-1best",
+                    costs,
+                    scripts=work,
+                    logs=logs,
+                    numbers=parts.numbers,
+                    nothing_done=r"Done converting 0|done 0",
+                )
+            found = self._hypotheses(work, parts, alignments, partial)
+            if options.lattices and options.work_dir:
+                for job in parts.numbers:
+                    move(work / f"lat.{job}.gz", options.work_dir / f"lat.{job}.gz")
+            return found
+
+    def _options(self) -> list[str]:
+        config, options = self._config, self._jobs.options
+        keep = options.lattices and options.work_dir is not None
+        lattice_beam = min(LATTICE_BEAM if keep else BEST_PATH_BEAM, config.beam)
+        return [
+            f"--beam={config.beam:g}",
+            f"--max-active={config.max_active}",
+            f"--lattice-beam={lattice_beam:g}",
+            f"--acoustic-scale={config.acwt:.9g}",
+            "--allow-partial=true",
+        ]
+
+    def _hypotheses(
+        self, work: Path, parts: Parts, alignments: Mapping[str, np.ndarray], partial: set[str]
+    ) -> dict[str, Hypothesis]:
+        word_ids, graph, acoustic = (_read_texts(work, name, parts) for name in ("words", "lm", "ac"))
+        found = {}
+        for utt, alignment in alignments.items():
+            score = float("nan")
+            if utt in graph:
+                score = -(float(graph[utt]) + self._config.acwt * float(acoustic[utt]))
+            words = tuple(self._id_to_word[int(word)] for word in word_ids.get(utt, "").split())
+            found[utt] = Hypothesis(words, alignment, score, reached_final=utt not in partial)
+        return found
+
+
+class KaldiAligner(Aligner):
+    """A forced aligner of one lexicon that runs Kaldi's programs.
+
+    Args:
+        jobs: runs the programs.
+        model_dir: directory with ``final.mdl`` and ``tree``.
+        lang: the lexicon.
+        config: acwt, beams and scales.
+    """
+
+    def __init__(self, jobs: Jobs, model_dir: Path, lang: Lang, config: DecodeConfig) -> None:
+        self._jobs, self._model_dir, self._lang = jobs, model_dir, lang
+        self._model, self._tree = model_files(model_dir)
+        self._num_pdfs = read_transitions(self._model).num_pdfs
+        scales = (config.acwt, config.transition_scale, config.self_loop_scale)
+        self._options = align_options(scales, config.align_beam, config.retry_beam)
+
+    def align(
+        self, loglikes: Iterable[tuple[str, np.ndarray]], transcripts: Mapping[str, Sequence[int]]
+    ) -> dict[str, np.ndarray]:
+        return self.run("align-compiled-mapped", _checked(loglikes, self._num_pdfs, self._model_dir), transcripts)
+
+    def run(
+        self, program: str, matrices: Iterable[tuple[str, np.ndarray]], transcripts: Mapping[str, Sequence[int]]
+    ) -> dict[str, np.ndarray]:
+        """Align what the program takes: log-likelihoods, or features for a program with GMMs."""
+        jobs, lang, model = self._jobs, self._lang, self._model
+        with jobs.workspace() as (work, logs):
+            parts = write_parts(work, matrices, jobs.options)
+            if not parts.utts:
+                return {}
+            parts.write_transcripts(transcripts)
+
+            def pipelines(job: int) -> list[list[list[str]]]:
+                graphs = work / f"fsts.{job}"
+                compiled = compile_graphs(jobs, lang, model, self._tree, parts.transcripts(job), graphs)
+                aligned = [f"ark,s,cs:{graphs}", parts.scp(job, sort=True), f"ark:{work / f'ali.{job}'}"]
+                return [[compiled], [jobs.command(program, *self._options, model, *aligned)]]
+
+            with spelled(jobs, lang, transcripts):
+                jobs.run(program, pipelines, scripts=work, logs=logs, numbers=parts.numbers, nothing_done=_NO_RESULT)
+            return _read_vectors(work, "ali", parts)
+
+
+def _checked(
+    loglikes: Iterable[tuple[str, np.ndarray]], num_pdfs: int, model_dir: Path
+) -> Iterator[tuple[str, np.ndarray]]:
+    for utt, scores in loglikes:
+        check_scores(utt, scores, num_pdfs, model_dir)
+        yield utt, scores
+
+
+def _read_vectors(work: Path, name: str, parts: Parts) -> dict[str, np.ndarray]:
+    """The integer vectors of all jobs, in the order in which the utterances came."""
+    found: dict[str, np.ndarray] = {}
+    for job in parts.numbers:
+        path = work / f"{name}.{job}"
+        if path.is_file() and path.stat().st_size:
+            found |= {utt: np.asarray(ali, dtype=np.int32) for utt, ali in read_archive(path, "int vector")}
+    return {utt: found[utt] for utt in parts.utts if utt in found}
+
+
+def _read_texts(work: Path, name: str, parts: Parts) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for job in parts.numbers:
+        path = work / f"{name}.{job}"
+        if path.is_file() and path.stat().st_size:
+            found |= read_table(path, check_sorted=False, allow_empty=True)
+    return found

@@ -1,0 +1,359 @@
+"""What attacks, detectors and commands ask of a recogniser, whatever it is made of."""
+
+from __future__ import annotations
+
+import dataclasses
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar, overload
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from kaldi_uq.errors import DataError
+from kaldi_uq.io.datadir import DataDir
+from kaldi_uq.io.files import digest
+from kaldi_uq.io.wav import as_float, read_wav
+from kaldi_uq.io.waves import WaveBatch, read_waves, wave_batches, waves_digest
+from kaldi_uq.uncertainty import measures_from_draws, utterance_statistics
+
+RecogniserT = TypeVar("RecogniserT", bound="BaseRecogniser")
+
+
+@dataclass(frozen=True)
+class Heard:
+    """What a recogniser makes of one utterance.
+
+    Attributes:
+        words: the words; ``None`` if nobody decoded.
+        statistics: statistic -> value, see :func:`kaldi_uq.uncertainty.utterance_statistics`.
+        frames: measure -> (T,) float32.
+    """
+
+    words: tuple[str, ...] | None
+    statistics: dict[str, float]
+    frames: dict[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class Scored(Heard):
+    """The same before decoding.
+
+    Attributes:
+        scores: (T, C) float32, what the decoder takes: see :meth:`BaseRecogniser.scores`.
+    """
+
+    scores: np.ndarray
+
+
+class BaseRecogniser(ABC):
+    """A recogniser: from waveforms to posteriors of frames, and from these to words.
+
+    Attributes:
+        sample_rate: sample rate of the audio, Hz.
+        min_samples: samples of the shortest audio that has a frame.
+        frame_shift_s: seconds from one frame to the next.
+        is_random: whether two passes over the same audio differ, by draws of weights or of dropout masks.
+        num_draws: draws of a random recogniser when it listens; ``None`` for its default.
+        device: where it computes.
+    """
+
+    sample_rate: int
+    min_samples: int
+    frame_shift_s: float
+    is_random: bool
+    num_draws: int | None
+    device: torch.device
+
+    # what a subclass supplies
+
+    @overload
+    def num_frames(self, num_samples: int) -> int: ...
+    @overload
+    def num_frames(self, num_samples: Tensor) -> Tensor: ...
+    @abstractmethod
+    def num_frames(self, num_samples: int | Tensor) -> int | Tensor:
+        """Number of frames of so many samples."""
+
+    @abstractmethod
+    def draws(
+        self,
+        wav: Tensor,
+        num_samples: Tensor,
+        utts: Sequence[str],
+        *,
+        num_draws: int | None = None,
+        generator: torch.Generator | None = None,
+    ) -> tuple[Iterator[Tensor], Tensor]:
+        """Log-posteriors of every frame, differentiable in the audio.
+
+        Args:
+            wav: (B, N) float32 in [-1, 1], zero behind the end of an utterance.
+            num_samples: (B,) int64.
+            utts: B utterance ids, for what is known of each utterance, such as its speaker.
+            num_draws: draws of a random recogniser; ``None`` for its network's default.
+            generator: generator of the draws, on ``device``.
+
+        Returns:
+            an iterator over chunks (m, B, T, C) of draws or members, and the lengths (B,) int64 in frames.
+        """
+
+    @abstractmethod
+    def mean_log_post(
+        self, wav: Tensor, num_samples: Tensor, utts: Sequence[str], *, generator: torch.Generator | None = None
+    ) -> Tensor:
+        """Logarithm of the mean posterior over all draws, (B, T, C); arguments as of :meth:`draws`."""
+
+    @abstractmethod
+    def scores(self, log_mean_post: Tensor) -> Tensor:
+        """What decoder and aligner take, from log-posteriors (B, T, C)."""
+
+    @abstractmethod
+    def decode(self, scores: Iterable[tuple[str, np.ndarray]]) -> dict[str, tuple[str, ...]]:
+        """Words of each utterance.
+
+        Args:
+            scores: (utt, (T, C) float32) pairs.
+
+        Returns:
+            utt -> words; an utterance in which no path survives is absent.
+        """
+
+    @abstractmethod
+    def align(
+        self, scores: Mapping[str, np.ndarray], targets: Mapping[str, Sequence[str]]
+    ) -> dict[str, np.ndarray]:
+        """Best path of given words through the scores of the audio (step 1 of the paper's attack).
+
+        Args:
+            scores: utt -> (T, C) float32.
+            targets: utt -> words.
+
+        Returns:
+            utt -> (T,) int64 classes, one a frame; an utterance without a path is absent.
+        """
+
+    @abstractmethod
+    def check_target(self, utt: str, words: Sequence[str], num_frames: int, where: str) -> None:
+        """Refuse words that the audio cannot hold or the recogniser does not know.
+
+        Raises:
+            AlignmentError: too long for the audio.
+            DataError: no words, or one that the recogniser does not know.
+        """
+
+    @abstractmethod
+    def random_target(
+        self, utt: str, original: Sequence[str], num_frames: int, *, seed: int, attempt: int = 0
+    ) -> list[str]:
+        """Random target words that the audio can hold, other than the original ones; a pure function of its arguments."""
+
+    @property
+    @abstractmethod
+    def files(self) -> list[Path]:
+        """Files that its answers depend on, for runs that resume."""
+
+    @property
+    @abstractmethod
+    def settings(self) -> dict[str, Any]:
+        """JSON-able options that its answers depend on, beside the files."""
+
+    # what a subclass may add
+
+    @property
+    def kind(self) -> str:
+        """Name of the kind of model; of one from elsewhere, the name of its class."""
+        return type(self).__name__
+
+    @property
+    def why_no_words(self) -> str:
+        """What is missing for the words, in one line; empty if it can decode."""
+        return ""
+
+    def batches(self, waves: Mapping[str, np.ndarray]) -> Iterator[WaveBatch]:
+        """The utterances in padded batches, long ones first."""
+        return wave_batches(dict(waves))
+
+    def with_speakers(self: RecogniserT, waves: Mapping[str, np.ndarray]) -> RecogniserT:
+        """The recogniser for these utterances, each a speaker of its own, where speakers matter and are not known."""
+        return self
+
+    def read(
+        self: RecogniserT,
+        data: DataDir,
+        *,
+        utts: Sequence[str] | None = None,
+        allow_pipes: bool = False,
+        cmvn_from: str = "auto",
+    ) -> tuple[RecogniserT, dict[str, np.ndarray]]:
+        """Read a data directory, checked against the sample rate and the shortest audio.
+
+        Args:
+            data: the directory, with or without ``segments``.
+            utts: utterances to read; all of them by default.
+            allow_pipes: run the lines of tables that are commands.
+            cmvn_from: where statistics of speakers come from, see :func:`kaldi_uq.recogniser.speakers.speaker_stats`.
+
+        Returns:
+            the recogniser for the speakers of the directory, and utt -> (N,) float32 in [-1, 1].
+        """
+        rate, shortest = self.sample_rate, self.min_samples
+        return self, read_waves(data, sample_rate=rate, min_samples=shortest, utts=utts, allow_pipes=allow_pipes)
+
+    def speakers_key(self, utts: Sequence[str]) -> str:
+        """Digest of what is known of the speakers of some utterances; empty where that does not matter."""
+        return ""
+
+    # what follows from it
+
+    def audio_key(self, waves: Mapping[str, np.ndarray]) -> str:
+        """Digest of audio and of what is known of its speakers, for runs that resume."""
+        speakers = self.speakers_key(list(waves))
+        return digest(waves_digest(dict(waves)), speakers) if speakers else waves_digest(dict(waves))
+
+    def score(
+        self, waves: Mapping[str, np.ndarray], *, seed: int = 0, alone: bool = False, desc: str = "scoring"
+    ) -> Iterator[tuple[str, Scored]]:
+        """Score utterances batch by batch.
+
+        Args:
+            waves: utt -> (N,) float32 in [-1, 1].
+            seed: seed of the draws; each batch has a generator of its own.
+            alone: each utterance is a batch of its own with the same generator, so that the draws of a random
+                recogniser, and with them its statistics, do not depend on the other utterances.  Slower on a GPU.
+            desc: label of the progress bar.
+
+        Yields:
+            (utt, scored), batches of long utterances first.
+        """
+        batches = wave_batches(dict(waves), 0) if alone else self.batches(waves)
+        with tqdm(total=len(waves), desc=desc, unit="utt", disable=len(waves) < 32) as progress:
+            for number, batch in enumerate(batches):
+                generator = torch.Generator(self.device).manual_seed(seed * 1_000_003 + (0 if alone else number))
+                wav, num_samples = (torch.from_numpy(v).to(self.device) for v in (batch.wav, batch.num_samples))
+                with torch.no_grad():
+                    draws, lengths = self.draws(
+                        wav, num_samples, batch.utts, num_draws=self.num_draws, generator=generator
+                    )
+                    measures = measures_from_draws(draws)
+                    statistics = utterance_statistics(measures, lengths)
+                    scores = self.scores(measures.pop("log_mean_post")).cpu().numpy()
+                columns = {name: values.double().cpu().numpy() for name, values in statistics.items()}
+                frames = {name: values.float().cpu().numpy() for name, values in measures.items()}
+                for row, (utt, length) in enumerate(zip(batch.utts, lengths.tolist(), strict=True)):
+                    yield (
+                        utt,
+                        Scored(
+                            words=None,
+                            statistics={name: float(values[row]) for name, values in columns.items()},
+                            frames={name: values[row, :length] for name, values in frames.items()},
+                            scores=np.ascontiguousarray(scores[row, :length], dtype=np.float32),
+                        ),
+                    )
+                progress.update(len(batch.utts))
+
+    def hear(
+        self,
+        waves: Mapping[str, np.ndarray],
+        *,
+        seed: int = 0,
+        alone: bool = False,
+        words: bool = True,
+        desc: str = "decoding",
+    ) -> dict[str, Heard]:
+        """Words, statistics and measures of the frames of each utterance, in one pass.
+
+        Args:
+            waves: utt -> (N,) samples at the recogniser's rate, mono: float in [-1, 1] or int16.
+            seed, alone, desc: as of :meth:`score`.
+            words: whether to decode; without it ``Heard.words`` is ``None``.
+
+        Returns:
+            utt -> what was heard, without a word where no path survived; in the order of ``waves``.
+
+        Raises:
+            DataError: audio that would be misheard: another shape, values beyond full scale or not finite, too short.
+        """
+        waves = self.check_audio(waves)
+        who = self.with_speakers(waves)
+        found: dict[str, Heard] = {}
+
+        def scores() -> Iterator[tuple[str, np.ndarray]]:
+            for utt, scored in who.score(waves, seed=seed, alone=alone, desc=desc):
+                found[utt] = Heard(None, scored.statistics, scored.frames)
+                yield utt, scored.scores
+
+        if words:
+            decoded = self.decode(scores())
+            return {utt: dataclasses.replace(found[utt], words=decoded.get(utt, ())) for utt in waves}
+        for _ in scores():
+            pass
+        return {utt: found[utt] for utt in waves}
+
+    def check_audio(self, waves: Mapping[str, np.ndarray], *, what: str = "judged") -> dict[str, np.ndarray]:
+        """The utterances as float32 in [-1, 1].
+
+        Args:
+            waves: name -> samples, as of :meth:`hear`.
+            what: what is to be done with them, for messages.
+
+        Raises:
+            DataError: as of :meth:`hear`; names the utterance and counts further ones.
+        """
+        found, problems = {}, {}
+        for name, samples in waves.items():
+            try:
+                found[name] = as_float(samples, name=name)
+                self._check_length(name, len(found[name]), what)
+            except ValueError as error:
+                problems[name] = str(error)
+        _raise_first(problems, what)
+        return found
+
+    def read_wavs(
+        self, paths: Mapping[str, str], *, what: str = "judged", where: str = "", allow_pipes: bool = False
+    ) -> dict[str, np.ndarray]:
+        """Read WAV files of the recogniser's sample rate, one channel each.
+
+        Args:
+            paths: name -> file, or another source that :func:`kaldi_uq.io.wav.read_wav` takes.
+            what: what is to be done with them, for messages.
+            where: the table that names them, for messages.
+            allow_pipes: run a source that is a command.
+
+        Returns:
+            name -> (N,) float32 in [-1, 1].
+
+        Raises:
+            DataError: a file that cannot be used; names it and lists further ones.
+        """
+        found: dict[str, np.ndarray] = {}
+        problems: dict[str, str] = {}
+        for name, path in paths.items():
+            try:
+                found[name] = read_wav(path, expected_rate=self.sample_rate, where=where, allow_pipes=allow_pipes)[0]
+                self._check_length(path, len(found[name]), what)
+            except (DataError, ValueError) as error:
+                problems[path] = str(error)
+            except OSError as error:
+                problems[path] = f"{path}: {error.strerror or error}"
+        _raise_first(problems, what)
+        return found
+
+    def _check_length(self, name: str, size: int, what: str) -> None:
+        if size < self.min_samples:
+            raise ValueError(
+                f"{name}: {size} samples ({size / self.sample_rate:.4f} s), the shortest that can be {what} is "
+                f"{self.min_samples} ({self.min_samples / self.sample_rate:.4f} s)"
+            )
+
+
+def _raise_first(problems: Mapping[str, str], what: str) -> None:
+    if problems:
+        first, *others = problems
+        more = f"; {len(others)} more cannot be {what}: {', '.join(others)}" if others else ""
+        raise DataError(problems[first] + more)

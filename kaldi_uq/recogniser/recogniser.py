@@ -1,0 +1,265 @@
+"""A hybrid recogniser: acoustic model, lexicon and decoding graph of a Kaldi recipe, opened once."""
+
+from __future__ import annotations
+
+import copy
+import functools
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, overload
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from kaldi_uq.engine.base import Aligner, DecodeConfig, Decoder, Engine
+from kaldi_uq.engine.select import select_engine
+from kaldi_uq.errors import DataError, ModelFileError
+from kaldi_uq.io.datadir import DataDir
+from kaldi_uq.io.kaldi_model import read_transitions
+from kaldi_uq.io.lang import Lang
+from kaldi_uq.io.waves import read_waves
+from kaldi_uq.language.sentences import GrammarSentences
+from kaldi_uq.language.targets import check_target, min_word_frames, random_target, target_words
+from kaldi_uq.recogniser.base import BaseRecogniser
+from kaldi_uq.recogniser.hybrid import MODEL_FILE, HybridModel, select_device
+from kaldi_uq.recogniser.speakers import speaker_stats, speakers_digest, stats_of_waves
+
+MODEL_FILES = (MODEL_FILE, "final.mdl", "tree")
+GRAPH_FILES = ("HCLG.fst", "words.txt")
+
+
+class Recogniser(BaseRecogniser):
+    """A hybrid model with its decoder and its aligner.
+
+    Graph, lexicon and transition model are read when they are first needed, and then kept.
+
+    Args:
+        model: the acoustic model, on its device.
+        engine: decodes and aligns.
+        model_dir: directory of ``final.mdl`` and ``tree``.
+        graph_dir: directory of ``HCLG.fst`` and ``words.txt``; default: ``model_dir/graph``.
+        lang_dir: language directory, for targets; default: the recipe's, see :meth:`lang`.
+        decode: acoustic scale and beams.
+        num_draws: draws of a random network; ``None`` for its default.
+
+    Attributes:
+        model, model_dir, graph_dir: as above.
+        random_targets: ``words`` for random targets of words strung together, ``grammar`` for sentences of ``G.fst``.
+    """
+
+    def __init__(
+        self,
+        model: HybridModel,
+        engine: Engine,
+        model_dir: Path,
+        *,
+        graph_dir: Path | None = None,
+        lang_dir: Path | None = None,
+        decode: DecodeConfig | None = None,
+        num_draws: int | None = None,
+    ) -> None:
+        front_end = model.front_end
+        if num_draws is not None and num_draws > 1 and not model.network.is_random:
+            raise ValueError(f"{num_draws} draws: {model_dir} is not random, leave the number out")
+        self.model, self.engine = model, engine
+        self.model_dir, self.lang_dir = Path(model_dir), lang_dir
+        self.graph_dir = Path(graph_dir) if graph_dir is not None else self.model_dir / "graph"
+        self.decode_config = decode or DecodeConfig()
+        self.num_draws = num_draws
+        self.random_targets = "words"
+        self.sample_rate, self.min_samples = front_end.sample_rate, front_end.min_samples
+        self.frame_shift_s = front_end.frame_shift_s
+        self.is_random = model.network.is_random
+        self.device = model.log_prior.device
+        self._speakers: dict[str, np.ndarray] = {}  # utt -> CMVN statistics of its speaker
+
+    @classmethod
+    def load(
+        cls,
+        model_dir: str | Path,
+        *,
+        graph_dir: str | Path | None = None,
+        lang_dir: str | Path | None = None,
+        engine: Engine | str | None = None,
+        device: str = "",
+        decode: DecodeConfig | None = None,
+        num_draws: int | None = None,
+        network: Callable[[int, int], nn.Module] | None = None,
+    ) -> Recogniser:
+        """Open what a recipe has trained.
+
+        Args:
+            model_dir: such as ``exp/dnn``, with ``final.safetensors``, ``final.mdl`` and ``tree``.
+            graph_dir, lang_dir, decode, num_draws: as of the class.
+            engine: an engine, or the name of one; default: ``kaldi`` if ``KALDI_ROOT`` is set, else ``embedded``.
+            device: ``cpu`` or ``cuda``; default: ``cuda`` if there is one.
+            network: function (input_dim, num_pdfs) that builds the network, where it is no part of this package.
+
+        Raises:
+            ModelFileError: a file is missing or damaged.
+            ValueError: a device that is not there, or draws of a network that is not random.
+        """
+        model_dir = Path(model_dir)
+        for name in MODEL_FILES:
+            if not (model_dir / name).is_file():
+                raise ModelFileError(f"{model_dir / name}: no such file; steps/uq/train.sh makes it")
+        model = HybridModel.load(model_dir, select_device(device), network=network)
+        return cls(
+            model,
+            engine if isinstance(engine, Engine) else select_engine(engine),
+            model_dir,
+            graph_dir=None if graph_dir is None else Path(graph_dir),
+            lang_dir=None if lang_dir is None else Path(lang_dir),
+            decode=decode,
+            num_draws=num_draws,
+        )
+
+    @property
+    def kind(self) -> str:
+        return self.model.kind
+
+    @property
+    def files(self) -> list[Path]:
+        model = [self.model_dir / name for name in MODEL_FILES if (self.model_dir / name).is_file()]
+        return [*model, *(self.graph_dir / name for name in GRAPH_FILES if (self.graph_dir / name).is_file())]
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        return {"decode": self.decode_config.to_dict(), "num_draws": self.num_draws or 0}
+
+    @property
+    def why_no_words(self) -> str:
+        missing = [self.graph_dir / name for name in GRAPH_FILES if not (self.graph_dir / name).is_file()]
+        return f"{missing[0]}: no such file; utils/mkgraph.sh makes it" if missing else ""
+
+    @functools.cached_property
+    def lang(self) -> Lang:
+        """The language directory: the given one, or ``MODEL-DIR/lang``, or ``data/lang`` as in a recipe."""
+        places = (self.model_dir / "lang", self.model_dir / "../../data/lang", Path("data/lang"))
+        found = [place for place in places if (place / "words.txt").is_file()]
+        if self.lang_dir is None and not found:
+            raise DataError(
+                f"{places[1]}: no such language directory; say where the lexicon is with --lang-dir "
+                "(utils/prepare_lang.sh makes one)"
+            )
+        return Lang.read(self.lang_dir or found[0])
+
+    @functools.cached_property
+    def _decoder(self) -> Decoder:
+        if self.why_no_words:
+            raise ModelFileError(self.why_no_words)
+        return self.engine.decoder(self.model_dir, self.graph_dir, self.decode_config)
+
+    @functools.cached_property
+    def _aligner(self) -> Aligner:
+        return self.engine.aligner(self.model_dir, self.lang, self.decode_config)
+
+    @functools.cached_property
+    def _tid_to_pdf(self) -> np.ndarray:
+        return read_transitions(self.model_dir / "final.mdl").tid_to_pdf
+
+    @functools.cached_property
+    def _word_frames(self) -> tuple[dict[str, int], dict[str, int]]:
+        """Fewest frames of every word, and of those that random targets hold."""
+        topology = read_transitions(self.model_dir / "final.mdl").topology
+        return min_word_frames(self.lang, topology), target_words(self.lang, topology)
+
+    @functools.cached_property
+    def _sample(self) -> Callable[..., list[str]]:
+        return random_target if self.random_targets == "words" else GrammarSentences.of_lang(self.lang).sample
+
+    @overload
+    def num_frames(self, num_samples: int) -> int: ...
+    @overload
+    def num_frames(self, num_samples: Tensor) -> Tensor: ...
+    def num_frames(self, num_samples: int | Tensor) -> int | Tensor:
+        return self.model.front_end.num_frames(num_samples)
+
+    def draws(
+        self,
+        wav: Tensor,
+        num_samples: Tensor,
+        utts: Sequence[str],
+        *,
+        num_draws: int | None = None,
+        generator: torch.Generator | None = None,
+    ) -> tuple[Iterator[Tensor], Tensor]:
+        return self.model.iter_log_post(
+            wav, num_samples, num_draws=num_draws, generator=generator, cmvn_stats=self.cmvn_stats(utts)
+        )
+
+    def mean_log_post(
+        self, wav: Tensor, num_samples: Tensor, utts: Sequence[str], *, generator: torch.Generator | None = None
+    ) -> Tensor:
+        features, _ = self.model.front_end(wav, num_samples, cmvn_stats=self.cmvn_stats(utts))
+        mean: Tensor = self.model.network(features, generator=generator)
+        return mean
+
+    def scores(self, log_mean_post: Tensor) -> Tensor:
+        return self.model.loglikes(log_mean_post)
+
+    def decode(self, scores: Iterable[tuple[str, np.ndarray]]) -> dict[str, tuple[str, ...]]:
+        return {utt: hypothesis.words for utt, hypothesis in self._decoder.decode(scores).items()}
+
+    def align(self, scores: Mapping[str, np.ndarray], targets: Mapping[str, Sequence[str]]) -> dict[str, np.ndarray]:
+        transcripts = {utt: self.lang.word_ids(targets[utt], where=f"target of {utt}") for utt in scores}
+        alignments = self._aligner.align(scores.items(), transcripts)
+        return {utt: self._tid_to_pdf[alignment] for utt, alignment in alignments.items()}
+
+    def check_target(self, utt: str, words: Sequence[str], num_frames: int, where: str) -> None:
+        check_target(utt, words, num_frames, self._word_frames[0], where)
+        self.lang.word_ids(words, where=f"{where}: {utt}")
+
+    def random_target(
+        self, utt: str, original: Sequence[str], num_frames: int, *, seed: int, attempt: int = 0
+    ) -> list[str]:
+        return self._sample(utt, original, num_frames, self._word_frames[1], seed=seed, attempt=attempt)
+
+    # speakers
+
+    def cmvn_stats(self, utts: Sequence[str]) -> Tensor | None:
+        """CMVN statistics of the speakers of some utterances, (B, 2, D + 1) float64; ``None`` if the model takes none."""
+        if not self.model.needs_speakers:
+            return None
+        missing = [utt for utt in utts if utt not in self._speakers]
+        if missing:
+            raise DataError(
+                f"utterance {missing[0]!r}: no CMVN statistics of its speaker, which this model's front end needs "
+                "(--cmvn speaker)"
+            )
+        return torch.from_numpy(np.stack([self._speakers[utt] for utt in utts])).to(self.device)
+
+    def with_speakers(self, waves: Mapping[str, np.ndarray]) -> Recogniser:
+        if not self.model.needs_speakers or all(utt in self._speakers for utt in waves):
+            return self
+        return self._with(stats_of_waves(self.model.front_end, waves, {utt: utt for utt in waves}))
+
+    def _with(self, stats: Mapping[str, np.ndarray]) -> Recogniser:
+        other = copy.copy(self)
+        other._speakers = {utt: np.array(values, np.float64) for utt, values in stats.items()}
+        return other
+
+    def read(
+        self,
+        data: DataDir,
+        *,
+        utts: Sequence[str] | None = None,
+        allow_pipes: bool = False,
+        cmvn_from: str = "auto",
+    ) -> tuple[Recogniser, dict[str, np.ndarray]]:
+        by_speaker = self.model.needs_speakers  # statistics are of all that a speaker says in the directory
+        waves = read_waves(
+            data,
+            sample_rate=self.sample_rate,
+            min_samples=self.min_samples,
+            utts=None if by_speaker else utts,
+            allow_pipes=allow_pipes,
+        )
+        if not by_speaker:
+            return self, waves
+        stats = speaker_stats(self.model.front_end, data, waves, source=cmvn_from, allow_pipes=allow_pipes)
+        return self._with(stats), waves if utts is None else {utt: waves[utt] for utt in utts}
+
+    def speakers_key(self, utts: Sequence[str]) -> str:
+        return speakers_digest({utt: self._speakers[utt] for utt in utts}) if self.model.needs_speakers else ""
