@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import os
 import sys
 import textwrap
@@ -28,7 +27,7 @@ from typing import Any
 import numpy as np
 
 from kaldi_uq.cli.model_options import add_model_arguments, load_model
-from kaldi_uq.cli.options import directory, engine_of, non_negative_int
+from kaldi_uq.cli.options import directory, engine_of, non_negative_int, rate
 from kaldi_uq.config import config_from
 from kaldi_uq.detector import GaussianDetector, OneClassDetector, load_detector
 from kaldi_uq.detector.fit import RECOMMENDED, recommended
@@ -58,7 +57,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     which.add_argument("--detector", type=Path, metavar="FILE", help="use this detector")
     parser.add_argument(
         "--fpr",
-        type=_rate,
+        type=rate,
         help="threshold for this false-positive rate by the detector's own benign model (for a Gaussian one the "
         "quantile of the normal); default: the saved threshold, which fits the benign utterances themselves",
     )
@@ -111,16 +110,6 @@ def run(args: argparse.Namespace) -> int:
         lines.append(f"{attacks} of {len(files)} {'file' if len(files) == 1 else 'files'} judged an attack")
     print("\n".join(lines))
     return 2 if args.fail_on_attack and attacks else 0
-
-
-def _rate(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not 0 < value < 1:
-        raise argparse.ArgumentTypeError(f"expected a number between 0 and 1, got {text!r}")
-    return value
 
 
 def _files(args: argparse.Namespace) -> list[tuple[str | None, str]]:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from kaldi_uq.cli.options import non_negative_int
+from kaldi_uq.cli.options import non_negative_int, rate
 from kaldi_uq.detector import evaluate_detection, load_detectors
 from kaldi_uq.detector.fit import detectors_of
 from kaldi_uq.errors import DataError, UsageError
@@ -32,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--results", type=Path, required=True, metavar="FILE", help="results.json to add the rows to")
     parser.add_argument("--detector-dir", type=Path, metavar="DIR", help="detectors, such as MODEL-DIR/detector")
     parser.add_argument(
-        "--fpr", type=float, default=0.01, help="with --fit: false-positive rate of the thresholds [0.01]"
+        "--fpr", type=rate, default=0.01, help="with --fit: false-positive rate of the thresholds [0.01]"
     )
     parser.add_argument("--seed", type=non_negative_int, default=0, help="seed of the bootstrap [0]")
 

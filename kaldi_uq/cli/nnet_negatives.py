@@ -20,11 +20,11 @@ import numpy as np
 from kaldi_uq.audio.disturb import KINDS
 from kaldi_uq.audio.loudness import STATISTICS as OF_THE_AUDIO
 from kaldi_uq.audio.loudness import loudness
-from kaldi_uq.cli.options import add_pipes, directory
+from kaldi_uq.cli.options import add_pipes, directory, rate
 from kaldi_uq.detector.fit import DETECTOR_DIR, detectors_of, fit_detectors
 from kaldi_uq.detector.gaussian import GaussianDetector
 from kaldi_uq.detector.negatives import evaluate_negatives
-from kaldi_uq.errors import DataError, UsageError
+from kaldi_uq.errors import DataError
 from kaldi_uq.io.datadir import DataDir
 from kaldi_uq.io.waves import read_waves, sample_rate_of
 from kaldi_uq.results.table import Results
@@ -56,14 +56,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--kind", choices=(*KINDS, CLEAN), required=True, help="name in the results")
     parser.add_argument("--level", type=float, default=0.0, help="SNR in dB, RT60 in seconds or eps; clean: 0 [0]")
     parser.add_argument("--results", type=Path, required=True, metavar="FILE", help="results.json to add the rows to")
-    parser.add_argument("--fpr", type=float, default=0.01, help="false-positive rate of the threshold [0.01]")
+    parser.add_argument("--fpr", type=rate, default=0.01, help="false-positive rate of the threshold [0.01]")
     add_pipes(parser)
 
 
 def run(args: argparse.Namespace) -> None:
     """Run the command."""
-    if not 0 < args.fpr < 1:
-        raise UsageError(f"--fpr must be in (0, 1), got {args.fpr:g}")
     records = read_benign(args.scored / "results.jsonl")
     hard = _with_audio(records, args.data, args.allow_pipes)
     table = _with_audio(read_benign(args.fit / "results.jsonl"), args.fit_data, args.allow_pipes)
