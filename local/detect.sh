@@ -1,22 +1,22 @@
 #!/usr/bin/env bash
-# Fit the detectors of a model on data/fit and measure them on data/test against an attack that was made.
+# Measure the detectors of a model, fitted on data/fit, on data/test against an attack that was made.
 set -euo pipefail
 
-eps=0.02     # of the attack
+eps=0.02     # eps of the attack
 model=dnn    # directory under exp/
 attack=pgd   # name of the attack
 fpr=0.01     # false-positive rate of the thresholds
-seed=0       # of the bootstrap
+seed=0       # seed of the bootstrap
 
 help_message="Usage: $0 [options]
 In a recipe directory, after run.sh and local/attack.sh.
  e.g.: $0 --eps 0.02 --model ensemble --attack paper-pgd
 Options:
-  --eps <e>         of the attack [$eps]
+  --eps <e>         eps of the attack [$eps]
   --model <name>    directory under exp/ [$model]
   --attack <name>   [$attack]
   --fpr <rate>      false-positive rate of the thresholds [$fpr]
-  --seed <n>        of the bootstrap [$seed]
+  --seed <n>        seed of the bootstrap [$seed]
 Adds to exp/results.json and writes exp/<model>/detector/*.json."
 
 echo "$0 $*" >&2

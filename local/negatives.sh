@@ -9,12 +9,12 @@ white="20 10 5 0"       # SNRs of white noise, dB
 babble="20 10 5 0"      # SNRs of other utterances at the same time, dB
 num_talkers=6           # of a babble
 reverb="0.2 0.5 0.8"    # reverberation times, s
-eps=0.02                # of the uniform noise, and of the attacks to tell from all this
+eps=0.02                # eps of the uniform noise, and of the attacks to tell from all this
 attacks="pgd paper-pgd psychoacoustic"   # names of these attacks; one that was not made at an eps is left out
 fpr=0.01                # false-positive rate of the thresholds
 engine=                 # embedded or kaldi; empty: by KALDI_ROOT
 device=                 # cpu or cuda; empty: cuda if there is one
-seed=0                  # of the noise and the draws
+seed=0                  # seed of the noise and the draws
 cmd=utils/run.pl        # where the jobs run
 
 help_message="Usage: $0 [options]
@@ -36,7 +36,7 @@ Options:
   --fpr <rate>              false-positive rate of the thresholds [$fpr]
   --engine embedded|kaldi   [by KALDI_ROOT]
   --device cpu|cuda         [cuda if there is one]
-  --seed <n>                [$seed]
+  --seed <n>                seed of the noise and the draws [$seed]
   --cmd <command>           how to run the jobs [$cmd]
 Writes <data>_<kind><level>, exp/<model>/score_<set> and exp/results.json."
 

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from scipy import stats
 from sklearn.metrics import roc_auc_score
 
@@ -18,10 +22,17 @@ from kaldi_uq.detector import (
     MultivariateGaussianDetector,
     OneClassDetector,
     auroc,
+    base,
     evaluate_detection,
+    fit_detectors,
     load_detector,
+    load_detectors,
+    recommended,
+    register,
     save_detector,
+    save_detectors,
 )
+from kaldi_uq.detector.fit import detectors_of
 from kaldi_uq.errors import DataError
 
 
@@ -282,7 +293,7 @@ def test_what_is_not_json_is_refused(text: str, tmp_path: Path) -> None:
 
 def test_evaluation_rows_equal_a_computation_by_hand() -> None:
     fit, benign, attack = two_statistics(30, 200), two_statistics(31, 150), two_statistics(32, 120, shift=1.0)
-    rows = evaluate_detection(fit, benign, attack, seed=0, num_bootstrap=100)
+    rows = evaluate_detection(fit_detectors(fit), benign, attack, seed=0, num_bootstrap=100)
     row = rows[0]
     assert (row["statistic"], row["detector"], row["sided"]) == ("max_predictive_entropy", "gaussian", "two")
     mean, std = stats.norm.fit(fit["max_predictive_entropy"])
@@ -297,9 +308,8 @@ def test_evaluation_rows_equal_a_computation_by_hand() -> None:
 
 
 def test_evaluation_lists_each_detector_once_and_the_papers_first() -> None:
-    rows = evaluate_detection(
-        two_statistics(33, 50), two_statistics(34, 50), two_statistics(35, 50), seed=0, num_bootstrap=10
-    )
+    detectors = fit_detectors(two_statistics(33, 50))
+    rows = evaluate_detection(detectors, two_statistics(34, 50), two_statistics(35, 50), seed=0, num_bootstrap=10)
     keys = [(row["detector"], row["sided"], row["statistic"]) for row in rows]
     assert len(set(keys)) == len(keys)
     assert [key[:2] for key in keys[:2]] == [("gaussian", "two")] * 2
@@ -310,23 +320,256 @@ def test_evaluation_lists_each_detector_once_and_the_papers_first() -> None:
 
 def test_evaluation_is_reproducible_and_a_row_does_not_depend_on_others() -> None:
     fit, benign, attack = two_statistics(36, 60), two_statistics(37, 60), two_statistics(38, 60, shift=0.5)
-    rows = evaluate_detection(fit, benign, attack, seed=3, num_bootstrap=50)
-    assert rows == evaluate_detection(fit, benign, attack, seed=3, num_bootstrap=50)
+    detectors = fit_detectors(fit)
+    rows = evaluate_detection(detectors, benign, attack, seed=3, num_bootstrap=50)
+    assert rows == evaluate_detection(detectors, benign, attack, seed=3, num_bootstrap=50)
     name = "mean_mutual_information"
-    alone = evaluate_detection({name: fit[name]}, benign, attack, seed=3, num_bootstrap=50, compare=False)
+    one = fit_detectors({name: fit[name]}, compare=False)
+    alone = evaluate_detection(one, benign, attack, seed=3, num_bootstrap=50)
     assert alone == [
         row for row in rows if (row["statistic"], row["sided"], row["detector"]) == (name, "two", "gaussian")
     ]
-    assert rows != evaluate_detection(fit, benign, attack, seed=4, num_bootstrap=50)
+    assert rows != evaluate_detection(detectors, benign, attack, seed=4, num_bootstrap=50)
 
 
 def test_evaluation_names_the_set_of_a_bad_value() -> None:
     fit = two_statistics(39, 20)
     attack = two_statistics(40, 20)
     attack["max_predictive_entropy"][7] = np.nan
+    detectors = fit_detectors(fit)
     with pytest.raises(DataError, match="attack set: statistic 'max_predictive_entropy' of utterance index 7"):
-        evaluate_detection(fit, fit, attack, seed=0)
+        evaluate_detection(detectors, fit, attack, seed=0)
     with pytest.raises(DataError, match="the benign set has no statistic 'mean_mutual_information'"):
-        evaluate_detection(fit, {"max_predictive_entropy": [1.0]}, fit, seed=0)
+        evaluate_detection(detectors, {"max_predictive_entropy": [1.0]}, fit, seed=0)
     with pytest.raises(DataError, match="the attack set has no utterances"):
-        evaluate_detection(fit, fit, {name: [] for name in fit}, seed=0)
+        evaluate_detection(detectors, fit, {name: [] for name in fit}, seed=0)
+    with pytest.raises(ValueError, match="call calibrate"):
+        evaluate_detection({"x": GaussianDetector(statistic="x").fit([1.0, 2.0])}, {"x": [1.0]}, {"x": [1.0]}, seed=0)
+
+
+# Scores for attacks, quantiles of the benign scores, scikit-learn's words
+
+
+@pytest.mark.parametrize("make", ALL_DETECTORS[:-1])
+def test_score_for_attacks_is_the_score_and_has_its_gradient(make: Any, tmp_path: Path) -> None:
+    detector: OneClassDetector = make().fit(two_statistics(50, 80))
+    save_detector(detector, tmp_path / "detector.json")
+    new = two_statistics(51, 20, shift=0.8)
+    for one in (detector, load_detector(tmp_path / "detector.json")):
+        assert one.differentiable
+        values = {name: torch.tensor(column, requires_grad=True) for name, column in new.items()}
+        scores = one.tensor_score(values)
+        np.testing.assert_allclose(scores.detach().numpy(), one.score(new), rtol=1e-9)
+        scores.sum().backward()
+        for name in one.statistics:
+            step = 1e-6 * new[name].std()  # a central difference: its error is of the order of the step squared
+            up, down = (one.score({**new, name: new[name] + sign * step}) for sign in (1, -1))
+            np.testing.assert_allclose(values[name].grad.numpy(), (up - down) / (2 * step), rtol=1e-4, atol=1e-4)
+        assert (
+            one.tensor_score({n: torch.tensor(c, dtype=torch.float32) for n, c in new.items()}).dtype == torch.float32
+        )
+        with pytest.raises(DataError, match=f"statistic '{one.statistics[0]}' is missing"):
+            one.tensor_score({"other": torch.zeros(2)})
+
+
+def test_gaussian_score_for_attacks_is_exactly_its_formula() -> None:
+    values = torch.randn(50, generator=torch.Generator().manual_seed(0))
+    for two_sided in (True, False):
+        detector = GaussianDetector(two_sided).fit([0.1, 0.9, 0.4])
+        z = (values - detector.mean) / detector.std
+        assert torch.equal(detector.tensor_score({"value": values}), z.abs() if two_sided else z)
+
+
+def test_detector_without_a_gradient_gives_attacks_its_distance_from_the_benign_mean(tmp_path: Path) -> None:
+    fit, new = two_statistics(52, 100), two_statistics(53, 10, shift=1.0)
+    detector = IsolationForestDetector(num_trees=10).fit(fit)
+    assert not detector.differentiable
+    z = np.stack([(new[name] - fit[name].mean()) / fit[name].std() for name in fit])
+    save_detector(detector, tmp_path / "detector.json")
+    for one in (detector, load_detector(tmp_path / "detector.json")):
+        score = one.tensor_score({name: torch.tensor(column) for name, column in new.items()})
+        np.testing.assert_allclose(score.numpy(), np.sqrt((z**2).mean(0)))
+
+
+@pytest.mark.parametrize("make", ALL_DETECTORS)
+def test_benign_scores_are_exact_at_whole_per_cents(make: Any, tmp_path: Path) -> None:
+    benign = two_statistics(54, 77)
+    detector: OneClassDetector = make().fit(benign)
+    save_detector(detector, tmp_path / "detector.json")
+    for one in (detector, load_detector(tmp_path / "detector.json")):
+        for q in (0.0, 0.01, 0.29, 0.5, 0.57, 0.99, 1.0):
+            assert one.benign_score(q) == np.quantile(detector.score(benign), q)
+        assert one.benign_score(0.98) <= one.benign_score(0.985) <= one.benign_score(0.99)
+    with pytest.raises(ValueError, match=r"q must be in \[0, 1\], got 50"):
+        detector.benign_score(50)
+
+
+def test_scikit_learns_words_mean_what_they_mean_there() -> None:
+    detector = GaussianDetector().fit([-1.0, 0.0, 1.0]).calibrate(0.05)
+    values = [0.0, 3.0, -9.0]
+    np.testing.assert_array_equal(detector.score_samples(values), -detector.score(values))
+    assert detector.predict(values).tolist() == [1, -1, -1]
+    assert detector.is_attack(values).tolist() == [False, True, True]
+
+
+# Classes of others, files of an early release, directories
+
+
+class NearestDetector(OneClassDetector):
+    """Distance to the nearest benign value."""
+
+    kind = "nearest"
+
+    def _is_fitted(self) -> bool:
+        return hasattr(self, "values")
+
+    def _fit(self, matrix: np.ndarray) -> None:
+        self.values = matrix
+
+    def _score(self, matrix: np.ndarray) -> np.ndarray:
+        return np.linalg.norm(matrix[:, None] - self.values, axis=2).min(1)
+
+    def _p_value(self, scores: np.ndarray) -> np.ndarray:
+        return np.ones_like(scores)
+
+    def _model_threshold(self, fpr: float) -> float:
+        return 1.0
+
+    def state(self) -> dict[str, Any]:
+        return {"values": self.values.tolist()}
+
+    @classmethod
+    def from_state(cls, statistics: Sequence[str], state: Mapping[str, Any]) -> NearestDetector:
+        detector = cls(statistics)
+        detector.values = np.array(state["values"])
+        return detector
+
+
+def test_class_of_others_is_saved_loaded_attacked_and_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    benign, new = two_statistics(55, 30), two_statistics(56, 10, shift=1.0)
+    detector = NearestDetector(["max_predictive_entropy"]).fit(benign).calibrate(0.1, benign)
+    with pytest.raises(ValueError, match="NearestDetector is not registered: put @register above the class"):
+        save_detector(detector, tmp_path / "mine.json")
+    monkeypatch.setitem(base.KINDS, "nearest", NearestDetector)
+    assert register(NearestDetector) is NearestDetector
+    save_detector(detector, tmp_path / "mine.json")
+    loaded = load_detectors(tmp_path)
+    np.testing.assert_array_equal(loaded["mine"].score(new), detector.score(new))
+    assert loaded["mine"].benign_score(1.0) == 0
+    values = torch.tensor(new["max_predictive_entropy"])
+    z = (values - benign["max_predictive_entropy"].mean()) / benign["max_predictive_entropy"].std()
+    torch.testing.assert_close(loaded["mine"].tensor_score({"max_predictive_entropy": values}), z.abs())
+    (row,) = evaluate_detection(loaded, new, new, seed=0, num_bootstrap=2)
+    assert (row["statistic"], row["detector"], row["fpr"]) == ("max_predictive_entropy", "nearest", 0.1)
+
+    class Other(NearestDetector):
+        pass
+
+    with pytest.raises(ValueError, match="kind 'nearest' is NearestDetector already: choose another kind"):
+        register(Other)
+
+
+@pytest.mark.parametrize("make", ALL_DETECTORS)
+def test_file_of_an_early_release_is_read(make: Any, tmp_path: Path) -> None:
+    benign, new = two_statistics(57, 40), two_statistics(58, 10)
+    detector: OneClassDetector = make().fit(benign).calibrate(0.1, benign)
+    save_detector(detector, tmp_path / "detector.json")
+    content = json.loads((tmp_path / "detector.json").read_text())
+    content.pop("benign")  # what those files did not have
+    (tmp_path / "detector.json").write_text(json.dumps(content))
+    loaded = load_detector(tmp_path / "detector.json")
+    np.testing.assert_array_equal(loaded.score(new), detector.score(new))
+    assert loaded.threshold == detector.threshold
+    values = {name: torch.tensor(column) for name, column in new.items()}
+    torch.testing.assert_close(loaded.tensor_score(values), detector.tensor_score(values))
+    if isinstance(detector, (KernelDensityDetector, IsolationForestDetector)):  # their files hold the benign values
+        assert loaded.benign_score(0.5) == detector.benign_score(0.5)
+    else:
+        with pytest.raises(DataError, match=r"without the scores of its benign set: fit it again"):
+            loaded.benign_score(0.5)
+    save_detector(loaded, tmp_path / "again.json")
+    np.testing.assert_array_equal(load_detector(tmp_path / "again.json").score(new), detector.score(new))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"scores": [0.0, 1.0]}, r"'scores' must have shape \(101,\)"),
+        ({"mean": [[0.0]]}, "'mean' must have shape"),
+        ({"std": [0.0]}, "'std' must be >= 1e-08"),
+        ({"more": 1}, "expected the fields mean, scores, std"),
+    ],
+)
+def test_damaged_benign_part_of_a_file_is_refused(change: dict[str, Any], message: str, tmp_path: Path) -> None:
+    path = tmp_path / "detector.json"
+    save_detector(GaussianDetector().fit([1.0, 2.0]), path)
+    content = json.loads(path.read_text())
+    for benign in (content["benign"] | change, [1]):
+        path.write_text(json.dumps(content | {"benign": benign}))
+        with pytest.raises(DataError, match=message if isinstance(benign, dict) else "'benign' must be an object"):
+            load_detector(path)
+
+
+def test_detectors_of_a_directory_come_back_by_name_and_in_their_order(tmp_path: Path) -> None:
+    fit = two_statistics(59, 60)
+    detectors = fit_detectors(fit, 0.05)
+    names = list(fit)
+    assert list(detectors) == [
+        *(f"{name}{form}" for form in ("", "-one-sided", "-kde") for name in names),
+        *("all-mahalanobis", "all-kde"),
+    ]
+    assert list(fit_detectors({"x": [1.0, 2.0]})) == ["x", "x-one-sided", "x-kde"]
+    assert list(fit_detectors(fit, compare=False)) == names
+    with pytest.raises(DataError, match="no statistic to fit"):
+        fit_detectors({})
+    with pytest.raises(DataError, match="no detectors; kaldi-uq fit-detector makes them"):
+        load_detectors(tmp_path)
+    save_detectors(tmp_path, detectors)
+    save_detector(detectors[names[0]], tmp_path / "extra.json")
+    loaded = load_detectors(tmp_path)
+    assert list(loaded) == [*detectors, "extra"]
+    for name, detector in detectors.items():
+        assert (loaded[name].threshold, loaded[name].fpr) == (detector.threshold, 0.05)
+
+
+def write_scores(path: Path, table: dict[str, np.ndarray]) -> Path:
+    counts = {"ins": 0, "del": 0, "sub": 0, "num_words": 1}
+    lines = []
+    for number in range(len(next(iter(table.values())))):
+        statistics = {name: float(values[number]) for name, values in table.items()}
+        line = {"utt": f"u{number:03}", "text": "one", "hypothesis": "one", "errors": counts, "statistics": statistics}
+        lines.append(json.dumps(line) + "\n")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(lines))
+    return path
+
+
+def test_detectors_are_fitted_again_only_on_other_scores_or_for_another_rate(tmp_path: Path) -> None:
+    scores, place = write_scores(tmp_path / "score/results.jsonl", two_statistics(60, 40)), tmp_path / "detector"
+    file = place / "max_predictive_entropy.json"
+    first = detectors_of(place, scores)
+    made = file.stat().st_mtime_ns
+    save_detector(first["all-kde"], place / "mine.json")
+    assert list(detectors_of(place, scores)) == [*first, "mine"] and file.stat().st_mtime_ns == made
+    for other in (detectors_of(place, scores, 0.1, keep=False), detectors_of(None, scores, 0.1)):
+        assert list(other) == list(first) and other["all-kde"].fpr == 0.1
+    assert file.stat().st_mtime_ns == made
+    assert detectors_of(place, scores, 0.1)["max_predictive_entropy"].fpr == load_detector(file).fpr == 0.1
+    assert file.stat().st_mtime_ns > made
+    # scores of a model with fewer statistics: what looks at others is left out
+    write_scores(scores, {"max_predictive_entropy": np.arange(20.0)})
+    assert list(detectors_of(place, scores)) == [f"max_predictive_entropy{form}" for form in ("", "-one-sided", "-kde")]
+
+
+def test_recommended_statistic_is_there_for_every_kind() -> None:
+    assert recommended("ensemble") == "max_mutual_information"
+    assert recommended("somebody's") == "mean_predictive_entropy"
+
+
+def test_import_and_judgement_need_neither_torch_nor_scikit_learn() -> None:
+    code = (
+        "import sys; from kaldi_uq.detector import *; d = GaussianDetector().fit([1.0, 2.0]).calibrate(); "
+        "d.is_attack([3.0]); print([name for name in ('torch', 'sklearn', 'scipy.stats') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,6 +22,7 @@ from kaldi_uq.audio.disturb import (
 )
 from kaldi_uq.audio.loudness import loudness
 from kaldi_uq.cli.main import main
+from kaldi_uq.detector import GaussianDetector, OneClassDetector, fit_detectors
 from kaldi_uq.detector.negatives import evaluate_negatives
 from kaldi_uq.errors import DataError
 from kaldi_uq.io.datadir import DataDir, write_table
@@ -225,13 +227,17 @@ class TestLoudness:
         assert np.isfinite(loudness(np.zeros(1), RATE)["level_db"])
 
 
+def gaussians(fit: dict[str, Any]) -> list[OneClassDetector]:
+    return [detector for detector in fit_detectors(fit).values() if isinstance(detector, GaussianDetector)]
+
+
 class TestNegatives:
     def test_detector_of_loudness_alone_is_shown_to_be_one(self) -> None:
         rng = np.random.default_rng(0)
         fit = {"loudness": rng.normal(0, 1, 400), "disagreement": rng.normal(0, 1, 400)}
         attack = {"loudness": rng.normal(8, 1, 100), "disagreement": rng.normal(8, 1, 100)}
         hard = {"loudness": rng.normal(8, 1, 100), "disagreement": rng.normal(0, 1, 100)}
-        rows = evaluate_negatives(fit, hard, [({"attack": "pgd", "eps": 0.02}, attack)])
+        rows = evaluate_negatives(gaussians(fit), hard, [({"attack": "pgd", "eps": 0.02}, attack)])
         by_name = {row["statistic"]: row for row in rows if row["sided"] == "two"}
         assert by_name["loudness"]["fpr_at_threshold"] == 1
         assert by_name["loudness"]["auroc"][0]["auroc"] == pytest.approx(0.5, abs=0.1)
@@ -240,12 +246,12 @@ class TestNegatives:
 
     def test_one_sided_detector_does_not_mind_audio_that_is_more_certain(self) -> None:
         rng = np.random.default_rng(0)
-        rows = evaluate_negatives({"x": rng.normal(0, 1, 400)}, {"x": rng.normal(-6, 1, 50)}, [])
+        rows = evaluate_negatives(gaussians({"x": rng.normal(0, 1, 400)}), {"x": rng.normal(-6, 1, 50)}, [])
         assert {row["sided"]: row["fpr_at_threshold"] for row in rows} == {"two": 1.0, "one": 0.0}
 
     def test_missing_statistic_names_the_set(self) -> None:
         with pytest.raises(DataError, match="the disturbed set has no statistic 'x'"):
-            evaluate_negatives({"x": [1.0, 2.0]}, {"y": [1.0]}, [])
+            evaluate_negatives(gaussians({"x": [1.0, 2.0]}), {"y": [1.0]}, [])
 
 
 @pytest.fixture

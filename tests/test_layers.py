@@ -34,7 +34,7 @@ LAYERS: dict[str, tuple[str, ...]] = {
     "recogniser": MODEL,
     "results": ("io", "nnet.config", *BASE),
     "training": MODEL,
-    "detector": MODEL,
+    "detector": ("results", *MODEL),
     "attacks": ("detector", "language", "audio", "results", *MODEL),
     "report": ("detector", "audio", "results", "nnet.config", "io", *BASE),
     "cli": ("",),  # everything

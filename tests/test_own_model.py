@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from kaldi_uq.recogniser.scores import score_waves
 from torch import Tensor, nn
 
 from kaldi_uq.cli.main import main
@@ -24,7 +25,6 @@ from kaldi_uq.io.datadir import write_table
 from kaldi_uq.io.wav import read_wav, to_int16, write_wav
 from kaldi_uq.nnet import deterministic, ensemble, mc_dropout, vmg
 from kaldi_uq.recogniser.hybrid import MODEL_FILE, HybridModel
-from kaldi_uq.recogniser.scores import score_waves
 from tests import tiny
 from tests.conftest import REPO, RunScript
 from tests.tiny import FRONT_END, RATE, TinySystem

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from kaldi_uq.detector import evaluate_detection
+from kaldi_uq.detector import evaluate_detection, fit_detectors
 from kaldi_uq.errors import DataError
 from kaldi_uq.report import paper, tables
 from kaldi_uq.report.build import build_report
@@ -224,7 +224,7 @@ def test_row_of_the_same_key_is_replaced_and_another_eps_added(tmp_path: Path) -
 
 def test_evaluation_rows_go_in_as_they_are(tmp_path: Path) -> None:
     results = Results(tmp_path / "results.json")
-    rows = evaluate_detection(sample(1, 0), sample(2, 0), sample(3, 1), seed=0, num_bootstrap=20)
+    rows = evaluate_detection(fit_detectors(sample(1, 0)), sample(2, 0), sample(3, 1), seed=0, num_bootstrap=20)
     results.add_detection(rows, model="dnn", attack="pgd", eps=0.02)
     content = results.read()
     assert len(content["detection"]) == 2 and len(content["detection_other"]) == len(rows) - 2

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from kaldi_uq.detector import GaussianDetector, evaluate_detection
+from kaldi_uq.detector import GaussianDetector, evaluate_detection, fit_detectors
 from kaldi_uq.report import threat, threat_tables
 from kaldi_uq.report.build import build_report
 from kaldi_uq.report.curves import evasion_figure, steps_figure, success_figure
@@ -78,25 +78,29 @@ class TestEvasion:
         fit = {"s": np.linspace(-1, 1, 201)}
         scores = np.array([0.0, 0.1, 9.0, 9.0])
         success = [True, False, True, False]
-        row = evaluate_detection(fit, fit, {"s": scores}, seed=0, success=success, compare=False, num_bootstrap=2)[0]
+        row = evaluate_detection(
+            fit_detectors(fit, compare=False), fit, {"s": scores}, seed=0, success=success, num_bootstrap=2
+        )[0]
         threshold = GaussianDetector(statistic="s").fit(fit).threshold_at(0.01, fit)
         assert row["threshold"] == threshold
         assert row["evasion"] == 0.25  # the first alone: the second fails, the third is caught
         assert row["tpr_at_threshold"] == 0.5
-        plain = evaluate_detection(fit, fit, {"s": scores}, seed=0, compare=False, num_bootstrap=2)[0]
+        plain = evaluate_detection(fit_detectors(fit, compare=False), fit, {"s": scores}, seed=0, num_bootstrap=2)[0]
         assert "evasion" not in plain
         assert {name: row[name] for name in plain} == plain
 
     def test_score_at_the_threshold_passes(self) -> None:
         fit = {"s": np.array([-1.0, 1.0])}  # scores are 1, and so is the threshold
-        row = evaluate_detection(fit, fit, fit, seed=0, success=[True, True], compare=False, num_bootstrap=2)[0]
+        row = evaluate_detection(
+            fit_detectors(fit, compare=False), fit, fit, seed=0, success=[True, True], num_bootstrap=2
+        )[0]
         assert (row["threshold"], row["evasion"]) == (1.0, 1.0)
 
     @pytest.mark.parametrize("success", [[True], [1, 0], [[True, False]]])
     def test_mask_that_does_not_fit_is_refused(self, success: Any) -> None:
         fit = {"s": [-1.0, 1.0]}
         with pytest.raises(ValueError, match=r"success must be bool \(2,\)"):
-            evaluate_detection(fit, fit, fit, seed=0, success=success)
+            evaluate_detection(fit_detectors(fit, compare=False), fit, fit, seed=0, success=success)
 
     def test_success_of_a_record_is_every_word_of_the_target_or_any_other_than_what_was_said(self) -> None:
         def record(target: ErrorRate | None, original: ErrorRate) -> AttackRecord:

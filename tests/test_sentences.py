@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-
 from kaldi_uq.attacks.targets import random_target
+
 from kaldi_uq.errors import AlignmentError
 from kaldi_uq.io.fst import ARC, FstArrays
 from kaldi_uq.io.lang import Lang

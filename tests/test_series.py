@@ -15,7 +15,7 @@ from kaldi_uq.attacks.checks import Check
 from kaldi_uq.attacks.config import AttackConfig
 from kaldi_uq.cli import check_attacks
 from kaldi_uq.cli.main import main
-from kaldi_uq.detector import evaluate_detection
+from kaldi_uq.detector import evaluate_detection, fit_detectors
 from kaldi_uq.io.wav import to_int16, write_wav
 from kaldi_uq.results.names import CHECKS
 from kaldi_uq.results.table import Results
@@ -126,8 +126,8 @@ class TestRandomModelsAndDetectors:
         assert series.undefended_falls({}) is None
 
     def row(self, attacked: np.ndarray, benign: np.ndarray) -> dict[str, Any]:
-        fit = {"s": benign}
-        return evaluate_detection(fit, fit, {"s": attacked}, seed=0, compare=False, num_bootstrap=2)[0]
+        detectors = fit_detectors({"s": benign}, compare=False)
+        return evaluate_detection(detectors, {"s": benign}, {"s": attacked}, seed=0, num_bootstrap=2)[0]
 
     def test_constant_score_is_found_out(self) -> None:
         broken = self.row(np.ones(50), np.ones(80))
@@ -288,9 +288,8 @@ def test_failed_check_of_one_run_is_not_lost_among_the_others(exp: Path, capsys:
 
 
 def test_constant_detector_among_the_results_is_found(exp: Path) -> None:
-    rows = evaluate_detection(
-        {"constant": np.ones(20)}, {"constant": np.ones(20)}, {"constant": np.ones(20)}, seed=0, num_bootstrap=2
-    )
+    table = {"constant": np.ones(20)}
+    rows = evaluate_detection(fit_detectors(table), table, table, seed=0, num_bootstrap=2)
     Results(exp / "results.json").add_detection(rows, model="dnn", attack="pgd", eps=0.02)
     assert run(exp, "--model", "dnn") == 0
     found = checks_of(exp)

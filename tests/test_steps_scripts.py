@@ -176,6 +176,11 @@ STEPS = (
         (*DATA, *MODEL, "data/lang/L.fst", "conf/pgd.conf"),
     ),
     Step(
+        "steps/uq/fit_detector.sh",
+        "exp/dnn exp/dnn/score_fit",
+        ("exp/dnn/final.safetensors", "exp/dnn/score_fit/results.jsonl"),
+    ),
+    Step(
         "steps/uq/detect.sh",
         "--results new.json exp/dnn exp/dnn/score_fit exp/dnn/score_test exp/dnn/attack_pgd_eps0.02",
         tuple(f"exp/dnn/{name}/results.jsonl" for name in ("score_fit", "score_test", "attack_pgd_eps0.02")),

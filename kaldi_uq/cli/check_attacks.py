@@ -27,7 +27,7 @@ from kaldi_uq.attacks.series import Success
 from kaldi_uq.cli.model_options import add_model_arguments, load_model
 from kaldi_uq.cli.options import directory, engine_of, non_negative_int
 from kaldi_uq.config import config_from
-from kaldi_uq.detector import evaluate_detection
+from kaldi_uq.detector import evaluate_detection, fit_detectors
 from kaldi_uq.engine.base import DecodeConfig
 from kaldi_uq.errors import DataError
 from kaldi_uq.io.wav import read_wav
@@ -299,7 +299,7 @@ def _broken_detector(
         sizes.append(len(read_benign(file)))
     sizes.append(next(len(rows) for (name, _), rows in records.items() if name == attack))
     fit, benign, attacked = ({"constant": np.ones(size)} for size in sizes)
-    row = evaluate_detection(fit, benign, attacked, seed=0, compare=False, num_bootstrap=1)[0]
+    row = evaluate_detection(fit_detectors(fit, compare=False), benign, attacked, seed=0, num_bootstrap=1)[0]
     return series.broken_is_caught(row) | {"num_utts": sizes[2]}
 
 

@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import os
 import sys
 import textwrap
@@ -28,9 +27,10 @@ from typing import Any
 import numpy as np
 
 from kaldi_uq.cli.model_options import add_model_arguments, load_model
-from kaldi_uq.cli.options import directory, engine_of, non_negative_int
+from kaldi_uq.cli.options import directory, engine_of, non_negative_int, rate
 from kaldi_uq.config import config_from
 from kaldi_uq.detector import GaussianDetector, OneClassDetector, load_detector
+from kaldi_uq.detector.fit import RECOMMENDED, recommended
 from kaldi_uq.detector.judge import Normal, Recogniser, Verdict, judge
 from kaldi_uq.detector.normal import FILE_NAME, PROBABILITIES, load_frame_quantiles
 from kaldi_uq.engine.base import DecodeConfig
@@ -42,14 +42,6 @@ from kaldi_uq.io.wav import read_wav
 from kaldi_uq.recogniser.hybrid import MODEL_FILE, HybridModel
 from kaldi_uq.recogniser.speakers import stats_of_waves
 
-# By kind of model: statistics that find both of the recipe's attacks, by AUROC and at the saved threshold.  Where there
-# are draws or members, their disagreement also shows the attacks that leave the mean more certain than benign speech.
-RECOMMENDED = {
-    "dnn": "mean_predictive_entropy",
-    "ensemble": "max_mutual_information",
-    "dropout": "mean_akld",
-    "bnn": "q95_mutual_information",
-}
 WIDTH = 80  # columns
 MAX_SHOWN = 8  # stretches of a file in the text; --json has them all
 
@@ -60,12 +52,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("wavs", nargs="*", metavar="WAV", help="mono, of the model's sample rate")
     parser.add_argument("--scp", metavar="FILE", help="judge the files of this wav.scp instead")
     which = parser.add_mutually_exclusive_group()
-    recommended = ", ".join(f"{kind}: {name}" for kind, name in RECOMMENDED.items())
-    which.add_argument("--statistic", help=f"use MODEL-DIR/detector/STATISTIC.json [{recommended}]")
+    defaults = ", ".join(f"{kind}: {name}" for kind, name in RECOMMENDED.items())
+    which.add_argument("--statistic", help=f"use MODEL-DIR/detector/STATISTIC.json [{defaults}]")
     which.add_argument("--detector", type=Path, metavar="FILE", help="use this detector")
     parser.add_argument(
         "--fpr",
-        type=_rate,
+        type=rate,
         help="threshold for this false-positive rate by the detector's own benign model (for a Gaussian one the "
         "quantile of the normal); default: the saved threshold, which fits the benign utterances themselves",
     )
@@ -120,16 +112,6 @@ def run(args: argparse.Namespace) -> int:
     return 2 if args.fail_on_attack and attacks else 0
 
 
-def _rate(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not 0 < value < 1:
-        raise argparse.ArgumentTypeError(f"expected a number between 0 and 1, got {text!r}")
-    return value
-
-
 def _files(args: argparse.Namespace) -> list[tuple[str | None, str]]:
     """(utt, path) of the files to judge; utt is ``None`` for files of the command line."""
     if bool(args.scp) == bool(args.wavs):
@@ -145,7 +127,7 @@ def _files(args: argparse.Namespace) -> list[tuple[str | None, str]]:
 
 def _detector(args: argparse.Namespace, model: HybridModel) -> tuple[Path, OneClassDetector]:
     """The detector and its file, with the threshold to use."""
-    statistic = args.statistic or RECOMMENDED[model.kind]
+    statistic = args.statistic or recommended(model.kind)
     folder = args.model_dir / "detector"
     path = args.detector or folder / f"{statistic}.json"
     if not args.detector and not (path.is_file() and path.parent == folder):

@@ -20,6 +20,7 @@ from kaldi_uq.errors import KaldiUqError
 COMMANDS: dict[str, tuple[str, str]] = {
     "doctor": ("doctor", "say what is installed, what is missing, and how to mend it"),
     "detect": ("detect", "judge WAV files: is this audio an attack, and where"),
+    "fit-detector": ("fit_detector", "fit the detectors of a model on benign audio"),
     "attack": ("attack", "make the recogniser hear a text of your choice in WAV files"),
     "validate-data": ("validate_data", "check a data directory"),
     "fix-data": ("fix_data", "sort a data directory, drop incomplete utterances"),
@@ -43,7 +44,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "nnet-attack": ("nnet_attack", "attack a model at the waveform"),
     "nnet-transfer": ("nnet_transfer", "play the examples made against one model to another"),
     "nnet-negatives": ("nnet_negatives", "measure detectors on benign but hard audio"),
-    "nnet-detect": ("nnet_detect", "fit detectors on benign audio, measure them against an attack"),
+    "nnet-detect": ("nnet_detect", "measure the detectors of a model against an attack"),
     "check-attacks": ("check_attacks", "say whether the attacks on a model are meaningful"),
     "report": ("report", "tables, figures and one HTML page from results.json"),
     "check-eps": ("check_eps", "check a perturbation bound and print its shortest form"),

@@ -1,8 +1,8 @@
 """Measure detectors on benign but hard audio: how often do they call it an attack, how well do they tell it apart?
 
-The detectors are those of nnet-detect, fitted on FIT-DIR with a threshold there.  Beside the model's statistics stand
-two of the audio alone, level and noise floor: a detector that does no better than these detects loudness.  SCORE-DIRs
-are of nnet-decode, ATTACK-DIRs of nnet-attack, all of one model.
+The detectors are those of DETECTOR-DIR if they were fitted on --fit, else such ones are fitted here.  Beside the
+model's statistics stand two of the audio alone, level and noise floor: a detector that does no better than these
+detects loudness.  SCORE-DIRs are of nnet-decode, ATTACK-DIRs of nnet-attack, all of one model.
 
  e.g.: kaldi-uq nnet-negatives --model dnn --kind white --level 10
          --fit-data data/fit --fit exp/dnn/score_fit
@@ -20,9 +20,11 @@ import numpy as np
 from kaldi_uq.audio.disturb import KINDS
 from kaldi_uq.audio.loudness import STATISTICS as OF_THE_AUDIO
 from kaldi_uq.audio.loudness import loudness
-from kaldi_uq.cli.options import add_pipes, directory
+from kaldi_uq.cli.options import add_pipes, directory, rate
+from kaldi_uq.detector.fit import DETECTOR_DIR, detectors_of, fit_detectors
+from kaldi_uq.detector.gaussian import GaussianDetector
 from kaldi_uq.detector.negatives import evaluate_negatives
-from kaldi_uq.errors import DataError, UsageError
+from kaldi_uq.errors import DataError
 from kaldi_uq.io.datadir import DataDir
 from kaldi_uq.io.waves import read_waves, sample_rate_of
 from kaldi_uq.results.table import Results
@@ -43,25 +45,34 @@ _KEPT = ("max_", "mean_")  # of the model's statistics
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of the command."""
     parser.add_argument("attack_dirs", type=directory, nargs="*", metavar="ATTACK-DIR", help="attack_<name>_eps<eps>")
     parser.add_argument("--fit-data", type=directory, required=True, metavar="DATA-DIR", help="benign, to fit on")
     parser.add_argument("--fit", type=directory, required=True, metavar="SCORE-DIR", help="its scores")
+    parser.add_argument("--detector-dir", type=Path, metavar="DIR", help=f"detectors [FIT/../{DETECTOR_DIR}]")
     parser.add_argument("--data", type=directory, required=True, metavar="DATA-DIR", help="the hard audio")
     parser.add_argument("--scored", type=directory, required=True, metavar="SCORE-DIR", help="its scores")
     parser.add_argument("--model", required=True, help="name in the results")
     parser.add_argument("--kind", choices=(*KINDS, CLEAN), required=True, help="name in the results")
     parser.add_argument("--level", type=float, default=0.0, help="SNR in dB, RT60 in seconds or eps; clean: 0 [0]")
     parser.add_argument("--results", type=Path, required=True, metavar="FILE", help="results.json to add the rows to")
-    parser.add_argument("--fpr", type=float, default=0.01, help="false-positive rate of the threshold [0.01]")
+    parser.add_argument("--fpr", type=rate, default=0.01, help="false-positive rate of the threshold [0.01]")
     add_pipes(parser)
 
 
 def run(args: argparse.Namespace) -> None:
-    if not 0 < args.fpr < 1:
-        raise UsageError(f"--fpr must be in (0, 1), got {args.fpr:g}")
+    """Run the command."""
     records = read_benign(args.scored / "results.jsonl")
     hard = _with_audio(records, args.data, args.allow_pipes)
-    fit = _with_audio(read_benign(args.fit / "results.jsonl"), args.fit_data, args.allow_pipes)
+    table = _with_audio(read_benign(args.fit / "results.jsonl"), args.fit_data, args.allow_pipes)
+    detector_dir = args.detector_dir or args.fit.parent / DETECTOR_DIR
+    detectors = detectors_of(detector_dir, args.fit / "results.jsonl", args.fpr, keep=False)
+    detectors |= fit_detectors({name: table[name] for name in OF_THE_AUDIO}, args.fpr)
+    gaussian = [
+        detector
+        for detector in detectors.values()
+        if isinstance(detector, GaussianDetector) and detector.statistics[0].startswith((*_KEPT, *OF_THE_AUDIO))
+    ]
     attacks = []
     for path in args.attack_dirs:
         attack, eps = attack_of(path)
@@ -70,8 +81,7 @@ def run(args: argparse.Namespace) -> None:
     errors = sum((record.errors for record in records), ErrorRate())
     common = {"model": args.model, "kind": args.kind, "level": args.level, "num_utts": len(records)}
     common["accuracy"] = errors.accuracy
-    statistics = [name for name in fit if name.startswith(_KEPT) or name in OF_THE_AUDIO]
-    rows = evaluate_negatives(fit, hard, attacks, statistics=statistics, fpr=args.fpr)
+    rows = evaluate_negatives(gaussian, hard, attacks)
     Results(args.results).add_negatives([{**common, **row} for row in rows])
     for row in rows:
         if row["statistic"] not in SHOWN or row["sided"] != "two":

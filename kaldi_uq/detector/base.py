@@ -1,16 +1,19 @@
-"""What all detectors share: checked input, a threshold at a false-positive rate, decisions."""
+"""What all detectors share: checked input, a threshold at a false-positive rate, decisions, a score for attacks."""
 
 from __future__ import annotations
 
 import abc
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from kaldi_uq.detector.curves import threshold_at_fpr
 from kaldi_uq.errors import DataError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 FloatArray: TypeAlias = npt.NDArray[np.float64]
 Values: TypeAlias = npt.ArrayLike | Mapping[str, npt.ArrayLike]
@@ -19,6 +22,9 @@ DetectorT = TypeVar("DetectorT", bound="OneClassDetector")
 # The paper's code adds this to the standard deviation; here it is a floor.  Either way a statistic that is constant
 # over the benign set makes any other value infinitely suspicious in spirit, and 1e8 deviations away in numbers.
 STD_FLOOR = 1e-8
+QUANTILES = np.arange(101) / 100  # of the benign scores that a detector keeps
+
+KINDS: dict[str, type[OneClassDetector]] = {}
 
 
 def as_values(values: npt.ArrayLike, name: str) -> FloatArray:
@@ -71,14 +77,36 @@ def stack(values: Values, names: Sequence[str]) -> FloatArray:
     return np.stack(columns, axis=1)
 
 
+def register(cls: type[DetectorT]) -> type[DetectorT]:
+    """Class decorator: files of the class's ``kind`` can be saved and loaded.
+
+    Raises:
+        ValueError: another class has this kind.
+    """
+    known = KINDS.setdefault(cls.kind, cls)
+    if (known.__module__, known.__qualname__) != (cls.__module__, cls.__qualname__):
+        raise ValueError(f"detector kind {cls.kind!r} is {known.__qualname__} already: choose another kind")
+    KINDS[cls.kind] = cls  # where a module is imported again, the newer
+    return cls
+
+
 class OneClassDetector(abc.ABC):
     """A model of benign statistics.
 
+    ``fit``, ``predict`` and ``score_samples`` mean what they mean in scikit-learn.  The class is no subclass of its
+    ``OutlierMixin``, since importing that takes a second.
+
+    A subclass has a ``kind``, the methods ``_fit``, ``_score``, ``_is_fitted``, ``_p_value``, ``_model_threshold``,
+    ``state`` and ``from_state``, and :func:`register` above it.  With ``_tensor_score`` an attack can follow its score.
+
     Attributes:
         kind: the detector's name in files and tables.
+        sided: "one" if only large values of the statistic are suspicious, else "two".
         statistics: the names of its K statistics.
         fpr: the false-positive rate that ``threshold`` was chosen for, or None.
         threshold: a score above it is an attack; None until :meth:`calibrate`.
+        benign_mean, benign_std: ``(K,)``, of the statistics of the fitting set; empty until fitted.
+        benign_scores: ``(101,)``, quantiles of the scores of the fitting set at 0, 1, ..., 100 %; empty until fitted.
     """
 
     kind: ClassVar[str]
@@ -90,6 +118,9 @@ class OneClassDetector(abc.ABC):
             raise ValueError(f"statistics must differ, got {', '.join(self.statistics)}")
         self.fpr: float | None = None
         self.threshold: float | None = None
+        self.benign_mean: FloatArray = np.empty(0)
+        self.benign_std: FloatArray = np.empty(0)
+        self.benign_scores: FloatArray = np.empty(0)
 
     def fit(self: DetectorT, benign: Values) -> DetectorT:
         """Fit on benign utterances.
@@ -115,12 +146,75 @@ class OneClassDetector(abc.ABC):
             )
         self.fpr = self.threshold = None
         self._fit(matrix)
+        self.benign_mean, self.benign_std = matrix.mean(axis=0), np.maximum(matrix.std(axis=0), STD_FLOOR)
+        self.benign_scores = np.quantile(self._score(matrix), QUANTILES)
         return self
 
     def score(self, values: Values) -> FloatArray:
         """Suspicion of each utterance, ``(B,)`` float64; higher is more suspicious."""
         self._require_fitted()
         return self._score(stack(values, self.statistics))
+
+    def score_samples(self, values: Values) -> FloatArray:
+        """Normality of each utterance, as in scikit-learn: minus :meth:`score`."""
+        return -self.score(values)
+
+    def benign_score(self, q: float) -> float:
+        """Quantile of the scores of the fitting set, exact at whole per cents and interpolated between them.
+
+        Args:
+            q: share of these scores at or below it, in [0, 1].
+
+        Raises:
+            DataError: the detector's file is of an early release, which did not keep these scores.
+        """
+        if not 0 <= q <= 1:
+            raise ValueError(f"q must be in [0, 1], got {q}")
+        self._require_fitted()
+        if not len(self.benign_scores):
+            raise self._without_benign("the scores")
+        return float(np.interp(q, QUANTILES, self.benign_scores))
+
+    @property
+    def differentiable(self) -> bool:
+        """Whether :meth:`tensor_score` is the score itself, and no surrogate."""
+        return type(self)._tensor_score is not OneClassDetector._tensor_score
+
+    def tensor_score(self, statistics: Mapping[str, Tensor]) -> Tensor:
+        """The score for attacks: differentiable.
+
+        A detector without a differentiable score gives a surrogate: the root mean square of the statistics, each in
+        standard deviations from its benign mean.
+
+        Args:
+            statistics: ``(B,)`` per statistic; others than the detector's are not looked at.
+
+        Returns:
+            ``(B,)``, in the type of the statistics.
+
+        Raises:
+            DataError: a statistic is absent.
+        """
+        import torch
+
+        self._require_fitted()
+        absent = [name for name in self.statistics if name not in statistics]
+        if absent:
+            raise DataError(f"statistic {absent[0]!r} is missing; there are {', '.join(sorted(statistics)) or 'none'}")
+        return self._tensor_score(torch.stack([statistics[name] for name in self.statistics], 1))
+
+    def _tensor_score(self, x: Tensor) -> Tensor:
+        """The score of statistics (B, K), as :meth:`_score` but differentiable."""
+        if not len(self.benign_mean):
+            raise self._without_benign("mean and standard deviation")
+        z = (x - x.new_tensor(self.benign_mean)) / x.new_tensor(self.benign_std)
+        return z.norm(dim=1) / len(self.statistics) ** 0.5
+
+    def _without_benign(self, what: str) -> DataError:
+        return DataError(
+            f"the {self.kind} detector of {', '.join(self.statistics)} was saved without {what} of its benign set: fit "
+            "it again (kaldi-uq fit-detector)"
+        )
 
     def p_value(self, values: Values) -> FloatArray:
         """Probability, under the benign model, of a score at least as high: ``(B,)`` in [0, 1]."""
@@ -148,9 +242,21 @@ class OneClassDetector(abc.ABC):
 
     def is_attack(self, values: Values) -> npt.NDArray[np.bool_]:
         """Whether each utterance's score is above the threshold, ``(B,)`` bool."""
+        return self.score(values) > self.require_threshold()
+
+    def require_threshold(self) -> float:
+        """The threshold.
+
+        Raises:
+            ValueError: there is none yet.
+        """
         if self.threshold is None:
             raise ValueError(f"{type(self).__name__} has no threshold; call calibrate() first")
-        return self.score(values) > self.threshold
+        return self.threshold
+
+    def predict(self, values: Values) -> npt.NDArray[np.int64]:
+        """The decision as in scikit-learn, ``(B,)``: 1 is benign, -1 an attack."""
+        return np.where(self.is_attack(values), -1, 1)
 
     def _require_fitted(self) -> None:
         if not self._is_fitted():

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import numpy as np
 import numpy.typing as npt
-from sklearn.metrics import roc_auc_score, roc_curve
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -61,6 +60,8 @@ def roc(benign_scores: npt.ArrayLike, attack_scores: npt.ArrayLike) -> tuple[Flo
     Returns:
         False-positive rates and true-positive rates, both rising from 0 to 1.
     """
+    from sklearn.metrics import roc_curve
+
     fpr, tpr, _ = roc_curve(*_labelled(benign_scores, attack_scores))
     return np.asarray(fpr, dtype=np.float64), np.asarray(tpr, dtype=np.float64)
 
@@ -71,6 +72,8 @@ def auroc(benign_scores: npt.ArrayLike, attack_scores: npt.ArrayLike) -> float:
     >>> auroc([0.0, 1.0], [1.0, 2.0])
     0.875
     """
+    from sklearn.metrics import roc_auc_score
+
     return float(roc_auc_score(*_labelled(benign_scores, attack_scores)))
 
 

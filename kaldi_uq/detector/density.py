@@ -8,16 +8,18 @@ scikit-learn can differ in detail; a kernel density cannot.
 from __future__ import annotations
 
 import abc
+import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from sklearn.ensemble import IsolationForest
-from sklearn.neighbors import KernelDensity
 
-from kaldi_uq.detector.base import STD_FLOOR, FloatArray, OneClassDetector
+from kaldi_uq.detector.base import STD_FLOOR, FloatArray, OneClassDetector, register
 from kaldi_uq.detector.curves import threshold_at_fpr
 from kaldi_uq.detector.fields import read_count, read_matrix, read_number, require_fields
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class _RefittedDetector(OneClassDetector):
@@ -50,6 +52,9 @@ class _RefittedDetector(OneClassDetector):
         assert self._benign_scores is not None
         return threshold_at_fpr(self._benign_scores, fpr)
 
+    def _refit(self, matrix: FloatArray) -> None:
+        self.fit(dict(zip(self.statistics, matrix.T, strict=True)))
+
     def _benign_values(self) -> list[list[float]]:
         self._require_fitted()
         assert self.benign is not None
@@ -57,6 +62,7 @@ class _RefittedDetector(OneClassDetector):
         return values
 
 
+@register
 class KernelDensityDetector(_RefittedDetector):
     """Gaussian kernel density of standardised statistics; the score is the negative log density.
 
@@ -77,9 +83,11 @@ class KernelDensityDetector(_RefittedDetector):
         self.bandwidth = bandwidth
 
     def _fit_model(self, matrix: FloatArray) -> FloatArray:
+        from sklearn.neighbors import KernelDensity
+
         num_utts, dim = matrix.shape
         self._mean, self._std = matrix.mean(axis=0), np.maximum(matrix.std(axis=0), STD_FLOOR)
-        width = self.bandwidth or float(num_utts ** (-1.0 / (dim + 4)))
+        self._width = width = self.bandwidth or float(num_utts ** (-1.0 / (dim + 4)))
         self._model = KernelDensity(bandwidth=width, rtol=1e-10).fit((matrix - self._mean) / self._std)
         # density without the utterance itself: (B f(x) - kernel at 0) / (B - 1), in units of the kernel at 0.  What
         # is left for an utterance far from all others is rounding error below the floor (8.5 bandwidths).
@@ -92,6 +100,17 @@ class KernelDensityDetector(_RefittedDetector):
         log_density = self._model.score_samples((matrix - self._mean) / self._std) if len(matrix) else np.empty(0)
         return -np.asarray(log_density, dtype=np.float64)
 
+    def _tensor_score(self, x: Tensor) -> Tensor:
+        import torch
+
+        assert self.benign is not None
+        num_utts, dim = self.benign.shape
+        mean, std = x.new_tensor(self._mean), x.new_tensor(self._std)
+        centres = x.new_tensor((self.benign - self._mean) / self._std)
+        kernels = -0.5 * (((x - mean) / std)[:, None] - centres).square().sum(2) / self._width**2
+        log_norm = math.log(num_utts) + dim * math.log(self._width) + 0.5 * dim * math.log(2 * math.pi)
+        return log_norm - torch.logsumexp(kernels, 1)
+
     def state(self) -> dict[str, Any]:
         return {"bandwidth": self.bandwidth, "benign": self._benign_values()}
 
@@ -99,10 +118,11 @@ class KernelDensityDetector(_RefittedDetector):
     def from_state(cls, statistics: Sequence[str], state: Mapping[str, Any]) -> KernelDensityDetector:
         require_fields(state, ("bandwidth", "benign"))
         detector = cls(statistics, bandwidth=read_number(state, "bandwidth", low=0.0))
-        detector._fit(read_matrix(state, "benign", (-1, len(statistics))))
+        detector._refit(read_matrix(state, "benign", (-1, len(statistics))))
         return detector
 
 
+@register
 class IsolationForestDetector(_RefittedDetector):
     """Isolation forest of scikit-learn; the score is its anomaly score.
 
@@ -111,7 +131,7 @@ class IsolationForestDetector(_RefittedDetector):
     Args:
         statistics: names; empty: all statistics of the mapping given to ``fit``.
         num_trees: trees of the forest.
-        seed: of the forest; the same seed gives the same forest.
+        seed: seed of the forest; the same seed gives the same forest.
     """
 
     kind = "isolation-forest"
@@ -124,6 +144,8 @@ class IsolationForestDetector(_RefittedDetector):
         self.num_trees, self.seed = num_trees, seed
 
     def _fit_model(self, matrix: FloatArray) -> FloatArray:
+        from sklearn.ensemble import IsolationForest
+
         self._model = IsolationForest(n_estimators=self.num_trees, random_state=self.seed).fit(matrix)
         return self._score(matrix)
 
@@ -139,5 +161,5 @@ class IsolationForestDetector(_RefittedDetector):
         require_fields(state, ("num_trees", "seed", "benign"))
         num_trees = read_count(state, "num_trees", low=1, high=cls.max_trees)
         detector = cls(statistics, num_trees=num_trees, seed=read_count(state, "seed", low=0, high=2**32 - 1))
-        detector._fit(read_matrix(state, "benign", (-1, len(statistics))))
+        detector._refit(read_matrix(state, "benign", (-1, len(statistics))))
         return detector

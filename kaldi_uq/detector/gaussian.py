@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from scipy import stats
-from sklearn.covariance import LedoitWolf
 
-from kaldi_uq.detector.base import STD_FLOOR, FloatArray, OneClassDetector
+from kaldi_uq.detector.base import STD_FLOOR, FloatArray, OneClassDetector, register
 from kaldi_uq.detector.fields import read_flag, read_matrix, read_number, require_fields
 from kaldi_uq.errors import DataError
 
+if TYPE_CHECKING:
+    from torch import Tensor
 
+
+@register
 class GaussianDetector(OneClassDetector):
     """One statistic, one normal distribution, fitted by maximum likelihood.
 
@@ -49,18 +51,26 @@ class GaussianDetector(OneClassDetector):
         return not math.isnan(self.mean)
 
     def _fit(self, matrix: FloatArray) -> None:
-        mean, std = stats.norm.fit(matrix[:, 0])
+        mean, std = matrix[:, 0].mean(), matrix[:, 0].std()
         self.mean, self.std = float(mean), max(float(std), STD_FLOOR)
 
     def _score(self, matrix: FloatArray) -> FloatArray:
         z: FloatArray = (matrix[:, 0] - self.mean) / self.std
         return np.abs(z) if self.two_sided else z
 
+    def _tensor_score(self, x: Tensor) -> Tensor:
+        z = (x[:, 0] - self.mean) / self.std
+        return z.abs() if self.two_sided else z
+
     def _p_value(self, scores: FloatArray) -> FloatArray:
-        return np.asarray((2 if self.two_sided else 1) * stats.norm.sf(scores), dtype=np.float64)
+        from scipy.special import ndtr
+
+        return np.asarray((2 if self.two_sided else 1) * ndtr(-scores), dtype=np.float64)
 
     def _model_threshold(self, fpr: float) -> float:
-        return float(stats.norm.isf(fpr / 2 if self.two_sided else fpr))
+        from scipy.special import ndtri
+
+        return float(-ndtri(fpr / 2 if self.two_sided else fpr))
 
     def state(self) -> dict[str, Any]:
         self._require_fitted()
@@ -77,6 +87,7 @@ class GaussianDetector(OneClassDetector):
         return detector
 
 
+@register
 class MultivariateGaussianDetector(OneClassDetector):
     """Several statistics, one normal distribution; the score is the squared Mahalanobis distance.
 
@@ -102,6 +113,8 @@ class MultivariateGaussianDetector(OneClassDetector):
         return len(self.mean) > 0
 
     def _fit(self, matrix: FloatArray) -> None:
+        from sklearn.covariance import LedoitWolf
+
         mean, std = matrix.mean(axis=0), np.maximum(matrix.std(axis=0), STD_FLOOR)
         covariance = LedoitWolf(assume_centered=True).fit((matrix - mean) / std).covariance_
         # a constant statistic, or all of them, leaves zeros that no shrinkage lifts
@@ -118,11 +131,22 @@ class MultivariateGaussianDetector(OneClassDetector):
         whitened = np.linalg.solve(self._factor, ((matrix - self.mean) / self.std).T)
         return np.asarray(np.square(whitened).sum(axis=0), dtype=np.float64)
 
+    def _tensor_score(self, x: Tensor) -> Tensor:
+        import torch
+
+        z = (x - x.new_tensor(self.mean)) / x.new_tensor(self.std)
+        whitened = torch.linalg.solve_triangular(x.new_tensor(self._factor), z.T, upper=False)
+        return whitened.square().sum(0)
+
     def _p_value(self, scores: FloatArray) -> FloatArray:
-        return np.asarray(stats.chi2.sf(scores, len(self.statistics)), dtype=np.float64)
+        from scipy.special import chdtrc
+
+        return np.asarray(chdtrc(len(self.statistics), scores), dtype=np.float64)
 
     def _model_threshold(self, fpr: float) -> float:
-        return float(stats.chi2.isf(fpr, len(self.statistics)))
+        from scipy.special import chdtri
+
+        return float(chdtri(len(self.statistics), fpr))
 
     def state(self) -> dict[str, Any]:
         self._require_fitted()

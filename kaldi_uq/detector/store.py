@@ -5,38 +5,37 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from kaldi_uq.detector.base import OneClassDetector
-from kaldi_uq.detector.density import IsolationForestDetector, KernelDensityDetector
-from kaldi_uq.detector.fields import read_number, require_fields
-from kaldi_uq.detector.gaussian import GaussianDetector, MultivariateGaussianDetector
+from kaldi_uq.detector.base import KINDS, QUANTILES, STD_FLOOR, OneClassDetector
+from kaldi_uq.detector.fields import read_matrix, read_number, require_fields
 from kaldi_uq.errors import DataError
 from kaldi_uq.io.files import read_json, write_json
 
 FORMAT = "kaldi-uq-detector"
 VERSION = 1
-_CLASSES: tuple[type[OneClassDetector], ...] = (
-    GaussianDetector,
-    MultivariateGaussianDetector,
-    KernelDensityDetector,
-    IsolationForestDetector,
-)
-KINDS: dict[str, type[OneClassDetector]] = {cls.kind: cls for cls in _CLASSES}
+FIELDS = ("format", "version", "kind", "statistics", "fpr", "threshold", "model")
+BENIGN_FIELDS = {"mean": "benign_mean", "std": "benign_std", "scores": "benign_scores"}  # -> attribute
 
 
 def save_detector(detector: OneClassDetector, path: str | os.PathLike[str]) -> None:
-    """Write a fitted detector, with its threshold if it has one, atomically."""
-    write_json(
-        path,
-        {
-            "format": FORMAT,
-            "version": VERSION,
-            "kind": detector.kind,
-            "statistics": list(detector.statistics),
-            "fpr": detector.fpr,
-            "threshold": detector.threshold,
-            "model": detector.state(),
-        },
-    )
+    """Write a fitted detector, with its threshold if it has one, atomically.
+
+    Raises:
+        ValueError: the class of the detector has no ``@register``, so that nobody could load the file.
+    """
+    if KINDS.get(detector.kind) is not type(detector):
+        raise ValueError(f"{type(detector).__name__} is not registered: put @register above the class")
+    content = {
+        "format": FORMAT,
+        "version": VERSION,
+        "kind": detector.kind,
+        "statistics": list(detector.statistics),
+        "fpr": detector.fpr,
+        "threshold": detector.threshold,
+        "model": detector.state(),
+    }
+    if len(detector.benign_scores):  # not of a detector that was read from a file without them
+        content["benign"] = {field: getattr(detector, name).tolist() for field, name in BENIGN_FIELDS.items()}
+    write_json(path, content)
 
 
 def load_detector(path: str | os.PathLike[str]) -> OneClassDetector:
@@ -60,7 +59,7 @@ def _from_content(content: Any) -> OneClassDetector:
         raise DataError(f'not a detector file: expected an object with "format": "{FORMAT}"')
     if content.get("version") != VERSION:
         raise DataError(f"version {content.get('version')!r:.40} of the detector format; this release reads {VERSION}")
-    require_fields(content, ("format", "version", "kind", "statistics", "fpr", "threshold", "model"))
+    require_fields(content, (*FIELDS, "benign") if "benign" in content else FIELDS)
     kind, statistics, model = content["kind"], content["statistics"], content["model"]
     if not isinstance(kind, str) or kind not in KINDS:
         raise DataError(f"field 'kind' must be one of {', '.join(KINDS)}, got {kind!r:.40}")
@@ -76,4 +75,17 @@ def _from_content(content: Any) -> OneClassDetector:
     if content["threshold"] is not None:
         detector.fpr = read_number(content, "fpr", low=0.0, high=1.0)
         detector.threshold = read_number(content, "threshold")
+    if "benign" in content:  # early releases did not keep it
+        _read_benign(detector, content["benign"])
     return detector
+
+
+def _read_benign(detector: OneClassDetector, benign: Any) -> None:
+    if not isinstance(benign, dict):
+        raise DataError("field 'benign' must be an object")
+    require_fields(benign, tuple(BENIGN_FIELDS))
+    for field, attribute in BENIGN_FIELDS.items():
+        size = len(QUANTILES) if field == "scores" else len(detector.statistics)
+        setattr(detector, attribute, read_matrix(benign, field, (size,)))
+    if (detector.benign_std < STD_FLOOR).any():
+        raise DataError(f"field 'std' must be >= {STD_FLOOR}, got {detector.benign_std.min()}")

@@ -24,7 +24,7 @@ from kaldi_uq.cli.main import OneLineParser, ParagraphFormatter
 from kaldi_uq.cli.model_options import add_model_arguments, use_all_cores, waves_of
 from kaldi_uq.cli.options import directory, engine_of, positive_int, start_logging
 from kaldi_uq.config import config_from
-from kaldi_uq.detector import evaluate_detection
+from kaldi_uq.detector import evaluate_detection, fit_detectors
 from kaldi_uq.engine.base import DecodeConfig
 from kaldi_uq.errors import KaldiUqError
 from kaldi_uq.feats.conf import read_mfcc_conf
@@ -164,7 +164,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     original, _ = score_texts(spoken, heard)
     ratios = [ratio for u in originals if (ratio := snr_db(originals[u], attacked[u])) is not None]
 
-    rows = evaluate_detection(columns(fit), columns(benign), columns(suspicious), seed=config.seed, compare=False)
+    detectors = fit_detectors(columns(fit), compare=False)
+    rows = evaluate_detection(detectors, columns(benign), columns(suspicious), seed=config.seed)
     name, results = args.out_dir.resolve().name, Results(args.out_dir / "results.json")
     run = {"engine": engine.name, "versions": engine.versions(), "device": str(model.log_prior.device)}
     results.set_environment(run | {"seed": config.seed, "options": {"wrap": args.wrap, "num_epochs": args.num_epochs}})

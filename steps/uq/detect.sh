@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Fit detectors on benign scores and measure them on other benign and on attacked scores.
+# Measure the detectors of a model on benign and on attacked scores; fit them first if they are not fitted on these.
 set -euo pipefail
 
 cmd=utils/run.pl   # where the job runs
@@ -7,7 +7,7 @@ attack=            # name of the attack; empty: from the name of the attack dire
 eps=               # of the attack; empty: from the name of the attack directory
 fpr=0.01           # false-positive rate of the thresholds
 results=exp/results.json
-seed=0             # of the bootstrap
+seed=0             # seed of the bootstrap
 
 help_message="Usage: $0 [options] <model-dir> <fit-dir> <benign-dir> \\
          <attack-dir>
@@ -17,7 +17,7 @@ Options:
   --attack <name>, --eps <e>   [from attack_<name>_eps<e>]
   --fpr <rate>                 false-positive rate of the thresholds [$fpr]
   --results <file>             results.json to add to [$results]
-  --seed <n>                   of the bootstrap [$seed]
+  --seed <n>                   seed of the bootstrap [$seed]
   --cmd <command>              how to run the job [$cmd]"
 
 echo "$0 $*" >&2
@@ -31,9 +31,9 @@ fi
 . "$(dirname -- "${BASH_SOURCE[0]}")/../../utils/recipe_env.sh"
 
 for d in "$2" "$3"; do
-  [ -f "$d/results.jsonl" ] || { echo "$0: error: $d/results.jsonl: no such file; steps/uq/decode.sh makes it (stage 5)" >&2; exit 1; }
+  [ -f "$d/results.jsonl" ] || { echo "$0: error: $d/results.jsonl: no such file; steps/uq/decode.sh makes it" >&2; exit 1; }
 done
-[ -f "$4/results.jsonl" ] || { echo "$0: error: $4/results.jsonl: no such file; steps/uq/attack.sh makes it (stage 6)" >&2; exit 1; }
+[ -f "$4/results.jsonl" ] || { echo "$0: error: $4/results.jsonl: no such file; steps/uq/attack.sh makes it" >&2; exit 1; }
 name=$(basename "$4")
 if [ -z "$attack" ] || [ -z "$eps" ]; then
   [[ $name =~ ^attack_(.+)_eps([^_]+)$ ]] || {

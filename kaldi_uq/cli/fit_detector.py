@@ -1,0 +1,69 @@
+"""Fit the detectors of a model on benign speech: no attack is needed.
+
+The speech is WAV files, which the model hears here, or --scored, the results.jsonl that nnet-decode wrote of it.  It
+should be like the speech to be judged, and the model must not be trained on it.  Writes MODEL-DIR/detector: a JSON file
+a detector, with a threshold, and frame_quantiles.json: what is normal in one frame.
+
+ e.g.: kaldi-uq fit-detector exp/dnn benign/*.wav
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from kaldi_uq.cli.model_options import add_network_arguments, use_all_cores
+from kaldi_uq.cli.options import directory, non_negative_int, rate
+from kaldi_uq.detector import OneClassDetector
+from kaldi_uq.detector.fit import DETECTOR_DIR, detectors_of, fit_detectors, save_fit
+from kaldi_uq.detector.normal import FrameCounter
+from kaldi_uq.errors import UsageError
+from kaldi_uq.io.files import file_digest
+from kaldi_uq.recogniser.hybrid import MODEL_FILE
+from kaldi_uq.recogniser.recogniser import Recogniser
+
+FEW = 20  # files: with fewer, their largest score says little of the largest of a hundred
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of the command."""
+    parser.add_argument("model_dir", type=directory, metavar="MODEL-DIR", help="such as exp/dnn")
+    parser.add_argument("wavs", nargs="*", metavar="WAV", help="benign speech: mono, of the model's sample rate")
+    parser.add_argument("--scored", type=Path, metavar="JSONL", help="benign scores, instead of WAV files")
+    parser.add_argument("--fpr", type=rate, default=0.01, help="false-positive rate of the thresholds [0.01]")
+    parser.add_argument("--seed", type=non_negative_int, default=0, help="seed of the draws of a random model [0]")
+    add_network_arguments(parser)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Run the command."""
+    if bool(args.scored) == bool(args.wavs):
+        raise UsageError("give WAV files, or --scored JSONL" + (", not both" if args.wavs else ""))
+    place = args.model_dir / DETECTOR_DIR
+    found = detectors_of(place, args.scored, args.fpr) if args.scored else _fit_on_wavs(args, place)
+    print(f"{place}: {len(found)} detectors, thresholds for a false-positive rate of {args.fpr:g}")
+
+
+def _fit_on_wavs(args: argparse.Namespace, place: Path) -> dict[str, OneClassDetector]:
+    use_all_cores()
+    try:
+        recogniser = Recogniser.load(args.model_dir, device=args.device, num_draws=args.num_draws or None)
+    except ValueError as error:
+        raise UsageError(str(error)) from None
+    wavs = recogniser.read_wavs({path: path for path in args.wavs}, what="heard", allow_pipes=args.allow_pipes)
+    # a random model hears each file with the same draws, as it does when it judges it
+    heard = recogniser.hear(wavs, seed=args.seed, alone=recogniser.is_random, words=False, desc="scoring")
+    names = list(next(iter(heard.values())).statistics)
+    found = fit_detectors({name: [one.statistics[name] for one in heard.values()] for name in names}, args.fpr)
+    frames = FrameCounter()
+    for one in heard.values():
+        frames.add(one.frames)
+    save_fit(place, found, frames.result(model=file_digest(args.model_dir / MODEL_FILE)))
+    if len(heard) < FEW:
+        print(
+            f"kaldi-uq fit-detector: warning: {len(heard)} benign files are too few for a threshold at a false-"
+            f"positive rate of {args.fpr:g}: the true rate may be far higher; use {round(1 / args.fpr)} or more",
+            file=sys.stderr,
+        )
+    return found
