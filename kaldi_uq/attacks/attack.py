@@ -153,10 +153,8 @@ class Attack:
         with torch.no_grad():
             generator = torch.Generator(who.device).manual_seed(seed)
             clean = who.scores(who.mean_log_post(wav, num_samples, waves.utts, generator=generator)).cpu().numpy()
-        scores = {
-            u: np.ascontiguousarray(clean[i, :size])
-            for i, (u, size) in enumerate(zip(waves.utts, lengths.tolist(), strict=True))
-        }
+        sizes = zip(waves.utts, lengths.tolist(), strict=True)
+        scores = {utt: np.ascontiguousarray(clean[i, :size]) for i, (utt, size) in enumerate(sizes)}
         loss = LOSSES.get(config.loss).of_words(who, words, scores, goal, lengths, seed=config.seed)
 
         def noise(start: int) -> Tensor:

@@ -184,10 +184,10 @@ class BatchGoal(ABC):
             (b, T) nats, zero on padding; the sum over frames is the loss of an utterance.
         """
 
-    def begin(self) -> None:
+    def begin(self) -> None:  # noqa: B027 (most goals have nothing to do)
         """Called before the first step of a run."""
 
-    def follow(self, log_mean_post: Tensor, rows: Tensor) -> None:
+    def follow(self, log_mean_post: Tensor, rows: Tensor) -> None:  # noqa: B027 (nor do these follow)
         """Adapt to the current posteriors (b, T, C) of some utterances."""
 
     def select(self: BatchGoalT, rows: Tensor) -> BatchGoalT:

@@ -94,9 +94,8 @@ class _Hiding:
     def __init__(self, part: Batch, kind: type[Masking], threshold: Tensor, best: Tensor) -> None:
         self._part = part
         eps = part.constraint.eps
-        self._constraint = kind(
-            part.wav, part.num_samples, eps, sample_rate=part.recogniser.sample_rate, threshold=threshold
-        )
+        rate = part.recogniser.sample_rate
+        self._constraint = kind(part.wav, part.num_samples, eps, sample_rate=rate, threshold=threshold)
         self.best, self.best_db = best, self._constraint.ratio_db(best)
         self._rows = torch.arange(len(best), device=best.device)
         part.goal.begin()
