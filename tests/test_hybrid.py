@@ -19,7 +19,7 @@ from kaldi_uq.errors import ModelFileError
 from kaldi_uq.feats.config import FrontEndConfig, MfccConfig
 from kaldi_uq.feats.frontend import FrontEnd
 from kaldi_uq.nnet.config import MODEL_KINDS, ModelConfig
-from kaldi_uq.recogniser.hybrid import FORMAT, MODEL_FILE, HybridModel, select_device
+from kaldi_uq.recogniser.hybrid import FORMAT, MODEL_FILE, WEIGHTS_FORMAT, HybridModel, select_device
 from tests.tiny import FRONT_END, make_waves
 
 NUM_PDFS = 5
@@ -90,6 +90,10 @@ class TestFile:
         make_model(kind).save(tmp_path / "a")
         HybridModel.load(tmp_path / "a").save(tmp_path / "b")
         assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+
+
+def test_names_of_the_formats_are_those_of_the_files_that_exist() -> None:
+    assert (FORMAT, WEIGHTS_FORMAT) == ("kaldi_uq.hybrid.1", "kaldi_uq.hybrid-weights.1")
 
 
 class Malicious:

@@ -25,8 +25,8 @@ from kaldi_uq.nnet import AcousticModel, build_model
 from kaldi_uq.nnet.base import FrameModel
 from kaldi_uq.nnet.config import ModelConfig
 
-FORMAT = "kaldi_uq.recogniser.hybrid.1"
-WEIGHTS_FORMAT = "kaldi_uq.recogniser.hybrid-weights.1"  # of a network that no configuration describes
+FORMAT = "kaldi_uq.hybrid.1"
+WEIGHTS_FORMAT = "kaldi_uq.hybrid-weights.1"  # of a network that no configuration describes
 MODEL_FILE = "final.safetensors"
 
 
