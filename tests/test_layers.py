@@ -12,7 +12,7 @@ PACKAGE = REPO / "kaldi_uq"
 
 # layer (a module or a package) -> what its modules may import of kaldi_uq; itself is always allowed
 BASE = ("config", "errors")
-MODEL = ("recogniser", "nnet", "feats", "uncertainty", "engine.base", "io", *BASE)  # what stands on a recogniser may use
+MODEL = ("recogniser", "nnet", "feats", "uncertainty", "engine.base", "io", *BASE)  # for users of recognisers
 LAYERS: dict[str, tuple[str, ...]] = {
     "errors": (),
     "config": ("errors",),

@@ -30,7 +30,6 @@ from kaldi_uq.attacks.craft import Attacker
 from kaldi_uq.attacks.evaluation import evaluate_examples
 from kaldi_uq.attacks.methods import make_strategy
 from kaldi_uq.cli.adaptive_options import add_fit, fit_file, fit_sentries
-from kaldi_uq.cli.detect import RECOMMENDED
 from kaldi_uq.cli.model_options import add_network_arguments, decoding_inputs, load_model
 from kaldi_uq.cli.options import add_engine, directory, engine_of
 from kaldi_uq.config import add_config_file, add_config_flags, config_from
@@ -186,7 +185,7 @@ def _find_lang(model_dir: Path) -> Path:
 
 
 def _detector(args: argparse.Namespace, model: HybridModel) -> OneClassDetector | None:
-    statistic = args.statistic or RECOMMENDED.get(model.kind)
+    statistic = args.statistic or model.network.recommended_statistic
     path = args.model_dir / "detector" / f"{statistic}.json"
     if not path.is_file():
         if args.statistic:

@@ -40,17 +40,10 @@ from kaldi_uq.io.files import file_digest
 from kaldi_uq.io.pipes import is_pipe
 from kaldi_uq.io.wav import only_channel, read_wav
 from kaldi_uq.io.waves import read_recording
+from kaldi_uq.nnet.config import kind_names, model_class
 from kaldi_uq.recogniser.hybrid import MODEL_FILE, HybridModel
 from kaldi_uq.recogniser.speakers import stats_of_waves
 
-# By kind of model: statistics that find both of the recipe's attacks, by AUROC and at the saved threshold.  Where there
-# are draws or members, their disagreement also shows the attacks that leave the mean more certain than benign speech.
-RECOMMENDED = {
-    "dnn": "mean_predictive_entropy",
-    "ensemble": "max_mutual_information",
-    "dropout": "mean_akld",
-    "bnn": "q95_mutual_information",
-}
 WIDTH = 80  # columns
 MAX_SHOWN = 8  # stretches of a file in the text; --json has them all
 
@@ -61,7 +54,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("wavs", nargs="*", metavar="WAV", help="mono, of the model's sample rate")
     parser.add_argument("--scp", metavar="FILE", help="judge the files of this wav.scp instead")
     which = parser.add_mutually_exclusive_group()
-    recommended = ", ".join(f"{kind}: {name}" for kind, name in RECOMMENDED.items())
+    recommended = ", ".join(f"{kind}: {model_class(kind).recommended_statistic}" for kind in kind_names())
     which.add_argument("--statistic", help=f"use MODEL-DIR/detector/STATISTIC.json [{recommended}]")
     which.add_argument("--detector", type=Path, metavar="FILE", help="use this detector")
     parser.add_argument(
@@ -146,7 +139,7 @@ def _files(args: argparse.Namespace) -> list[tuple[str | None, str]]:
 
 def _detector(args: argparse.Namespace, model: HybridModel) -> tuple[Path, OneClassDetector]:
     """The detector and its file, with the threshold to use."""
-    statistic = args.statistic or RECOMMENDED[model.kind]
+    statistic = args.statistic or model.network.recommended_statistic
     folder = args.model_dir / "detector"
     path = args.detector or folder / f"{statistic}.json"
     if not args.detector and not (path.is_file() and path.parent == folder):
