@@ -83,6 +83,14 @@ def add_config_flags(parser: argparse.ArgumentParser, config: type[Config], *, s
         )
 
 
+def add_flags_once(parser: argparse.ArgumentParser, *configs: type[Config], skip: Collection[str] = ()) -> None:
+    """Add the flags of several configurations; one that extends another adds its own fields alone."""
+    seen = set(skip)
+    for config in configs:
+        add_config_flags(parser, config, skip=seen)
+        seen |= {field.name for field in dataclasses.fields(config)}
+
+
 def _parser_of(kind: Any) -> Any:
     if kind is bool:
         return _boolean
@@ -171,3 +179,26 @@ def read_option_file(path: Path, known: dict[str, Any]) -> dict[str, Any]:
         except (ValueError, argparse.ArgumentTypeError) as error:
             raise UsageError(f"{path}:{number}: {flag(name)}: {error}") from None
     return values
+
+
+def parse_fields(config: type[Config], values: Mapping[str, str], *, where: str) -> dict[str, Any]:
+    """Values of fields, given as text, with the types of the configuration.
+
+    Args:
+        config: the configuration.
+        values: name -> text.
+        where: the option or file that they come from, for messages.
+
+    Raises:
+        ValueError: an unknown name, or a value of another type.
+    """
+    types = {field.name: typing.get_type_hints(config)[field.name] for field in dataclasses.fields(config)}
+    parsed = {}
+    for name, text in values.items():
+        if name not in types:
+            raise ValueError(f"{where}: unknown option {name!r}; known: {', '.join(sorted(types))}")
+        try:
+            parsed[name] = _parser_of(types[name])(text)
+        except (ValueError, argparse.ArgumentTypeError) as error:
+            raise ValueError(f"{where}: {name}: {error}") from None
+    return parsed

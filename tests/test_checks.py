@@ -14,7 +14,7 @@ from kaldi_uq.attacks.checks import check_attack, check_gradient, dead_frames, s
 from kaldi_uq.attacks.config import AttackConfig
 from kaldi_uq.audio.quality import snr_db
 from kaldi_uq.feats.config import FrontEndConfig, MfccConfig
-from kaldi_uq.nnet.config import MODEL_KINDS, ModelConfig
+from kaldi_uq.nnet.config import MODEL_KINDS, model_class
 from kaldi_uq.recogniser.hybrid import HybridModel
 
 EPS = 0.02
@@ -176,7 +176,8 @@ def test_projection_that_leaves_the_perturbation_too_loud_is_found(
 def model_of(kind: str = "dnn", front_end: str = "kaldi") -> HybridModel:
     config = FrontEndConfig(kind=front_end, mfcc=MfccConfig(sample_frequency=8000.0), left_context=1, right_context=1)
     size = 13 * 3 * 3
-    return HybridModel(config, ModelConfig(kind=kind, input_dim=size, num_pdfs=7, hidden_dims=(12,))).eval()
+    network = model_class(kind).config_class(input_dim=size, num_pdfs=7, hidden_dims=(12,))
+    return HybridModel(config, network).eval()
 
 
 def speech() -> dict[str, np.ndarray]:

@@ -18,17 +18,18 @@ from kaldi_uq.cli.main import main
 from kaldi_uq.errors import ModelFileError
 from kaldi_uq.feats.config import FrontEndConfig, MfccConfig
 from kaldi_uq.feats.frontend import FrontEnd
-from kaldi_uq.nnet.config import MODEL_KINDS, ModelConfig
-from kaldi_uq.recogniser.hybrid import FORMAT, MODEL_FILE, HybridModel, select_device
+from kaldi_uq.nnet.config import MODEL_KINDS, model_class
+from kaldi_uq.nnet.kinds.dnn import DnnConfig
+from kaldi_uq.recogniser.hybrid import FORMAT, MODEL_FILE, WEIGHTS_FORMAT, HybridModel, select_device
 from tests.tiny import FRONT_END, make_waves
 
 NUM_PDFS = 5
 
 
 def make_model(kind: str = "dnn", seed: int = 0) -> HybridModel:
-    network = ModelConfig(
-        kind=kind, input_dim=FrontEnd(FRONT_END).output_dim, num_pdfs=NUM_PDFS, hidden_dims=(8, 6), num_members=2
-    )
+    own = {"num_members": 2} if kind == "ensemble" else {}
+    sizes = {"input_dim": FrontEnd(FRONT_END).output_dim, "num_pdfs": NUM_PDFS, "hidden_dims": (8, 6)}
+    network = model_class(kind).config_class(**sizes, **own)
     model = HybridModel(FRONT_END, network, seed=seed).eval()
     model.front_end.norm.set_stats(torch.linspace(-1, 1, model.front_end.feature_dim), torch.tensor(2.0).expand(14))
     model.set_prior(np.array([5, 0, 10, 100, 1]))
@@ -46,7 +47,7 @@ def log_post(model: HybridModel) -> tuple[torch.Tensor, torch.Tensor]:
 class TestModel:
     def test_input_of_another_dimension_is_refused(self) -> None:
         with pytest.raises(ValueError, match="the network takes 9 inputs, the front end has 42"):
-            HybridModel(FRONT_END, ModelConfig(input_dim=9))
+            HybridModel(FRONT_END, DnnConfig(input_dim=9))
 
     def test_prior_is_the_share_of_frames_and_never_zero(self) -> None:
         model = make_model()
@@ -55,7 +56,7 @@ class TestModel:
         assert float(model.log_prior.exp().sum()) == pytest.approx(1)
 
     def test_prior_before_training_is_uniform(self) -> None:
-        fresh = HybridModel(FRONT_END, ModelConfig(input_dim=42, num_pdfs=NUM_PDFS))
+        fresh = HybridModel(FRONT_END, DnnConfig(input_dim=42, num_pdfs=NUM_PDFS))
         assert fresh.log_prior.tolist() == pytest.approx([-math.log(NUM_PDFS)] * NUM_PDFS)
 
     def test_log_likelihood_is_posterior_over_prior_unscaled(self) -> None:
@@ -90,6 +91,10 @@ class TestFile:
         make_model(kind).save(tmp_path / "a")
         HybridModel.load(tmp_path / "a").save(tmp_path / "b")
         assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+
+
+def test_names_of_the_formats_are_those_of_the_files_that_exist() -> None:
+    assert (FORMAT, WEIGHTS_FORMAT) == ("kaldi_uq.hybrid.1", "kaldi_uq.hybrid-weights.1")
 
 
 class Malicious:
@@ -153,7 +158,7 @@ class TestForeignFile:
             ("network", '["kind"]', "do not fit"),
             ("network", "null", "do not fit"),
             ("network", '{"kind": "transformer"}', "model must be one of"),
-            ("network", '{"size": 3}', "ModelConfig has no field size"),
+            ("network", '{"size": 3}', "DnnConfig has no field size"),
             ("network", '{"hidden_dims": ["a"]}', "do not fit"),
             ("network", '{"hidden_dims": [0]}', "hidden_dims"),
             ("network", '{"input_dim": 42, "num_pdfs": 6, "hidden_dims": [8, 6]}', "do not fit"),
@@ -211,7 +216,7 @@ def test_front_end_options_survive_the_file(tmp_path: Path) -> None:
         left_context=2,
         right_context=0,
     )
-    network = ModelConfig(input_dim=FrontEnd(config).output_dim, num_pdfs=3, hidden_dims=(4,))
+    network = DnnConfig(input_dim=FrontEnd(config).output_dim, num_pdfs=3, hidden_dims=(4,))
     HybridModel(config, network).save(tmp_path / MODEL_FILE)
     assert HybridModel.load(tmp_path).front_end.config == config
 

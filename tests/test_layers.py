@@ -12,15 +12,7 @@ PACKAGE = REPO / "kaldi_uq"
 
 # layer (a module or a package) -> what its modules may import of kaldi_uq; itself is always allowed
 BASE = ("config", "errors")
-MODEL = (
-    "recogniser",
-    "nnet",
-    "feats",
-    "uncertainty",
-    "engine.base",
-    "io",
-    *BASE,
-)  # what stands on a recogniser may use
+MODEL = ("recogniser", "nnet", "feats", "uncertainty", "engine.base", "io", *BASE)  # for users of recognisers
 LAYERS: dict[str, tuple[str, ...]] = {
     "errors": (),
     "config": ("errors",),
@@ -31,14 +23,16 @@ LAYERS: dict[str, tuple[str, ...]] = {
     "audio": ("feats", "io", *BASE),
     "engine": ("io", *BASE),
     "language": ("io", "engine.base", *BASE),
-    "recogniser": MODEL,
+    "recogniser": ("language", "engine", *MODEL),
     "results": ("io", "nnet.config", *BASE),
-    "training": MODEL,
+    "training": ("engine", *MODEL),
     "detector": ("results", *MODEL),
-    "attacks": ("detector", "language", "audio", "results", *MODEL),
+    "attacks": ("registry", "detector", "language", "audio", "results", *MODEL),
     "report": ("detector", "audio", "results", "nnet.config", "io", *BASE),
     "cli": ("",),  # everything
     "__main__": ("cli",),
+    "registry": (),
+    "user_code": BASE,
     "": (),  # kaldi_uq/__init__.py
 }
 

@@ -11,17 +11,23 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kaldi_uq.nnet import AcousticModel, base, build_model
-from kaldi_uq.nnet.config import MODEL_KINDS, ModelConfig
-from kaldi_uq.nnet.dnn import DnnModel
-from kaldi_uq.nnet.ensemble import EnsembleModel, member_seeds
-from kaldi_uq.nnet.mc_dropout import McDropoutModel, draw_masks
-from kaldi_uq.nnet.vmg import BnnModel
+from kaldi_uq.nnet.config import MODEL_KINDS, model_class
+from kaldi_uq.nnet.kinds.bnn import BnnModel
+from kaldi_uq.nnet.kinds.dnn import DnnModel
+from kaldi_uq.nnet.kinds.dropout import McDropoutModel, draw_masks
+from kaldi_uq.nnet.kinds.ensemble import EnsembleModel, member_seeds
 
-SIZES: dict[str, Any] = {"input_dim": 6, "num_pdfs": 5, "hidden_dims": (8, 7), "num_members": 3}
+SIZES: dict[str, Any] = {"input_dim": 6, "num_pdfs": 5, "hidden_dims": (8, 7)}
+OWN: dict[str, dict[str, Any]] = {"ensemble": {"num_members": 3}}
 
 
 def make(kind: str, seed: int = 0, **options: Any) -> AcousticModel:
-    return build_model(ModelConfig(**{"kind": kind, **SIZES, **options}), seed=seed)
+    return build_model(model_class(kind).config_class(**{**SIZES, **OWN.get(kind, {}), **options}), seed=seed)
+
+
+def variance(kind: str, log_var: float) -> dict[str, float]:
+    """The initial log-variance, for the kind that has one."""
+    return {"init_log_var": log_var} if kind == "bnn" else {}
 
 
 def seeded(seed: int = 0) -> torch.Generator:
@@ -92,7 +98,7 @@ class TestEveryModel:
             assert (gradient.flatten(0, 1).abs().sum(-1) > 0).all()  # every frame
 
     def test_gradient_passes_gradcheck(self, kind: str) -> None:
-        model = make(kind, num_samples=2 if kind in ("dropout", "bnn") else 0, init_log_var=-2.0).double()
+        model = make(kind, num_samples=2 if kind in ("dropout", "bnn") else 0, **variance(kind, -2.0)).double()
         x = features(1, 2, 6).double().requires_grad_()
         assert torch.autograd.gradcheck(lambda values: model.log_post(values, generator=seeded(4)), (x,))
 
@@ -107,7 +113,7 @@ class TestEveryModel:
 
     def test_a_few_steps_learn_a_separable_problem(self, kind: str) -> None:
         # The KL term is for 10^6 frames: it should not matter here.
-        model = make(kind, hidden_dims=(32, 32), init_log_var=-7.0)
+        model = make(kind, hidden_dims=(32, 32), **variance(kind, -7.0))
         optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
         generator = seeded(7)
         centres = 2.0 * features(5, 6, seed=8)
@@ -156,7 +162,7 @@ class TestRandomModels:
         torch.testing.assert_close(many[:3], few, rtol=0, atol=1e-5)
 
     def test_draws_and_frames_are_independent(self, kind: str) -> None:
-        model = make(kind, init_log_var=-2.0)
+        model = make(kind, **variance(kind, -2.0))
         x = features(1, 1, 6).expand(1, 2, 6)  # two frames with the same features
         log_post = model.log_post(x, num_samples=4000, generator=seeded(5))[:, 0, :, 0].double()
         frames = torch.corrcoef(log_post.t())[0, 1]

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from torch.distributions import MultivariateNormal, kl_divergence
 
 from kaldi_uq.nnet import build_model
-from kaldi_uq.nnet.config import ModelConfig
-from kaldi_uq.nnet.vmg import BnnModel, VmgLinear
+from kaldi_uq.nnet.kinds.bnn import BnnConfig, BnnModel
 from kaldi_uq.nnet.vmg_conv import VmgConv, VmgConv1d, VmgConv2d
+from kaldi_uq.nnet.vmg_linear import VmgLinear
 
 
 def seeded(seed: int = 0) -> torch.Generator:
@@ -52,7 +52,7 @@ def test_kl_matches_the_dense_gaussian(bias: bool) -> None:
 
 
 def test_kl_of_a_network_is_the_sum_over_its_layers() -> None:
-    model = build_model(ModelConfig(kind="bnn", input_dim=4, hidden_dims=(3,), num_pdfs=2)).double()
+    model = build_model(BnnConfig(input_dim=4, hidden_dims=(3,), num_pdfs=2)).double()
     assert isinstance(model, BnnModel)
     randomise(model)
     expected = sum(
@@ -103,7 +103,7 @@ def test_activation_draws_match_explicitly_sampled_weights() -> None:
 
 def test_posteriors_of_a_frame_match_explicitly_sampled_weights() -> None:
     # The mean and the variance of a frame's posterior over draws, through ReLU and softmax, two ways of drawing.
-    config = ModelConfig(kind="bnn", input_dim=4, hidden_dims=(6, 5), num_pdfs=3, init_log_var=-1.0)
+    config = BnnConfig(input_dim=4, hidden_dims=(6, 5), num_pdfs=3, init_log_var=-1.0)
     model = build_model(config, seed=1).double()
     assert isinstance(model, BnnModel)
     x = torch.randn(1, 2, 4, generator=seeded(1), dtype=torch.float64)
@@ -122,7 +122,7 @@ def test_posteriors_of_a_frame_match_explicitly_sampled_weights() -> None:
 
 
 def test_weights_without_variance_give_the_deterministic_network() -> None:
-    model = build_model(ModelConfig(kind="bnn", input_dim=4, hidden_dims=(6,), num_pdfs=3, init_log_var=-60.0))
+    model = build_model(BnnConfig(input_dim=4, hidden_dims=(6,), num_pdfs=3, init_log_var=-60.0))
     assert isinstance(model, BnnModel)
     x = torch.randn(1, 5, 4, generator=seeded(1))
     means = [layer.mean for layer in model.layers]
@@ -218,7 +218,7 @@ def test_unbatched_convolution_agrees_with_batched() -> None:
 
 
 def test_log_post_with_given_weights_is_the_plain_network() -> None:
-    model = build_model(ModelConfig(kind="bnn", input_dim=4, hidden_dims=(6,), num_pdfs=3))
+    model = build_model(BnnConfig(input_dim=4, hidden_dims=(6,), num_pdfs=3))
     assert isinstance(model, BnnModel)
     weights = model.sample_weights(generator=seeded(2))
     x = torch.randn(2, 3, 4, generator=seeded(1))

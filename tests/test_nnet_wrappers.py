@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from kaldi_uq.nnet import AcousticModel, deterministic, ensemble, mc_dropout, vmg
-from kaldi_uq.nnet.vmg import VmgLinear
 from kaldi_uq.nnet.vmg_conv import VmgConv1d
+from kaldi_uq.nnet.vmg_linear import VmgLinear
 from kaldi_uq.uncertainty import measures_from_draws
 
 

@@ -17,9 +17,11 @@ from kaldi_uq.config import Config, add_config_file, add_config_flags, config_fr
 from kaldi_uq.engine.base import DecodeConfig, DeltasConfig, MonoConfig
 from kaldi_uq.errors import UsageError
 from kaldi_uq.feats.config import FrontEndConfig
-from kaldi_uq.nnet.config import MODEL_KINDS, ModelConfig
+from kaldi_uq.nnet.config import MODEL_KINDS, ModelConfig, model_class
 from kaldi_uq.training.config import TrainConfig
 from tests.conftest import REPO
+
+KINDS: tuple[type[Config], ...] = tuple(model_class(kind).config_class for kind in MODEL_KINDS)
 
 # command -> configurations whose fields are its flags, and the fields that it gets in another way
 FLAGS: dict[str, tuple[tuple[type[Config], ...], set[str]]] = {
@@ -28,7 +30,7 @@ FLAGS: dict[str, tuple[tuple[type[Config], ...], set[str]]] = {
     "align-gmm": ((DecodeConfig,), set()),
     "decode-gmm": ((DecodeConfig,), set()),
     "nnet-train": (
-        (ModelConfig, TrainConfig, FrontEndConfig, DecodeConfig),
+        (*KINDS, TrainConfig, FrontEndConfig, DecodeConfig),
         {"kind", "input_dim", "num_pdfs", "mfcc", "fbank"},
     ),
     "nnet-decode": ((DecodeConfig,), set()),
@@ -61,6 +63,12 @@ NEEDS = {"momentum": ("step_rule", "cosine")}
 
 def actions(parser: argparse.ArgumentParser) -> dict[str, argparse.Action]:
     return {option: action for action in parser._actions for option in action.option_strings}
+
+
+def own_fields(config: type[Config]) -> list[dataclasses.Field[Any]]:
+    """Fields of a configuration; those that the kinds of models share count as the first kind's."""
+    shared = {field.name for field in dataclasses.fields(ModelConfig)} if config in KINDS[1:] else set()
+    return [field for field in dataclasses.fields(config) if field.name not in shared]
 
 
 def other_value(name: str, kind: Any, default: Any) -> tuple[str, Any]:
@@ -133,9 +141,7 @@ def test_no_flag_has_an_underscore_and_every_one_has_help(command: str) -> None:
 
 def test_fields_of_one_command_do_not_hide_each_other() -> None:
     for configs, elsewhere in FLAGS.values():
-        names = [
-            field.name for config in configs for field in dataclasses.fields(config) if field.name not in elsewhere
-        ]
+        names = [field.name for config in configs for field in own_fields(config) if field.name not in elsewhere]
         assert len(names) == len(set(names))
 
 
@@ -230,7 +236,7 @@ class TestOptionFile:
         (tmp_path / "c").write_text(f"{name}\n")
         args = parser.parse_args([*[str(tmp_path)] * 4, "--mfcc-config", "x", "--config", str(tmp_path / "c")])
         with pytest.raises(UsageError, match="c:1: unknown option"):
-            config_from(args, ModelConfig)
+            config_from(args, KINDS[0])
 
     def test_missing_file_and_file_that_is_no_text(self, tmp_path: Path) -> None:
         with pytest.raises(UsageError, match=r"--config .*c: no such file"):
@@ -263,7 +269,7 @@ class TestFromDict:
             AttackConfig,
             AdaptiveConfig,
             DecodeConfig,
-            ModelConfig,
+            *KINDS,
             TrainConfig,
             FrontEndConfig,
             MonoConfig,
@@ -293,9 +299,10 @@ class TestFromDict:
             (TrainConfig, {"learning_rate": 0}, "learning rates must be"),
             (TrainConfig, {"batch_size": 0}, "batch_size must be"),
             (TrainConfig, {"seed": -1}, "seed must be"),
-            (ModelConfig, {"hidden_dims": ()}, "hidden_dims must be"),
-            (ModelConfig, {"hidden_dims": (9, 0)}, "hidden_dims must be"),
-            (ModelConfig, {"dropout": 1.0}, "dropout must be"),
+            (KINDS[0], {"hidden_dims": ()}, "hidden_dims must be"),
+            (KINDS[1], {"hidden_dims": (9, 0)}, "hidden_dims must be"),
+            (ModelConfig, {"kind": "dropout", "dropout": 1.0}, "dropout must be"),
+            (ModelConfig, {"kind": "tdnn"}, "model must be one of dnn, ensemble, dropout, bnn, got 'tdnn'"),
             (DecodeConfig, {"acwt": 0}, "acwt must be"),
             (DecodeConfig, {"beam": -1}, "beams must be"),
             (FrontEndConfig, {"left_context": -1}, "left_context and right_context must be"),

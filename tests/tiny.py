@@ -20,7 +20,7 @@ from kaldi_uq.io.kaldi_model import TransitionTable, read_transitions
 from kaldi_uq.io.lang import Lang
 from kaldi_uq.io.wav import to_int16, write_wav
 from kaldi_uq.language.prepare import loop_grammar, prepare_lang
-from kaldi_uq.nnet.config import ModelConfig
+from kaldi_uq.nnet.config import ModelConfig, model_class
 
 RATE = 8000
 STATES = {"sil": 1, "one": 3, "three": 4, "two": 2}
@@ -126,15 +126,14 @@ class TinySystem:
 
     def network(self, kind: str = "dnn") -> ModelConfig:
         """A small network that fits the front end and the HMM."""
-        return ModelConfig(
-            kind=kind,
-            input_dim=FrontEnd(FRONT_END).output_dim,
-            num_pdfs=self.table.num_pdfs,
-            hidden_dims=(16,),
-            num_members=2,
-            num_samples=0 if kind in ("dnn", "ensemble") else 3,
-            dropout=0.2,
-        )
+        own = {
+            "ensemble": {"num_members": 2},
+            "dropout": {"num_samples": 3, "dropout": 0.2},
+            "bnn": {"num_samples": 3},
+        }
+        config: type[ModelConfig] = model_class(kind).config_class
+        sizes = {"input_dim": FrontEnd(FRONT_END).output_dim, "num_pdfs": self.table.num_pdfs, "hidden_dims": (16,)}
+        return config(**sizes, **own.get(kind, {}))
 
 
 MONO = MonoConfig(num_iters=6, max_iter_inc=4, totgauss=20, realign_iters=(1, 2, 3, 4, 5))

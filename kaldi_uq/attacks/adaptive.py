@@ -84,6 +84,7 @@ class Adaptive(Attack):
     """
 
     asked_by = "statistics"
+    asking = AdaptiveConfig
 
     def __init__(
         self,

@@ -17,6 +17,7 @@ from kaldi_uq.attacks.constraints import CONSTRAINTS, make_constraint
 from kaldi_uq.attacks.goal import LOSSES, Goal
 from kaldi_uq.attacks.loop import AttackResult
 from kaldi_uq.attacks.steps import STEP_RULES
+from kaldi_uq.config import Config as AnyConfig
 from kaldi_uq.io.wav import INT16_SCALE, on_grid, to_int16
 from kaldi_uq.io.waves import WaveBatch
 from kaldi_uq.recogniser.base import BaseRecogniser
@@ -56,7 +57,9 @@ class Attack:
     """
 
     Config: ClassVar[type[AttackConfig]] = AttackConfig
-    asked_by: ClassVar[str] = ""  # the option that asks for this attack, where options are all that is known
+    # the option that asks for this attack, where options are all that is known, and the configuration that has it
+    asked_by: ClassVar[str] = ""
+    asking: ClassVar[type[AnyConfig] | None] = None  # None: ``Config``
 
     def __init__(self, config: AttackConfig | None = None, **options: Any) -> None:
         self.config = self.Config(**options) if config is None else replace(config, **options)

@@ -17,30 +17,22 @@ from __future__ import annotations
 
 import argparse
 import json
-import tempfile
 import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
-
-import numpy as np
+from typing import TYPE_CHECKING, Any
 
 from kaldi_uq.attacks.config import AdaptiveConfig, AttackConfig
-from kaldi_uq.attacks.craft import Attacker
-from kaldi_uq.attacks.evaluation import evaluate_examples
-from kaldi_uq.attacks.methods import make_strategy
-from kaldi_uq.cli.adaptive_options import add_fit, fit_file, fit_sentries
-from kaldi_uq.cli.model_options import add_network_arguments, decoding_inputs, load_model
-from kaldi_uq.cli.options import add_engine, directory, engine_of
-from kaldi_uq.config import add_config_file, add_config_flags, config_from
-from kaldi_uq.detector import OneClassDetector, load_detector, recommended
+from kaldi_uq.cli.attack_options import ATTACK_CONFIGS, add_attack_choice, attack_of
+from kaldi_uq.cli.model_options import add_network_arguments, open_recogniser
+from kaldi_uq.cli.options import add_engine, directory
+from kaldi_uq.config import add_config_file, add_flags_once, config_from
 from kaldi_uq.engine.base import DecodeConfig
 from kaldi_uq.errors import DataError, UsageError
-from kaldi_uq.io.files import atomic_write
-from kaldi_uq.io.lang import RESERVED_WORDS, Lang
-from kaldi_uq.io.wav import INT16_SCALE, on_grid, read_wav
-from kaldi_uq.recogniser.hybrid import HybridModel
-from kaldi_uq.recogniser.scores import decode_waves
+
+if TYPE_CHECKING:  # --help needs no torch
+    from kaldi_uq.detector import OneClassDetector
+    from kaldi_uq.recogniser.base import BaseRecogniser
 
 WIDTH = 80  # columns
 
@@ -62,80 +54,51 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--statistic", help="of the detector to ask, MODEL-DIR/detector/STATISTIC.json")
     parser.add_argument("--json", action="store_true", help="print one JSON object a file, one a line")
-    add_fit(parser)
+    add_attack_choice(parser)
     add_network_arguments(parser)
     add_engine(parser)
-    add_config_file(parser, DecodeConfig, AttackConfig, AdaptiveConfig)
-    add_config_flags(parser, DecodeConfig)
-    add_config_flags(parser, AttackConfig, skip=("untargeted",))
-    add_config_flags(parser, AdaptiveConfig)
+    add_config_file(parser, DecodeConfig, *ATTACK_CONFIGS)
+    add_flags_once(parser, DecodeConfig, *ATTACK_CONFIGS, skip=("untargeted",))
 
 
 def run(args: argparse.Namespace) -> None:
     """Run the command."""
-    config, decode = config_from(args, AttackConfig), config_from(args, DecodeConfig)
+    import numpy as np
+
+    from kaldi_uq.attacks.directory import score_examples
+    from kaldi_uq.attacks.goal import Say, Untargeted
+    from kaldi_uq.io.wav import on_grid, to_int16, write_wav
+
     adaptive = config_from(args, AdaptiveConfig)
-    target = _target(args, config)
+    target = _target(args, config_from(args, AttackConfig))
     outputs = _outputs(args)
-    args.graph_dir = args.graph_dir or args.model_dir / "graph"
-    decoding_inputs(args)
-    lang = Lang.read(args.lang_dir or _find_lang(args.model_dir))
-    for word in target or ():
-        if word not in lang.words or word in RESERVED_WORDS:
-            known = [w for w in lang.words if w not in RESERVED_WORDS and w != lang.oov]
-            few = f"; it knows {', '.join(known)}" if len(known) <= 20 else ""
-            raise DataError(f"--target-text: word {word!r} is not in {lang.path / 'words.txt'}{few}")
-    model = load_model(args)
-    detector = _detector(args, model)
-    sentries = fit_sentries(fit_file(args, adaptive), adaptive)
-    originals = _read(outputs, model)
-    engine = engine_of(args)
-    num_draws = args.num_draws or None
-    attacker = Attacker.of_recipe(
-        model, engine, args.model_dir, lang, decode, graph_dir=args.graph_dir, num_draws=num_draws
-    )
-    before, _ = decode_waves(
-        model, originals, engine, args.model_dir, args.graph_dir, decode, num_draws=num_draws, seed=config.seed + 1
-    )
-    text = {name: list(before[name].words) for name in originals}
-    if config.untargeted:
+    attack = attack_of(args, adaptive)
+    config = attack.config
+    recogniser = open_recogniser(args)
+    detector = _detector(args, recogniser)
+    read = recogniser.read_wavs({name: str(wav) for name, (wav, _) in outputs.items()}, what="attacked")
+    originals = {name: on_grid(samples) for name, samples in read.items()}  # the attack is written as 16 bit
+    who = recogniser.with_speakers(originals)
+    text = {name: list(h.words or ()) for name, h in who.hear(originals, seed=config.seed + 1).items()}
+    if target is None:
         for name, words in text.items():
             if not words:
                 raise DataError(f"{outputs[name][0]}: the recogniser hears no word in it, so none can be made another")
     targets = None if target is None else {name: target for name in originals}
-    try:
-        strategy = make_strategy(config, adaptive, sentries)
-    except ValueError as error:
-        raise UsageError(str(error)) from None
-    with tempfile.TemporaryDirectory() as folder:
-        crafted = attacker.craft(
-            originals, text, config, Path(folder), targets=targets, targets_name="--target-text", strategy=strategy
-        )
-        made = {name: Path(folder) / "wav" / f"{name}.wav" for name in originals}
-        heard = {name: read_wav(path, expected_rate=model.front_end.sample_rate)[0] for name, path in made.items()}
-        lines = evaluate_examples(
-            model,
-            engine,
-            args.model_dir,
-            args.graph_dir,
-            decode,
-            originals,
-            heard,
-            targets,
-            text,
-            num_draws=num_draws,
-            seed=config.seed + 1,  # other draws than the attack's own
-        )
-        for name, path in made.items():
-            with atomic_write(outputs[name][1], "wb") as stream:
-                stream.write(path.read_bytes())
+    goal = Untargeted(text) if targets is None else Say(targets, spoken=text, where="--target-text")
+    adversarial = attack(who, originals, goal)
+    heard = adversarial.waves  # on the 16-bit grid: what a file of them holds
+    # other draws than the attack's own
+    lines = score_examples(who, originals, heard, targets, text, seed=config.seed + 1)
+    for name, samples in heard.items():
+        write_wav(outputs[name][1], to_int16(samples), recogniser.sample_rate)
     for line in lines:
         name = line.pop("utt")
         wav, out = outputs[name]
         record = {"path": str(wav), "out": str(out), "eps": config.eps, **line}
         record["largest_change"] = float(np.max(np.abs(heard[name] - originals[name]), initial=0.0))
-        record |= {key: value for key, value in crafted[name].items() if key != "target"}
-        record |= {} if sentries is None else sentries.record(line["statistics"])
+        record |= {key: value for key, value in adversarial.records[name].items() if key != "target"}
+        record |= attack.record(line["statistics"])
         record |= _verdict(detector, line["statistics"])
         print(json.dumps(record, allow_nan=False) if args.json else "\n".join(_lines(record)))
 
@@ -173,40 +136,16 @@ def _outputs(args: argparse.Namespace) -> dict[str, tuple[Path, Path]]:
     return pairs
 
 
-def _find_lang(model_dir: Path) -> Path:
-    places = (model_dir / "lang", model_dir / "../../data/lang", Path("data/lang"))
-    for place in places:
-        if (place / "words.txt").is_file():
-            return place
-    raise DataError(
-        f"{places[1]}: no such language directory; say where the lexicon is with --lang-dir (utils/prepare_lang.sh "
-        "makes one)"
-    )
+def _detector(args: argparse.Namespace, recogniser: BaseRecogniser) -> OneClassDetector | None:
+    from kaldi_uq.detector import load_detector
 
-
-def _detector(args: argparse.Namespace, model: HybridModel) -> OneClassDetector | None:
-    statistic = args.statistic or recommended(model.kind)
-    path = args.model_dir / "detector" / f"{statistic}.json"
+    path = args.model_dir / "detector" / f"{args.statistic or recogniser.recommended_statistic}.json"
     if not path.is_file():
         if args.statistic:
-            raise DataError(f"{path}: no such detector; steps/uq/detect.sh makes it (stage 7 of a recipe)")
+            raise DataError(f"{path}: no such detector; kaldi-uq fit-detector makes it of benign speech")
         return None
     detector = load_detector(path)
     return detector if detector.threshold is not None else None
-
-
-def _read(outputs: Mapping[str, tuple[Path, Path]], model: HybridModel) -> dict[str, np.ndarray]:
-    rate, shortest = model.front_end.sample_rate, model.front_end.min_samples
-    waves = {}
-    for name, (path, _) in outputs.items():
-        samples, _ = read_wav(path, expected_rate=rate)
-        if len(samples) < shortest:
-            raise DataError(
-                f"{path}: {len(samples)} samples ({len(samples) / rate:.4f} s), the shortest that can be attacked is "
-                f"{shortest} ({shortest / rate:.4f} s)"
-            )
-        waves[name] = on_grid(samples)  # the attack is written as 16 bit
-    return waves
 
 
 def _verdict(detector: OneClassDetector | None, statistics: Mapping[str, float]) -> dict[str, Any]:
@@ -228,7 +167,7 @@ def _verdict(detector: OneClassDetector | None, statistics: Mapping[str, float])
 def _lines(record: Mapping[str, Any]) -> list[str]:
     """What happened to a file as text of at most 80 columns; a word that is longer, a path, is not broken."""
     reached = record["target_success"] if "target" in record else record["hypothesis"] != record["original"]
-    steps = round(record["largest_change"] * INT16_SCALE)
+    steps = round(record["largest_change"] * 32768)
     snr = "nothing was added" if record["snr_db"] is None else f"SNR {record['snr_db']:.1f} dB"
     lines = [f"{'REACHED' if reached else 'missed '} {record['path']} -> {record['out']}"]
     if "target" in record:

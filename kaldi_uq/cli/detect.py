@@ -7,7 +7,8 @@ benign frames.  A strong attack can make a network more certain than benign spee
 
 A model that normalises by speaker (--cmvn speaker) takes each file for a speaker of its own.
 
-The verdict of a model with random draws varies a little with --seed and with the other files of the call.
+The verdict on a file does not depend on the other files of the call; that of a model with random draws varies a little
+with --seed.
 
 Every file is checked before any is judged.  Exit status: 0 if all were judged, whatever the verdicts; 1 if a file or
 the model cannot be used, and then no verdict is printed; with --fail-on-attack 2 if a file is an attack.
@@ -20,27 +21,20 @@ import json
 import os
 import sys
 import textwrap
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from kaldi_uq.cli.model_options import add_model_arguments, load_model
-from kaldi_uq.cli.options import directory, engine_of, non_negative_int, rate
-from kaldi_uq.config import config_from
-from kaldi_uq.detector import GaussianDetector, OneClassDetector, load_detector
-from kaldi_uq.detector.fit import RECOMMENDED, recommended
-from kaldi_uq.detector.judge import Normal, Recogniser, Verdict, judge
-from kaldi_uq.detector.normal import FILE_NAME, PROBABILITIES, load_frame_quantiles
-from kaldi_uq.engine.base import DecodeConfig
+from kaldi_uq.cli.model_options import add_model_arguments, open_recogniser
+from kaldi_uq.cli.options import directory, non_negative_int, rate
+from kaldi_uq.detector.normal import FILE_NAME, PROBABILITIES, Normal, load_frame_quantiles
 from kaldi_uq.errors import DataError, UsageError
 from kaldi_uq.io.datadir import read_table
-from kaldi_uq.io.files import file_digest
 from kaldi_uq.io.pipes import is_pipe
-from kaldi_uq.io.wav import read_wav
-from kaldi_uq.recogniser.hybrid import MODEL_FILE, HybridModel
-from kaldi_uq.recogniser.speakers import stats_of_waves
+
+if TYPE_CHECKING:  # --help needs no torch
+    from kaldi_uq.detector import OneClassDetector
+    from kaldi_uq.detector.judge import Verdict
+    from kaldi_uq.recogniser.base import BaseRecogniser
 
 WIDTH = 80  # columns
 MAX_SHOWN = 8  # stretches of a file in the text; --json has them all
@@ -52,8 +46,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("wavs", nargs="*", metavar="WAV", help="mono, of the model's sample rate")
     parser.add_argument("--scp", metavar="FILE", help="judge the files of this wav.scp instead")
     which = parser.add_mutually_exclusive_group()
-    defaults = ", ".join(f"{kind}: {name}" for kind, name in RECOMMENDED.items())
-    which.add_argument("--statistic", help=f"use MODEL-DIR/detector/STATISTIC.json [{defaults}]")
+    which.add_argument(
+        "--statistic", help="use MODEL-DIR/detector/STATISTIC.json [what is recommended for the kind of model]"
+    )
     which.add_argument("--detector", type=Path, metavar="FILE", help="use this detector")
     parser.add_argument(
         "--fpr",
@@ -80,23 +75,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run the command."""
+    from kaldi_uq.detector.judge import judge
+
     files = _files(args)
-    model = load_model(args)
-    path, detector = _detector(args, model)
-    normal = _normal(args, path, detector)
-    recogniser = _recogniser(args)
-    waves = _read(list(dict.fromkeys(wav for _, wav in files)), model, allow_pipes=args.allow_pipes)
-    if model.needs_speakers:  # whose voice it is, nobody says: each file is a speaker of its own
-        model.set_speakers(stats_of_waves(model.front_end, waves, {name: name for name in waves}))
-    verdicts = judge(
-        model,
-        waves,
-        detector,
-        normal=normal,
-        recogniser=recogniser,
-        num_draws=args.num_draws or None,
-        seed=args.seed,
-    )
+    recogniser = open_recogniser(args, words=args.graph_dir is not None)
+    path, detector = find_detector(args, recogniser)
+    normal = _normal(args, path, detector, recogniser)
+    if recogniser.why_no_words:
+        _note(f"{recogniser.why_no_words}.  The words heard are not printed without it")
+    paths = {_name(wav): wav for _, wav in files}
+    waves = recogniser.read_wavs(paths, where="--scp" if args.scp else "", allow_pipes=args.allow_pipes)
+    verdicts = judge(recogniser, detector, waves, normal=normal, seed=args.seed)
     lines: list[str] = []
     for utt, wav in files:
         verdict = verdicts[_name(wav)]
@@ -125,15 +114,17 @@ def _files(args: argparse.Namespace) -> list[tuple[str | None, str]]:
     return list(table.items())
 
 
-def _detector(args: argparse.Namespace, model: HybridModel) -> tuple[Path, OneClassDetector]:
-    """The detector and its file, with the threshold to use."""
-    statistic = args.statistic or recommended(model.kind)
+def find_detector(args: argparse.Namespace, recogniser: BaseRecogniser) -> tuple[Path, OneClassDetector]:
+    """The detector that the options ask for and its file, with the threshold to use."""
+    from kaldi_uq.detector import load_detector
+
+    statistic = args.statistic or recogniser.recommended_statistic
     folder = args.model_dir / "detector"
     path = args.detector or folder / f"{statistic}.json"
     if not args.detector and not (path.is_file() and path.parent == folder):
         found = sorted(p.stem for p in folder.glob("*.json") if p.name != FILE_NAME)
         there = f"; there are {', '.join(found)}" if found else ""
-        raise DataError(f"{path}: no such detector; steps/uq/detect.sh makes it (stage 7 of a recipe){there}")
+        raise DataError(f"{path}: no such detector; kaldi-uq fit-detector makes it of benign speech{there}")
     detector = load_detector(path)
     if args.fpr is not None:
         detector.calibrate(args.fpr)
@@ -142,24 +133,26 @@ def _detector(args: argparse.Namespace, model: HybridModel) -> tuple[Path, OneCl
     return path, detector
 
 
-def _normal(args: argparse.Namespace, detector_path: Path, detector: OneClassDetector) -> Normal | None:
+def _normal(
+    args: argparse.Namespace, detector_path: Path, detector: OneClassDetector, recogniser: BaseRecogniser
+) -> Normal | None:
     """What is normal in a frame, for the measure of the statistic; ``None``, with a note, if the file is missing."""
     path = detector_path.parent / FILE_NAME
     if not path.is_file():
         _note(
-            f"{path}: no such file, so that no part of the audio can be called suspicious; steps/uq/decode.sh and "
-            "steps/uq/detect.sh make it (stages 5 and 7 of a recipe)"
+            f"{path}: no such file, so that no part of the audio can be called suspicious; kaldi-uq fit-detector makes "
+            "it"
         )
         return None
     quantiles = load_frame_quantiles(path)
-    if quantiles.model != file_digest(args.model_dir / MODEL_FILE):
+    if quantiles.model != recogniser.model_key:
         raise DataError(
-            f"{path}: measured with another model than {args.model_dir / MODEL_FILE}, so that its detectors do not "
-            "fit; run steps/uq/decode.sh and steps/uq/detect.sh again (stages 5 and 7 of a recipe)"
+            f"{path}: measured with another model than that of {args.model_dir}, so that its detectors do not fit; fit "
+            "them again (kaldi-uq fit-detector)"
         )
     statistic = detector.statistics[0]
-    measure = statistic.partition("_")[2]
-    if measure not in quantiles.measures:  # of this very model, as we know now
+    measure = next((name for name in quantiles.measures if statistic.endswith(f"_{name}")), None)
+    if measure is None:  # of this very model, as we know now
         raise DataError(
             f"{detector_path}: looks at {statistic!r:.60}, but {args.model_dir} measures only "
             f"{', '.join(sorted(quantiles.measures))}"
@@ -170,19 +163,6 @@ def _normal(args: argparse.Namespace, detector_path: Path, detector: OneClassDet
         raise DataError(f"{path}: {error}") from None
 
 
-def _recogniser(args: argparse.Namespace) -> Recogniser | None:
-    """For the words; ``None``, with a note, if no graph was asked for and the default is not there."""
-    graph: Path = args.graph_dir or args.model_dir / "graph"
-    missing = [name for name in ("HCLG.fst", "words.txt") if not (graph / name).is_file()]
-    if not missing:
-        return Recogniser(engine_of(args), args.model_dir, graph, config_from(args, DecodeConfig))
-    problem = f"{graph / missing[0]}: no such file; utils/mkgraph.sh makes it"
-    if args.graph_dir:
-        raise DataError(problem)
-    _note(f"{problem}.  The words heard are not printed without it")
-    return None
-
-
 def _name(path: str) -> str:
     """The path as text that can be printed: a file name may be any bytes."""
     return os.fsencode(path).decode("utf-8", "backslashreplace")
@@ -190,33 +170,6 @@ def _name(path: str) -> str:
 
 def _note(text: str) -> None:
     print(f"kaldi-uq detect: {text}", file=sys.stderr)
-
-
-def _read(paths: Sequence[str], model: HybridModel, *, allow_pipes: bool = False) -> dict[str, np.ndarray]:
-    """All waveforms by the names of their files, or an error that names the files that cannot be judged."""
-    waves: dict[str, np.ndarray] = {}
-    problems: dict[str, str] = {}
-    rate, shortest = model.front_end.sample_rate, model.front_end.min_samples
-    for path in paths:
-        try:
-            where = "--scp" if is_pipe(path) else ""
-            samples, _ = read_wav(path, expected_rate=rate, where=where, allow_pipes=allow_pipes)
-        except DataError as error:
-            problems[path] = str(error)
-        except OSError as error:
-            problems[path] = f"{path}: {error.strerror or error}"
-        else:
-            waves[_name(path)] = samples
-            if len(samples) < shortest:
-                problems[path] = (
-                    f"{path}: {len(samples)} samples ({len(samples) / rate:.4f} s), "
-                    f"the shortest that can be judged is {shortest} ({shortest / rate:.4f} s)"
-                )
-    if problems:
-        first, *others = problems
-        more = f"; {len(others)} more cannot be judged: {', '.join(others)}" if others else ""
-        raise DataError(problems[first] + more)
-    return waves
 
 
 def _record(
@@ -247,9 +200,10 @@ def _lines(name: str, verdict: Verdict, detector: OneClassDetector, normal: Norm
     """The verdict as text of at most 80 columns; a word that is longer, a path, is not broken."""
     values = ", ".join(f"{key.replace('_', ' ')} {value:.3g}" for key, value in verdict.values.items())
     certain = False
-    if isinstance(detector, GaussianDetector):
-        values += f" (benign {detector.mean:.3g})"
-        certain = verdict.attack and next(iter(verdict.values.values())) < detector.mean
+    if len(verdict.values) == 1 and len(detector.benign_mean):
+        mean = float(detector.benign_mean[0])
+        values += f" (benign {mean:.3g})"
+        certain = verdict.attack and next(iter(verdict.values.values())) < mean
     relation = ">" if verdict.attack else "<="
     lines = [
         f"{'ATTACK' if verdict.attack else 'benign'} {name}",

@@ -19,8 +19,6 @@ from kaldi_uq.detector import OneClassDetector
 from kaldi_uq.detector.fit import DETECTOR_DIR, detectors_of, fit_detectors, save_fit
 from kaldi_uq.detector.normal import FrameCounter
 from kaldi_uq.errors import UsageError
-from kaldi_uq.io.files import file_digest
-from kaldi_uq.recogniser.hybrid import MODEL_FILE
 from kaldi_uq.recogniser.recogniser import Recogniser
 
 FEW = 20  # files: with fewer, their largest score says little of the largest of a hundred
@@ -59,7 +57,7 @@ def _fit_on_wavs(args: argparse.Namespace, place: Path) -> dict[str, OneClassDet
     frames = FrameCounter()
     for one in heard.values():
         frames.add(one.frames)
-    save_fit(place, found, frames.result(model=file_digest(args.model_dir / MODEL_FILE)))
+    save_fit(place, found, frames.result(model=recogniser.model_key))
     if len(heard) < FEW:
         print(
             f"kaldi-uq fit-detector: warning: {len(heard)} benign files are too few for a threshold at a false-"

@@ -1,27 +1,39 @@
-"""What the commands around a hybrid model share: its directory, its device, the waveforms for it."""
+"""What the commands around a recogniser share: which one it is, its device, its data."""
 
 from __future__ import annotations
 
 import argparse
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import numpy as np
-import torch
-
-from kaldi_uq.cli.options import add_engine, add_pipes, directory, non_negative_int
-from kaldi_uq.config import Config, add_config_file, add_config_flags
+from kaldi_uq.cli.options import add_engine, add_pipes, directory, engine_of, non_negative_int
+from kaldi_uq.config import Config, add_config_file, add_flags_once, config_from
 from kaldi_uq.engine.base import DecodeConfig
 from kaldi_uq.errors import ModelFileError, UsageError
-from kaldi_uq.io.datadir import DataDir
-from kaldi_uq.io.files import digest
-from kaldi_uq.io.waves import read_waves, waves_digest
-from kaldi_uq.recogniser.hybrid import MODEL_FILE, HybridModel, select_device
-from kaldi_uq.recogniser.speakers import SOURCES, speaker_stats, speakers_digest
+from kaldi_uq.user_code import load_object, mistakes_named, split_name
+
+if TYPE_CHECKING:  # no command's --help needs torch
+    from kaldi_uq.recogniser.base import BaseRecogniser
+
+CMVN_SOURCES = ("auto", "scp", "waves")
 
 
 def add_network_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add what computing with a model needs: device, draws, and whether pipes are run."""
+    """Add what computing with a model needs: which it is, device, draws, and whether pipes are run."""
+    code = parser.add_argument_group("models that are no part of kaldi_uq; the named file is run")
+    which = code.add_mutually_exclusive_group()
+    which.add_argument(
+        "--network",
+        metavar="FILE.py:NAME",
+        help="MODEL-DIR holds weights of this network: a function (input_dim, num_pdfs) that builds it",
+    )
+    which.add_argument(
+        "--recogniser",
+        metavar="FILE.py:NAME",
+        help="a recogniser of another sort: a function that gets MODEL-DIR and returns it (such as a "
+        "kaldi_uq.CtcRecogniser); GRAPH-DIR and LANG-DIR are - then",
+    )
     parser.add_argument("--device", default="", help="cpu or cuda; default: cuda if there is one")
     parser.add_argument(
         "--num-draws", type=non_negative_int, default=0, help="draws of a random model; 0: the model's default"
@@ -33,7 +45,7 @@ def add_cmvn_source(parser: argparse.ArgumentParser) -> None:
     """Add ``--cmvn-from``."""
     parser.add_argument(
         "--cmvn-from",
-        choices=SOURCES,
+        choices=CMVN_SOURCES,
         default="auto",
         help="CMVN statistics of the speakers, for a model with --cmvn speaker: of DATA-DIR/cmvn.scp, or computed from "
         "the speaker's waveforms; auto: of cmvn.scp if it fits the model's features [auto]",
@@ -45,82 +57,78 @@ def add_model_arguments(parser: argparse.ArgumentParser, *configs: type[Config])
     add_network_arguments(parser)
     add_engine(parser)
     add_config_file(parser, DecodeConfig, *configs)
-    every: tuple[type[Config], ...] = (DecodeConfig, *configs)
-    for config in every:
-        add_config_flags(parser, config)
+    add_flags_once(parser, DecodeConfig, *configs)
 
 
 def add_data_and_graph(parser: argparse.ArgumentParser) -> None:
     """Add the positional arguments DATA-DIR, MODEL-DIR, GRAPH-DIR."""
     parser.add_argument("data_dir", type=directory, metavar="DATA-DIR")
     parser.add_argument("model_dir", type=directory, metavar="MODEL-DIR")
-    parser.add_argument("graph_dir", type=directory, metavar="GRAPH-DIR", help="directory with HCLG.fst")
+    parser.add_argument("graph_dir", type=directory_or_none, metavar="GRAPH-DIR", help="directory with HCLG.fst")
     add_cmvn_source(parser)
 
 
-def load_model(args: argparse.Namespace) -> HybridModel:
-    """The model on its device.
+def directory_or_none(text: str) -> Path | None:
+    """An argparse type: an existing directory, or ``-`` for none."""
+    return None if text == "-" else directory(text)
+
+
+def open_recogniser(
+    args: argparse.Namespace, *, work_dir: Path | None = None, words: bool = True, num_draws: int | None = None
+) -> BaseRecogniser:
+    """Open the recogniser of a command, on its device.
+
+    Args:
+        args: with what :func:`add_network_arguments` adds and ``model_dir``; ``graph_dir``, ``lang_dir`` and the
+            engine if the command has them.
+        work_dir: the command's output directory, for logs and lattices of an engine that runs jobs.
+        words: whether the command needs words.
+        num_draws: draws, instead of ``args.num_draws``.
 
     Raises:
-        UsageError: draws are asked for and the model is not random.
+        ModelFileError: a file is missing.
+        UsageError: draws are asked for and the model is not random, or the named code fails.
     """
+    from kaldi_uq.recogniser.base import BaseRecogniser
+    from kaldi_uq.recogniser.recogniser import Recogniser
+
     use_all_cores()
-    model = HybridModel.load(args.model_dir, select_device(args.device))
-    if args.num_draws > 1 and not model.network.is_random:
-        raise UsageError(f"--num-draws {args.num_draws}: {args.model_dir} is not random, leave the option out")
-    return model
+    draws = args.num_draws if num_draws is None else num_draws
+    if args.recogniser:
+        make = load_object(args.recogniser)
+        with mistakes_named(args.recogniser):
+            recogniser = make if isinstance(make, BaseRecogniser) else make(args.model_dir)
+        if not isinstance(recogniser, BaseRecogniser):
+            raise UsageError(f"{args.recogniser}: expected a recogniser, got {type(recogniser).__name__}")
+        recogniser.code = split_name(args.recogniser)[0]
+        recogniser.num_draws = draws or recogniser.num_draws
+        return recogniser
+    try:
+        recogniser = Recogniser.load(
+            args.model_dir,
+            graph_dir=getattr(args, "graph_dir", None),
+            lang_dir=getattr(args, "lang_dir", None),
+            engine=engine_of(args, work_dir) if hasattr(args, "engine") else None,
+            device=args.device,
+            decode=config_from(args, DecodeConfig) if hasattr(args, "known_fields") else None,
+            num_draws=draws or None,
+            network=load_object(args.network) if args.network else None,
+        )
+    except ValueError as error:
+        raise UsageError(str(error)) from None
+    if args.network:
+        recogniser.code = split_name(args.network)[0]
+    if words and recogniser.why_no_words:
+        raise ModelFileError(recogniser.why_no_words)
+    return recogniser
 
 
 def use_all_cores() -> None:
     """As many threads as cores, unless OMP_NUM_THREADS says otherwise: batches are computed by one process."""
+    import torch
+
     if not os.environ.get("OMP_NUM_THREADS"):
         torch.set_num_threads(len(os.sched_getaffinity(0)))
-
-
-def decoding_inputs(args: argparse.Namespace) -> list[Path]:
-    """The files of MODEL-DIR and GRAPH-DIR that a decoding depends on.
-
-    Raises:
-        ModelFileError: one is missing.
-    """
-    model = [args.model_dir / name for name in (MODEL_FILE, "final.mdl", "tree")]
-    graph = [args.graph_dir / name for name in ("HCLG.fst", "words.txt")]
-    for paths, script in ((model, "steps/uq/train.sh"), (graph, "utils/mkgraph.sh")):
-        for path in paths:
-            if not path.is_file():
-                raise ModelFileError(f"{path}: no such file; {script} makes it (stage 4 of the recipe)")
-    return [*model, *graph]
-
-
-def waves_of(
-    data: DataDir, model: HybridModel, *, allow_pipes: bool = False, cmvn_from: str = "auto"
-) -> dict[str, np.ndarray]:
-    """The waveforms, checked against the model's sample rate and shortest input.
-
-    A model that normalises by speaker is told the statistics of these utterances.
-
-    Args:
-        data: the directory, with or without ``segments``.
-        model: the model that is to hear them.
-        allow_pipes: run the lines of tables that are commands.
-        cmvn_from: where statistics come from; see :func:`kaldi_uq.recogniser.speakers.speaker_stats`.
-    """
-    front_end = model.front_end
-    waves = read_waves(
-        data, sample_rate=front_end.sample_rate, min_samples=front_end.min_samples, allow_pipes=allow_pipes
-    )
-    if model.needs_speakers:
-        model.set_speakers(speaker_stats(front_end, data, waves, source=cmvn_from, allow_pipes=allow_pipes))
-    return waves
-
-
-def audio_digest(model: HybridModel, waves: dict[str, np.ndarray]) -> str:
-    """What a model's output depends on beside its file: the samples and, where they count, the speakers' statistics."""
-    speakers = model.cmvn_stats_of(list(waves))
-    if speakers is None:
-        return waves_digest(waves)
-    stats = dict(zip(waves, speakers.cpu().numpy(), strict=True))
-    return digest(waves_digest(waves), speakers_digest(stats))
 
 
 def model_name(model_dir: Path) -> str:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ from kaldi_uq.io.files import DoneStamp
 from kaldi_uq.io.kaldi_model import read_transitions
 from kaldi_uq.io.lang import Lang
 from kaldi_uq.io.waves import read_waves, waves_digest
-from kaldi_uq.nnet.config import MODEL_KINDS, ModelConfig
+from kaldi_uq.nnet.config import FORMER_FIELDS, ModelConfig, kind_names, model_class
 from kaldi_uq.recogniser.hybrid import MODEL_FILE, select_device
 from kaldi_uq.recogniser.speakers import speaker_stats, speakers_digest
 from kaldi_uq.training.config import TrainConfig
@@ -45,7 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("ali_dir", type=directory, metavar="ALI-DIR", help="ali.*.gz, final.mdl, tree")
     parser.add_argument("exp_dir", type=Path, metavar="EXP-DIR")
-    parser.add_argument("--model", choices=MODEL_KINDS, default="dnn")
+    parser.add_argument("--model", choices=kind_names(), default="dnn", help="kind of model [dnn]")
     features = parser.add_mutually_exclusive_group()
     features.add_argument("--mfcc-config", metavar="FILE", help="Kaldi's conf/mfcc.conf")
     features.add_argument("--fbank-config", metavar="FILE", help="Kaldi's conf/fbank.conf: filter banks, no cepstra")
@@ -60,12 +61,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", default="", help="cpu or cuda; default: cuda if there is one")
     add_engine(parser)
     add_jobs(parser)
-    configs = (ModelConfig, TrainConfig, FrontEndConfig, DecodeConfig)
+    kinds = [model_class(kind).config_class for kind in kind_names()]
+    configs = (ModelConfig, *kinds, TrainConfig, FrontEndConfig, DecodeConfig)
     # from --model, --frontend, --mfcc-config, --fbank-config and the alignments
-    elsewhere = ("kind", "input_dim", "num_pdfs", "mfcc", "fbank")
+    elsewhere = {"kind", "input_dim", "num_pdfs", "mfcc", "fbank"}
     add_config_file(parser, *configs, skip=elsewhere)
     for config in configs:
         add_config_flags(parser, config, skip=elsewhere)
+        if issubclass(config, ModelConfig):
+            elsewhere |= _names(config)  # a kind adds the fields that it has beyond those of the others
 
 
 def run(args: argparse.Namespace) -> None:
@@ -75,9 +79,7 @@ def run(args: argparse.Namespace) -> None:
     frontend = _frontend(args)
     front_end = FrontEnd(frontend)
     transitions = read_transitions(args.ali_dir / "final.mdl")
-    network = config_from(
-        args, ModelConfig, kind=args.model, input_dim=front_end.output_dim, num_pdfs=transitions.num_pdfs
-    )
+    network = _network(args, input_dim=front_end.output_dim, num_pdfs=transitions.num_pdfs)
     config, decode = config_from(args, TrainConfig), config_from(args, DecodeConfig)
     if config.num_viterbi_epochs and not (args.lang_dir / "G.fst").is_file():
         raise DataError(
@@ -98,7 +100,8 @@ def run(args: argparse.Namespace) -> None:
     )
     inputs = [args.ali_dir / "final.mdl", args.data_dir / "text", *sorted(args.ali_dir.glob("ali.*.gz"))]
     inputs += [args.lang_dir / "G.fst"] if config.num_viterbi_epochs else []
-    options: dict[str, Any] = {c.__class__.__name__: c.to_dict() for c in (frontend, network, config, decode)}
+    options: dict[str, Any] = {c.__class__.__name__: c.to_dict() for c in (frontend, config, decode)}
+    options["ModelConfig"] = {**FORMER_FIELDS, **network.to_dict()}  # as in the stamps of models that exist
     options["audio"] = waves_digest(waves)
     options["speakers"] = speakers_digest(speakers)
     stamp = DoneStamp(args.exp_dir, "train", options=options, inputs=inputs)
@@ -131,6 +134,22 @@ def run(args: argparse.Namespace) -> None:
     trainer.run()
     stamp.write()
     print(f"kaldi-uq nnet-train: {args.exp_dir / MODEL_FILE}: {args.model}, {transitions.num_pdfs} pdfs")
+
+
+def _network(args: argparse.Namespace, *, input_dim: int, num_pdfs: int) -> ModelConfig:
+    """The configuration of the network; an option of another kind is refused."""
+    chosen: type[ModelConfig] = model_class(args.model).config_class
+    every = set().union(*(_names(model_class(kind).config_class) for kind in kind_names()))
+    others = every - _names(chosen)
+    args.known_fields = {name: kind for name, kind in args.known_fields.items() if name not in others}  # of the file
+    for name in sorted(others):
+        if getattr(args, name, None) is not None:
+            raise UsageError(f"{flag(name)} is no option of --model {args.model}; leave it out")
+    return config_from(args, chosen, input_dim=input_dim, num_pdfs=num_pdfs)
+
+
+def _names(config: type[ModelConfig]) -> set[str]:
+    return {field.name for field in fields(config)}
 
 
 def _frontend(args: argparse.Namespace) -> FrontEndConfig:

@@ -11,59 +11,58 @@ again, by other draws of a random model.
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 
-from kaldi_uq.attacks.evaluation import evaluate_examples, shown, summarise
 from kaldi_uq.cli.model_options import (
     add_cmvn_source,
     add_model_arguments,
-    audio_digest,
-    decoding_inputs,
-    load_model,
+    directory_or_none,
     model_name,
-    waves_of,
+    open_recogniser,
 )
-from kaldi_uq.cli.options import directory, engine_of, non_negative_int, start_logging
-from kaldi_uq.config import config_from
-from kaldi_uq.engine.base import DecodeConfig
+from kaldi_uq.cli.options import directory, non_negative_int, start_logging
 from kaldi_uq.errors import DataError
-from kaldi_uq.io.datadir import DataDir
-from kaldi_uq.io.files import DoneStamp, write_text
-from kaldi_uq.io.wav import on_grid
-from kaldi_uq.io.waves import waves_digest
-from kaldi_uq.results.table import Results
-from kaldi_uq.results.utterances import attack_of, read_attacked
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of the command."""
     parser.add_argument("attack_dir", type=directory, metavar="ATTACK-DIR", help="the examples")
     parser.add_argument("data_dir", type=directory, metavar="ORIGINAL-DATA-DIR", help="what was attacked")
     parser.add_argument("model_dir", type=directory, metavar="MODEL-DIR", help="the model that listens")
-    parser.add_argument("graph_dir", type=directory, metavar="GRAPH-DIR", help="directory with HCLG.fst")
+    parser.add_argument("graph_dir", type=directory_or_none, metavar="GRAPH-DIR", help="directory with HCLG.fst")
     parser.add_argument("out_dir", type=Path, metavar="OUT-DIR")
     parser.add_argument("--source", help="name of the attacked model in the results [of the directory of ATTACK-DIR]")
     parser.add_argument("--attack", help="name of the attack in the results [from attack_<name>_eps<eps>]")
     parser.add_argument("--results", metavar="FILE", help="also record the summary in this results.json")
-    parser.add_argument("--seed", type=non_negative_int, default=2, help="of the draws; nnet-attack's are 0 and 1 [2]")
+    parser.add_argument(
+        "--seed", type=non_negative_int, default=2, help="seed of the draws; nnet-attack uses 0 and 1 [2]"
+    )
     add_cmvn_source(parser)
     add_model_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> None:
+    """Run the command."""
+    from kaldi_uq.attacks.directory import read_lines, score_examples, shown, summarise, write_lines
+    from kaldi_uq.io.datadir import DataDir
+    from kaldi_uq.io.files import DoneStamp
+    from kaldi_uq.io.wav import on_grid
+    from kaldi_uq.io.waves import waves_digest
+    from kaldi_uq.results.table import Results
+    from kaldi_uq.results.utterances import attack_of, read_attacked
+
     start_logging()
-    decode = config_from(args, DecodeConfig)
     examples = read_attacked(args.attack_dir / "results.jsonl")
-    attack = args.attack or attack_of(args.attack_dir)[0]
-    source = args.source or model_name(args.attack_dir.resolve().parent)
-    inputs = [*decoding_inputs(args), args.attack_dir / "results.jsonl"]
-    model = load_model(args)
-    attacked = waves_of(DataDir.read(args.attack_dir), model)
-    # Last: the speakers' statistics are of the benign audio, which an attack on one utterance does not move.
-    spoken = waves_of(DataDir.read(args.data_dir), model, allow_pipes=args.allow_pipes, cmvn_from=args.cmvn_from)
-    originals = {utt: on_grid(wave) for utt, wave in spoken.items()}
     if not examples:
         raise DataError(f"{args.attack_dir / 'results.jsonl'}: empty; attack again")
+    attack = args.attack or attack_of(args.attack_dir)[0]
+    source = args.source or model_name(args.attack_dir.resolve().parent)
+    recogniser = open_recogniser(args)
+    _, attacked = recogniser.read(DataDir.read(args.attack_dir))
+    # the speakers' statistics are of the benign audio, which an attack on one utterance does not move
+    data = DataDir.read(args.data_dir)
+    recogniser, spoken = recogniser.read(data, allow_pipes=args.allow_pipes, cmvn_from=args.cmvn_from)
+    originals = {utt: on_grid(wave) for utt, wave in spoken.items()}
     for record in examples:
         for where, waves in ((args.attack_dir, attacked), (args.data_dir, originals)):
             if record.utt not in waves:
@@ -72,37 +71,32 @@ def run(args: argparse.Namespace) -> None:
             raise DataError(f"{args.data_dir}: utterance {record.utt!r} is not the one that was attacked: other length")
     originals = {record.utt: originals[record.utt] for record in examples}
     attacked = {record.utt: attacked[record.utt] for record in examples}
-    options = {"decode": decode.to_dict(), "seed": args.seed, "num_draws": args.num_draws}
-    options["audio"] = [audio_digest(model, originals), waves_digest(attacked)]
+    options = {**recogniser.settings, "seed": args.seed}
+    options["audio"] = [recogniser.audio_key(originals), waves_digest(attacked)]
+    inputs = [*recogniser.files, args.attack_dir / "results.jsonl"]
     stamp = DoneStamp(args.out_dir, "transfer", options=options, inputs=inputs)
-    path = args.out_dir / "results.jsonl"
-    if not (stamp.is_current() and path.is_file()):
+    if not (stamp.is_current() and (args.out_dir / "results.jsonl").is_file()):
         has_target = examples[0].target_errors is not None
-        lines = evaluate_examples(
-            model,
-            engine_of(args),
-            args.model_dir,
-            args.graph_dir,
-            decode,
+        lines = score_examples(
+            recogniser,
             originals,
             attacked,
             {record.utt: record.target.split() for record in examples} if has_target else None,
             {record.utt: record.original.split() for record in examples},
-            num_draws=args.num_draws or None,
             seed=args.seed,
             desc=f"examples of {source}",
         )
         for line, record in zip(lines, examples, strict=True):
             line["eps"] = record.eps
         stamp.clear()
-        write_text(path, "".join(json.dumps(line, allow_nan=False) + "\n" for line in lines))
+        write_lines(args.out_dir, lines)
         stamp.write()
     row = {
         "source": source,
         "model": model_name(args.model_dir),
         "attack": attack,
         "eps": max(record.eps for record in examples),
-        **summarise(json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()),
+        **summarise(read_lines(args.out_dir)),
     }
     if args.results:
         Results(args.results).add_transfer(row)

@@ -11,18 +11,11 @@ import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-
-from kaldi_uq.attacks.targets import read_pronunciations
 from kaldi_uq.cli.options import add_engine, directory, engine_of
-from kaldi_uq.engine.base import DecodeConfig, Engine
 from kaldi_uq.io.datadir import read_table
-from kaldi_uq.io.kaldi_model import read_transitions
-from kaldi_uq.io.lang import Lang
 from kaldi_uq.io.wav import read_wav
-from kaldi_uq.io.word_times import word_times
 from kaldi_uq.recogniser.hybrid import HybridModel
-from kaldi_uq.recogniser.scores import score_waves
+from kaldi_uq.recogniser.recogniser import Recogniser
 from kaldi_uq.report.build import build_report
 from kaldi_uq.report.example import Example
 from kaldi_uq.report.spectrogram import Perturbed
@@ -72,18 +65,14 @@ def _choose(records: Sequence[AttackRecord], count: int) -> list[AttackRecord]:
 def _examples(
     args: argparse.Namespace, kind: str, attack: str, eps: float, path: Path, records: Sequence[AttackRecord]
 ) -> list[Example]:
-    model_dir = args.exp_dir / kind
-    model = HybridModel.load(model_dir)
-    engine = engine_of(args)
-    lang = Lang.read(args.data_dir / "lang")
+    recogniser = Recogniser.load(args.exp_dir / kind, engine=engine_of(args), lang_dir=args.data_dir / "lang")
     original_scp, attacked_scp = read_table(args.data_dir / "attack/wav.scp"), read_table(path / "wav.scp")
-    rate = model.front_end.sample_rate
+    rate = recogniser.sample_rate
     waves = {
         "original": {r.utt: read_wav(original_scp[r.utt], expected_rate=rate)[0] for r in records},
         "attacked": {r.utt: read_wav(attacked_scp[r.utt], expected_rate=rate)[0] for r in records},
     }
-    scores = {name: dict(score_waves(model, batch)) for name, batch in waves.items()}
-    aligner = _Aligner(engine, model_dir, lang, model.front_end.frame_shift_s)
+    scores = {name: dict(recogniser.score(batch)) for name, batch in waves.items()}
     examples = []
     for r in records:
         clean, heard = scores["original"][r.utt], scores["attacked"][r.utt]
@@ -101,10 +90,10 @@ def _examples(
                 hypothesis=r.hypothesis,
                 attacked_entropy=heard.frames["predictive_entropy"],
                 original_entropy=clean.frames["predictive_entropy"],
-                frame_shift_s=model.front_end.frame_shift_s,
-                original_words=aligner.times(r.utt, r.original.split(), clean.loglikes),
-                target_words=aligner.times(r.utt, r.target.split(), heard.loglikes),
-                hypothesis_words=aligner.times(r.utt, r.hypothesis.split(), heard.loglikes),
+                frame_shift_s=recogniser.frame_shift_s,
+                original_words=recogniser.word_times(r.original.split(), clean.scores),
+                target_words=recogniser.word_times(r.target.split(), heard.scores),
+                hypothesis_words=recogniser.word_times(r.hypothesis.split(), heard.scores),
                 snr_db=r.snr_db,
             )
         )
@@ -132,23 +121,3 @@ def _perturbed(args: argparse.Namespace, found: Sequence[tuple[str, str, float, 
             }
             return [Perturbed(record.utt, model, int(rate), waves.pop("original"), waves)]
     return []
-
-
-class _Aligner:
-    """Word times by forced alignment."""
-
-    def __init__(self, engine: Engine, model_dir: Path, lang: Lang, frame_shift_s: float) -> None:
-        self.aligner = engine.aligner(model_dir, lang, DecodeConfig())
-        self.lang, self.frame_shift_s = lang, frame_shift_s
-        self.table = read_transitions(model_dir / "final.mdl")
-        self.pronunciations = read_pronunciations(lang)
-        self.silence = frozenset(int(i) for i in (lang.path / "phones/silence.int").read_text().split())
-
-    def times(self, utt: str, words: Sequence[str], loglikes: np.ndarray) -> list[tuple[str, float, float]]:
-        if not words:
-            return []
-        ids = {utt: self.lang.word_ids(words, where=utt)}
-        found = self.aligner.align([(utt, loglikes)], ids)
-        if utt not in found:
-            return []
-        return word_times(found[utt], words, self.table, self.pronunciations, self.silence, self.frame_shift_s)

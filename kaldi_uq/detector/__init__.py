@@ -18,7 +18,7 @@ from kaldi_uq.detector.base import OneClassDetector, register
 from kaldi_uq.detector.curves import auroc, auroc_ci, roc, threshold_at_fpr, tpr_at_fpr
 from kaldi_uq.detector.density import IsolationForestDetector, KernelDensityDetector
 from kaldi_uq.detector.evaluate import evaluate_detection
-from kaldi_uq.detector.fit import fit_detectors, load_detectors, recommended, save_detectors
+from kaldi_uq.detector.fit import fit_detectors, load_detectors, save_detectors
 from kaldi_uq.detector.gaussian import GaussianDetector, MultivariateGaussianDetector
 from kaldi_uq.detector.store import load_detector, save_detector
 
@@ -34,7 +34,6 @@ __all__ = [
     "fit_detectors",
     "load_detector",
     "load_detectors",
-    "recommended",
     "register",
     "roc",
     "save_detector",

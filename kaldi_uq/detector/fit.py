@@ -31,20 +31,6 @@ ALL = "all"  # statistics together
 _FORMS = ("", "-one-sided", "-kde")  # of the detectors of one statistic
 _JOINT = (f"{ALL}-mahalanobis", f"{ALL}-kde")
 
-# By kind of model: statistics that find strong and weak attacks, by AUROC and at the saved threshold.  Where there are
-# draws or members, their disagreement also shows the attacks that leave the mean more certain than benign speech.
-RECOMMENDED = {
-    "dnn": "mean_predictive_entropy",
-    "ensemble": "max_mutual_information",
-    "dropout": "mean_akld",
-    "bnn": "q95_mutual_information",
-}
-
-
-def recommended(kind: str) -> str:
-    """The statistic to detect attacks on a kind of model with; every kind has it."""
-    return RECOMMENDED.get(kind, "mean_predictive_entropy")
-
 
 def fit_detectors(
     benign: Mapping[str, npt.ArrayLike], fpr: float = 0.01, *, compare: bool = True

@@ -1,52 +1,17 @@
-"""Verdicts on waveforms: a detector's decision, what the recogniser hears, and the parts that are suspicious."""
+"""Verdicts on audio: a detector's decision, what the recogniser hears, and the parts that are suspicious."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
-from kaldi_uq.detector import OneClassDetector
-from kaldi_uq.detector.normal import Stretch, stretches_above
-from kaldi_uq.engine.base import DecodeConfig, Engine
+from kaldi_uq.detector.base import OneClassDetector
+from kaldi_uq.detector.normal import Normal, Stretch, stretches_above
 from kaldi_uq.errors import DataError
-from kaldi_uq.recogniser.hybrid import HybridModel
-from kaldi_uq.recogniser.scores import UtteranceScores, decode_waves, score_waves
-
-
-@dataclass(frozen=True)
-class Normal:
-    """What is normal in one frame.
-
-    Attributes:
-        measure: name of the measure.
-        probability: share of the benign frames at or below ``threshold``.
-        threshold: a frame above it is suspicious.
-    """
-
-    measure: str
-    probability: float
-    threshold: float
-
-
-@dataclass(frozen=True)
-class Recogniser:
-    """What it takes to write down the words.
-
-    Attributes:
-        engine: decodes.
-        model_dir: directory of ``final.mdl`` and ``tree``.
-        graph_dir: directory of ``HCLG.fst`` and ``words.txt``.
-        config: of the decoder.
-    """
-
-    engine: Engine
-    model_dir: Path
-    graph_dir: Path
-    config: DecodeConfig
+from kaldi_uq.recogniser.base import BaseRecogniser, Heard
 
 
 @dataclass(frozen=True)
@@ -55,11 +20,11 @@ class Verdict:
 
     Attributes:
         attack: whether ``score`` is above the detector's threshold.
-        score, p_value: of the detector.
+        score, p_value: score and p-value of the detector.
         values: the detector's statistics.
         hypothesis: the words heard; ``None`` if nobody listened.
         stretches: the suspicious parts; ``None`` if it is not known what is normal in a frame.
-        share: of the frames above what is normal, in ``stretches`` or alone.
+        share: share of the frames above what is normal, in ``stretches`` or alone.
     """
 
     attack: bool
@@ -72,69 +37,56 @@ class Verdict:
 
 
 def judge(
-    model: HybridModel,
-    waves: dict[str, np.ndarray],
+    recogniser: BaseRecogniser,
     detector: OneClassDetector,
+    waves: Mapping[str, np.ndarray],
     *,
     normal: Normal | None = None,
-    recogniser: Recogniser | None = None,
-    num_draws: int | None = None,
     seed: int = 0,
 ) -> dict[str, Verdict]:
-    """Judge waveforms.
+    """Judge audio.
 
     Args:
-        model: on its device.
-        waves: name -> (N,) float32 in [-1, 1], of the model's sample rate and long enough for a frame.
-        detector: fitted to statistics of this model, with a threshold.
-        normal: to find the suspicious parts; its measure must be one of the model's.
-        recogniser: to find the words.
-        num_draws: draws of a random network; ``None`` for its default.
-        seed: of the draws.
+        recogniser: listens; without a decoding graph no words are found.
+        detector: fitted to statistics of this recogniser, with a threshold.
+        waves: name -> (N,) samples, int16 or float in [-1, 1].
+        normal: what is normal in a frame, to find the suspicious parts; its measure must be one of the recogniser's.
+        seed: seed of the draws of a random recogniser.
 
     Returns:
         name -> verdict, in the order of ``waves``.
 
     Raises:
-        DataError: the model does not measure what the detector looks at, or a statistic is not finite.
+        DataError: audio that cannot be judged, or the recogniser does not measure what the detector looks at.
     """
-    values: dict[str, dict[str, float]] = {}
-    parts: dict[str, tuple[list[Stretch] | None, float]] = {}
-
-    def observe(name: str, scores: UtteranceScores) -> None:
-        values[name] = _values(name, scores.statistics, detector)
-        parts[name] = (None, 0.0)
-        if normal:
-            frames = scores.frames[normal.measure]
-            stretches = stretches_above(frames, normal.threshold, model.front_end.frame_shift_s)
-            parts[name] = (stretches, float(np.mean(frames > normal.threshold)))
-
-    heard = dict[str, str | None].fromkeys(waves)
-    alone = model.network.is_random  # the verdict on a file must not depend on the files beside it
-    if recogniser:
-        found, _ = decode_waves(
-            model,
-            waves,
-            recogniser.engine,
-            recogniser.model_dir,
-            recogniser.graph_dir,
-            recogniser.config,
-            num_draws=num_draws,
-            seed=seed,
-            desc="judging",
-            observe=observe,
-            alone=alone,
-        )
-        heard = {name: " ".join(hypothesis.words) for name, hypothesis in found.items()}
-    else:
-        for name, scores in score_waves(model, waves, num_draws=num_draws, seed=seed, desc="judging", alone=alone):
-            observe(name, scores)
-    table = {statistic: [values[name][statistic] for name in waves] for statistic in detector.statistics}
+    # the verdict on a file must not depend on the files beside it
+    alone = recogniser.is_random
+    heard = recogniser.hear(waves, seed=seed, alone=alone, words=not recogniser.why_no_words, desc="judging")
+    values = {name: _values(name, one.statistics, detector) for name, one in heard.items()}
+    if not heard:
+        return {}
+    table = {statistic: [row[statistic] for row in values.values()] for statistic in detector.statistics}
     columns = (detector.is_attack(table), detector.score(table), detector.p_value(table))
     return {
-        name: Verdict(bool(attack), float(score), float(p_value), values[name], heard[name], *parts[name])
-        for name, attack, score, p_value in zip(waves, *columns, strict=True)
+        name: Verdict(
+            bool(attack),
+            float(score),
+            float(p_value),
+            values[name],
+            None if one.words is None else " ".join(one.words),
+            *_parts(one, normal, recogniser.frame_shift_s),
+        )
+        for (name, one), attack, score, p_value in zip(heard.items(), *columns, strict=True)
     }
+
+
+def _parts(heard: Heard, normal: Normal | None, frame_shift_s: float) -> tuple[list[Stretch] | None, float]:
+    """The suspicious stretches, and the share of the frames above what is normal."""
+    if normal is None:
+        return None, 0.0
+    frames = heard.frames[normal.measure]
+    stretches = stretches_above(frames, normal.threshold, frame_shift_s)
+    return stretches, float(np.mean(frames > normal.threshold))
 
 
 def _values(name: str, statistics: Mapping[str, float], detector: OneClassDetector) -> dict[str, float]:

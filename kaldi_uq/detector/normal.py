@@ -107,6 +107,21 @@ class FrameQuantiles:
         return self.measures[measure][self.probabilities.index(probability)]
 
 
+@dataclass(frozen=True)
+class Normal:
+    """What is normal in one frame.
+
+    Attributes:
+        measure: name of the measure.
+        probability: share of the benign frames at or below ``threshold``.
+        threshold: a frame above it is suspicious.
+    """
+
+    measure: str
+    probability: float
+    threshold: float
+
+
 class FrameCounter:
     """Gathers :class:`FrameQuantiles` utterance by utterance, in bounded memory."""
 

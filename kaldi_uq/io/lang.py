@@ -115,8 +115,11 @@ class Lang:
             elif map_oov and self.oov is not None:
                 ids.append(self.words[self.oov])
             else:
+                known = [w for w in self.words if w not in RESERVED_WORDS and w != self.oov]
+                few = f", which knows {', '.join(known)}" if len(known) <= 20 else ""
                 raise DataError(
-                    f"{where}: word {word!r} is not in {self.path / 'words.txt'}; correct the text or the lexicon"
+                    f"{where}: word {word!r:.60} is not in {self.path / 'words.txt'}{few}; correct the text or the "
+                    "lexicon"
                 )
         return ids
 

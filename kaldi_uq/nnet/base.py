@@ -10,12 +10,15 @@ import itertools
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
+from typing import ClassVar, TypeVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kaldi_uq.nnet.config import ModelConfig
+from kaldi_uq.nnet.config import ModelConfig, model_class
+
+ModelT = TypeVar("ModelT", bound="FrameModel")
 
 # Elements of the widest activation that one chunk of draws may hold.  On a CPU the chunk should stay in the cache; on a
 # GPU it should be large enough to hide the launches and small beside the memory.
@@ -33,6 +36,11 @@ class AcousticModel(nn.Module, ABC):
             takes frames in any order; False if the network reads whole sequences.
         default_num_samples: M at test when ``num_samples`` is None.
         default_num_train_samples: draws per training example when ``num_samples`` is None.
+        num_members: M of an ensemble, whose loss is the sum over members; a frame-wise one is trained with a minibatch
+            for each member.  0 for any other model.
+        recommended_statistic: statistic that found both of the recipe's attacks in a model of this kind, by AUROC and
+            at the saved threshold.  Where there are draws or members, their disagreement also shows the attacks that
+            leave the mean more certain than benign speech.
     """
 
     num_pdfs: int = 0
@@ -40,6 +48,13 @@ class AcousticModel(nn.Module, ABC):
     frame_wise: bool = True
     default_num_samples: int = 1
     default_num_train_samples: int = 1
+    num_members: int = 0
+    recommended_statistic: str = "mean_predictive_entropy"
+
+    @property
+    def kind(self) -> str:
+        """Name of the kind; of a network that no configuration describes, the name of its class."""
+        return type(self).__name__
 
     @abstractmethod
     def _iter_logits(
@@ -178,21 +193,52 @@ class AcousticModel(nn.Module, ABC):
 
 
 class FrameModel(AcousticModel):
-    """A fully connected network on spliced frames, built from a ``ModelConfig``: the four kinds of the paper."""
+    """A model that a configuration describes wholly, on spliced frames: the base of the kinds of the registry.
 
-    paper_num_samples: int = 1
+    A kind is a subclass with the decorator ``kaldi_uq.nnet.config.register``.
+
+    Args:
+        config: sizes and options, an instance of ``config_class``.
+
+    Attributes:
+        config_class: configuration of the kind, which states the kind's name.
+    """
+
+    config_class: ClassVar[type[ModelConfig]]
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.config = config
         self.num_pdfs = config.num_pdfs
-        self.default_num_samples = self.paper_num_samples
         if self.is_random and config.num_samples:
             self.default_num_samples = config.num_samples
+
+    @classmethod
+    def build(cls: type[ModelT], config: ModelConfig, seed: int) -> ModelT:
+        """A model with initial weights; most kinds draw them from one CPU generator."""
+        return cls(config, generator=torch.Generator().manual_seed(seed))  # type: ignore[call-arg]
+
+    @property
+    def kind(self) -> str:
+        """Name of the kind."""
+        return self.config.kind
 
     def _check_input(self, x: Tensor) -> None:
         if x.dim() != 3 or x.shape[-1] != self.config.input_dim:
             raise ValueError(f"features must be (B, T, {self.config.input_dim}), got {tuple(x.shape)}")
+
+
+def build_model(config: ModelConfig, *, seed: int = 0) -> FrameModel:
+    """A model with initial weights that are a pure function of ``config`` and ``seed``.
+
+    The weights are drawn on the CPU, whatever device the model moves to; global generators are not touched.
+
+    Args:
+        config: configuration of any kind.
+        seed: seed of the initial weights; an ensemble derives one for each member.
+    """
+    model: FrameModel = model_class(config.kind).build(config, seed)
+    return model
 
 
 def layer_sizes(config: ModelConfig) -> list[tuple[int, int]]:

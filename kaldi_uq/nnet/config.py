@@ -1,31 +1,100 @@
-"""Configuration of an acoustic model."""
+"""Configuration of an acoustic model, and the registry of the kinds of models.
+
+A kind is one class with its configuration, in one file.  Those of the package are the modules of
+``kaldi_uq.nnet.kinds``: the name of the file is the name of the kind, and the file is imported when the kind is asked
+for, so that a list of the names needs no PyTorch.  :func:`register` adds a class from anywhere.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import importlib
+import pkgutil
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, ClassVar, TypeVar
 
 from kaldi_uq.config import Config, require
 
-MODEL_KINDS = ("dnn", "ensemble", "dropout", "bnn")
+ClassT = TypeVar("ClassT", bound=type[Any])
+
+_PAPER = ("dnn", "ensemble", "dropout", "bnn")  # in the order of its tables; further kinds follow by name
+_FOUND = {module.name for module in pkgutil.iter_modules([str(Path(__file__).with_name("kinds"))])}
+MODEL_KINDS: tuple[str, ...] = (*_PAPER, *sorted(_FOUND - set(_PAPER)))  # the kinds of the package
+
+# Model files once held these fields whatever the kind, with these values unless the kind used them.
+FORMER_FIELDS: Mapping[str, Any] = {"num_members": 5, "dropout": 0.5, "init_log_var": -9.0}
+
+_classes: dict[str, Any] = {}  # name -> class, of the kinds that have been imported
 
 
 @dataclass(frozen=True)
 class ModelConfig(Config):
-    """An acoustic model: its kind and sizes.  The defaults are the paper's (section 4.1)."""
+    """What every kind of acoustic model has; a kind derives its own configuration.  The defaults are the paper's (4.1).
 
-    kind: str = "dnn"
+    Attributes:
+        kind: name of the kind, which the class of the configuration states.
+    """
+
+    kind: ClassVar[str]
+
     input_dim: int = 351
     num_pdfs: int = 95
     hidden_dims: tuple[int, ...] = (100, 100)
-    num_members: int = 5  # ensemble only: T of the paper
-    num_samples: int = 0  # draws at test; 0: the kind's default (dropout 100, bnn 5)
-    dropout: float = 0.5  # dropout only
-    init_log_var: float = -9.0  # bnn only: initial log-variance of rows and columns
+    num_samples: int = 0  # draws of a random model at test; 0: the kind's default (dropout 100, bnn 5)
 
     def __post_init__(self) -> None:
-        require(self.kind in MODEL_KINDS, f"model must be one of {', '.join(MODEL_KINDS)}, got {self.kind!r}")
-        require(self.num_members >= 1, f"num_members must be >= 1, got {self.num_members}")
-        require(0 <= self.dropout < 1, f"dropout must be in [0, 1), got {self.dropout}")
         require(self.num_samples >= 0, f"num_samples must be >= 0, got {self.num_samples}")
         sizes_make_sense = len(self.hidden_dims) >= 1 and min(self.hidden_dims) >= 1
         require(sizes_make_sense, f"hidden_dims must be layer sizes of at least 1, got {self.hidden_dims}")
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields and the kind."""
+        return {"kind": self.kind, **super().to_dict()}
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> ModelConfig:  # type: ignore[override]
+        """Build the configuration of the kind that ``values`` name.
+
+        Raises:
+            ValueError: an unknown kind, a name that its configuration does not have, or a value out of range.
+        """
+        if not isinstance(values, dict):
+            raise ValueError(f"{cls.__name__} must be names with values, got {values!r}")
+        config = model_class(values.get("kind", "dnn")).config_class
+        ignored = {"kind", *FORMER_FIELDS} - {field.name for field in fields(config)}
+        found: ModelConfig = super(ModelConfig, config).from_dict({k: v for k, v in values.items() if k not in ignored})
+        return found
+
+
+def register(model: ClassT) -> ClassT:
+    """Add a kind: a decorator of its class, a ``FrameModel`` whose ``config_class`` states the name.
+
+    Raises:
+        ValueError: the name stands for another class.
+    """
+    kind = model.config_class.kind
+    package = f"{__package__}.kinds.{kind}"
+    known = _classes.get(kind, model)
+    taken = kind in MODEL_KINDS and model.__module__ != package
+    taken |= (known.__module__, known.__qualname__) != (model.__module__, model.__qualname__)  # else a file read again
+    require(not taken, f"{model.__qualname__}: there is another kind {kind!r} already; choose another name")
+    _classes[kind] = model
+    return model
+
+
+def kind_names() -> tuple[str, ...]:
+    """Names of the kinds: those of the package, then those that were registered."""
+    return (*MODEL_KINDS, *(kind for kind in _classes if kind not in MODEL_KINDS))
+
+
+def model_class(kind: str) -> Any:
+    """The class of a kind, a ``FrameModel``.
+
+    Raises:
+        ValueError: there is no such kind.
+    """
+    if kind in MODEL_KINDS:
+        importlib.import_module(f"{__package__}.kinds.{kind}")
+    require(kind in _classes, f"model must be one of {', '.join(kind_names())}, got {kind!r}")
+    return _classes[kind]

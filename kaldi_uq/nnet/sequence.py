@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from torch.nn.modules.dropout import _DropoutNd
 
 from kaldi_uq.nnet.base import AcousticModel, check_generator, chunk_sizes, cross_entropy
-from kaldi_uq.nnet.vmg import VmgLinear
 from kaldi_uq.nnet.vmg_conv import VmgConv
+from kaldi_uq.nnet.vmg_linear import VmgLinear
 
 TRANSFORMER_LAYERS = (nn.TransformerEncoderLayer, nn.TransformerDecoderLayer)
 
@@ -56,7 +56,7 @@ class SequenceDropout(SequenceModel):
     """A module whose dropout stays active at test; made with ``mc_dropout``."""
 
     is_random = True
-    default_num_train_samples = 1
+    recommended_statistic = "mean_akld"
 
     def __init__(self, module: nn.Module, *, num_samples: int, num_pdfs: int = 0) -> None:
         super().__init__(module, num_pdfs=num_pdfs)
@@ -75,12 +75,13 @@ class SequenceEnsemble(AcousticModel):
     """Modules trained independently; made with ``ensemble``."""
 
     frame_wise = False
+    recommended_statistic = "max_mutual_information"
 
     def __init__(self, modules: Sequence[nn.Module], *, num_pdfs: int = 0) -> None:
         super().__init__()
         self.members = nn.ModuleList(SequenceModel(module, num_pdfs=num_pdfs) for module in modules)
         self.num_pdfs = num_pdfs
-        self.default_num_samples = self.default_num_train_samples = len(self.members)
+        self.num_members = self.default_num_samples = self.default_num_train_samples = len(self.members)
 
     def training_loss(
         self,
@@ -135,6 +136,7 @@ class SequenceVmg(SequenceModel):
     """A module with matrix-Gaussian layers; made with ``vmg``."""
 
     is_random = True
+    recommended_statistic = "q95_mutual_information"
 
     def __init__(self, module: nn.Module, *, num_samples: int, num_pdfs: int = 0) -> None:
         super().__init__(module, num_pdfs=num_pdfs)

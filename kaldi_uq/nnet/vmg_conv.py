@@ -1,11 +1,11 @@
 """Convolutions with a variational matrix-Gaussian kernel.
 
-A convolution is a matrix product with the inputs under the kernel as rows, so that the layer of ``vmg`` carries over:
-the rows are the (input channel, kernel position) pairs and a constant for the bias, the columns the output channels,
-one matrix for each group.  The variance of the activations is the convolution of x^2 with the variances of the rows,
-one channel for each group, times the variances of the columns.  Every output position has its own sample.
+A convolution is a matrix product with the inputs under the kernel as rows, so that the layer of ``vmg_linear`` carries
+over: the rows are the (input channel, kernel position) pairs and a constant for the bias, the columns the output
+channels, one matrix for each group.  The variance of the activations is the convolution of x^2 with the variances of
+the rows, one channel for each group, times the variances of the columns.  Every output position has its own sample.
 
-Source: as ``vmg``.
+Source: as ``vmg_linear``.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
-from kaldi_uq.nnet.vmg import MIN_VARIANCE, matrix_gaussian_kl
+from kaldi_uq.nnet.vmg_linear import MIN_VARIANCE, matrix_gaussian_kl
 
 ConvT = TypeVar("ConvT", bound="VmgConv")
 

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 from torch.nn.modules.dropout import _DropoutNd
 
-from kaldi_uq.nnet.ensemble import member_seeds
+from kaldi_uq.nnet.kinds.ensemble import member_seeds
 from kaldi_uq.nnet.sequence import (
     TRANSFORMER_LAYERS,
     SequenceDropout,
@@ -23,8 +23,8 @@ from kaldi_uq.nnet.sequence import (
     dropout_layers,
     seeded,
 )
-from kaldi_uq.nnet.vmg import VmgLinear
 from kaldi_uq.nnet.vmg_conv import VmgConv1d, VmgConv2d
+from kaldi_uq.nnet.vmg_linear import VmgLinear
 
 
 def deterministic(module: nn.Module, *, num_pdfs: int = 0) -> SequenceModel:

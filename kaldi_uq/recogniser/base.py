@@ -68,6 +68,8 @@ class BaseRecogniser(ABC):
     is_random: bool
     num_draws: int | None
     device: torch.device
+    random_targets = "words"  # words strung together, or sentences of a grammar where there is one
+    code: Path | None = None  # file of the user's own code that it is made of, for runs that resume
 
     # what a subclass supplies
 
@@ -168,6 +170,16 @@ class BaseRecogniser(ABC):
         return type(self).__name__
 
     @property
+    @abstractmethod
+    def model_key(self) -> str:
+        """Digest of the model that measures, by which a file of what is normal in a frame is recognised."""
+
+    @property
+    def recommended_statistic(self) -> str:
+        """The statistic to detect attacks with."""
+        return "mean_predictive_entropy"
+
+    @property
     def why_no_words(self) -> str:
         """What is missing for the words, in one line; empty if it can decode."""
         return ""
@@ -201,6 +213,15 @@ class BaseRecogniser(ABC):
         """
         rate, shortest = self.sample_rate, self.min_samples
         return self, read_waves(data, sample_rate=rate, min_samples=shortest, utts=utts, allow_pipes=allow_pipes)
+
+    def word_times(self, words: Sequence[str], scores: np.ndarray) -> list[tuple[str, float, float]]:
+        """When each of the words begins and ends, in seconds, by forced alignment; empty where that is not known.
+
+        Args:
+            words: what is heard, or to be heard.
+            scores: (T, C) float32 of the utterance.
+        """
+        return []
 
     def in_double(self: RecogniserT) -> RecogniserT:
         """A copy that computes in float64, for checks of the gradient."""

@@ -25,8 +25,8 @@ from kaldi_uq.nnet import AcousticModel, build_model
 from kaldi_uq.nnet.base import FrameModel
 from kaldi_uq.nnet.config import ModelConfig
 
-FORMAT = "kaldi_uq.recogniser.hybrid.1"
-WEIGHTS_FORMAT = "kaldi_uq.recogniser.hybrid-weights.1"  # of a network that no configuration describes
+FORMAT = "kaldi_uq.hybrid.1"
+WEIGHTS_FORMAT = "kaldi_uq.hybrid-weights.1"  # of a network that no configuration describes
 MODEL_FILE = "final.safetensors"
 
 
@@ -85,8 +85,8 @@ class HybridModel(nn.Module):
 
     @property
     def kind(self) -> str:
-        """One of ``MODEL_KINDS``; of a network from elsewhere, the name of its class."""
-        return self.network.config.kind if isinstance(self.network, FrameModel) else type(self.network).__name__
+        """Name of the kind of the network; of a network that no configuration describes, the name of its class."""
+        return self.network.kind
 
     def set_prior(self, counts: np.ndarray) -> None:
         """Set the priors from frame counts (C,); an unseen pdf counts as one frame, so that no prior is zero."""
@@ -188,7 +188,7 @@ class HybridModel(nn.Module):
         """
         path = Path(path)
         path = path / MODEL_FILE if path.is_dir() else path
-        header, tensors = _read(path, remedy="steps/uq/train.sh makes it (stage 4 of the recipe)")
+        header, tensors = _read(path, remedy="steps/uq/train.sh makes it")
         if header.get("format") == WEIGHTS_FORMAT:
             raise ModelFileError(
                 f"{path}: the weights of a network that is no part of kaldi_uq: the code that wrote them can read "

@@ -16,11 +16,19 @@ from kaldi_uq.engine.base import Aligner, DecodeConfig, Decoder, Engine
 from kaldi_uq.engine.select import select_engine
 from kaldi_uq.errors import DataError, ModelFileError
 from kaldi_uq.io.datadir import DataDir
+from kaldi_uq.io.files import file_digest
 from kaldi_uq.io.kaldi_model import read_transitions
 from kaldi_uq.io.lang import Lang
 from kaldi_uq.io.waves import read_waves
+from kaldi_uq.io.word_times import word_times
 from kaldi_uq.language.sentences import GrammarSentences
-from kaldi_uq.language.targets import check_target, min_word_frames, random_target, target_words
+from kaldi_uq.language.targets import (
+    check_target,
+    min_word_frames,
+    random_target,
+    read_pronunciations,
+    target_words,
+)
 from kaldi_uq.recogniser.base import BaseRecogniser
 from kaldi_uq.recogniser.hybrid import MODEL_FILE, HybridModel, select_device
 from kaldi_uq.recogniser.speakers import speaker_stats, speakers_digest, stats_of_waves
@@ -67,7 +75,6 @@ class Recogniser(BaseRecogniser):
         self.graph_dir = Path(graph_dir) if graph_dir is not None else self.model_dir / "graph"
         self.decode_config = decode or DecodeConfig()
         self.num_draws = num_draws
-        self.random_targets = "words"
         self.sample_rate, self.min_samples = front_end.sample_rate, front_end.min_samples
         self.frame_shift_s = front_end.frame_shift_s
         self.is_random = model.network.is_random
@@ -104,7 +111,7 @@ class Recogniser(BaseRecogniser):
         for name in MODEL_FILES:
             if not (model_dir / name).is_file():
                 raise ModelFileError(f"{model_dir / name}: no such file; steps/uq/train.sh makes it")
-        model = HybridModel.load(model_dir, select_device(device), network=network)
+        model = HybridModel.load(model_dir, select_device(device), **({} if network is None else {"network": network}))
         return cls(
             model,
             engine if isinstance(engine, Engine) else select_engine(engine),
@@ -120,9 +127,18 @@ class Recogniser(BaseRecogniser):
         return self.model.kind
 
     @property
+    def model_key(self) -> str:
+        return file_digest(self.model_dir / MODEL_FILE)
+
+    @property
+    def recommended_statistic(self) -> str:
+        return self.model.network.recommended_statistic
+
+    @property
     def files(self) -> list[Path]:
         model = [self.model_dir / name for name in MODEL_FILES if (self.model_dir / name).is_file()]
-        return [*model, *(self.graph_dir / name for name in GRAPH_FILES if (self.graph_dir / name).is_file())]
+        graph = [self.graph_dir / name for name in GRAPH_FILES if (self.graph_dir / name).is_file()]
+        return [*model, *graph, *([self.code] if self.code else [])]
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -215,6 +231,16 @@ class Recogniser(BaseRecogniser):
         self, utt: str, original: Sequence[str], num_frames: int, *, seed: int, attempt: int = 0
     ) -> list[str]:
         return self._sample(utt, original, num_frames, self._word_frames[1], seed=seed, attempt=attempt)
+
+    def word_times(self, words: Sequence[str], scores: np.ndarray) -> list[tuple[str, float, float]]:
+        found = (
+            self._aligner.align([("", scores)], {"": self.lang.word_ids(words, where="word times")}) if words else {}
+        )
+        if not found:
+            return []
+        table = read_transitions(self.model_dir / "final.mdl")
+        silence = frozenset(int(i) for i in (self.lang.path / "phones/silence.int").read_text().split())
+        return word_times(found[""], words, table, read_pronunciations(self.lang), silence, self.frame_shift_s)
 
     def in_double(self) -> Recogniser:
         other = copy.copy(self)

@@ -84,7 +84,6 @@ class Trainer:
         self.key = digest(key, frontend.to_dict(), network.to_dict(), config.to_dict(), sorted(inputs.waves))
         self.model = HybridModel(frontend, network, seed=config.seed).to(device)
         self.model.set_speakers(inputs.speakers)
-        self.num_members = network.num_members if network.kind == "ensemble" else 0  # each sees its own minibatches
         self.history: list[dict[str, float]] = []
 
     def run(self) -> HybridModel:
@@ -119,7 +118,8 @@ class Trainer:
         return self.model
 
     def _epoch(self, optimizer: torch.optim.Optimizer, data: TrainingSet, epoch: int, num_epochs: int) -> float:
-        config, network, members = self.config, self.model.network.train(), self.num_members
+        config, network = self.config, self.model.network.train()
+        members = network.num_members  # each sees its own minibatches
         order = _frame_order(data.num_frames, members, config.seed, epoch).to(self.device)
         offsets = torch.from_numpy(data.offsets).to(self.device)
         utt_of_frame = torch.repeat_interleave(

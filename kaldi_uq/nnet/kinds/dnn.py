@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from kaldi_uq.nnet.base import FrameModel, layer_sizes
-from kaldi_uq.nnet.config import ModelConfig
+from kaldi_uq.nnet.config import ModelConfig, register
+
+
+@dataclass(frozen=True)
+class DnnConfig(ModelConfig):
+    """A deterministic network: nothing but its sizes."""
+
+    kind: ClassVar[str] = "dnn"
 
 
 def make_linear(in_features: int, out_features: int, generator: torch.Generator) -> nn.Linear:
@@ -25,17 +34,20 @@ def make_linear(in_features: int, out_features: int, generator: torch.Generator)
     return layer
 
 
+@register
 class DnnModel(FrameModel):
     """A feed-forward network, M = 1.
 
     Args:
-        config: sizes; ``kind`` is not looked at.
+        config: sizes.
         generator: CPU generator of the initial weights.
 
     Source: section 4.1 of the paper (fNN).
     """
 
-    def __init__(self, config: ModelConfig, *, generator: torch.Generator) -> None:
+    config_class = DnnConfig
+
+    def __init__(self, config: DnnConfig, *, generator: torch.Generator) -> None:
         super().__init__(config)
         self.layers: Sequence[nn.Linear] = nn.ModuleList(  # type: ignore[assignment]
             make_linear(i, o, generator) for i, o in layer_sizes(config)

@@ -3,15 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from kaldi_uq.config import require
 from kaldi_uq.nnet.base import FrameModel, choose_chunk, chunk_sizes, cross_entropy
-from kaldi_uq.nnet.config import ModelConfig
-from kaldi_uq.nnet.dnn import DnnModel
+from kaldi_uq.nnet.config import ModelConfig, register
+from kaldi_uq.nnet.kinds.dnn import DnnConfig, DnnModel
+
+
+@dataclass(frozen=True)
+class EnsembleConfig(ModelConfig):
+    """A deep ensemble."""
+
+    kind: ClassVar[str] = "ensemble"
+
+    num_members: int = 5  # T of the paper
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(self.num_members >= 1, f"num_members must be >= 1, got {self.num_members}")
 
 
 def member_seeds(seed: int, num_members: int) -> tuple[int, ...]:
@@ -26,6 +42,7 @@ def member_seeds(seed: int, num_members: int) -> tuple[int, ...]:
     return tuple(int(state[0] >> np.uint64(1)) for state in states)  # 63 bits: what every torch generator takes
 
 
+@register
 class EnsembleModel(FrameModel):
     """M feed-forward networks with the member axis in the weights.
 
@@ -39,20 +56,30 @@ class EnsembleModel(FrameModel):
     Source: section 2.2 of the paper; Lakshminarayanan et al. 2017.
     """
 
-    def __init__(self, config: ModelConfig, *, seeds: Sequence[int]) -> None:
-        self.paper_num_samples = config.num_members
+    config_class = EnsembleConfig
+    config: EnsembleConfig
+    recommended_statistic = "max_mutual_information"
+
+    def __init__(self, config: EnsembleConfig, *, seeds: Sequence[int]) -> None:
         super().__init__(config)
         if len(seeds) != config.num_members:
             raise ValueError(f"an ensemble of {config.num_members} members needs as many seeds, got {len(seeds)}")
-        self.default_num_train_samples = config.num_members
-        members = [DnnModel(config, generator=torch.Generator().manual_seed(seed)) for seed in seeds]
+        self.num_members = self.default_num_samples = self.default_num_train_samples = config.num_members
+        self._member_config = DnnConfig(config.input_dim, config.num_pdfs, config.hidden_dims)
+        members = [DnnModel(self._member_config, generator=torch.Generator().manual_seed(seed)) for seed in seeds]
         layers = [[member.layers[k] for member in members] for k in range(len(members[0].layers))]
         self.weights = nn.ParameterList(torch.stack([m.weight.detach() for m in layer]) for layer in layers)
         self.biases = nn.ParameterList(torch.stack([m.bias.detach() for m in layer]) for layer in layers)
 
+    @classmethod
+    def build(cls, config: ModelConfig, seed: int) -> EnsembleModel:
+        """An ensemble whose members have the seeds that ``member_seeds`` derives."""
+        assert isinstance(config, EnsembleConfig)
+        return cls(config, seeds=member_seeds(seed, config.num_members))
+
     def member(self, index: int) -> DnnModel:
         """A copy of one member as a network of its own."""
-        model = DnnModel(self.config, generator=torch.Generator().manual_seed(0)).to(self.weights[0])
+        model = DnnModel(self._member_config, generator=torch.Generator().manual_seed(0)).to(self.weights[0])
         with torch.no_grad():
             for layer, weight, bias in zip(model.layers, self.weights, self.biases, strict=True):
                 layer.weight.copy_(weight[index])

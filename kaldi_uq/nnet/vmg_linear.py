@@ -1,4 +1,4 @@
-"""Bayesian network: weights with a variational matrix-Gaussian posterior.
+"""Linear layer whose weights have a variational matrix-Gaussian posterior.
 
 A layer's weight matrix, bias as its last row, is W = M + diag(s_in) E diag(s_out) with E standard normal: independent
 Gaussians whose variance is the product of one number for the row and one for the column.
@@ -6,7 +6,7 @@ Gaussians whose variance is the product of one number for the row and one for th
 Activations are sampled instead of weights.  Given an input x, the outputs x W are independent Gaussians with mean x M
 and variance ((x^2) . s_in^2) s_out^2, so one draw needs no matrix of its own.  Each frame of a draw then has its own
 sample of the weights, as in the paper's code: the distribution of a frame's posterior is that of weights shared by the
-utterance, and given x the frames are independent.  ``BnnModel.sample_weights`` draws weights to share.
+utterance, and given x the frames are independent.  ``VmgLinear.sample_weights`` draws weights to share.
 
 Source: eqs. 1 and 2 of the paper; Louizos and Welling 2016, "Structured and efficient variational deep learning with
 matrix Gaussian posteriors"; Kingma et al. 2015 for the sampling of activations.
@@ -15,14 +15,10 @@ matrix Gaussian posteriors"; Kingma et al. 2015 for the sampling of activations.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-
-from kaldi_uq.nnet.base import FrameModel, choose_chunk, chunk_sizes, layer_sizes
-from kaldi_uq.nnet.config import ModelConfig
 
 # Variances below this have no finite gradient of their square root; only an all-zero input without bias gets there.
 MIN_VARIANCE = 1e-30
@@ -105,52 +101,3 @@ def matrix_gaussian_kl(mean: Tensor, log_var_in: Tensor, log_var_out: Tensor) ->
     trace = log_var_in.exp().sum() * log_var_out.exp().sum()
     log_determinant = columns * log_var_in.sum() + rows * log_var_out.sum()
     return 0.5 * (trace + mean.square().sum() - rows * columns - log_determinant)
-
-
-class BnnModel(FrameModel):
-    """A feed-forward Bayesian network of matrix-Gaussian layers with ReLU between them.
-
-    Args:
-        config: sizes and ``init_log_var``.
-        generator: CPU generator of the initial means.
-    """
-
-    is_random = True
-    paper_num_samples = 5
-
-    def __init__(self, config: ModelConfig, *, generator: torch.Generator) -> None:
-        super().__init__(config)
-        self.layers: Sequence[VmgLinear] = nn.ModuleList(  # type: ignore[assignment]
-            VmgLinear(i, o, init_log_var=config.init_log_var, generator=generator) for i, o in layer_sizes(config)
-        )
-
-    def kl(self) -> Tensor:
-        """KL divergence of all weights from the standard normal prior, in nats."""
-        return torch.stack([layer.kl() for layer in self.layers]).sum()
-
-    def sample_weights(self, *, generator: torch.Generator | None = None) -> list[Tensor]:
-        """One sample of all weights, to share between frames: see ``log_post_with``."""
-        return [layer.sample_weights(generator=generator) for layer in self.layers]
-
-    def log_post_with(self, x: Tensor, weights: Sequence[Tensor]) -> Tensor:
-        """Log-posteriors ``(B, T, C)`` of the network with given weights, for ``x (B, T, D)``."""
-        self._check_input(x)
-        for layer, matrix in zip(self.layers[:-1], weights[:-1], strict=True):
-            x = layer.apply_weights(x, matrix).relu()
-        return F.log_softmax(self.layers[-1].apply_weights(x, weights[-1]), dim=-1)
-
-    def _iter_logits(
-        self, x: Tensor, num_samples: int, chunk: int | None, generator: torch.Generator | None
-    ) -> Iterator[Tensor]:
-        mean, deviation = self.layers[0].moments(x)  # the input is the same for all draws
-        widths = [*self.config.hidden_dims, self.num_pdfs]
-        size = choose_chunk(num_samples, x.shape[0] * x.shape[1], sum(widths), x.device, chunk)
-        for m in chunk_sizes(num_samples, size):
-            noise = [mean.new_empty((m, *x.shape[:2], width)) for width in widths]
-            for draw in range(m):  # draw by draw, so that grouping them changes nothing
-                for layer_noise in noise:
-                    layer_noise[draw].normal_(generator=generator)
-            hidden = torch.addcmul(mean, deviation, noise[0])
-            for layer, layer_noise in zip(self.layers[1:], noise[1:], strict=True):
-                hidden = torch.addcmul(*layer.moments(hidden.relu_()), layer_noise)
-            yield hidden

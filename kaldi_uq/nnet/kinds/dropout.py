@@ -3,16 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from kaldi_uq.config import require
 from kaldi_uq.nnet.base import FrameModel, choose_chunk, chunk_sizes, layer_sizes
-from kaldi_uq.nnet.config import ModelConfig
-from kaldi_uq.nnet.dnn import make_linear
+from kaldi_uq.nnet.config import ModelConfig, register
+from kaldi_uq.nnet.kinds.dnn import make_linear
 
 
+@dataclass(frozen=True)
+class DropoutConfig(ModelConfig):
+    """A network with dropout at test."""
+
+    kind: ClassVar[str] = "dropout"
+
+    dropout: float = 0.5  # probability of dropping a unit
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(0 <= self.dropout < 1, f"dropout must be in [0, 1), got {self.dropout}")
+
+
+@register
 class McDropoutModel(FrameModel):
     """A feed-forward network with dropout after the ReLU of every hidden layer.
 
@@ -26,11 +43,14 @@ class McDropoutModel(FrameModel):
     Source: section 2.2 of the paper; Gal and Ghahramani 2016.
     """
 
+    config_class = DropoutConfig
+    config: DropoutConfig
     is_random = True
-    paper_num_samples = 100
+    default_num_samples = 100
     default_num_train_samples = 10
+    recommended_statistic = "mean_akld"
 
-    def __init__(self, config: ModelConfig, *, generator: torch.Generator) -> None:
+    def __init__(self, config: DropoutConfig, *, generator: torch.Generator) -> None:
         super().__init__(config)
         self.layers: Sequence[nn.Linear] = nn.ModuleList(  # type: ignore[assignment]
             make_linear(i, o, generator) for i, o in layer_sizes(config)
