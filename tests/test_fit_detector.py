@@ -121,7 +121,5 @@ def test_script_fits_what_detection_then_uses(tiny_recipe: Recipe, tmp_path: Pat
     assert {path.name: path.read_text() for path in detectors.glob("*.json")} == before
     made = {path: path.stat().st_mtime_ns for path in detectors.glob("*.json")}
     assert recipe.run("local/detect.sh", "--eps", "0.02").returncode == 0
-    assert {
-        path: path.stat().st_mtime_ns for path in detectors.glob("*.json")
-    } == made  # only measured
+    assert {path: path.stat().st_mtime_ns for path in detectors.glob("*.json")} == made  # only measured
     assert recipe.results()["detection"] == results["detection"]

@@ -1,12 +1,12 @@
 """Fits the detectors of a model on benign statistics, keeps them in a directory and finds them there again.
 
-========================  =============================================================
-``<statistic>``           two-sided Gaussian of one statistic, the paper's
+=========================  =============================================================
+``<statistic>``            two-sided Gaussian of one statistic, the paper's
 ``<statistic>-one-sided``  one-sided Gaussian: only large values are suspicious
-``<statistic>-kde``       kernel density of one statistic
-``all-mahalanobis``       multivariate Gaussian of all statistics together
-``all-kde``               kernel density of all statistics together
-========================  =============================================================
+``<statistic>-kde``        kernel density of one statistic
+``all-mahalanobis``        multivariate Gaussian of all statistics together
+``all-kde``                kernel density of all statistics together
+=========================  =============================================================
 """
 
 from __future__ import annotations
