@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,9 +12,13 @@ from pathlib import Path
 import numpy as np
 
 from kaldi_uq.config import Config, require
-from kaldi_uq.errors import AlignmentError, EngineError
+from kaldi_uq.errors import AlignmentError, EngineError, KaldiUqError, ModelFileError
 from kaldi_uq.io.kaldi_model import read_gmm_model
 from kaldi_uq.io.lang import Lang
+
+Matrices = Iterable[tuple[str, np.ndarray]]  # (utt, (T, C) log-likelihoods or (T, D) features), float32
+Features = Mapping[str, np.ndarray]  # utt -> (T, D) float32
+Transcripts = Mapping[str, Sequence[int]]  # utt -> word-ids
 
 log = logging.getLogger(__name__)
 
@@ -115,7 +120,7 @@ class Decoder(ABC):
     """A decoder of one graph.  Transition model, graph and words are read once, when it is made."""
 
     @abstractmethod
-    def decode(self, loglikes: Iterable[tuple[str, np.ndarray]]) -> dict[str, Hypothesis]:
+    def decode(self, loglikes: Matrices) -> dict[str, Hypothesis]:
         """Decode utterances.
 
         Args:
@@ -133,9 +138,7 @@ class Aligner(ABC):
     """A forced aligner of one lexicon.  Transition model, tree and lexicon are read once, when it is made."""
 
     @abstractmethod
-    def align(
-        self, loglikes: Iterable[tuple[str, np.ndarray]], transcripts: Mapping[str, Sequence[int]]
-    ) -> dict[str, np.ndarray]:
+    def align(self, loglikes: Matrices, transcripts: Transcripts) -> dict[str, np.ndarray]:
         """Align utterances with their words.
 
         Args:
@@ -151,13 +154,43 @@ class Aligner(ABC):
 
 
 class Engine(ABC):
-    """An engine: hands out decoders and aligners, and makes what they need."""
+    """An engine: it hands out decoders and aligners.  An engine that also makes systems is a :class:`SystemBuilder`."""
 
     name: str
 
     @abstractmethod
     def versions(self) -> dict[str, str]:
         """Names and versions of what the engine runs on, for logs and results."""
+
+    @abstractmethod
+    def decoder(self, model_dir: Path, graph_dir: Path, config: DecodeConfig) -> Decoder:
+        """A decoder with ``HCLG.fst`` of ``graph_dir`` and the transition model of ``model_dir``.
+
+        Raises:
+            EngineError: a file of the graph is missing or damaged.
+            ModelFileError: a file of the model is missing or damaged.
+        """
+
+    @abstractmethod
+    def aligner(self, model_dir: Path, lang: Lang, config: DecodeConfig) -> Aligner:
+        """An aligner with the lexicon of ``lang``, and the transition model and the tree of ``model_dir``.
+
+        Raises:
+            EngineError: the lexicon is missing or damaged.
+            ModelFileError: a file of the model is missing or damaged.
+        """
+
+    def decode_gmm(
+        self, model_dir: Path, graph_dir: Path, feats: Matrices, config: DecodeConfig
+    ) -> dict[str, Hypothesis]:
+        """Decode (utt, (T, D)) features with the GMMs of ``final.mdl``; results as of :meth:`Decoder.decode`."""
+        return self.decoder(model_dir, graph_dir, config).decode(_gmm_loglikes(model_dir, feats))
+
+    def align_gmm(
+        self, model_dir: Path, lang: Lang, feats: Matrices, transcripts: Transcripts, config: DecodeConfig
+    ) -> dict[str, np.ndarray]:
+        """Align (utt, (T, D)) features with the GMMs of ``final.mdl``; results as of :meth:`Aligner.align`."""
+        return self.aligner(model_dir, lang, config).align(_gmm_loglikes(model_dir, feats), transcripts)
 
     @abstractmethod
     def compile_fst(self, text: str, path: Path, *, sort: str) -> None:
@@ -170,15 +203,18 @@ class Engine(ABC):
         """
 
     @abstractmethod
+    def update_transitions(self, model_dir: Path, alignments: Iterable[np.ndarray], out_path: Path) -> None:
+        """Re-estimate the transition probabilities from alignments; writes a model without GMMs to ``out_path``."""
+
+
+class SystemBuilder(Engine):
+    """An engine that also makes systems: it trains Gaussian mixtures and composes decoding graphs."""
+
+    @abstractmethod
     def train_mono(
-        self,
-        feats: Mapping[str, np.ndarray],
-        transcripts: Mapping[str, Sequence[int]],
-        lang: Lang,
-        out_dir: Path,
-        config: MonoConfig,
+        self, feats: Features, transcripts: Transcripts, lang: Lang, out_dir: Path, config: MonoConfig
     ) -> None:
-        """Train a monophone system; writes ``final.mdl``, ``tree`` and ``ali.1.gz`` into ``out_dir``.
+        """Train a monophone system; writes ``final.mdl``, ``tree`` and ``ali.*.gz`` into ``out_dir``.
 
         Args:
             feats: utt -> (T, D) float32, normalised, with deltas.
@@ -186,19 +222,22 @@ class Engine(ABC):
             lang: the language directory.
             out_dir: the model directory.
             config: the options.
+
+        Raises:
+            AlignmentError: more utterances than ``config.max_failed`` allows cannot be aligned with their text.
         """
 
     @abstractmethod
     def train_deltas(
         self,
-        feats: Mapping[str, np.ndarray],
-        transcripts: Mapping[str, Sequence[int]],
+        feats: Features,
+        transcripts: Transcripts,
         lang: Lang,
         ali_dir: Path,
         out_dir: Path,
         config: DeltasConfig,
     ) -> None:
-        """Train a triphone system from alignments; writes ``final.mdl``, ``tree`` and ``ali.1.gz`` into ``out_dir``.
+        """Train a triphone system from alignments; writes ``final.mdl``, ``tree`` and ``ali.*.gz`` into ``out_dir``.
 
         Args:
             feats: utt -> (T, D) float32, normalised, with deltas.
@@ -209,56 +248,87 @@ class Engine(ABC):
             config: the options.
 
         Raises:
-            AlignmentError: more utterances than ``config.max_failed`` have no alignment in ``ali_dir``.
+            AlignmentError: more utterances than ``config.max_failed`` allows have no alignment in ``ali_dir``, or
+                cannot be aligned with their text.
         """
 
     @abstractmethod
     def make_graph(
         self, lang: Lang, model_dir: Path, graph_dir: Path, *, transition_scale: float, self_loop_scale: float
     ) -> None:
-        """Compose ``HCLG.fst`` into ``graph_dir``."""
-
-    @abstractmethod
-    def decoder(self, model_dir: Path, graph_dir: Path, config: DecodeConfig) -> Decoder:
-        """A decoder with ``HCLG.fst`` of ``graph_dir`` and the transition model of ``model_dir``.
+        """Compose ``HCLG.fst`` into ``graph_dir``.
 
         Raises:
-            EngineError: a file is missing or damaged.
+            EngineError: lexicon or grammar is missing, or they share no word.
         """
 
-    @abstractmethod
-    def aligner(self, model_dir: Path, lang: Lang, config: DecodeConfig) -> Aligner:
-        """An aligner with the lexicon of ``lang``, and the transition model and the tree of ``model_dir``.
 
-        Raises:
-            EngineError: a file is missing or damaged.
-        """
+def builder_of(engine: Engine) -> SystemBuilder:
+    """The engine as one that makes systems.
 
-    def align_gmm(
-        self,
-        model_dir: Path,
-        lang: Lang,
-        feats: Iterable[tuple[str, np.ndarray]],
-        transcripts: Mapping[str, Sequence[int]],
-        config: DecodeConfig,
-    ) -> dict[str, np.ndarray]:
-        """Align (utt, (T, D)) features with the GMMs of ``final.mdl``; results as of :meth:`Aligner.align`."""
-        return self.aligner(model_dir, lang, config).align(_gmm_loglikes(model_dir, feats), transcripts)
-
-    def decode_gmm(
-        self, model_dir: Path, graph_dir: Path, feats: Iterable[tuple[str, np.ndarray]], config: DecodeConfig
-    ) -> dict[str, Hypothesis]:
-        """Decode (utt, (T, D)) features with the GMMs of ``final.mdl``; results as of :meth:`Decoder.decode`."""
-        return self.decoder(model_dir, graph_dir, config).decode(_gmm_loglikes(model_dir, feats))
-
-    @abstractmethod
-    def update_transitions(self, model_dir: Path, alignments: Iterable[np.ndarray], out_path: Path) -> None:
-        """Re-estimate the transition probabilities from alignments; writes a model without GMMs to ``out_path``."""
+    Raises:
+        EngineError: it only decodes and aligns.
+    """
+    if not isinstance(engine, SystemBuilder):
+        raise EngineError(
+            f"--engine {engine.name} trains no Gaussian mixtures and composes no decoding graph: use --engine embedded "
+            "or --engine kaldi for this step"
+        )
+    return engine
 
 
-def _gmm_loglikes(model_dir: Path, feats: Iterable[tuple[str, np.ndarray]]) -> Iterator[tuple[str, np.ndarray]]:
+def _gmm_loglikes(model_dir: Path, feats: Matrices) -> Iterator[tuple[str, np.ndarray]]:
     _, gmms = read_gmm_model(Path(model_dir) / "final.mdl")
     return ((utt, gmms.loglikes(features)) for utt, features in feats)
+
+
+def existing_files(
+    folder: Path, *names: str, made_by: str = "utils/prepare_lang.sh", error: type[KaldiUqError] = EngineError
+) -> list[str]:
+    """Absolute paths of files of a directory.
+
+    Args:
+        folder: the directory.
+        names: names of the files.
+        made_by: what makes them, for the message.
+        error: class of the error.
+
+    Raises:
+        KaldiUqError: ``error``, if a file is missing.
+    """
+    for path in (Path(folder) / name for name in names):
+        if not path.is_file():
+            raise error(f"{path}: no such file; {made_by} makes it")
+    return [os.path.abspath(Path(folder) / name) for name in names]
+
+
+def model_files(model_dir: Path) -> list[str]:
+    """Absolute paths of ``final.mdl`` and ``tree``.
+
+    Raises:
+        ModelFileError: one is missing.
+    """
+    made_by = "steps/train_mono.sh or steps/train_deltas.sh"
+    return existing_files(model_dir, "final.mdl", "tree", made_by=made_by, error=ModelFileError)
+
+
+def graph_files(graph_dir: Path) -> list[str]:
+    """Absolute paths of ``HCLG.fst`` and ``words.txt``.
+
+    Raises:
+        EngineError: one is missing.
+    """
+    return existing_files(graph_dir, "HCLG.fst", "words.txt", made_by="utils/mkgraph.sh")
+
+
+def grammar_files(lang: Lang) -> list[str]:
+    """Absolute paths of ``L_disambig.fst`` and ``G.fst``.
+
+    Raises:
+        EngineError: one is missing.
+    """
+    made_by = "utils/prepare_lang.sh or utils/format_lm.sh"
+    return existing_files(lang.path, "L_disambig.fst", "G.fst", made_by=made_by)
 
 
 def check_scores(utt: str, scores: np.ndarray, num_pdfs: int, model_dir: Path) -> None:
@@ -295,7 +365,7 @@ def check_failures(utts: Sequence[str], aligned: Collection[str], max_failed: fl
         )
 
 
-def check_features(feats: Mapping[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+def check_features(feats: Features) -> tuple[np.ndarray, np.ndarray]:
     """Mean and variance of the features over all frames, (D,) float64 each.
 
     Raises:

@@ -10,10 +10,10 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import numpy as np
 
@@ -21,13 +21,15 @@ from kaldi_uq.engine.base import (
     Aligner,
     DecodeConfig,
     Decoder,
-    DeltasConfig,
     Engine,
     Hypothesis,
-    MonoConfig,
+    Matrices,
+    Transcripts,
     check_scores,
+    existing_files,
+    graph_files,
+    model_files,
 )
-from kaldi_uq.engine.binaries.engine import model_files
 from kaldi_uq.errors import EngineError
 from kaldi_uq.io.kaldi_model import TransitionTable, read_transitions, write_model
 from kaldi_uq.io.lang import Lang, read_symbols
@@ -71,32 +73,6 @@ class PyKaldiEngine(Engine):
                 fst.write(str(temporary))
                 os.replace(temporary, path)
 
-    def train_mono(
-        self,
-        feats: Mapping[str, np.ndarray],
-        transcripts: Mapping[str, Sequence[int]],
-        lang: Lang,
-        out_dir: Path,
-        config: MonoConfig,
-    ) -> None:
-        _cannot("train monophones")
-
-    def train_deltas(
-        self,
-        feats: Mapping[str, np.ndarray],
-        transcripts: Mapping[str, Sequence[int]],
-        lang: Lang,
-        ali_dir: Path,
-        out_dir: Path,
-        config: DeltasConfig,
-    ) -> None:
-        _cannot("train triphones")
-
-    def make_graph(
-        self, lang: Lang, model_dir: Path, graph_dir: Path, *, transition_scale: float, self_loop_scale: float
-    ) -> None:
-        _cannot("compose HCLG.fst")
-
     def decoder(self, model_dir: Path, graph_dir: Path, config: DecodeConfig) -> PyKaldiDecoder:
         return PyKaldiDecoder(model_dir, graph_dir, config)
 
@@ -132,7 +108,7 @@ class PyKaldiDecoder(Decoder):
         self._num_pdfs = read_transitions(Path(model_dir) / "final.mdl").num_pdfs
         self._id_to_word = {index: word for word, index in read_symbols(Path(graph_dir) / "words.txt").items()}
 
-    def decode(self, loglikes: Iterable[tuple[str, np.ndarray]]) -> dict[str, Hypothesis]:
+    def decode(self, loglikes: Matrices) -> dict[str, Hypothesis]:
         recognizer, hypotheses = self._recognizer, {}
         for utt, scores in loglikes:
             check_scores(utt, scores, self._num_pdfs, self._model_dir)
@@ -166,9 +142,7 @@ class PyKaldiAligner(Aligner):
         self._num_pdfs = read_transitions(Path(model_dir) / "final.mdl").num_pdfs
         self._beams = [config.align_beam] + [config.retry_beam] * (config.retry_beam > config.align_beam)
 
-    def align(
-        self, loglikes: Iterable[tuple[str, np.ndarray]], transcripts: Mapping[str, Sequence[int]]
-    ) -> dict[str, np.ndarray]:
+    def align(self, loglikes: Matrices, transcripts: Transcripts) -> dict[str, np.ndarray]:
         found = {}
         for utt, scores in loglikes:
             check_scores(utt, scores, self._num_pdfs, self._model_dir)
@@ -187,10 +161,7 @@ class PyKaldiAligner(Aligner):
 def _recognizer(model_dir: Path, graph_dir: Path, config: DecodeConfig) -> Any:
     """The recogniser of a decoding graph; it scales the scores."""
     model, _ = model_files(model_dir)
-    graph = Path(graph_dir) / "HCLG.fst"
-    for path in (graph, Path(graph_dir) / "words.txt"):
-        if not path.is_file():
-            raise EngineError(f"{path}: no such file; utils/mkgraph.sh makes it, with --engine embedded or kaldi")
+    graph, _ = graph_files(graph_dir)
     with _failures_of(f"{model} and {graph}"):
         options = LatticeFasterDecoderOptions()
         options.beam = config.beam
@@ -198,7 +169,7 @@ def _recognizer(model_dir: Path, graph_dir: Path, config: DecodeConfig) -> Any:
         options.lattice_beam = min(LATTICE_BEAM, config.beam)
         options.determinize_lattice = False
         return MappedLatticeFasterRecognizer.from_files(
-            model, os.path.abspath(graph), allow_partial=True, acoustic_scale=config.acwt, decoder_opts=options
+            model, graph, allow_partial=True, acoustic_scale=config.acwt, decoder_opts=options
         )
 
 
@@ -209,9 +180,7 @@ def _aligner(model_dir: Path, lang: Lang, config: DecodeConfig) -> Any:
     own default it puts them in, and they would count twice (Kaldi's ``compile-train-graphs`` sets 0 for that reason).
     """
     model, tree = model_files(model_dir)
-    lexicon, words, disambig = (
-        os.path.abspath(lang.path / name) for name in ("L.fst", "words.txt", "phones/disambig.int")
-    )
+    lexicon, words, disambig = existing_files(lang.path, "L.fst", "words.txt", "phones/disambig.int")
     with _failures_of(f"{model} and {lexicon}"):
         graphs = TrainingGraphCompilerOptions()
         graphs.transition_scale = 0.0
@@ -272,7 +241,3 @@ def _failures_of(what: str) -> Iterator[None]:
         lines = [line for line in str(error).splitlines() if line.strip()]
         said = " ".join(lines[-1].split()) if lines else type(error).__name__
         raise EngineError(f"{what}: PyKaldi failed: {said}; --engine embedded or kaldi does the same step") from None
-
-
-def _cannot(what: str) -> NoReturn:
-    raise EngineError(f"--engine pykaldi does not {what}: use --engine embedded or --engine kaldi for this step")

@@ -10,8 +10,8 @@ import numpy as np
 from scipy.io import wavfile
 
 from kaldi_uq.engine.base import EngineOptions
+from kaldi_uq.engine.binaries.commands import move
 from kaldi_uq.engine.binaries.data import write_parts
-from kaldi_uq.engine.binaries.engine import move
 from kaldi_uq.engine.binaries.jobs import Jobs
 from kaldi_uq.io.datadir import read_table, write_table
 from kaldi_uq.io.files import atomic_write

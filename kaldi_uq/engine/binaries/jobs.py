@@ -226,11 +226,6 @@ class Jobs:
         return done.stdout
 
 
-def split_numbers(num_items: int, options: EngineOptions) -> list[int]:
-    """Numbers of the jobs for so many items: at most ``options.nj``, and none without an item."""
-    return list(range(options.first_job, options.first_job + max(1, min(options.nj, num_items))))
-
-
 def log_text(path: Path) -> str:
     """A log, without the lines of the command that ran the job."""
     if not path.is_file():
@@ -239,12 +234,12 @@ def log_text(path: Path) -> str:
 
 
 def default_cmd() -> str:
-    """The command that runs jobs on this machine: ``utils/run.pl`` of the recipe, or of this repository.
+    """The command that runs jobs on this machine: ``utils/run.pl`` here, or of this repository.
 
     Raises:
         EngineError: there is neither.
     """
-    for path in (Path("utils/run.pl"), Path(__file__).resolve().parents[2] / "utils/run.pl"):
+    for path in (Path("utils/run.pl"), Path(__file__).resolve().parents[3] / "utils/run.pl"):
         if os.access(path, os.X_OK):
             return shlex.quote(str(path))
     raise EngineError("utils/run.pl: no such program here; pass --cmd, the command that runs jobs")

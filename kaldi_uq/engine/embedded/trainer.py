@@ -5,14 +5,13 @@ Utterances are handled in a fixed order by one process, so the number of jobs ca
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import kaldi_hmm_gmm as khg
 import numpy as np
 
-from kaldi_uq.engine.base import DeltasConfig, MonoConfig, check_failures
+from kaldi_uq.engine.base import DeltasConfig, Features, MonoConfig, Transcripts, check_failures
 from kaldi_uq.engine.embedded import wheels
 from kaldi_uq.engine.embedded.gmm import reestimate, split
 from kaldi_uq.io.ark import write_alignments
@@ -49,8 +48,8 @@ class Trainer:
 
     def __init__(
         self,
-        feats: Mapping[str, np.ndarray],
-        transcripts: Mapping[str, Sequence[int]],
+        feats: Features,
+        transcripts: Transcripts,
         lang: Lang,
         transitions: Any,
         tree: Any,

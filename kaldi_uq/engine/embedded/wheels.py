@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from kaldi_uq.engine.base import graph_files, model_files
 from kaldi_uq.errors import DataError, EngineError, ModelFileError
 from kaldi_uq.io.fst import fst_kind, read_fst_arrays, vector_bytes
 from kaldi_uq.io.kaldi_model import TransitionTable, read_transitions
@@ -91,11 +92,8 @@ def with_log_probs(table: TransitionTable, transitions: Any) -> TransitionTable:
 
 def load_model(model_dir: Path) -> tuple[Any, Any]:
     """Transition model and tree of a model directory, cached while the files do not change: change a copy only."""
-    model, tree = Path(model_dir) / "final.mdl", Path(model_dir) / "tree"
-    for path in (model, tree):
-        if not path.is_file():
-            raise ModelFileError(f"{path}: no such file; steps/train_mono.sh makes it (stage 2 of the recipe)")
-    return _load_model(str(model), str(tree), os.stat(model).st_mtime_ns, os.stat(tree).st_mtime_ns)
+    model, tree = model_files(model_dir)
+    return _load_model(model, tree, os.stat(model).st_mtime_ns, os.stat(tree).st_mtime_ns)
 
 
 @functools.lru_cache(maxsize=8)
@@ -181,36 +179,32 @@ def write_fst(fst: Any, path: Path) -> None:
 
 def load_graph(graph_dir: Path) -> tuple[Any, dict[int, str]]:
     """``HCLG.fst`` and the words by their integers, cached while the file does not change."""
-    path = Path(graph_dir) / "HCLG.fst"
-    return _load_graph(str(graph_dir), path.stat().st_mtime_ns if path.is_file() else 0)
+    graph, words = graph_files(graph_dir)
+    return _load_graph(graph, words, os.stat(graph).st_mtime_ns)
 
 
 @functools.lru_cache(maxsize=4)
-def _load_graph(graph_dir: str, _time: int) -> tuple[Any, dict[int, str]]:
-    fst = read_fst(Path(graph_dir) / "HCLG.fst")
-    return fst, {index: word for word, index in read_symbols(Path(graph_dir) / "words.txt").items()}
+def _load_graph(graph: str, words: str, _time: int) -> tuple[Any, dict[int, str]]:
+    return read_fst(Path(graph)), {index: word for word, index in read_symbols(words).items()}
+
+
+def arcs_of(fst: Any, state: int) -> list[tuple[int, int, Any, int]]:
+    """Input label, output label, weight and next state of the arcs of a state."""
+    return [(a.ilabel, a.olabel, a.weight, a.nextstate) for a in kaldifst.ArcIterator(fst, state)]
+
+
+def set_arcs(fst: Any, state: int, arcs: Sequence[tuple[int, int, Any, int]]) -> None:
+    """Replace the arcs of a state by as many others, in place."""
+    fst.delete_arcs(state, len(arcs))
+    for arc in arcs:
+        fst.add_arc(state, kaldifst.StdArc(*arc))
 
 
 def number_labels(fst: Any) -> np.ndarray:
     """Number the input labels of a small FST from 1, in place; returns what they were, (n,) int32 ascending."""
-    arcs = [
-        [(a.ilabel, a.olabel, a.weight, a.nextstate) for a in kaldifst.ArcIterator(fst, state)]
-        for state in range(fst.num_states)
-    ]
+    arcs = [arcs_of(fst, state) for state in range(fst.num_states)]
     labels = sorted({arc[0] for of_state in arcs for arc in of_state} - {0})
     number = {label: index for index, label in enumerate([0, *labels])}
     for state, of_state in enumerate(arcs):
-        fst.delete_arcs(state, len(of_state))
-        for ilabel, olabel, weight, nextstate in of_state:
-            fst.add_arc(state, kaldifst.StdArc(number[ilabel], olabel, weight, nextstate))
+        set_arcs(fst, state, [(number[arc[0]], *arc[1:]) for arc in of_state])
     return np.asarray(labels, dtype=np.int32)
-
-
-def symbols_to_epsilon(fst: Any, symbols: set[int]) -> None:
-    """Replace input symbols by epsilon in place (Kaldi's ``fstrmsymbols``)."""
-    for state in range(fst.num_states):
-        arcs = [(a.ilabel, a.olabel, a.weight, a.nextstate) for a in kaldifst.ArcIterator(fst, state)]
-        if any(arc[0] in symbols for arc in arcs):
-            fst.delete_arcs(state, len(arcs))
-            for ilabel, olabel, weight, nextstate in arcs:
-                fst.add_arc(state, kaldifst.StdArc(0 if ilabel in symbols else ilabel, olabel, weight, nextstate))
