@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import logging
-import os
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from kaldi_uq.config import Config, require
-from kaldi_uq.errors import AlignmentError, EngineError, KaldiUqError, ModelFileError
+from kaldi_uq.errors import EngineError
 from kaldi_uq.io.kaldi_model import read_gmm_model
 from kaldi_uq.io.lang import Lang
 
@@ -20,20 +18,18 @@ Matrices = Iterable[tuple[str, np.ndarray]]  # (utt, (T, C) log-likelihoods or (
 Features = Mapping[str, np.ndarray]  # utt -> (T, D) float32
 Transcripts = Mapping[str, Sequence[int]]  # utt -> word-ids
 
-log = logging.getLogger(__name__)
-
 
 @dataclass(frozen=True)
 class EngineOptions:
-    """How an engine that starts jobs runs them.  The embedded engine works in its own process and needs none of this.
+    """How an engine that starts jobs runs them; the embedded engine starts none.
 
     Attributes:
-        cmd: the command that runs jobs, with Kaldi's ``run.pl`` interface; empty: ``utils/run.pl``.
-        nj: parallel jobs of an operation on many utterances.
-        first_job: number of the first job: a command that is itself a job of an array has that job's.
-        work_dir: where operations without an output directory of their own keep logs (``log/``) and lattices, and
-            their archives while they run; jobs on other machines must see it.  ``None``: a temporary directory.
-        lattices: keep the lattices of decoding, ``lat.JOB.gz``, in ``work_dir``.
+        cmd: command that runs jobs, with the interface of Kaldi's ``run.pl``; empty: ``utils/run.pl``.
+        nj: number of parallel jobs of an operation on many utterances.
+        first_job: number of the first job; a command that is itself a job of an array passes its own.
+        work_dir: directory of logs (``log/``), lattices and temporary archives of operations that have no output
+            directory of their own; jobs on other machines must see it.  ``None``: a temporary directory.
+        lattices: whether the lattices of decoding, ``lat.JOB.gz``, are kept in ``work_dir``.
     """
 
     cmd: str = ""
@@ -45,13 +41,13 @@ class EngineOptions:
 
 @dataclass(frozen=True)
 class Hypothesis:
-    """What the decoder wrote down for an utterance.
+    """What the decoder found for an utterance.
 
     Attributes:
         words: the words.
         alignment: (T,) int32 transition-ids of the best path.
         score: total log-likelihood of the path, acoustic scores scaled by acwt.
-        reached_final: whether the path ends in a final state; if not, the words are of a cut-off path.
+        reached_final: whether the path ends in a final state; if not, the last word may be incomplete.
     """
 
     words: tuple[str, ...]
@@ -280,99 +276,3 @@ def builder_of(engine: Engine) -> SystemBuilder:
 def _gmm_loglikes(model_dir: Path, feats: Matrices) -> Iterator[tuple[str, np.ndarray]]:
     _, gmms = read_gmm_model(Path(model_dir) / "final.mdl")
     return ((utt, gmms.loglikes(features)) for utt, features in feats)
-
-
-def existing_files(
-    folder: Path, *names: str, made_by: str = "utils/prepare_lang.sh", error: type[KaldiUqError] = EngineError
-) -> list[str]:
-    """Absolute paths of files of a directory.
-
-    Args:
-        folder: the directory.
-        names: names of the files.
-        made_by: what makes them, for the message.
-        error: class of the error.
-
-    Raises:
-        KaldiUqError: ``error``, if a file is missing.
-    """
-    for path in (Path(folder) / name for name in names):
-        if not path.is_file():
-            raise error(f"{path}: no such file; {made_by} makes it")
-    return [os.path.abspath(Path(folder) / name) for name in names]
-
-
-def model_files(model_dir: Path) -> list[str]:
-    """Absolute paths of ``final.mdl`` and ``tree``.
-
-    Raises:
-        ModelFileError: one is missing.
-    """
-    made_by = "steps/train_mono.sh or steps/train_deltas.sh"
-    return existing_files(model_dir, "final.mdl", "tree", made_by=made_by, error=ModelFileError)
-
-
-def graph_files(graph_dir: Path) -> list[str]:
-    """Absolute paths of ``HCLG.fst`` and ``words.txt``.
-
-    Raises:
-        EngineError: one is missing.
-    """
-    return existing_files(graph_dir, "HCLG.fst", "words.txt", made_by="utils/mkgraph.sh")
-
-
-def grammar_files(lang: Lang) -> list[str]:
-    """Absolute paths of ``L_disambig.fst`` and ``G.fst``.
-
-    Raises:
-        EngineError: one is missing.
-    """
-    made_by = "utils/prepare_lang.sh or utils/format_lm.sh"
-    return existing_files(lang.path, "L_disambig.fst", "G.fst", made_by=made_by)
-
-
-def check_scores(utt: str, scores: np.ndarray, num_pdfs: int, model_dir: Path) -> None:
-    """Refuse log-likelihoods that are not those of the model's pdfs.
-
-    Raises:
-        EngineError: another shape than (T, num_pdfs), or NaN.
-    """
-    if scores.ndim != 2 or scores.shape[1] != num_pdfs:
-        raise EngineError(
-            f"{utt}: scores are {scores.shape}, expected (frames, {num_pdfs}), the pdfs of {model_dir}; "
-            "take network and HMM from one directory"
-        )
-    if np.isnan(scores).any():
-        raise EngineError(f"{utt}: the acoustic model gives NaN; train it again, with a smaller learning rate")
-
-
-def check_failures(utts: Sequence[str], aligned: Collection[str], max_failed: float) -> None:
-    """Log the utterances that have no alignment.
-
-    Raises:
-        AlignmentError: they are a larger share than ``max_failed``.
-    """
-    failed = [utt for utt in utts if utt not in aligned]
-    if failed:
-        names = ", ".join(failed[:5]) + (" ..." if len(failed) > 5 else "")
-        if len(failed) > max_failed * len(utts):
-            raise AlignmentError(
-                f"{len(failed)} of {len(utts)} utterances cannot be aligned with their text ({names}), more than "
-                f"{max_failed:.0%}: are they long enough for it, and is the text theirs?"
-            )
-        log.warning(
-            "%d of %d utterances cannot be aligned and are left out of this pass: %s", len(failed), len(utts), names
-        )
-
-
-def check_features(feats: Features) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and variance of the features over all frames, (D,) float64 each.
-
-    Raises:
-        EngineError: a dimension is constant, so that no Gaussian can be fitted to it.
-    """
-    frames = np.concatenate(list(feats.values()))
-    mean, variance = frames.mean(0, dtype=np.float64), frames.var(0, dtype=np.float64)
-    if np.any(variance < 1e-10):
-        raise EngineError(f"feature dimension {int(np.argmin(variance))} is constant over the data; check the features")
-    return mean, variance

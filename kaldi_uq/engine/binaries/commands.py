@@ -8,8 +8,9 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from kaldi_uq.engine.base import Transcripts, existing_files
+from kaldi_uq.engine.base import Transcripts
 from kaldi_uq.engine.binaries.jobs import Jobs
+from kaldi_uq.engine.checks import existing_files, no_path
 from kaldi_uq.errors import EngineError
 from kaldi_uq.io.lang import Lang
 
@@ -39,7 +40,7 @@ def align_options(scales: tuple[float, float, float], beam: float, retry_beam: f
 
 @contextlib.contextmanager
 def spelled(jobs: Jobs, lang: Lang, transcripts: Transcripts) -> Iterator[None]:
-    """Around jobs that compile training graphs: Kaldi's program ends in a crash at a word without a pronunciation.
+    """A context for jobs that compile training graphs: Kaldi's program crashes at a word without a pronunciation.
 
     Raises:
         EngineError: the jobs failed; if it was for such a word, the message has the text.
@@ -51,8 +52,5 @@ def spelled(jobs: Jobs, lang: Lang, transcripts: Transcripts) -> Iterator[None]:
         words = {int(fields[3]) for fields in arcs if len(fields) > 3}
         for text in transcripts.values():
             if not set(text) <= words:
-                names = " ".join(lang.id_to_word.get(word, str(word)) for word in text)
-                raise EngineError(
-                    f"{lang.path / 'L.fst'}: no path for the text {names!r}: each word must be in the lexicon"
-                ) from None
+                raise no_path(lang, text) from None
         raise

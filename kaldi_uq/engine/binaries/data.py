@@ -1,4 +1,4 @@
-"""Features, log-likelihoods and transcripts on their way to Kaldi's programs: an archive, split into parts for jobs."""
+"""Features, log-likelihoods and transcripts for Kaldi's programs: an archive, split into parts for jobs."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ class Parts:
     """An archive of matrices and its parts, consecutive in C-locale order.
 
     Attributes:
-        folder: where they are.
-        utts: utterances that have a frame at least, in the order in which they came.
+        folder: directory of the archive and its parts.
+        utts: utterances with at least one frame, in the order in which they came.
         of_job: number of the job -> its utterances.
     """
 

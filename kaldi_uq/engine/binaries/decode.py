@@ -8,28 +8,19 @@ from pathlib import Path
 
 import numpy as np
 
-from kaldi_uq.engine.base import (
-    Aligner,
-    DecodeConfig,
-    Decoder,
-    Hypothesis,
-    Matrices,
-    Transcripts,
-    check_scores,
-    graph_files,
-    model_files,
-)
+from kaldi_uq.engine.base import Aligner, DecodeConfig, Decoder, Hypothesis, Matrices, Transcripts
 from kaldi_uq.engine.binaries.commands import align_options, graph_arguments, move, spelled
 from kaldi_uq.engine.binaries.data import Parts, write_parts
 from kaldi_uq.engine.binaries.jobs import Jobs, log_text, quoted
+from kaldi_uq.engine.checks import check_scores, graph_files, model_files
 from kaldi_uq.io.ark import read_archive
 from kaldi_uq.io.datadir import read_table
 from kaldi_uq.io.kaldi_model import read_transitions
 from kaldi_uq.io.lang import Lang, read_symbols
 
 LATTICE_BEAM = 6.0  # as in Kaldi's steps/decode.sh
-BEST_PATH_BEAM = 0.5  # of lattices that only the best path is taken from: of noise, whole ones take minutes
-_NO_RESULT = r"Done 0(, errors on| utterances)"  # the programs' status says then that they failed
+BEST_PATH_BEAM = 0.5  # lattice beam where only the best path is taken: whole lattices of noise take minutes
+_NO_RESULT = r"Done 0(, errors on| utterances)"  # in the log; the exit status then says that the program failed
 _PARTIAL = re.compile(r"Outputting partial output for utterance (\S+)")
 
 
@@ -37,7 +28,7 @@ class KaldiDecoder(Decoder):
     """A decoder of one graph that runs Kaldi's programs.
 
     Args:
-        jobs: runs the programs.
+        jobs: what runs the programs.
         model_dir: directory with ``final.mdl`` and ``tree``.
         graph_dir: directory with ``HCLG.fst`` and ``words.txt``.
         config: acwt and beams.
@@ -122,7 +113,7 @@ class KaldiAligner(Aligner):
     """A forced aligner of one lexicon that runs Kaldi's programs.
 
     Args:
-        jobs: runs the programs.
+        jobs: what runs the programs.
         model_dir: directory with ``final.mdl`` and ``tree``.
         lang: the lexicon.
         config: acwt, beams and scales.
@@ -169,18 +160,17 @@ def _checked(loglikes: Matrices, num_pdfs: int, model_dir: Path) -> Iterator[tup
 
 def _read_vectors(work: Path, name: str, parts: Parts) -> dict[str, np.ndarray]:
     """The integer vectors of all jobs, in the order in which the utterances came."""
-    found: dict[str, np.ndarray] = {}
-    for job in parts.numbers:
-        path = work / f"{name}.{job}"
-        if path.is_file() and path.stat().st_size:
-            found |= {utt: np.asarray(ali, dtype=np.int32) for utt, ali in read_archive(path, "int vector")}
-    return {utt: found[utt] for utt in parts.utts if utt in found}
+    found = {utt: ali for path in _written(work, name, parts) for utt, ali in read_archive(path, "int vector")}
+    return {utt: np.asarray(found[utt], dtype=np.int32) for utt in parts.utts if utt in found}
 
 
 def _read_texts(work: Path, name: str, parts: Parts) -> dict[str, str]:
-    found: dict[str, str] = {}
-    for job in parts.numbers:
-        path = work / f"{name}.{job}"
-        if path.is_file() and path.stat().st_size:
-            found |= read_table(path, check_sorted=False, allow_empty=True)
-    return found
+    """The lines of all jobs."""
+    tables = (read_table(path, check_sorted=False, allow_empty=True) for path in _written(work, name, parts))
+    return {utt: line for table in tables for utt, line in table.items()}
+
+
+def _written(work: Path, name: str, parts: Parts) -> list[Path]:
+    """What the jobs wrote under a name, without empty files."""
+    paths = [work / f"{name}.{job}" for job in parts.numbers]
+    return [path for path in paths if path.is_file() and path.stat().st_size]

@@ -21,13 +21,12 @@ from kaldi_uq.engine.base import (
     MonoConfig,
     SystemBuilder,
     Transcripts,
-    check_features,
-    model_files,
 )
 from kaldi_uq.engine.binaries import gmm, graph
 from kaldi_uq.engine.binaries.commands import move
 from kaldi_uq.engine.binaries.decode import KaldiAligner, KaldiDecoder
 from kaldi_uq.engine.binaries.jobs import Jobs, KaldiRoot, quoted
+from kaldi_uq.engine.checks import check_features, model_files
 from kaldi_uq.io.ark import write_alignments
 from kaldi_uq.io.files import write_text
 from kaldi_uq.io.lang import Lang

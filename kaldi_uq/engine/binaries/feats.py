@@ -35,7 +35,7 @@ def compute_features(
     """Compute features.
 
     Args:
-        jobs: runs the programs.
+        jobs: what runs the programs.
         waves: utt -> (N,) float32 in [-1, 1]; they are rounded to 16 bit.
         config: ``conf/mfcc.conf`` or ``conf/fbank.conf``.  ``--dither=0`` is added to it.
         ark: the archive; the ``scp`` names it as given here.

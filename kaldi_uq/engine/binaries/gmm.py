@@ -12,18 +12,11 @@ from pathlib import Path
 
 import numpy as np
 
-from kaldi_uq.engine.base import (
-    DeltasConfig,
-    Features,
-    MonoConfig,
-    Transcripts,
-    check_failures,
-    existing_files,
-    model_files,
-)
+from kaldi_uq.engine.base import DeltasConfig, Features, MonoConfig, Transcripts
 from kaldi_uq.engine.binaries.commands import align_options, graph_arguments, move, spelled
 from kaldi_uq.engine.binaries.data import Parts, write_parts
 from kaldi_uq.engine.binaries.jobs import Jobs, quoted
+from kaldi_uq.engine.checks import check_failures, existing_files, model_files
 from kaldi_uq.io.ark import read_alignments, read_archive, write_alignments
 from kaldi_uq.io.files import write_text
 from kaldi_uq.io.kaldi_model import read_gmm_model
@@ -36,9 +29,9 @@ class Training:
     """A system in training: its utterances in parts, training graphs, current model and alignments.
 
     Args:
-        jobs: runs the programs.
-        work: for all that is not kept.
-        logs: for logs.
+        jobs: what runs the programs.
+        work: directory for all that is not kept.
+        logs: directory for logs.
         parts: features.
         transcripts: utt -> word-ids.
         config: scales, beams, growth.
@@ -150,8 +143,8 @@ class Training:
         Kaldi's scripts round the number for each pass down, and with few passes end well below ``totgauss``.
 
         Args:
-            first_beam: of the first realignment.
-            num_gauss: Gaussians that there are.
+            first_beam: beam of the first realignment.
+            num_gauss: number of Gaussians before the passes.
             first_grows: whether pass 1 adds Gaussians already.
         """
         config = self.config

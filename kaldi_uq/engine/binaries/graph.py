@@ -6,9 +6,9 @@ import re
 import shutil
 from pathlib import Path
 
-from kaldi_uq.engine.base import existing_files, grammar_files, model_files
 from kaldi_uq.engine.binaries.commands import move
 from kaldi_uq.engine.binaries.jobs import Jobs
+from kaldi_uq.engine.checks import existing_files, grammar_files, model_files
 from kaldi_uq.errors import EngineError
 from kaldi_uq.io.files import write_text
 from kaldi_uq.io.kaldi_model import read_transitions

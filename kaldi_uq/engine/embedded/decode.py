@@ -9,7 +9,8 @@ from typing import Any
 import kaldi_hmm_gmm as khg
 import numpy as np
 
-from kaldi_uq.engine.base import Aligner, DecodeConfig, Decoder, Hypothesis, Matrices, Transcripts, check_scores
+from kaldi_uq.engine.base import Aligner, DecodeConfig, Decoder, Hypothesis, Matrices, Transcripts
+from kaldi_uq.engine.checks import check_scores
 from kaldi_uq.engine.embedded import wheels
 from kaldi_uq.io.lang import Lang
 

@@ -13,7 +13,8 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from kaldi_uq.engine.base import DeltasConfig, Features, Transcripts, check_failures, check_features
+from kaldi_uq.engine.base import DeltasConfig, Features, Transcripts
+from kaldi_uq.engine.checks import check_failures, check_features
 from kaldi_uq.engine.embedded import wheels
 from kaldi_uq.engine.embedded.gmm import split
 from kaldi_uq.engine.embedded.trainer import Trainer, initial_transitions

@@ -8,7 +8,7 @@ from typing import Any
 import kaldi_hmm_gmm as khg
 import kaldifst
 
-from kaldi_uq.engine.base import grammar_files
+from kaldi_uq.engine.checks import grammar_files
 from kaldi_uq.engine.embedded import wheels
 from kaldi_uq.errors import EngineError
 from kaldi_uq.io.files import write_text

@@ -16,7 +16,8 @@ import kaldifst
 import numpy as np
 from tqdm import tqdm
 
-from kaldi_uq.engine.base import Features, MonoConfig, Transcripts, check_failures, check_features
+from kaldi_uq.engine.base import Features, MonoConfig, Transcripts
+from kaldi_uq.engine.checks import check_failures, check_features
 from kaldi_uq.engine.embedded.trainer import Trainer, initial_transitions, wheel_topology
 from kaldi_uq.engine.embedded.tree_questions import read_phone_sets
 from kaldi_uq.io.kaldi_model import DiagGmmSet, TransitionTable, read_topology

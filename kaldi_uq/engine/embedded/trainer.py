@@ -11,7 +11,8 @@ from typing import Any
 import kaldi_hmm_gmm as khg
 import numpy as np
 
-from kaldi_uq.engine.base import DeltasConfig, Features, MonoConfig, Transcripts, check_failures
+from kaldi_uq.engine.base import DeltasConfig, Features, MonoConfig, Transcripts
+from kaldi_uq.engine.checks import check_failures
 from kaldi_uq.engine.embedded import wheels
 from kaldi_uq.engine.embedded.gmm import reestimate, split
 from kaldi_uq.io.ark import write_alignments
@@ -112,7 +113,7 @@ class Trainer:
 
         Args:
             out_dir: the model directory.
-            table: the transition model of the beginning.
+            table: the transition model before the training.
         """
         write_model(out_dir / "final.mdl", wheels.with_log_probs(table, self._transitions), self.gmms)
         self.realign(self._config.beam)

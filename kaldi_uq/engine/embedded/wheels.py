@@ -1,4 +1,4 @@
-"""What the embedded engine asks of the wheels: models, trees, graphs and FST files as their objects."""
+"""Models, trees, graphs and FST files as objects of the wheels."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from kaldi_uq.engine.base import graph_files, model_files
+from kaldi_uq.engine.checks import graph_files, last_line, model_files, no_path
 from kaldi_uq.errors import DataError, EngineError, ModelFileError
 from kaldi_uq.io.fst import fst_kind, read_fst_arrays, vector_bytes
 from kaldi_uq.io.kaldi_model import TransitionTable, read_transitions
@@ -44,20 +44,17 @@ def compile_graph(graph_compiler: Any, words: Sequence[int], lang: Lang) -> Any:
     try:
         return graph_compiler.compile_graph_from_text(list(words))
     except RuntimeError:  # the composition with the lexicon is empty
-        text = " ".join(lang.id_to_word.get(word, str(word)) for word in words)
-        raise EngineError(
-            f"{lang.path / 'L.fst'}: no path for the text {text!r}: each word must be in the lexicon"
-        ) from None
+        raise no_path(lang, words) from None
 
 
 def viterbi_align(utt: str, graph: Any, scaled: np.ndarray, beam: float, retry_beam: float) -> np.ndarray | None:
     """Align one utterance; ``None`` if no path reaches the end.
 
     Args:
-        utt: for the log.
+        utt: name of the utterance, for the log.
         graph: training graph with transition probabilities.
         scaled: (T, num_transition_ids) float32 scaled log-likelihoods.
-        beam, retry_beam: as in Kaldi; retry_beam 0 for no second pass.
+        beam, retry_beam: beams as in Kaldi; a retry_beam of 0 means no second pass.
     """
     config = khg.AlignConfig(beam=beam, retry_beam=retry_beam if retry_beam > beam else 0.0)
     done, *_, alignment, _words = khg.align_utterance_wrapper(
@@ -105,7 +102,7 @@ def _load_model(model: str, tree: str, _model_time: int, _tree_time: int) -> tup
         topology.read(table.topology.to_text())
         transitions = khg.TransitionModel(dependency, topology)
     except RuntimeError as error:
-        raise ModelFileError(f"{model}: damaged, or not the model of {tree} ({_last_line(error)})") from None
+        raise ModelFileError(f"{model}: damaged, or not the model of {tree} ({last_line(error)})") from None
     state = list(transitions.__getstate__())
     tuples = tuple((*t.__getstate__(),) for t in state[0])
     if tuples != table.tuples:
@@ -136,14 +133,8 @@ def read_tree(path: Path) -> Any:
     try:
         tree.__setstate__((np.frombuffer(data, dtype=np.int8).tolist(),))
     except RuntimeError as error:
-        raise ModelFileError(f"{path}: damaged tree ({_last_line(error)})") from None
+        raise ModelFileError(f"{path}: damaged tree ({last_line(error)})") from None
     return tree
-
-
-def _last_line(error: BaseException) -> str:
-    """What a C++ error says, without the places in the source that its other lines name."""
-    lines = [line for line in str(error).splitlines() if line.strip()]
-    return " ".join(lines[-1].split()) if lines else type(error).__name__
 
 
 def read_fst(path: Path) -> Any:
