@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from kaldi_uq.engine.base import Engine
+from kaldi_uq.engine.base import SystemBuilder
 from tests.kaldi import Kaldi
 from tests.recipe import LIMIT_S, REPO, TINY_OPTIONS, Recipe, make_recipe
 
@@ -86,7 +86,7 @@ def kaldi() -> Kaldi:
 
 
 @pytest.fixture(scope="session")
-def kaldi_engine(kaldi: Kaldi) -> Engine:
+def kaldi_engine(kaldi: Kaldi) -> SystemBuilder:
     """The engine on Kaldi's programs, with two jobs."""
     return kaldi.engine()
 

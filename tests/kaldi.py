@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from kaldi_uq.engine.base import Engine, EngineOptions
+from kaldi_uq.engine.base import EngineOptions, SystemBuilder
 from kaldi_uq.engine.binaries.jobs import PROGRAMS
 from kaldi_uq.io.kaldi_model import TransitionTable
 from tests.recipe import LIMIT_S
@@ -59,7 +59,7 @@ class Kaldi:
         """Run a line of shell."""
         return self.run("bash", "-c", f"set -euo pipefail; {line}", cwd=cwd)
 
-    def engine(self, options: EngineOptions | None = None) -> Engine:
+    def engine(self, options: EngineOptions | None = None) -> SystemBuilder:
         """The engine on its programs."""
         from kaldi_uq.engine.binaries.engine import KaldiEngine
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gzip
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -11,15 +13,22 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from kaldi_uq.engine.base import EngineOptions
+from kaldi_uq.engine.base import DecodeConfig, EngineOptions
 from kaldi_uq.engine.binaries.data import write_parts
 from kaldi_uq.engine.binaries.engine import KaldiEngine
-from kaldi_uq.engine.binaries.jobs import PROGRAMS, Jobs, KaldiRoot
+from kaldi_uq.engine.binaries.jobs import PROGRAMS, Jobs, KaldiRoot, default_cmd
 from kaldi_uq.engine.select import select_engine
-from kaldi_uq.errors import EngineError
+from kaldi_uq.errors import EngineError, ModelFileError
 from kaldi_uq.io.datadir import read_table
+from tests import tiny
 from tests.kaldi import fake_kaldi
 from tests.recipe import LIMIT_S, REPO, heed_interrupts, wait_for
+from tests.tiny import TinySystem
+
+
+@pytest.fixture(scope="module")
+def system(tmp_path_factory: pytest.TempPathFactory) -> TinySystem:
+    return tiny.make_system(tmp_path_factory.mktemp("system"))
 
 
 @pytest.fixture
@@ -80,8 +89,83 @@ class TestRoot:
             KaldiEngine().compile_fst("0\n", tmp_path / "x.fst", sort="ilabel")
 
 
+class TestDecoderAndAligner:
+    """Stand-ins that answer with the alignments of the training, whatever they are given."""
+
+    @pytest.fixture
+    def scores(self, system: TinySystem) -> dict[str, np.ndarray]:
+        utts = sorted(system.text)[:3]
+        return {utt: np.zeros((len(system.alignments[utt]), system.table.num_pdfs), np.float32) for utt in utts}
+
+    @pytest.fixture
+    def engine(self, system: TinySystem, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> KaldiEngine:
+        seen, ali = tmp_path / "seen", tmp_path / "ali"
+        ali.write_bytes(gzip.decompress((system.mono / "ali.1.gz").read_bytes()))
+        copy = f'echo "$(basename "$0") $*" >>"{seen}"; last="${{@: -1}}"; cp "{ali}" "${{last#ark:}}"'
+        words = """words="${@: -2:1}"; printf 'utt00 1 2\nutt01 3\nutt02\n' >"${words#ark,t:}";"""
+        decode = f"{copy}; {words} echo 'Outputting partial output for utterance utt01 (x)' >&2"
+        costs = """for table in "${@: -2}"; do printf 'utt00 2.5\nutt01 4\n' >"${table#ark,t:}"; done"""
+        programs = {"align-compiled-mapped": copy, "gmm-align-compiled": copy, "latgen-faster-mapped": decode}
+        fake_kaldi(tmp_path / "kaldi", {**programs, "gmm-latgen-faster": decode, "nbest-to-linear": costs})
+        monkeypatch.setenv("KALDI_ROOT", str(tmp_path / "kaldi"))
+        return KaldiEngine()
+
+    def test_hypotheses_are_put_together_from_what_the_programs_write(
+        self, engine: KaldiEngine, system: TinySystem, scores: dict[str, np.ndarray], tmp_path: Path
+    ) -> None:
+        found = engine.decoder(system.mono, system.graph, DecodeConfig(acwt=0.2)).decode(scores.items())
+        names = system.lang.id_to_word
+        assert [h.words for h in found.values()] == [(names[1], names[2]), (names[3],), ()]
+        assert [h.score for h in found.values()][:2] == pytest.approx([-3.0, -4.8])
+        assert np.isnan(found["utt02"].score)
+        assert [h.reached_final for h in found.values()] == [True, False, True]
+        for utt, hypothesis in found.items():
+            assert np.array_equal(hypothesis.alignment, system.alignments[utt])
+        assert "--acoustic-scale=0.2 --allow-partial=true" in (tmp_path / "seen").read_text()
+
+    def test_gmms_are_given_to_their_own_programs(
+        self, engine: KaldiEngine, system: TinySystem, scores: dict[str, np.ndarray], tmp_path: Path
+    ) -> None:
+        feats = {utt: matrix[:, :2] for utt, matrix in scores.items()}  # fewer columns than pdfs
+        texts = {utt: system.word_ids(*system.text[utt]) for utt in scores}
+        config = DecodeConfig(align_beam=20.0, retry_beam=40.0)
+        decoded = engine.decode_gmm(system.mono, system.graph, feats.items(), config)
+        aligned = engine.align_gmm(system.mono, system.lang, feats.items(), texts, config)
+        assert list(decoded) == list(aligned) == list(scores)
+        seen = (tmp_path / "seen").read_text().splitlines()
+        assert [line.split()[0] for line in seen] == ["gmm-latgen-faster", "gmm-align-compiled"]
+        assert "--beam=20 --retry-beam=40" in seen[1]
+
+    def test_alignments_come_in_the_order_of_the_scores(
+        self, engine: KaldiEngine, system: TinySystem, scores: dict[str, np.ndarray]
+    ) -> None:
+        texts = {utt: system.word_ids(*system.text[utt]) for utt in scores}
+        aligner = engine.aligner(system.mono, system.lang, DecodeConfig())
+        for pairs in (list(scores.items()), list(scores.items())[::-1]):
+            found = aligner.align(pairs, texts)
+            assert list(found) == [utt for utt, _ in pairs]
+            for utt, alignment in found.items():
+                assert np.array_equal(alignment, system.alignments[utt])
+        with pytest.raises(EngineError, match="the pdfs of"):
+            aligner.align([(utt, matrix[:, 1:]) for utt, matrix in scores.items()], texts)
+
+    def test_missing_files_are_named_before_anything_runs(
+        self, engine: KaldiEngine, system: TinySystem, tmp_path: Path
+    ) -> None:
+        with pytest.raises(EngineError, match=r"HCLG\.fst: no such file; utils/mkgraph\.sh makes it"):
+            engine.decoder(system.mono, tmp_path, DecodeConfig())
+        with pytest.raises(ModelFileError, match=r"final\.mdl: no such file; steps/train_mono\.sh"):
+            engine.aligner(tmp_path, system.lang, DecodeConfig())
+
+
 @pytest.mark.usefixtures("root")
 class TestJobs:
+    def test_jobs_run_by_the_repositorys_run_pl_from_any_directory(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.chdir(tmp_path)
+        assert shlex.split(default_cmd()) == [str(REPO / "utils/run.pl")]
+
     def test_each_job_has_a_log_with_what_ran_and_what_it_said(self, tmp_path: Path) -> None:
         logs = run(tmp_path, "echo 'job JOB' >&2; echo out", num=3)
         assert [path.name for path in logs] == ["step.1.log", "step.2.log", "step.3.log"]

@@ -12,12 +12,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from kaldi_uq.engine.base import DecodeConfig, DeltasConfig, Engine, MonoConfig
+from kaldi_uq.cli.main import main
+from kaldi_uq.engine.base import DecodeConfig, Engine
 from kaldi_uq.engine.select import engine_name, select_engine
 from kaldi_uq.errors import EngineError, ModelFileError
+from kaldi_uq.io.datadir import write_table
 from kaldi_uq.io.kaldi_model import read_transitions
 from tests import tiny
-from tests.tiny import TinySystem
+from tests.tiny import TinySystem, write_segments
 
 MODULES = ("alignment", "asr", "decoder", "fstext", "hmm", "matrix")
 CONFIG = DecodeConfig(acwt=0.25, beam=11.0, max_active=300, align_beam=20.0, transition_scale=0.9, self_loop_scale=0.2)
@@ -220,16 +222,24 @@ class TestChoice:
         assert engine_name("pykaldi") == "pykaldi"
         assert select_engine("pykaldi").versions() == {"pykaldi": "0.2.2"}
 
-    def test_what_it_does_not_do_names_the_engines_that_do(self, engine: Engine, system: TinySystem) -> None:
-        mono, scales = system.mono, {"transition_scale": 1.0, "self_loop_scale": 0.1}
-        steps = [
-            lambda: engine.train_mono({}, {}, system.lang, mono, MonoConfig()),
-            lambda: engine.train_deltas({}, {}, system.lang, mono, mono, DeltasConfig()),
-            lambda: engine.make_graph(system.lang, mono, system.graph, **scales),
-        ]
-        for step in steps:
-            with pytest.raises(EngineError, match="use --engine embedded or --engine kaldi"):
-                step()
+    @pytest.mark.parametrize("command", ["train-mono", "train-deltas", "make-graph"])
+    @pytest.mark.usefixtures("stand_in")
+    def test_command_that_it_cannot_do_names_the_engines_that_do(
+        self, command: str, system: TinySystem, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        data = write_segments(tmp_path, system.waves, system.text)
+        for name in ("feats.scp", "cmvn.scp"):
+            write_table(data / name, {utt: "x" for utt in system.text})
+        lang, mono = str(system.lang.path), str(system.mono)
+        places = {
+            "train-mono": [str(data), lang, str(tmp_path / "exp")],
+            "train-deltas": [str(data), lang, mono, str(tmp_path / "exp")],
+            "make-graph": [lang, mono, str(tmp_path / "exp")],
+        }[command]
+        assert main([command, "--engine", "pykaldi", *places]) == 1
+        said = capsys.readouterr().err.strip().splitlines()[-1]
+        assert "--engine pykaldi trains no Gaussian mixtures" in said
+        assert "use --engine embedded or --engine kaldi for this step" in said
 
 
 class TestDecoding:

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from kaldi_uq.engine.base import Engine, MonoConfig
+from kaldi_uq.engine.base import MonoConfig, SystemBuilder
 from kaldi_uq.engine.embedded.engine import EmbeddedEngine
 from kaldi_uq.feats.config import FrontEndConfig, MfccConfig
 from kaldi_uq.feats.frontend import FrontEnd
@@ -46,7 +46,7 @@ def write_dict(folder: Path, states: dict[str, int] | None = None) -> Path:
     return folder
 
 
-def make_lang(folder: Path, states: dict[str, int] | None = None, engine: Engine | None = None) -> Lang:
+def make_lang(folder: Path, states: dict[str, int] | None = None, engine: SystemBuilder | None = None) -> Lang:
     """A language directory with a loop of the words as its grammar."""
     engine = engine or EmbeddedEngine()
     prepare_lang(write_dict(folder / "dict", states), "<SIL>", folder / "lang", engine)
@@ -111,7 +111,7 @@ class TinySystem:
     graph: Path
     waves: dict[str, np.ndarray]
     text: dict[str, list[str]]
-    engine: Engine = field(default_factory=EmbeddedEngine)
+    engine: SystemBuilder = field(default_factory=EmbeddedEngine)
 
     @property
     def table(self) -> TransitionTable:
@@ -144,7 +144,7 @@ def train_mono(
     lang: Lang,
     waves: dict[str, np.ndarray],
     text: dict[str, list[str]],
-    engine: Engine | None = None,
+    engine: SystemBuilder | None = None,
 ) -> Path:
     """Train the monophone system into ``folder``."""
     transcripts = {utt: lang.word_ids(words, where="test") for utt, words in text.items()}
@@ -152,7 +152,7 @@ def train_mono(
     return folder
 
 
-def make_system(folder: Path, num_utts: int = 16, engine: Engine | None = None) -> TinySystem:
+def make_system(folder: Path, num_utts: int = 16, engine: SystemBuilder | None = None) -> TinySystem:
     """Everything, from the dictionary to the graph, below ``folder``."""
     engine = engine or EmbeddedEngine()
     lang = make_lang(folder, engine=engine)

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from kaldi_uq.cli.options import add_engine, add_jobs, directory, engine_of, start_logging
-from kaldi_uq.errors import DataError
+from kaldi_uq.engine.base import builder_of
 from kaldi_uq.io.lang import Lang
 
 
@@ -22,10 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     start_logging()
-    for name in ("L_disambig.fst", "G.fst"):
-        if not (args.lang_dir / name).is_file():
-            raise DataError(f"{args.lang_dir / name}: no such file; stage 0 of the recipe makes it")
-    engine_of(args, args.graph_dir).make_graph(
+    builder_of(engine_of(args, args.graph_dir)).make_graph(
         Lang.read(args.lang_dir),
         args.model_dir,
         args.graph_dir,

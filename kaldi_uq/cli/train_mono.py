@@ -8,7 +8,7 @@ from pathlib import Path
 from kaldi_uq.cli.gmm_options import GmmInput, add_gmm_arguments
 from kaldi_uq.cli.options import directory
 from kaldi_uq.config import config_from
-from kaldi_uq.engine.base import MonoConfig
+from kaldi_uq.engine.base import MonoConfig, builder_of
 from kaldi_uq.io.lang import Lang
 
 
@@ -22,6 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     config = config_from(args, MonoConfig)
     source = GmmInput.read(args, args.exp_dir)
+    builder = builder_of(source.engine)
     lang = Lang.read(args.lang_dir)
     transcripts = lang.transcripts(source.data)
-    source.engine.train_mono(dict(source.features()), transcripts, lang, args.exp_dir, config)
+    builder.train_mono(dict(source.features()), transcripts, lang, args.exp_dir, config)

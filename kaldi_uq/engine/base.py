@@ -2,33 +2,34 @@
 
 from __future__ import annotations
 
-import logging
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from kaldi_uq.config import Config, require
-from kaldi_uq.errors import AlignmentError, EngineError
+from kaldi_uq.errors import EngineError
 from kaldi_uq.io.kaldi_model import read_gmm_model
 from kaldi_uq.io.lang import Lang
 
-log = logging.getLogger(__name__)
+Matrices = Iterable[tuple[str, np.ndarray]]  # (utt, (T, C) log-likelihoods or (T, D) features), float32
+Features = Mapping[str, np.ndarray]  # utt -> (T, D) float32
+Transcripts = Mapping[str, Sequence[int]]  # utt -> word-ids
 
 
 @dataclass(frozen=True)
 class EngineOptions:
-    """How an engine that starts jobs runs them.  The embedded engine works in its own process and needs none of this.
+    """How an engine that starts jobs runs them; the embedded engine starts none.
 
     Attributes:
-        cmd: the command that runs jobs, with Kaldi's ``run.pl`` interface; empty: ``utils/run.pl``.
-        nj: parallel jobs of an operation on many utterances.
-        first_job: number of the first job: a command that is itself a job of an array has that job's.
-        work_dir: where operations without an output directory of their own keep logs (``log/``) and lattices, and
-            their archives while they run; jobs on other machines must see it.  ``None``: a temporary directory.
-        lattices: keep the lattices of decoding, ``lat.JOB.gz``, in ``work_dir``.
+        cmd: command that runs jobs, with the interface of Kaldi's ``run.pl``; empty: ``utils/run.pl``.
+        nj: number of parallel jobs of an operation on many utterances.
+        first_job: number of the first job; a command that is itself a job of an array passes its own.
+        work_dir: directory of logs (``log/``), lattices and temporary archives of operations that have no output
+            directory of their own; jobs on other machines must see it.  ``None``: a temporary directory.
+        lattices: whether the lattices of decoding, ``lat.JOB.gz``, are kept in ``work_dir``.
     """
 
     cmd: str = ""
@@ -40,13 +41,13 @@ class EngineOptions:
 
 @dataclass(frozen=True)
 class Hypothesis:
-    """What the decoder wrote down for an utterance.
+    """What the decoder found for an utterance.
 
     Attributes:
         words: the words.
         alignment: (T,) int32 transition-ids of the best path.
         score: total log-likelihood of the path, acoustic scores scaled by acwt.
-        reached_final: whether the path ends in a final state; if not, the words are of a cut-off path.
+        reached_final: whether the path ends in a final state; if not, the last word may be incomplete.
     """
 
     words: tuple[str, ...]
@@ -115,7 +116,7 @@ class Decoder(ABC):
     """A decoder of one graph.  Transition model, graph and words are read once, when it is made."""
 
     @abstractmethod
-    def decode(self, loglikes: Iterable[tuple[str, np.ndarray]]) -> dict[str, Hypothesis]:
+    def decode(self, loglikes: Matrices) -> dict[str, Hypothesis]:
         """Decode utterances.
 
         Args:
@@ -133,9 +134,7 @@ class Aligner(ABC):
     """A forced aligner of one lexicon.  Transition model, tree and lexicon are read once, when it is made."""
 
     @abstractmethod
-    def align(
-        self, loglikes: Iterable[tuple[str, np.ndarray]], transcripts: Mapping[str, Sequence[int]]
-    ) -> dict[str, np.ndarray]:
+    def align(self, loglikes: Matrices, transcripts: Transcripts) -> dict[str, np.ndarray]:
         """Align utterances with their words.
 
         Args:
@@ -151,13 +150,43 @@ class Aligner(ABC):
 
 
 class Engine(ABC):
-    """An engine: hands out decoders and aligners, and makes what they need."""
+    """An engine: it hands out decoders and aligners.  An engine that also makes systems is a :class:`SystemBuilder`."""
 
     name: str
 
     @abstractmethod
     def versions(self) -> dict[str, str]:
         """Names and versions of what the engine runs on, for logs and results."""
+
+    @abstractmethod
+    def decoder(self, model_dir: Path, graph_dir: Path, config: DecodeConfig) -> Decoder:
+        """A decoder with ``HCLG.fst`` of ``graph_dir`` and the transition model of ``model_dir``.
+
+        Raises:
+            EngineError: a file of the graph is missing or damaged.
+            ModelFileError: a file of the model is missing or damaged.
+        """
+
+    @abstractmethod
+    def aligner(self, model_dir: Path, lang: Lang, config: DecodeConfig) -> Aligner:
+        """An aligner with the lexicon of ``lang``, and the transition model and the tree of ``model_dir``.
+
+        Raises:
+            EngineError: the lexicon is missing or damaged.
+            ModelFileError: a file of the model is missing or damaged.
+        """
+
+    def decode_gmm(
+        self, model_dir: Path, graph_dir: Path, feats: Matrices, config: DecodeConfig
+    ) -> dict[str, Hypothesis]:
+        """Decode (utt, (T, D)) features with the GMMs of ``final.mdl``; results as of :meth:`Decoder.decode`."""
+        return self.decoder(model_dir, graph_dir, config).decode(_gmm_loglikes(model_dir, feats))
+
+    def align_gmm(
+        self, model_dir: Path, lang: Lang, feats: Matrices, transcripts: Transcripts, config: DecodeConfig
+    ) -> dict[str, np.ndarray]:
+        """Align (utt, (T, D)) features with the GMMs of ``final.mdl``; results as of :meth:`Aligner.align`."""
+        return self.aligner(model_dir, lang, config).align(_gmm_loglikes(model_dir, feats), transcripts)
 
     @abstractmethod
     def compile_fst(self, text: str, path: Path, *, sort: str) -> None:
@@ -170,15 +199,18 @@ class Engine(ABC):
         """
 
     @abstractmethod
+    def update_transitions(self, model_dir: Path, alignments: Iterable[np.ndarray], out_path: Path) -> None:
+        """Re-estimate the transition probabilities from alignments; writes a model without GMMs to ``out_path``."""
+
+
+class SystemBuilder(Engine):
+    """An engine that also makes systems: it trains Gaussian mixtures and composes decoding graphs."""
+
+    @abstractmethod
     def train_mono(
-        self,
-        feats: Mapping[str, np.ndarray],
-        transcripts: Mapping[str, Sequence[int]],
-        lang: Lang,
-        out_dir: Path,
-        config: MonoConfig,
+        self, feats: Features, transcripts: Transcripts, lang: Lang, out_dir: Path, config: MonoConfig
     ) -> None:
-        """Train a monophone system; writes ``final.mdl``, ``tree`` and ``ali.1.gz`` into ``out_dir``.
+        """Train a monophone system; writes ``final.mdl``, ``tree`` and ``ali.*.gz`` into ``out_dir``.
 
         Args:
             feats: utt -> (T, D) float32, normalised, with deltas.
@@ -186,19 +218,22 @@ class Engine(ABC):
             lang: the language directory.
             out_dir: the model directory.
             config: the options.
+
+        Raises:
+            AlignmentError: more utterances than ``config.max_failed`` allows cannot be aligned with their text.
         """
 
     @abstractmethod
     def train_deltas(
         self,
-        feats: Mapping[str, np.ndarray],
-        transcripts: Mapping[str, Sequence[int]],
+        feats: Features,
+        transcripts: Transcripts,
         lang: Lang,
         ali_dir: Path,
         out_dir: Path,
         config: DeltasConfig,
     ) -> None:
-        """Train a triphone system from alignments; writes ``final.mdl``, ``tree`` and ``ali.1.gz`` into ``out_dir``.
+        """Train a triphone system from alignments; writes ``final.mdl``, ``tree`` and ``ali.*.gz`` into ``out_dir``.
 
         Args:
             feats: utt -> (T, D) float32, normalised, with deltas.
@@ -209,100 +244,35 @@ class Engine(ABC):
             config: the options.
 
         Raises:
-            AlignmentError: more utterances than ``config.max_failed`` have no alignment in ``ali_dir``.
+            AlignmentError: more utterances than ``config.max_failed`` allows have no alignment in ``ali_dir``, or
+                cannot be aligned with their text.
         """
 
     @abstractmethod
     def make_graph(
         self, lang: Lang, model_dir: Path, graph_dir: Path, *, transition_scale: float, self_loop_scale: float
     ) -> None:
-        """Compose ``HCLG.fst`` into ``graph_dir``."""
-
-    @abstractmethod
-    def decoder(self, model_dir: Path, graph_dir: Path, config: DecodeConfig) -> Decoder:
-        """A decoder with ``HCLG.fst`` of ``graph_dir`` and the transition model of ``model_dir``.
+        """Compose ``HCLG.fst`` into ``graph_dir``.
 
         Raises:
-            EngineError: a file is missing or damaged.
+            EngineError: lexicon or grammar is missing, or they share no word.
         """
 
-    @abstractmethod
-    def aligner(self, model_dir: Path, lang: Lang, config: DecodeConfig) -> Aligner:
-        """An aligner with the lexicon of ``lang``, and the transition model and the tree of ``model_dir``.
 
-        Raises:
-            EngineError: a file is missing or damaged.
-        """
+def builder_of(engine: Engine) -> SystemBuilder:
+    """The engine as one that makes systems.
 
-    def align_gmm(
-        self,
-        model_dir: Path,
-        lang: Lang,
-        feats: Iterable[tuple[str, np.ndarray]],
-        transcripts: Mapping[str, Sequence[int]],
-        config: DecodeConfig,
-    ) -> dict[str, np.ndarray]:
-        """Align (utt, (T, D)) features with the GMMs of ``final.mdl``; results as of :meth:`Aligner.align`."""
-        return self.aligner(model_dir, lang, config).align(_gmm_loglikes(model_dir, feats), transcripts)
-
-    def decode_gmm(
-        self, model_dir: Path, graph_dir: Path, feats: Iterable[tuple[str, np.ndarray]], config: DecodeConfig
-    ) -> dict[str, Hypothesis]:
-        """Decode (utt, (T, D)) features with the GMMs of ``final.mdl``; results as of :meth:`Decoder.decode`."""
-        return self.decoder(model_dir, graph_dir, config).decode(_gmm_loglikes(model_dir, feats))
-
-    @abstractmethod
-    def update_transitions(self, model_dir: Path, alignments: Iterable[np.ndarray], out_path: Path) -> None:
-        """Re-estimate the transition probabilities from alignments; writes a model without GMMs to ``out_path``."""
+    Raises:
+        EngineError: it only decodes and aligns.
+    """
+    if not isinstance(engine, SystemBuilder):
+        raise EngineError(
+            f"--engine {engine.name} trains no Gaussian mixtures and composes no decoding graph: use --engine embedded "
+            "or --engine kaldi for this step"
+        )
+    return engine
 
 
-def _gmm_loglikes(model_dir: Path, feats: Iterable[tuple[str, np.ndarray]]) -> Iterator[tuple[str, np.ndarray]]:
+def _gmm_loglikes(model_dir: Path, feats: Matrices) -> Iterator[tuple[str, np.ndarray]]:
     _, gmms = read_gmm_model(Path(model_dir) / "final.mdl")
     return ((utt, gmms.loglikes(features)) for utt, features in feats)
-
-
-def check_scores(utt: str, scores: np.ndarray, num_pdfs: int, model_dir: Path) -> None:
-    """Refuse log-likelihoods that are not those of the model's pdfs.
-
-    Raises:
-        EngineError: another shape than (T, num_pdfs), or NaN.
-    """
-    if scores.ndim != 2 or scores.shape[1] != num_pdfs:
-        raise EngineError(
-            f"{utt}: scores are {scores.shape}, expected (frames, {num_pdfs}), the pdfs of {model_dir}; "
-            "take network and HMM from one directory"
-        )
-    if np.isnan(scores).any():
-        raise EngineError(f"{utt}: the acoustic model gives NaN; train it again, with a smaller learning rate")
-
-
-def check_failures(utts: Sequence[str], aligned: Collection[str], max_failed: float) -> None:
-    """Log the utterances that have no alignment.
-
-    Raises:
-        AlignmentError: they are a larger share than ``max_failed``.
-    """
-    failed = [utt for utt in utts if utt not in aligned]
-    if failed:
-        names = ", ".join(failed[:5]) + (" ..." if len(failed) > 5 else "")
-        if len(failed) > max_failed * len(utts):
-            raise AlignmentError(
-                f"{len(failed)} of {len(utts)} utterances cannot be aligned with their text ({names}), more than "
-                f"{max_failed:.0%}: are they long enough for it, and is the text theirs?"
-            )
-        log.warning(
-            "%d of %d utterances cannot be aligned and are left out of this pass: %s", len(failed), len(utts), names
-        )
-
-
-def check_features(feats: Mapping[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and variance of the features over all frames, (D,) float64 each.
-
-    Raises:
-        EngineError: a dimension is constant, so that no Gaussian can be fitted to it.
-    """
-    frames = np.concatenate(list(feats.values()))
-    mean, variance = frames.mean(0, dtype=np.float64), frames.var(0, dtype=np.float64)
-    if np.any(variance < 1e-10):
-        raise EngineError(f"feature dimension {int(np.argmin(variance))} is constant over the data; check the features")
-    return mean, variance

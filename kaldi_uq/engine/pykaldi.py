@@ -10,24 +10,15 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import numpy as np
 
-from kaldi_uq.engine.base import (
-    Aligner,
-    DecodeConfig,
-    Decoder,
-    DeltasConfig,
-    Engine,
-    Hypothesis,
-    MonoConfig,
-    check_scores,
-)
-from kaldi_uq.engine.binaries.engine import model_files
+from kaldi_uq.engine.base import Aligner, DecodeConfig, Decoder, Engine, Hypothesis, Matrices, Transcripts
+from kaldi_uq.engine.checks import check_scores, existing_files, graph_files, last_line, model_files, no_path
 from kaldi_uq.errors import EngineError
 from kaldi_uq.io.kaldi_model import TransitionTable, read_transitions, write_model
 from kaldi_uq.io.lang import Lang, read_symbols
@@ -47,7 +38,7 @@ except ImportError as error:  # the engine is chosen before this module is impor
         "--engine embedded"
     ) from None
 
-LATTICE_BEAM = 0.5  # only the best path is taken from the lattice: of noise, whole ones take minutes
+LATTICE_BEAM = 0.5  # only the best path is taken from the lattice, and whole lattices of noise take minutes
 _NO_PATH = ("No final state was active", "Empty decoding output", "Empty alignment output", "Empty output lattice")
 
 
@@ -71,32 +62,6 @@ class PyKaldiEngine(Engine):
                 fst.write(str(temporary))
                 os.replace(temporary, path)
 
-    def train_mono(
-        self,
-        feats: Mapping[str, np.ndarray],
-        transcripts: Mapping[str, Sequence[int]],
-        lang: Lang,
-        out_dir: Path,
-        config: MonoConfig,
-    ) -> None:
-        _cannot("train monophones")
-
-    def train_deltas(
-        self,
-        feats: Mapping[str, np.ndarray],
-        transcripts: Mapping[str, Sequence[int]],
-        lang: Lang,
-        ali_dir: Path,
-        out_dir: Path,
-        config: DeltasConfig,
-    ) -> None:
-        _cannot("train triphones")
-
-    def make_graph(
-        self, lang: Lang, model_dir: Path, graph_dir: Path, *, transition_scale: float, self_loop_scale: float
-    ) -> None:
-        _cannot("compose HCLG.fst")
-
     def decoder(self, model_dir: Path, graph_dir: Path, config: DecodeConfig) -> PyKaldiDecoder:
         return PyKaldiDecoder(model_dir, graph_dir, config)
 
@@ -118,7 +83,7 @@ class PyKaldiEngine(Engine):
 
 
 class PyKaldiDecoder(Decoder):
-    """A decoder of one graph on PyKaldi's recogniser.
+    """A decoder of one graph on PyKaldi's recogniser, which scales the scores.
 
     Args:
         model_dir: directory with ``final.mdl`` and ``tree``.
@@ -127,12 +92,21 @@ class PyKaldiDecoder(Decoder):
     """
 
     def __init__(self, model_dir: Path, graph_dir: Path, config: DecodeConfig) -> None:
-        self._model_dir = model_dir
-        self._recognizer = _recognizer(model_dir, graph_dir, config)
-        self._num_pdfs = read_transitions(Path(model_dir) / "final.mdl").num_pdfs
-        self._id_to_word = {index: word for word, index in read_symbols(Path(graph_dir) / "words.txt").items()}
+        model, _ = model_files(model_dir)
+        graph, words = graph_files(graph_dir)
+        self._model_dir, self._num_pdfs = model_dir, read_transitions(model).num_pdfs
+        self._id_to_word = {index: word for word, index in read_symbols(words).items()}
+        with _failures_of(f"{model} and {graph}"):
+            options = LatticeFasterDecoderOptions()
+            options.beam = config.beam
+            options.max_active = config.max_active
+            options.lattice_beam = min(LATTICE_BEAM, config.beam)
+            options.determinize_lattice = False
+            self._recognizer = MappedLatticeFasterRecognizer.from_files(
+                model, graph, allow_partial=True, acoustic_scale=config.acwt, decoder_opts=options
+            )
 
-    def decode(self, loglikes: Iterable[tuple[str, np.ndarray]]) -> dict[str, Hypothesis]:
+    def decode(self, loglikes: Matrices) -> dict[str, Hypothesis]:
         recognizer, hypotheses = self._recognizer, {}
         for utt, scores in loglikes:
             check_scores(utt, scores, self._num_pdfs, self._model_dir)
@@ -152,7 +126,11 @@ class PyKaldiDecoder(Decoder):
 
 
 class PyKaldiAligner(Aligner):
-    """A forced aligner of one lexicon on PyKaldi's aligner.
+    """A forced aligner of one lexicon on PyKaldi's aligner, which scales the scores.
+
+    PyKaldi's aligner adds the transition probabilities to each graph itself, so that the graph compiler must leave them
+    out: by its own default it puts them in, and they would count twice (Kaldi's ``compile-train-graphs`` sets 0 for
+    that reason).
 
     Args:
         model_dir: directory with ``final.mdl`` and ``tree``.
@@ -161,88 +139,50 @@ class PyKaldiAligner(Aligner):
     """
 
     def __init__(self, model_dir: Path, lang: Lang, config: DecodeConfig) -> None:
-        self._model_dir, self._lang = model_dir, lang
-        self._aligner = _aligner(model_dir, lang, config)
-        self._num_pdfs = read_transitions(Path(model_dir) / "final.mdl").num_pdfs
+        model, tree = model_files(model_dir)
+        lexicon, words, disambig = existing_files(lang.path, "L.fst", "words.txt", "phones/disambig.int")
+        self._model_dir, self._lang, self._num_pdfs = model_dir, lang, read_transitions(model).num_pdfs
         self._beams = [config.align_beam] + [config.retry_beam] * (config.retry_beam > config.align_beam)
+        with _failures_of(f"{model} and {lexicon}"):
+            graphs = TrainingGraphCompilerOptions()
+            graphs.transition_scale = 0.0
+            graphs.self_loop_scale = 0.0
+            self._aligner = MappedAligner.from_files(
+                model,
+                tree,
+                lexicon,
+                symbols_filename=words,  # without them the aligner of 0.2.2 hands strings on as word-ids
+                disambig_rxfilename=disambig,
+                graph_compiler_opts=graphs,
+                beam=config.align_beam,
+                transition_scale=config.transition_scale,
+                self_loop_scale=config.self_loop_scale,
+                acoustic_scale=config.acwt,
+            )
 
-    def align(
-        self, loglikes: Iterable[tuple[str, np.ndarray]], transcripts: Mapping[str, Sequence[int]]
-    ) -> dict[str, np.ndarray]:
+    def align(self, loglikes: Matrices, transcripts: Transcripts) -> dict[str, np.ndarray]:
         found = {}
         for utt, scores in loglikes:
             check_scores(utt, scores, self._num_pdfs, self._model_dir)
             if not len(scores):
                 continue
-            matrix, text = _matrix(scores), _text(transcripts[utt], self._lang)
+            matrix = _matrix(scores)
             for beam in self._beams:
                 self._aligner.decoder_opts.beam = beam
-                result = _align(utt, self._aligner, matrix, text, self._lang)
+                result = self._align(utt, matrix, transcripts[utt])
                 if result is not None:
                     found[utt] = np.asarray(result["alignment"], dtype=np.int32)
                     break
         return found
 
-
-def _recognizer(model_dir: Path, graph_dir: Path, config: DecodeConfig) -> Any:
-    """The recogniser of a decoding graph; it scales the scores."""
-    model, _ = model_files(model_dir)
-    graph = Path(graph_dir) / "HCLG.fst"
-    for path in (graph, Path(graph_dir) / "words.txt"):
-        if not path.is_file():
-            raise EngineError(f"{path}: no such file; utils/mkgraph.sh makes it, with --engine embedded or kaldi")
-    with _failures_of(f"{model} and {graph}"):
-        options = LatticeFasterDecoderOptions()
-        options.beam = config.beam
-        options.max_active = config.max_active
-        options.lattice_beam = min(LATTICE_BEAM, config.beam)
-        options.determinize_lattice = False
-        return MappedLatticeFasterRecognizer.from_files(
-            model, os.path.abspath(graph), allow_partial=True, acoustic_scale=config.acwt, decoder_opts=options
-        )
-
-
-def _aligner(model_dir: Path, lang: Lang, config: DecodeConfig) -> Any:
-    """The aligner of a lexicon; it scales the scores.
-
-    It adds the transition probabilities to each graph itself, so that the graph compiler must leave them out: by its
-    own default it puts them in, and they would count twice (Kaldi's ``compile-train-graphs`` sets 0 for that reason).
-    """
-    model, tree = model_files(model_dir)
-    lexicon, words, disambig = (
-        os.path.abspath(lang.path / name) for name in ("L.fst", "words.txt", "phones/disambig.int")
-    )
-    with _failures_of(f"{model} and {lexicon}"):
-        graphs = TrainingGraphCompilerOptions()
-        graphs.transition_scale = 0.0
-        graphs.self_loop_scale = 0.0
-        return MappedAligner.from_files(
-            model,
-            tree,
-            lexicon,
-            symbols_filename=words,  # without them the aligner of 0.2.2 hands strings on as word-ids
-            disambig_rxfilename=disambig,
-            graph_compiler_opts=graphs,
-            beam=config.align_beam,
-            transition_scale=config.transition_scale,
-            self_loop_scale=config.self_loop_scale,
-            acoustic_scale=config.acwt,
-        )
-
-
-def _align(utt: str, aligner: Any, matrix: Any, text: str, lang: Lang) -> Any:
-    """The aligner's result; ``None`` if no path reaches the end."""
-    with _failures_of(utt):
-        try:
-            return _unless_no_path(aligner.align, matrix, text)
-        except (ValueError, KeyError):  # the graph compiler's failure, or a word that words.txt lacks
-            raise EngineError(
-                f"{lang.path / 'L.fst'}: no path for the text {text!r}: each word must be in the lexicon"
-            ) from None
-
-
-def _text(words: Sequence[int], lang: Lang) -> str:
-    return " ".join(lang.id_to_word.get(word, str(word)) for word in words)
+    def _align(self, utt: str, matrix: Any, words: Sequence[int]) -> Any:
+        """The aligner's result; ``None`` if no path reaches the end."""
+        text = " ".join(self._lang.id_to_word.get(word, str(word)) for word in words)
+        with _failures_of(utt):
+            try:
+                return _unless_no_path(self._aligner.align, matrix, text)
+            except (ValueError, KeyError):  # the graph compiler's failure, or a word that words.txt lacks
+                raise no_path(self._lang, words) from None
 
 
 def _matrix(scores: np.ndarray) -> Any:
@@ -261,7 +201,7 @@ def _unless_no_path(function: Any, *args: Any) -> Any:
 
 @contextmanager
 def _failures_of(what: str) -> Iterator[None]:
-    """Around calls of PyKaldi: its errors as one line.
+    """A context for calls of PyKaldi that turns its errors into one line.
 
     Raises:
         EngineError: PyKaldi failed.
@@ -269,10 +209,6 @@ def _failures_of(what: str) -> Iterator[None]:
     try:
         yield
     except (RuntimeError, ValueError, TypeError, OSError) as error:
-        lines = [line for line in str(error).splitlines() if line.strip()]
-        said = " ".join(lines[-1].split()) if lines else type(error).__name__
-        raise EngineError(f"{what}: PyKaldi failed: {said}; --engine embedded or kaldi does the same step") from None
-
-
-def _cannot(what: str) -> NoReturn:
-    raise EngineError(f"--engine pykaldi does not {what}: use --engine embedded or --engine kaldi for this step")
+        raise EngineError(
+            f"{what}: PyKaldi failed: {last_line(error)}; --engine embedded or kaldi does the same step"
+        ) from None

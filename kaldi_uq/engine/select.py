@@ -15,7 +15,7 @@ ENGINES = ("embedded", "kaldi", "pykaldi")
 
 
 def engine_name(requested: str | None = None) -> str:
-    """Which engine runs: ``requested`` if given, else ``kaldi`` if ``KALDI_ROOT`` is set, else ``embedded``.
+    """Name of the engine that runs: ``requested`` if given, else ``kaldi`` if ``KALDI_ROOT`` is set, else ``embedded``.
 
     Raises:
         EngineError: an unknown name.
@@ -31,8 +31,8 @@ def select_engine(requested: str | None = None, options: EngineOptions | None = 
     """Make the engine.  A broken ``KALDI_ROOT`` is an error, never a silent fall-back.
 
     Args:
-        requested: its name; ``None`` for that which ``KALDI_ROOT`` decides.
-        options: how it runs jobs, if it runs any.
+        requested: name of the engine; ``None``: the one that ``KALDI_ROOT`` decides.
+        options: how the engine runs jobs, if it runs any.
 
     Raises:
         EngineError: the engine cannot work here.

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from kaldi_uq.engine.base import DecodeConfig, Engine
+from kaldi_uq.engine.base import DecodeConfig, Engine, builder_of
 from kaldi_uq.errors import DataError, UsageError
 from kaldi_uq.feats.config import FrontEndConfig
 from kaldi_uq.feats.splice import gather_spliced
@@ -89,6 +89,8 @@ class Trainer:
     def run(self) -> HybridModel:
         """Train, resuming from the last checkpoint if there is one of the same configuration."""
         inputs, config = self.inputs, self.config
+        if config.num_viterbi_epochs:
+            builder_of(self.engine)  # refuses an engine that composes no graph before the first epoch
         pdf_alis = {utt: inputs.tid_to_pdf[ali] for utt, ali in inputs.alis.items()}
         data = make_training_set(self.model, inputs.waves, pdf_alis, inputs.ali_shift_s)
         data.normalise(self.model.front_end.norm)
@@ -166,7 +168,7 @@ class Trainer:
         out = self._hmm_dir(epoch)
         out.mkdir(parents=True, exist_ok=True)
         self.model.set_prior(data.counts(self.model.network.num_pdfs))
-        self.engine.make_graph(
+        builder_of(self.engine).make_graph(
             inputs.lang,
             hmm_dir,
             out / "graph",

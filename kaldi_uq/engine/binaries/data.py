@@ -1,14 +1,13 @@
-"""Features, log-likelihoods and transcripts on their way to Kaldi's programs: an archive, split into parts for jobs."""
+"""Features, log-likelihoods and transcripts for Kaldi's programs: an archive, split into parts for jobs."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from kaldi_uq.engine.base import EngineOptions
+from kaldi_uq.engine.base import EngineOptions, Matrices, Transcripts
 from kaldi_uq.io.ark import MatrixWriter
 from kaldi_uq.io.datadir import c_sorted, read_table, write_table
 from kaldi_uq.io.files import write_text
@@ -19,8 +18,8 @@ class Parts:
     """An archive of matrices and its parts, consecutive in C-locale order.
 
     Attributes:
-        folder: where they are.
-        utts: utterances that have a frame at least, in the order in which they came.
+        folder: directory of the archive and its parts.
+        utts: utterances with at least one frame, in the order in which they came.
         of_job: number of the job -> its utterances.
     """
 
@@ -37,7 +36,7 @@ class Parts:
         """Specifier of the matrices of a job."""
         return f"scp{',s,cs' if sort else ''}:{self.folder / f'feats.{job}.scp'}"
 
-    def write_transcripts(self, transcripts: Mapping[str, Sequence[int]]) -> None:
+    def write_transcripts(self, transcripts: Transcripts) -> None:
         """Write the word-ids of each utterance."""
         for job, utts in self.of_job.items():
             lines = [f"{utt} {' '.join(map(str, transcripts[utt]))}\n" for utt in utts]
@@ -48,7 +47,7 @@ class Parts:
         return f"ark,t:{self.folder / f'text.{job}'}"
 
 
-def write_parts(folder: Path, matrices: Iterable[tuple[str, np.ndarray]], options: EngineOptions) -> Parts:
+def write_parts(folder: Path, matrices: Matrices, options: EngineOptions) -> Parts:
     """Write matrices (T, D) as float32; those without a frame are left out."""
     utts = []
     with MatrixWriter(folder / "feats.ark", folder / "feats.scp") as writer:

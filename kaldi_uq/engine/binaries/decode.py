@@ -3,24 +3,24 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
 
-from kaldi_uq.engine.base import Aligner, DecodeConfig, Decoder, Hypothesis, check_scores
-from kaldi_uq.engine.binaries.commands import absolute, align_options, compile_graphs, model_files, move, spelled
+from kaldi_uq.engine.base import Aligner, DecodeConfig, Decoder, Hypothesis, Matrices, Transcripts
+from kaldi_uq.engine.binaries.commands import align_options, graph_arguments, move, spelled
 from kaldi_uq.engine.binaries.data import Parts, write_parts
 from kaldi_uq.engine.binaries.jobs import Jobs, log_text, quoted
-from kaldi_uq.errors import EngineError
+from kaldi_uq.engine.checks import check_scores, graph_files, model_files
 from kaldi_uq.io.ark import read_archive
 from kaldi_uq.io.datadir import read_table
 from kaldi_uq.io.kaldi_model import read_transitions
 from kaldi_uq.io.lang import Lang, read_symbols
 
 LATTICE_BEAM = 6.0  # as in Kaldi's steps/decode.sh
-BEST_PATH_BEAM = 0.5  # of lattices that only the best path is taken from: of noise, whole ones take minutes
-_NO_RESULT = r"Done 0(, errors on| utterances)"  # the programs' status says then that they failed
+BEST_PATH_BEAM = 0.5  # lattice beam where only the best path is taken: whole lattices of noise take minutes
+_NO_RESULT = r"Done 0(, errors on| utterances)"  # in the log; the exit status then says that the program failed
 _PARTIAL = re.compile(r"Outputting partial output for utterance (\S+)")
 
 
@@ -28,7 +28,7 @@ class KaldiDecoder(Decoder):
     """A decoder of one graph that runs Kaldi's programs.
 
     Args:
-        jobs: runs the programs.
+        jobs: what runs the programs.
         model_dir: directory with ``final.mdl`` and ``tree``.
         graph_dir: directory with ``HCLG.fst`` and ``words.txt``.
         config: acwt and beams.
@@ -38,17 +38,13 @@ class KaldiDecoder(Decoder):
         self._jobs, self._model_dir, self._config = jobs, model_dir, config
         self._model, _ = model_files(model_dir)
         self._num_pdfs = read_transitions(self._model).num_pdfs
-        graph, words = Path(graph_dir) / "HCLG.fst", Path(graph_dir) / "words.txt"
-        for path in (graph, words):
-            if not path.is_file():
-                raise EngineError(f"{path}: no such file; utils/mkgraph.sh makes it")
-        self._graph = absolute(graph)
+        self._graph, words = graph_files(graph_dir)
         self._id_to_word = {index: word for word, index in read_symbols(words).items()}
 
-    def decode(self, loglikes: Iterable[tuple[str, np.ndarray]]) -> dict[str, Hypothesis]:
+    def decode(self, loglikes: Matrices) -> dict[str, Hypothesis]:
         return self.run("latgen-faster-mapped", _checked(loglikes, self._num_pdfs, self._model_dir))
 
-    def run(self, program: str, matrices: Iterable[tuple[str, np.ndarray]]) -> dict[str, Hypothesis]:
+    def run(self, program: str, matrices: Matrices) -> dict[str, Hypothesis]:
         """Decode what the program takes: log-likelihoods, or features for a program with GMMs."""
         jobs, options, acwt = self._jobs, self._jobs.options, self._config.acwt
         with jobs.workspace() as (work, logs):
@@ -117,7 +113,7 @@ class KaldiAligner(Aligner):
     """A forced aligner of one lexicon that runs Kaldi's programs.
 
     Args:
-        jobs: runs the programs.
+        jobs: what runs the programs.
         model_dir: directory with ``final.mdl`` and ``tree``.
         lang: the lexicon.
         config: acwt, beams and scales.
@@ -130,14 +126,10 @@ class KaldiAligner(Aligner):
         scales = (config.acwt, config.transition_scale, config.self_loop_scale)
         self._options = align_options(scales, config.align_beam, config.retry_beam)
 
-    def align(
-        self, loglikes: Iterable[tuple[str, np.ndarray]], transcripts: Mapping[str, Sequence[int]]
-    ) -> dict[str, np.ndarray]:
+    def align(self, loglikes: Matrices, transcripts: Transcripts) -> dict[str, np.ndarray]:
         return self.run("align-compiled-mapped", _checked(loglikes, self._num_pdfs, self._model_dir), transcripts)
 
-    def run(
-        self, program: str, matrices: Iterable[tuple[str, np.ndarray]], transcripts: Mapping[str, Sequence[int]]
-    ) -> dict[str, np.ndarray]:
+    def run(self, program: str, matrices: Matrices, transcripts: Transcripts) -> dict[str, np.ndarray]:
         """Align what the program takes: log-likelihoods, or features for a program with GMMs."""
         jobs, lang, model = self._jobs, self._lang, self._model
         with jobs.workspace() as (work, logs):
@@ -148,18 +140,19 @@ class KaldiAligner(Aligner):
 
             def pipelines(job: int) -> list[list[list[str]]]:
                 graphs = work / f"fsts.{job}"
-                compiled = compile_graphs(jobs, lang, model, self._tree, parts.transcripts(job), graphs)
+                arguments = graph_arguments(lang, model, self._tree, parts.transcripts(job), graphs)
                 aligned = [f"ark,s,cs:{graphs}", parts.scp(job, sort=True), f"ark:{work / f'ali.{job}'}"]
-                return [[compiled], [jobs.command(program, *self._options, model, *aligned)]]
+                return [
+                    [jobs.command("compile-train-graphs", *arguments)],
+                    [jobs.command(program, *self._options, model, *aligned)],
+                ]
 
             with spelled(jobs, lang, transcripts):
                 jobs.run(program, pipelines, scripts=work, logs=logs, numbers=parts.numbers, nothing_done=_NO_RESULT)
             return _read_vectors(work, "ali", parts)
 
 
-def _checked(
-    loglikes: Iterable[tuple[str, np.ndarray]], num_pdfs: int, model_dir: Path
-) -> Iterator[tuple[str, np.ndarray]]:
+def _checked(loglikes: Matrices, num_pdfs: int, model_dir: Path) -> Iterator[tuple[str, np.ndarray]]:
     for utt, scores in loglikes:
         check_scores(utt, scores, num_pdfs, model_dir)
         yield utt, scores
@@ -167,18 +160,17 @@ def _checked(
 
 def _read_vectors(work: Path, name: str, parts: Parts) -> dict[str, np.ndarray]:
     """The integer vectors of all jobs, in the order in which the utterances came."""
-    found: dict[str, np.ndarray] = {}
-    for job in parts.numbers:
-        path = work / f"{name}.{job}"
-        if path.is_file() and path.stat().st_size:
-            found |= {utt: np.asarray(ali, dtype=np.int32) for utt, ali in read_archive(path, "int vector")}
-    return {utt: found[utt] for utt in parts.utts if utt in found}
+    found = {utt: ali for path in _written(work, name, parts) for utt, ali in read_archive(path, "int vector")}
+    return {utt: np.asarray(found[utt], dtype=np.int32) for utt in parts.utts if utt in found}
 
 
 def _read_texts(work: Path, name: str, parts: Parts) -> dict[str, str]:
-    found: dict[str, str] = {}
-    for job in parts.numbers:
-        path = work / f"{name}.{job}"
-        if path.is_file() and path.stat().st_size:
-            found |= read_table(path, check_sorted=False, allow_empty=True)
-    return found
+    """The lines of all jobs."""
+    tables = (read_table(path, check_sorted=False, allow_empty=True) for path in _written(work, name, parts))
+    return {utt: line for table in tables for utt, line in table.items()}
+
+
+def _written(work: Path, name: str, parts: Parts) -> list[Path]:
+    """What the jobs wrote under a name, without empty files."""
+    paths = [work / f"{name}.{job}" for job in parts.numbers]
+    return [path for path in paths if path.is_file() and path.stat().st_size]

@@ -6,7 +6,7 @@ Archives that only pass data on to a program are removed when it has ended.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -14,21 +14,25 @@ import numpy as np
 from kaldi_uq.engine.base import (
     DecodeConfig,
     DeltasConfig,
-    Engine,
     EngineOptions,
+    Features,
     Hypothesis,
+    Matrices,
     MonoConfig,
-    check_features,
+    SystemBuilder,
+    Transcripts,
 )
-from kaldi_uq.engine.binaries.commands import model_files, move
+from kaldi_uq.engine.binaries import gmm, graph
+from kaldi_uq.engine.binaries.commands import move
 from kaldi_uq.engine.binaries.decode import KaldiAligner, KaldiDecoder
 from kaldi_uq.engine.binaries.jobs import Jobs, KaldiRoot, quoted
+from kaldi_uq.engine.checks import check_features, model_files
 from kaldi_uq.io.ark import write_alignments
 from kaldi_uq.io.files import write_text
 from kaldi_uq.io.lang import Lang
 
 
-class KaldiEngine(Engine):
+class KaldiEngine(SystemBuilder):
     """Kaldi's own programs.
 
     Args:
@@ -47,6 +51,22 @@ class KaldiEngine(Engine):
     def versions(self) -> dict[str, str]:
         return {"kaldi": self.jobs.kaldi.version}
 
+    def decoder(self, model_dir: Path, graph_dir: Path, config: DecodeConfig) -> KaldiDecoder:
+        return KaldiDecoder(self.jobs, model_dir, graph_dir, config)
+
+    def aligner(self, model_dir: Path, lang: Lang, config: DecodeConfig) -> KaldiAligner:
+        return KaldiAligner(self.jobs, model_dir, lang, config)
+
+    def decode_gmm(
+        self, model_dir: Path, graph_dir: Path, feats: Matrices, config: DecodeConfig
+    ) -> dict[str, Hypothesis]:
+        return self.decoder(model_dir, graph_dir, config).run("gmm-latgen-faster", feats)
+
+    def align_gmm(
+        self, model_dir: Path, lang: Lang, feats: Matrices, transcripts: Transcripts, config: DecodeConfig
+    ) -> dict[str, np.ndarray]:
+        return self.aligner(model_dir, lang, config).run("gmm-align-compiled", feats, transcripts)
+
     def compile_fst(self, text: str, path: Path, *, sort: str) -> None:
         command = self.jobs.command
         with self.jobs.workspace() as (work, logs):
@@ -58,62 +78,6 @@ class KaldiEngine(Engine):
             self.jobs.run("compile_fst", lambda _: [pipeline], scripts=work, logs=logs)
             move(work / "fst", path)
 
-    def train_mono(
-        self,
-        feats: Mapping[str, np.ndarray],
-        transcripts: Mapping[str, Sequence[int]],
-        lang: Lang,
-        out_dir: Path,
-        config: MonoConfig,
-    ) -> None:
-        from kaldi_uq.engine.binaries.gmm import train_mono
-
-        check_features(feats)
-        train_mono(self.jobs, feats, transcripts, lang, out_dir, config)
-
-    def train_deltas(
-        self,
-        feats: Mapping[str, np.ndarray],
-        transcripts: Mapping[str, Sequence[int]],
-        lang: Lang,
-        ali_dir: Path,
-        out_dir: Path,
-        config: DeltasConfig,
-    ) -> None:
-        from kaldi_uq.engine.binaries.gmm import train_deltas
-
-        check_features(feats)
-        train_deltas(self.jobs, feats, transcripts, lang, ali_dir, out_dir, config)
-
-    def make_graph(
-        self, lang: Lang, model_dir: Path, graph_dir: Path, *, transition_scale: float, self_loop_scale: float
-    ) -> None:
-        from kaldi_uq.engine.binaries.graph import make_graph
-
-        model, tree = model_files(model_dir)
-        make_graph(self.jobs, lang, model, tree, graph_dir, transition_scale, self_loop_scale)
-
-    def decoder(self, model_dir: Path, graph_dir: Path, config: DecodeConfig) -> KaldiDecoder:
-        return KaldiDecoder(self.jobs, model_dir, graph_dir, config)
-
-    def decode_gmm(
-        self, model_dir: Path, graph_dir: Path, feats: Iterable[tuple[str, np.ndarray]], config: DecodeConfig
-    ) -> dict[str, Hypothesis]:
-        return self.decoder(model_dir, graph_dir, config).run("gmm-latgen-faster", feats)
-
-    def aligner(self, model_dir: Path, lang: Lang, config: DecodeConfig) -> KaldiAligner:
-        return KaldiAligner(self.jobs, model_dir, lang, config)
-
-    def align_gmm(
-        self,
-        model_dir: Path,
-        lang: Lang,
-        feats: Iterable[tuple[str, np.ndarray]],
-        transcripts: Mapping[str, Sequence[int]],
-        config: DecodeConfig,
-    ) -> dict[str, np.ndarray]:
-        return self.aligner(model_dir, lang, config).run("gmm-align-compiled", feats, transcripts)
-
     def update_transitions(self, model_dir: Path, alignments: Iterable[np.ndarray], out_path: Path) -> None:
         model, _ = model_files(model_dir)
         with self.jobs.workspace() as (work, logs):
@@ -122,3 +86,26 @@ class KaldiEngine(Engine):
             command = self.jobs.command("train-transitions", model, source, work / "final.mdl")
             self.jobs.run("train-transitions", lambda _: [[command]], scripts=work, logs=logs)
             move(work / "final.mdl", out_path)
+
+    def train_mono(
+        self, feats: Features, transcripts: Transcripts, lang: Lang, out_dir: Path, config: MonoConfig
+    ) -> None:
+        check_features(feats)
+        gmm.train_mono(self.jobs, feats, transcripts, lang, out_dir, config)
+
+    def train_deltas(
+        self,
+        feats: Features,
+        transcripts: Transcripts,
+        lang: Lang,
+        ali_dir: Path,
+        out_dir: Path,
+        config: DeltasConfig,
+    ) -> None:
+        check_features(feats)
+        gmm.train_deltas(self.jobs, feats, transcripts, lang, ali_dir, out_dir, config)
+
+    def make_graph(
+        self, lang: Lang, model_dir: Path, graph_dir: Path, *, transition_scale: float, self_loop_scale: float
+    ) -> None:
+        graph.make_graph(self.jobs, lang, model_dir, graph_dir, transition_scale, self_loop_scale)

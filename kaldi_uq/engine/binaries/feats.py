@@ -10,8 +10,8 @@ import numpy as np
 from scipy.io import wavfile
 
 from kaldi_uq.engine.base import EngineOptions
+from kaldi_uq.engine.binaries.commands import move
 from kaldi_uq.engine.binaries.data import write_parts
-from kaldi_uq.engine.binaries.engine import move
 from kaldi_uq.engine.binaries.jobs import Jobs
 from kaldi_uq.io.datadir import read_table, write_table
 from kaldi_uq.io.files import atomic_write
@@ -35,7 +35,7 @@ def compute_features(
     """Compute features.
 
     Args:
-        jobs: runs the programs.
+        jobs: what runs the programs.
         waves: utt -> (N,) float32 in [-1, 1]; they are rounded to 16 bit.
         config: ``conf/mfcc.conf`` or ``conf/fbank.conf``.  ``--dither=0`` is added to it.
         ark: the archive; the ``scp`` names it as given here.

@@ -6,18 +6,17 @@ of a model.  Kaldi's programs seed their random numbers themselves: the seed of 
 
 from __future__ import annotations
 
-import gzip
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from kaldi_uq.engine.base import DeltasConfig, MonoConfig, check_failures
-from kaldi_uq.engine.binaries.commands import absolute, align_options, compile_graphs, model_files, move, spelled
+from kaldi_uq.engine.base import DeltasConfig, Features, MonoConfig, Transcripts
+from kaldi_uq.engine.binaries.commands import align_options, graph_arguments, move, spelled
 from kaldi_uq.engine.binaries.data import Parts, write_parts
-from kaldi_uq.engine.binaries.jobs import Jobs
-from kaldi_uq.errors import EngineError
+from kaldi_uq.engine.binaries.jobs import Jobs, quoted
+from kaldi_uq.engine.checks import check_failures, existing_files, model_files
 from kaldi_uq.io.ark import read_alignments, read_archive, write_alignments
 from kaldi_uq.io.files import write_text
 from kaldi_uq.io.kaldi_model import read_gmm_model
@@ -30,9 +29,9 @@ class Training:
     """A system in training: its utterances in parts, training graphs, current model and alignments.
 
     Args:
-        jobs: runs the programs.
-        work: for all that is not kept.
-        logs: for logs.
+        jobs: what runs the programs.
+        work: directory for all that is not kept.
+        logs: directory for logs.
         parts: features.
         transcripts: utt -> word-ids.
         config: scales, beams, growth.
@@ -44,7 +43,7 @@ class Training:
         work: Path,
         logs: Path,
         parts: Parts,
-        transcripts: Mapping[str, Sequence[int]],
+        transcripts: Transcripts,
         config: MonoConfig | DeltasConfig,
     ) -> None:
         self.jobs, self.work, self.logs, self.parts, self.config = jobs, work, logs, parts, config
@@ -56,15 +55,25 @@ class Training:
         """The current alignments of a job."""
         return self.work / f"ali.{job}"
 
-    def one(self, name: str, *commands: list[str]) -> None:
-        """Run one job: a pipeline."""
-        self.jobs.run(name, lambda _: [commands], scripts=self.work, logs=self.logs)
+    def one(self, name: str, program: str, *arguments: str | Path) -> None:
+        """Run one program as one job."""
+        command = self.jobs.command(program, *arguments)
+        self.jobs.run(name, lambda _: [[command]], scripts=self.work, logs=self.logs)
 
-    def each(self, name: str, commands: Callable[[int], list[list[str]]], *, aligns: bool = False) -> list[Path]:
-        """Run a pipeline for each part; one without any alignment is none that failed."""
-        return self.jobs.run(
+    def each(
+        self, name: str, program: str, arguments: Callable[[int], Sequence[str | Path]], *, aligns: bool = False
+    ) -> None:
+        """Run a program for each part.
+
+        Args:
+            name: name of the logs.
+            program: Kaldi's name of the program.
+            arguments: number of the job -> the program's arguments.
+            aligns: whether a part without a single alignment is no failure.
+        """
+        self.jobs.run(
             name,
-            lambda job: [commands(job)],
+            lambda job: [[self.jobs.command(program, *arguments(job))]],
             scripts=self.work,
             logs=self.logs,
             numbers=self.parts.numbers,
@@ -74,60 +83,37 @@ class Training:
     def compile_graphs(self, lang: Lang) -> None:
         """Compile the training graphs with the current model's topology and tree."""
         model, tree = str(self.model), str(self.tree)
-
-        def commands(job: int) -> list[list[str]]:
-            return [compile_graphs(self.jobs, lang, model, tree, self.parts.transcripts(job), self._graphs(job))]
-
         with spelled(self.jobs, lang, self._transcripts):
-            self.each("compile-train-graphs", commands)
+            self.each(
+                "compile-train-graphs",
+                "compile-train-graphs",
+                lambda job: graph_arguments(lang, model, tree, self.parts.transcripts(job), self._graphs(job)),
+            )
 
     def _graphs(self, job: int) -> Path:
         return self.work / f"fsts.{job}"
 
     def align_equally(self) -> None:
         """Divide each utterance equally among the states of its text."""
-        self.each(
-            "align.0",
-            lambda job: [
-                self.jobs.command(
-                    "align-equal-compiled",
-                    f"ark:{self._graphs(job)}",
-                    self.parts.scp(job, sort=True),
-                    f"ark:{self.ali(job)}",
-                )
-            ],
-            aligns=True,
-        )
-        self._check()
+        self._align("align.0", "align-equal-compiled")
 
     def realign(self, name: str, beam: float) -> None:
         """Align with the current model."""
         config = self.config
         options = align_options((config.acwt, config.transition_scale, config.self_loop_scale), beam, config.retry_beam)
-        model = str(self.model)
-        self.each(
-            name,
-            lambda job: [
-                self.jobs.command(
-                    "gmm-align-compiled",
-                    *options,
-                    model,
-                    f"ark:{self._graphs(job)}",
-                    self.parts.scp(job, sort=True),
-                    f"ark:{self.ali(job)}",
-                )
-            ],
-            aligns=True,
-        )
-        self._check()
+        self._align(name, "gmm-align-compiled", *options, str(self.model))
+
+    def _align(self, name: str, program: str, *options: str) -> None:
+        def arguments(job: int) -> list[str]:
+            return [*options, f"ark:{self._graphs(job)}", self.parts.scp(job, sort=True), f"ark:{self.ali(job)}"]
+
+        self.each(name, program, arguments, aligns=True)
+        aligned = {utt for job in self.parts.numbers for utt in self._alignments(job)}
+        check_failures(self.parts.utts, aligned, self.config.max_failed)
 
     def _alignments(self, job: int) -> dict[str, np.ndarray]:
         path = self.ali(job)
         return dict(read_archive(path, "int vector")) if path.is_file() and path.stat().st_size else {}
-
-    def _check(self) -> None:
-        aligned = {utt for job in self.parts.numbers for utt in self._alignments(job)}
-        check_failures(self.parts.utts, aligned, self.config.max_failed)
 
     def update(self, iteration: int, num_gauss: int, *, min_occupancy: float | None = None) -> None:
         """Accumulate statistics over all parts, re-estimate and add Gaussians."""
@@ -135,15 +121,8 @@ class Training:
         accs = {job: self.work / f"{iteration}.{job}.acc" for job in self.parts.numbers}
         self.each(
             f"acc.{iteration}",
-            lambda job: [
-                self.jobs.command(
-                    "gmm-acc-stats-ali",
-                    model,
-                    self.parts.scp(job, sort=True),
-                    f"ark,s,cs:{self.ali(job)}",
-                    accs[job],
-                )
-            ],
+            "gmm-acc-stats-ali",
+            lambda job: [model, self.parts.scp(job, sort=True), f"ark,s,cs:{self.ali(job)}", accs[job]],
             aligns=True,
         )
         options = [f"--mix-up={num_gauss}", f"--power={self.config.power:.9g}"]
@@ -164,8 +143,8 @@ class Training:
         Kaldi's scripts round the number for each pass down, and with few passes end well below ``totgauss``.
 
         Args:
-            first_beam: of the first realignment.
-            num_gauss: Gaussians that there are.
+            first_beam: beam of the first realignment.
+            num_gauss: number of Gaussians before the passes.
             first_grows: whether pass 1 adds Gaussians already.
         """
         config = self.config
@@ -194,31 +173,16 @@ class Training:
 
 
 def train_mono(
-    jobs: Jobs,
-    feats: Mapping[str, np.ndarray],
-    transcripts: Mapping[str, Sequence[int]],
-    lang: Lang,
-    out_dir: Path,
-    config: MonoConfig,
+    jobs: Jobs, feats: Features, transcripts: Transcripts, lang: Lang, out_dir: Path, config: MonoConfig
 ) -> None:
-    """Train a monophone system; see :meth:`kaldi_uq.engine.base.Engine.train_mono`."""
-    sets, topology = _lang_files(lang, "phones/sets.int", "topo")
-    dim = next(iter(feats.values())).shape[1]
+    """Train a monophone system; see :meth:`kaldi_uq.engine.base.SystemBuilder.train_mono`."""
+    sets, topology = existing_files(lang.path, "phones/sets.int", "topo")
+    dim = str(next(iter(feats.values())).shape[1])
     with jobs.workspace(out_dir) as (work, logs):
         parts = write_parts(work, feats.items(), jobs.options)
         training = Training(jobs, work, logs, parts, transcripts, config)
-        training.one(
-            "init",
-            jobs.command(
-                "gmm-init-mono",
-                f"--shared-phones={sets}",
-                f"--train-feats=scp:{work / 'feats.scp'}",
-                topology,
-                str(dim),
-                training.model,
-                training.tree,
-            ),
-        )
+        options = (f"--shared-phones={sets}", f"--train-feats=scp:{work / 'feats.scp'}")
+        training.one("init", "gmm-init-mono", *options, topology, dim, training.model, training.tree)
         training.compile_graphs(lang)
         training.align_equally()
         num_gauss = read_gmm_model(training.model)[1].num_gauss
@@ -230,17 +194,14 @@ def train_mono(
 
 def train_deltas(
     jobs: Jobs,
-    feats: Mapping[str, np.ndarray],
-    transcripts: Mapping[str, Sequence[int]],
+    feats: Features,
+    transcripts: Transcripts,
     lang: Lang,
     ali_dir: Path,
     out_dir: Path,
     config: DeltasConfig,
 ) -> None:
-    """Train a triphone system; see :meth:`kaldi_uq.engine.base.Engine.train_deltas`."""
-    sets, roots, topology, silence = _lang_files(
-        lang, "phones/sets.int", "phones/roots.int", "topo", "phones/context_indep.csl"
-    )
+    """Train a triphone system; see :meth:`kaldi_uq.engine.base.SystemBuilder.train_deltas`."""
     old_model, _ = model_files(ali_dir)
     alignments = {utt: ali for utt, ali in read_alignments(ali_dir).items() if utt in feats}
     check_failures(list(feats), alignments, config.max_failed)
@@ -249,76 +210,51 @@ def train_deltas(
         training = Training(jobs, work, logs, parts, transcripts, config)
         for job, utts in parts.of_job.items():
             write_alignments(work / f"old.{job}.gz", {utt: alignments[utt] for utt in utts})
-            (work / f"old.{job}").write_bytes(gzip.decompress((work / f"old.{job}.gz").read_bytes()))
-        context_independent = Path(silence).read_text().strip()
-        training.each(
-            "acc_tree",
-            lambda job: [
-                jobs.command(
-                    "acc-tree-stats",
-                    f"--ci-phones={context_independent}",
-                    old_model,
-                    parts.scp(job, sort=True),
-                    f"ark,s,cs:{work / f'old.{job}'}",
-                    work / f"{job}.treeacc",
-                )
-            ],
-        )
-        stats, questions = work / "treeacc", work / "questions.int"
-        sums = [work / f"{job}.treeacc" for job in parts.numbers]
-        training.one("sum_tree_acc", jobs.command("sum-tree-stats", stats, *sums))
-        training.one("questions", jobs.command("cluster-phones", stats, sets, questions))
-        extra = lang.path / "phones/extra_questions.int"
-        if extra.is_file():
-            write_text(questions, questions.read_text() + extra.read_text())
-        compiled = work / "questions.qst"
-        training.one("compile_questions", jobs.command("compile-questions", topology, questions, compiled))
-        training.one(
-            "build_tree",
-            jobs.command(
-                "build-tree",
-                "--verbose=1",
-                f"--max-leaves={config.num_leaves}",
-                f"--cluster-thresh={config.cluster_thresh:.9g}",
-                stats,
-                roots,
-                compiled,
-                topology,
-                training.tree,
-            ),
-        )
-        training.one(
-            "init_model",
-            jobs.command(
-                "gmm-init-model", f"--write-occs={work / '1.occs'}", training.tree, stats, topology, work / "init.mdl"
-            ),
-        )
-        num_gauss = config.num_leaves
+        _build_tree(training, lang, old_model, config)
+        model, occupancies = training.model, work / "1.occs"
         training.model = work / "1.mdl"
-        training.one(
-            "mixup",
-            jobs.command("gmm-mixup", f"--mix-up={num_gauss}", work / "init.mdl", work / "1.occs", training.model),
-        )
+        training.one("mixup", "gmm-mixup", f"--mix-up={config.num_leaves}", model, occupancies, training.model)
+        models = (old_model, training.model, training.tree)
         training.each(
-            "convert",
-            lambda job: [
-                jobs.command(
-                    "convert-ali",
-                    old_model,
-                    training.model,
-                    training.tree,
-                    f"ark:{work / f'old.{job}'}",
-                    f"ark:{training.ali(job)}",
-                )
-            ],
+            "convert", "convert-ali", lambda job: [*models, f"ark:{_old(work, job)}", f"ark:{training.ali(job)}"]
         )
         training.compile_graphs(lang)
-        training.iterate(config.beam, num_gauss, first_grows=False)
+        training.iterate(config.beam, config.num_leaves, first_grows=False)
         training.finish(lang, Path(out_dir))
 
 
-def _lang_files(lang: Lang, *names: str) -> list[str]:
-    for name in names:
-        if not (lang.path / name).is_file():
-            raise EngineError(f"{lang.path / name}: no such file; utils/prepare_lang.sh makes it")
-    return [absolute(lang.path / name) for name in names]
+def _build_tree(training: Training, lang: Lang, old_model: str, config: DeltasConfig) -> None:
+    """Grow the decision tree from the old alignments, and make a model with a Gaussian for each leaf."""
+    work, parts = training.work, training.parts
+    names = ("phones/sets.int", "phones/roots.int", "topo", "phones/context_indep.csl")
+    sets, roots, topology, silence = existing_files(lang.path, *names)
+    context_independent = f"--ci-phones={Path(silence).read_text().strip()}"
+    accs = {job: work / f"{job}.treeacc" for job in parts.numbers}
+    training.each(
+        "acc_tree",
+        "acc-tree-stats",
+        lambda job: [
+            context_independent,
+            old_model,
+            parts.scp(job, sort=True),
+            f"ark,s,cs:{_old(work, job)}",
+            accs[job],
+        ],
+    )
+    stats, questions, compiled = (work / name for name in ("treeacc", "questions.int", "questions.qst"))
+    training.one("sum_tree_acc", "sum-tree-stats", stats, *accs.values())
+    training.one("questions", "cluster-phones", stats, sets, questions)
+    extra = lang.path / "phones/extra_questions.int"
+    if extra.is_file():
+        write_text(questions, questions.read_text() + extra.read_text())
+    training.one("compile_questions", "compile-questions", topology, questions, compiled)
+    options = ("--verbose=1", f"--max-leaves={config.num_leaves}", f"--cluster-thresh={config.cluster_thresh:.9g}")
+    training.one("build_tree", "build-tree", *options, stats, roots, compiled, topology, training.tree)
+    training.model = work / "init.mdl"
+    occupancies = f"--write-occs={work / '1.occs'}"
+    training.one("init_model", "gmm-init-model", occupancies, training.tree, stats, topology, training.model)
+
+
+def _old(work: Path, job: int) -> str:
+    """The old alignments of a job, as what follows ``ark:``."""
+    return f"gunzip -c {quoted(work / f'old.{job}.gz')}|"

@@ -6,8 +6,9 @@ import re
 import shutil
 from pathlib import Path
 
-from kaldi_uq.engine.binaries.commands import absolute, move
+from kaldi_uq.engine.binaries.commands import move
 from kaldi_uq.engine.binaries.jobs import Jobs
+from kaldi_uq.engine.checks import existing_files, grammar_files, model_files
 from kaldi_uq.errors import EngineError
 from kaldi_uq.io.files import write_text
 from kaldi_uq.io.kaldi_model import read_transitions
@@ -26,21 +27,12 @@ TABLES = (
 
 
 def make_graph(
-    jobs: Jobs,
-    lang: Lang,
-    model: str,
-    tree: str,
-    graph_dir: Path,
-    transition_scale: float,
-    self_loop_scale: float,
+    jobs: Jobs, lang: Lang, model_dir: Path, graph_dir: Path, transition_scale: float, self_loop_scale: float
 ) -> None:
-    """Compose ``HCLG.fst``; see :meth:`kaldi_uq.engine.base.Engine.make_graph`."""
-    lexicon, grammar, disambig = (
-        absolute(lang.path / name) for name in ("L_disambig.fst", "G.fst", "phones/disambig.int")
-    )
-    for path in (lexicon, grammar):
-        if not Path(path).is_file():
-            raise EngineError(f"{path}: no such file; utils/prepare_lang.sh makes it")
+    """Compose ``HCLG.fst``; see :meth:`kaldi_uq.engine.base.SystemBuilder.make_graph`."""
+    model, tree = model_files(model_dir)
+    lexicon, grammar = grammar_files(lang)
+    (disambig,) = existing_files(lang.path, "phones/disambig.int")
     width, central = _context(jobs, tree)
     command = jobs.command
     with jobs.workspace(graph_dir) as (work, logs):

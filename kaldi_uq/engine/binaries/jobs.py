@@ -153,8 +153,8 @@ class Jobs:
         """A temporary directory for archives, and the directory for logs.
 
         Args:
-            place: directory that the operation writes into, so that jobs on other machines see it; ``None`` for that
-                of the options, and if there is none for the system's temporary directory, logs too.
+            place: directory that the operation writes into, so that jobs on other machines see it; ``None``: that of
+                the options, or else the system's temporary directory, for logs too.
         """
         place = place or self.options.work_dir
         if place:
@@ -180,11 +180,11 @@ class Jobs:
         """Run an array of jobs and wait for all of them.
 
         Args:
-            name: of the logs, ``<name>.<job>.log``.
-            pipelines: of a job number, what the job runs, one pipeline after another.
+            name: name of the logs, ``<name>.<job>.log``.
+            pipelines: number of a job -> what it runs, one pipeline after another.
             scripts: directory for the scripts of the jobs.
             logs: directory for the logs.
-            numbers: of the jobs, without gaps; by default one job.
+            numbers: numbers of the jobs, without gaps; by default one job.
             nothing_done: pattern; a job that failed is taken for finished if its log matches and has no error. For
                 programs whose exit status says that not one utterance had a result.
 
@@ -234,12 +234,12 @@ def log_text(path: Path) -> str:
 
 
 def default_cmd() -> str:
-    """The command that runs jobs on this machine: ``utils/run.pl`` of the recipe, or of this repository.
+    """The command that runs jobs on this machine: ``utils/run.pl`` here, or of this repository.
 
     Raises:
         EngineError: there is neither.
     """
-    for path in (Path("utils/run.pl"), Path(__file__).resolve().parents[2] / "utils/run.pl"):
+    for path in (Path("utils/run.pl"), Path(__file__).resolve().parents[3] / "utils/run.pl"):
         if os.access(path, os.X_OK):
             return shlex.quote(str(path))
     raise EngineError("utils/run.pl: no such program here; pass --cmd, the command that runs jobs")
@@ -264,7 +264,7 @@ def _split_command(cmd: str) -> list[str]:
 
 
 def _start(command: list[str]) -> tuple[int, str]:
-    """Run a command; its status and what it said.  If we are told to end, so is it, with its jobs."""
+    """Run a command; its status and output.  If this process is interrupted, the command and its jobs are ended."""
     try:
         process = subprocess.Popen(
             command,
@@ -297,7 +297,7 @@ def _did_nothing(path: Path, pattern: str) -> bool:
 
 
 def _gist(text: str) -> str:
-    """Of what a program said the errors, or else the last lines."""
+    """The errors in what a program said, or else its last lines."""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     errors = [line for line in lines if re.match(r"(ERROR|ASSERTION_FAILED) \(|.*: error: |FATAL: ", line)]
     return "\n".join(errors[:2] or lines[-_TAIL_LINES:])

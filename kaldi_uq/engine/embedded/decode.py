@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import kaldi_hmm_gmm as khg
 import numpy as np
 
-from kaldi_uq.engine.base import Aligner, DecodeConfig, Decoder, Hypothesis, check_scores
+from kaldi_uq.engine.base import Aligner, DecodeConfig, Decoder, Hypothesis, Matrices, Transcripts
+from kaldi_uq.engine.checks import check_scores
 from kaldi_uq.engine.embedded import wheels
 from kaldi_uq.io.lang import Lang
 
@@ -35,7 +35,7 @@ class EmbeddedDecoder(Decoder):
             beam=config.beam, max_active=config.max_active, lattice_beam=min(6.0, config.beam)
         )
 
-    def decode(self, loglikes: Iterable[tuple[str, np.ndarray]]) -> dict[str, Hypothesis]:
+    def decode(self, loglikes: Matrices) -> dict[str, Hypothesis]:
         hypotheses = {}
         for utt, scores in loglikes:
             check_scores(utt, scores, self._transitions.num_pdfs, self._model_dir)
@@ -85,9 +85,7 @@ class EmbeddedAligner(Aligner):
         graph = wheels.compile_graph(self._compiler, words, self._lang)
         return graph, wheels.number_labels(graph)
 
-    def align(
-        self, loglikes: Iterable[tuple[str, np.ndarray]], transcripts: Mapping[str, Sequence[int]]
-    ) -> dict[str, np.ndarray]:
+    def align(self, loglikes: Matrices, transcripts: Transcripts) -> dict[str, np.ndarray]:
         config, found = self._config, {}
         for utt, scores in loglikes:
             check_scores(utt, scores, self._transitions.num_pdfs, self._model_dir)

@@ -7,13 +7,14 @@ training goes on, a few realignments.
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
 
-from kaldi_uq.engine.base import DeltasConfig, check_failures, check_features
+from kaldi_uq.engine.base import DeltasConfig, Features, Transcripts
+from kaldi_uq.engine.checks import check_failures, check_features
 from kaldi_uq.engine.embedded import wheels
 from kaldi_uq.engine.embedded.gmm import split
 from kaldi_uq.engine.embedded.trainer import Trainer, initial_transitions
@@ -32,14 +33,14 @@ CONTEXT_WIDTH, CENTRAL_POSITION = 3, 1
 
 
 def train(
-    feats: Mapping[str, np.ndarray],
-    transcripts: Mapping[str, Sequence[int]],
+    feats: Features,
+    transcripts: Transcripts,
     lang: Lang,
     ali_dir: Path,
     out_dir: Path,
     config: DeltasConfig,
 ) -> None:
-    """Train and write ``final.mdl``, ``tree`` and ``ali.1.gz``; see :meth:`kaldi_uq.engine.base.Engine.train_deltas`.
+    """Train, and write the model directory; see :meth:`kaldi_uq.engine.base.SystemBuilder.train_deltas`.
 
     Raises:
         AlignmentError: too many utterances have no alignment, or cannot be aligned later.
@@ -76,7 +77,7 @@ def train(
 
 
 def _build_tree(
-    feats: Mapping[str, np.ndarray],
+    feats: Features,
     alignments: Mapping[str, np.ndarray],
     source: TransitionTable,
     lang: Lang,

@@ -7,7 +7,7 @@ iterations).
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,23 +16,18 @@ import kaldifst
 import numpy as np
 from tqdm import tqdm
 
-from kaldi_uq.engine.base import MonoConfig, check_failures, check_features
+from kaldi_uq.engine.base import Features, MonoConfig, Transcripts
+from kaldi_uq.engine.checks import check_failures, check_features
 from kaldi_uq.engine.embedded.trainer import Trainer, initial_transitions, wheel_topology
-from kaldi_uq.errors import EngineError
+from kaldi_uq.engine.embedded.tree_questions import read_phone_sets
 from kaldi_uq.io.kaldi_model import DiagGmmSet, TransitionTable, read_topology
 from kaldi_uq.io.lang import Lang
 
 log = logging.getLogger(__name__)
 
 
-def train(
-    feats: Mapping[str, np.ndarray],
-    transcripts: Mapping[str, Sequence[int]],
-    lang: Lang,
-    out_dir: Path,
-    config: MonoConfig,
-) -> None:
-    """Train and write ``final.mdl``, ``tree`` and ``ali.1.gz``; see :meth:`kaldi_uq.engine.base.Engine.train_mono`.
+def train(feats: Features, transcripts: Transcripts, lang: Lang, out_dir: Path, config: MonoConfig) -> None:
+    """Train, and write the model directory; see :meth:`kaldi_uq.engine.base.SystemBuilder.train_mono`.
 
     Raises:
         AlignmentError: more utterances than ``config.max_failed`` allows cannot be aligned.
@@ -61,15 +56,12 @@ def train(
 
 def _initial_model(lang: Lang) -> tuple[TransitionTable, Any, Any]:
     topology = read_topology(lang.path / "topo")
-    sets = lang.path / "phones/sets.int"
-    if not sets.is_file():
-        raise EngineError(f"{sets}: no such file; utils/prepare_lang.sh makes it")
-    shared = [[int(phone) for phone in line.split()] for line in sets.read_text().splitlines()]
+    shared = [list(phones) for phones in read_phone_sets(lang.path / "phones/sets.int")]
     tree = khg.monophone_context_dependency_shared(shared, wheel_topology(topology).get_phone_to_num_pdf_classes())
     return *initial_transitions(topology, tree), tree
 
 
-def _global_gmms(feats: Mapping[str, np.ndarray], num_pdfs: int) -> DiagGmmSet:
+def _global_gmms(feats: Features, num_pdfs: int) -> DiagGmmSet:
     mean, variance = check_features(feats)
     inverse = (1.0 / variance).astype(np.float32)[None]
     weighted = (mean / variance).astype(np.float32)[None]
@@ -78,10 +70,7 @@ def _global_gmms(feats: Mapping[str, np.ndarray], num_pdfs: int) -> DiagGmmSet:
 
 
 def _equal_alignments(
-    feats: Mapping[str, np.ndarray],
-    transcripts: Mapping[str, Sequence[int]],
-    graphs: Mapping[tuple[int, ...], Any],
-    seed: int,
+    feats: Features, transcripts: Transcripts, graphs: Mapping[tuple[int, ...], Any], seed: int
 ) -> dict[str, np.ndarray]:
     alignments = {}
     for utt, features in feats.items():

@@ -5,14 +5,14 @@ Utterances are handled in a fixed order by one process, so the number of jobs ca
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import kaldi_hmm_gmm as khg
 import numpy as np
 
-from kaldi_uq.engine.base import DeltasConfig, MonoConfig, check_failures
+from kaldi_uq.engine.base import DeltasConfig, Features, MonoConfig, Transcripts
+from kaldi_uq.engine.checks import check_failures
 from kaldi_uq.engine.embedded import wheels
 from kaldi_uq.engine.embedded.gmm import reestimate, split
 from kaldi_uq.io.ark import write_alignments
@@ -49,8 +49,8 @@ class Trainer:
 
     def __init__(
         self,
-        feats: Mapping[str, np.ndarray],
-        transcripts: Mapping[str, Sequence[int]],
+        feats: Features,
+        transcripts: Transcripts,
         lang: Lang,
         transitions: Any,
         tree: Any,
@@ -113,7 +113,7 @@ class Trainer:
 
         Args:
             out_dir: the model directory.
-            table: the transition model of the beginning.
+            table: the transition model before the training.
         """
         write_model(out_dir / "final.mdl", wheels.with_log_probs(table, self._transitions), self.gmms)
         self.realign(self._config.beam)

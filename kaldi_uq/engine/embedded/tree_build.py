@@ -1,4 +1,4 @@
-"""Growing a phonetic decision tree: the question that gains most likelihood is asked next, wherever it is.
+"""Growing of a phonetic decision tree: of all leaves, the one whose best question gains most is split next.
 
 Source: Kaldi ``src/tree/build-tree.cc``, ``src/tree/build-tree-utils.cc``.
 """
@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
+from kaldi_uq.engine.checks import existing_files
 from kaldi_uq.engine.embedded.tree_stats import CENTRAL, CLASS, COLUMNS, UNKNOWN, TreeStats, log_likelihood
 from kaldi_uq.errors import DataError, EngineError
 from kaldi_uq.io.event_map import PDF_CLASS, EventMap, Leaf, Split, Table
@@ -36,10 +37,8 @@ def read_roots(path: Path) -> list[Root]:
     Raises:
         DataError: missing or malformed; a phone that stands twice.
     """
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except FileNotFoundError:
-        raise DataError(f"{path}: no such file; utils/prepare_lang.sh makes it") from None
+    existing_files(path.parent, path.name, error=DataError)
+    lines = path.read_text(encoding="utf-8").splitlines()
     roots: list[Root] = []
     for number, line in enumerate(lines, 1):
         shared, split, *phones = [*line.split(), "", ""][: max(2, len(line.split()))]
@@ -61,7 +60,7 @@ class _Node:
     """A leaf, or after its split a question, of the tree that grows."""
 
     stats: TreeStats
-    tree: int  # which one it belongs to: leaves are merged only within a tree
+    tree: int  # number of the tree it belongs to: leaves are merged only within a tree
     key: int = 0
     values: frozenset[int] = frozenset()
     gain: float = 0.0
@@ -73,7 +72,7 @@ class TreeBuilder:
     """Builds a tree from statistics.
 
     Args:
-        stats: of all events.
+        stats: statistics of all events.
         questions: sets of phones, for every position.
         num_classes: phone -> its pdf classes.
         roots: the trees to grow.
@@ -95,7 +94,7 @@ class TreeBuilder:
         self._nodes = [self._stub(stats, root) for root in roots]
 
     def _stub(self, stats: TreeStats, root: Root) -> list[_Node]:
-        """What the trees of a root begin with: one tree for all its states if they share it, or one a pdf class."""
+        """The first leaves of a root: one for all its states if they share a tree, else one for each pdf class."""
         mine = stats.select(np.isin(stats.events[:, CENTRAL], root.phones))
         if root.shared:
             parts = [mine]
@@ -127,11 +126,11 @@ class TreeBuilder:
             node.values = frozenset(np.flatnonzero(questions[best]).tolist())
 
     def build(self, max_leaves: int, cluster_thresh: float) -> EventMap:
-        """Grow, merge, number.
+        """Grow the trees, merge similar leaves, number the pdfs.
 
         Args:
-            max_leaves: of the tree.
-            cluster_thresh: leaves of a tree are merged while that loses no more; below 0: than the last split gained.
+            max_leaves: largest number of leaves.
+            cluster_thresh: largest loss of log-likelihood by a merge of leaves; below 0: the smallest gain of a split.
 
         Raises:
             EngineError: there are more roots than ``max_leaves``.
@@ -205,7 +204,7 @@ def _branch(root: Root, stub: list[_Node]) -> EventMap:
 
 
 def _cheapest(sums: list[np.ndarray]) -> tuple[float, int, int]:
-    """The merge of two that loses least likelihood: the loss and the two."""
+    """The pair whose merge loses least likelihood: the loss, and both numbers."""
     if len(sums) < 2:
         return np.inf, 0, 0
     every = np.stack(sums)

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
+from kaldi_uq.engine.checks import existing_files
 from kaldi_uq.engine.embedded.tree_stats import CENTRAL, CLASS, TreeStats, log_likelihood
 from kaldi_uq.errors import DataError
 
@@ -26,11 +27,10 @@ def read_phone_sets(path: Path) -> list[tuple[int, ...]]:
     Raises:
         DataError: missing, or not integers.
     """
+    existing_files(path.parent, path.name, error=DataError)
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
         return [tuple(int(phone) for phone in line.split()) for line in lines if line.strip()]
-    except FileNotFoundError:
-        raise DataError(f"{path}: no such file; utils/prepare_lang.sh makes it") from None
     except ValueError as error:
         raise DataError(f"{path}: expected phone-ids ({error})") from None
 

@@ -14,7 +14,7 @@ from kaldi_uq.io.event_map import PDF_CLASS
 from kaldi_uq.io.kaldi_model import TransitionTable
 
 LEFT, CENTRAL, RIGHT, CLASS = range(4)  # columns of an event
-UNKNOWN = -1  # of a position that must not be asked about: the context of a context-independent phone
+UNKNOWN = -1  # phone at a position that no question may be asked about: beside a context-independent phone
 COLUMNS = {0: LEFT, 1: CENTRAL, 2: RIGHT, PDF_CLASS: CLASS}  # key of the tree -> column
 VARIANCE_FLOOR = 0.01  # Kaldi's default for tree statistics
 
@@ -50,12 +50,12 @@ def log_likelihood(sums: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Frames:
-    """What the alignments say of every frame of all utterances, one after the other; all (T,) int64.
+    """Phones and states of every frame of all utterances, one utterance after the other; all (T,) int64.
 
     Attributes:
-        left, central, right: the phone, and those before and after it in its utterance (0: none).
-        state, pdf_class: of the HMM.
-        arc: which transition out of the state.
+        left, central, right: phone before that of the frame, phone of the frame, phone after it (0: none).
+        state, pdf_class: number of the HMM state in its phone, and its pdf class.
+        arc: number of the transition out of the state.
     """
 
     left: np.ndarray
@@ -101,7 +101,7 @@ def _context(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         segment = np.concatenate([[0], np.cumsum(ends)[:-1]])
     starts = np.flatnonzero(np.diff(segment, prepend=-1))
     phones = np.concatenate([[0], phone[starts], [0]])
-    index = np.cumsum(np.diff(segment, prepend=-1) != 0)  # of the segment, from 1
+    index = np.cumsum(np.diff(segment, prepend=-1) != 0)  # number of the segment, from 1
     return phones[index - 1], phones[index + 1]
 
 
@@ -123,7 +123,7 @@ def accumulate(
     """Sums of every event.
 
     Args:
-        feats: utt -> (T, D).
+        feats: utt -> (T, D) float32.
         alignments: utt -> (T,) transition-ids, of the same utterances or fewer.
         table: the transition model of the alignments.
         context_independent: phones whose context does not count: silence.

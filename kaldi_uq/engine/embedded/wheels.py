@@ -1,4 +1,4 @@
-"""What the embedded engine asks of the wheels: models, trees, graphs and FST files as their objects."""
+"""Models, trees, graphs and FST files as objects of the wheels."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from kaldi_uq.engine.checks import graph_files, last_line, model_files, no_path
 from kaldi_uq.errors import DataError, EngineError, ModelFileError
 from kaldi_uq.io.fst import fst_kind, read_fst_arrays, vector_bytes
 from kaldi_uq.io.kaldi_model import TransitionTable, read_transitions
@@ -43,20 +44,17 @@ def compile_graph(graph_compiler: Any, words: Sequence[int], lang: Lang) -> Any:
     try:
         return graph_compiler.compile_graph_from_text(list(words))
     except RuntimeError:  # the composition with the lexicon is empty
-        text = " ".join(lang.id_to_word.get(word, str(word)) for word in words)
-        raise EngineError(
-            f"{lang.path / 'L.fst'}: no path for the text {text!r}: each word must be in the lexicon"
-        ) from None
+        raise no_path(lang, words) from None
 
 
 def viterbi_align(utt: str, graph: Any, scaled: np.ndarray, beam: float, retry_beam: float) -> np.ndarray | None:
     """Align one utterance; ``None`` if no path reaches the end.
 
     Args:
-        utt: for the log.
+        utt: name of the utterance, for the log.
         graph: training graph with transition probabilities.
         scaled: (T, num_transition_ids) float32 scaled log-likelihoods.
-        beam, retry_beam: as in Kaldi; retry_beam 0 for no second pass.
+        beam, retry_beam: beams as in Kaldi; a retry_beam of 0 means no second pass.
     """
     config = khg.AlignConfig(beam=beam, retry_beam=retry_beam if retry_beam > beam else 0.0)
     done, *_, alignment, _words = khg.align_utterance_wrapper(
@@ -91,11 +89,8 @@ def with_log_probs(table: TransitionTable, transitions: Any) -> TransitionTable:
 
 def load_model(model_dir: Path) -> tuple[Any, Any]:
     """Transition model and tree of a model directory, cached while the files do not change: change a copy only."""
-    model, tree = Path(model_dir) / "final.mdl", Path(model_dir) / "tree"
-    for path in (model, tree):
-        if not path.is_file():
-            raise ModelFileError(f"{path}: no such file; steps/train_mono.sh makes it (stage 2 of the recipe)")
-    return _load_model(str(model), str(tree), os.stat(model).st_mtime_ns, os.stat(tree).st_mtime_ns)
+    model, tree = model_files(model_dir)
+    return _load_model(model, tree, os.stat(model).st_mtime_ns, os.stat(tree).st_mtime_ns)
 
 
 @functools.lru_cache(maxsize=8)
@@ -107,7 +102,7 @@ def _load_model(model: str, tree: str, _model_time: int, _tree_time: int) -> tup
         topology.read(table.topology.to_text())
         transitions = khg.TransitionModel(dependency, topology)
     except RuntimeError as error:
-        raise ModelFileError(f"{model}: damaged, or not the model of {tree} ({_last_line(error)})") from None
+        raise ModelFileError(f"{model}: damaged, or not the model of {tree} ({last_line(error)})") from None
     state = list(transitions.__getstate__())
     tuples = tuple((*t.__getstate__(),) for t in state[0])
     if tuples != table.tuples:
@@ -138,14 +133,8 @@ def read_tree(path: Path) -> Any:
     try:
         tree.__setstate__((np.frombuffer(data, dtype=np.int8).tolist(),))
     except RuntimeError as error:
-        raise ModelFileError(f"{path}: damaged tree ({_last_line(error)})") from None
+        raise ModelFileError(f"{path}: damaged tree ({last_line(error)})") from None
     return tree
-
-
-def _last_line(error: BaseException) -> str:
-    """What a C++ error says, without the places in the source that its other lines name."""
-    lines = [line for line in str(error).splitlines() if line.strip()]
-    return " ".join(lines[-1].split()) if lines else type(error).__name__
 
 
 def read_fst(path: Path) -> Any:
@@ -181,36 +170,32 @@ def write_fst(fst: Any, path: Path) -> None:
 
 def load_graph(graph_dir: Path) -> tuple[Any, dict[int, str]]:
     """``HCLG.fst`` and the words by their integers, cached while the file does not change."""
-    path = Path(graph_dir) / "HCLG.fst"
-    return _load_graph(str(graph_dir), path.stat().st_mtime_ns if path.is_file() else 0)
+    graph, words = graph_files(graph_dir)
+    return _load_graph(graph, words, os.stat(graph).st_mtime_ns)
 
 
 @functools.lru_cache(maxsize=4)
-def _load_graph(graph_dir: str, _time: int) -> tuple[Any, dict[int, str]]:
-    fst = read_fst(Path(graph_dir) / "HCLG.fst")
-    return fst, {index: word for word, index in read_symbols(Path(graph_dir) / "words.txt").items()}
+def _load_graph(graph: str, words: str, _time: int) -> tuple[Any, dict[int, str]]:
+    return read_fst(Path(graph)), {index: word for word, index in read_symbols(words).items()}
+
+
+def arcs_of(fst: Any, state: int) -> list[tuple[int, int, Any, int]]:
+    """Input label, output label, weight and next state of the arcs of a state."""
+    return [(a.ilabel, a.olabel, a.weight, a.nextstate) for a in kaldifst.ArcIterator(fst, state)]
+
+
+def set_arcs(fst: Any, state: int, arcs: Sequence[tuple[int, int, Any, int]]) -> None:
+    """Replace the arcs of a state by as many others, in place."""
+    fst.delete_arcs(state, len(arcs))
+    for arc in arcs:
+        fst.add_arc(state, kaldifst.StdArc(*arc))
 
 
 def number_labels(fst: Any) -> np.ndarray:
     """Number the input labels of a small FST from 1, in place; returns what they were, (n,) int32 ascending."""
-    arcs = [
-        [(a.ilabel, a.olabel, a.weight, a.nextstate) for a in kaldifst.ArcIterator(fst, state)]
-        for state in range(fst.num_states)
-    ]
+    arcs = [arcs_of(fst, state) for state in range(fst.num_states)]
     labels = sorted({arc[0] for of_state in arcs for arc in of_state} - {0})
     number = {label: index for index, label in enumerate([0, *labels])}
     for state, of_state in enumerate(arcs):
-        fst.delete_arcs(state, len(of_state))
-        for ilabel, olabel, weight, nextstate in of_state:
-            fst.add_arc(state, kaldifst.StdArc(number[ilabel], olabel, weight, nextstate))
+        set_arcs(fst, state, [(number[arc[0]], *arc[1:]) for arc in of_state])
     return np.asarray(labels, dtype=np.int32)
-
-
-def symbols_to_epsilon(fst: Any, symbols: set[int]) -> None:
-    """Replace input symbols by epsilon in place (Kaldi's ``fstrmsymbols``)."""
-    for state in range(fst.num_states):
-        arcs = [(a.ilabel, a.olabel, a.weight, a.nextstate) for a in kaldifst.ArcIterator(fst, state)]
-        if any(arc[0] in symbols for arc in arcs):
-            fst.delete_arcs(state, len(arcs))
-            for ilabel, olabel, weight, nextstate in arcs:
-                fst.add_arc(state, kaldifst.StdArc(0 if ilabel in symbols else ilabel, olabel, weight, nextstate))

@@ -1,0 +1,123 @@
+"""What every engine checks, and how it says what is wrong: missing files, scores, features, failed alignments."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from kaldi_uq.errors import AlignmentError, EngineError, KaldiUqError, ModelFileError
+from kaldi_uq.io.lang import Lang
+
+log = logging.getLogger(__name__)
+
+
+def existing_files(
+    folder: Path, *names: str, made_by: str = "utils/prepare_lang.sh", error: type[KaldiUqError] = EngineError
+) -> list[str]:
+    """Absolute paths of files of a directory.
+
+    Args:
+        folder: the directory.
+        names: names of the files.
+        made_by: what makes them, for the message.
+        error: class of the error.
+
+    Raises:
+        KaldiUqError: ``error``, if a file is missing.
+    """
+    for path in (Path(folder) / name for name in names):
+        if not path.is_file():
+            raise error(f"{path}: no such file; {made_by} makes it")
+    return [os.path.abspath(Path(folder) / name) for name in names]
+
+
+def model_files(model_dir: Path) -> list[str]:
+    """Absolute paths of ``final.mdl`` and ``tree``.
+
+    Raises:
+        ModelFileError: one is missing.
+    """
+    made_by = "steps/train_mono.sh or steps/train_deltas.sh"
+    return existing_files(model_dir, "final.mdl", "tree", made_by=made_by, error=ModelFileError)
+
+
+def graph_files(graph_dir: Path) -> list[str]:
+    """Absolute paths of ``HCLG.fst`` and ``words.txt``.
+
+    Raises:
+        EngineError: one is missing.
+    """
+    return existing_files(graph_dir, "HCLG.fst", "words.txt", made_by="utils/mkgraph.sh")
+
+
+def grammar_files(lang: Lang) -> list[str]:
+    """Absolute paths of ``L_disambig.fst`` and ``G.fst``.
+
+    Raises:
+        EngineError: one is missing.
+    """
+    made_by = "utils/prepare_lang.sh or utils/format_lm.sh"
+    return existing_files(lang.path, "L_disambig.fst", "G.fst", made_by=made_by)
+
+
+def check_scores(utt: str, scores: np.ndarray, num_pdfs: int, model_dir: Path) -> None:
+    """Refuse log-likelihoods that are not those of the model's pdfs.
+
+    Raises:
+        EngineError: another shape than (T, num_pdfs), or NaN.
+    """
+    if scores.ndim != 2 or scores.shape[1] != num_pdfs:
+        raise EngineError(
+            f"{utt}: scores are {scores.shape}, expected (frames, {num_pdfs}), the pdfs of {model_dir}; "
+            "take network and HMM from one directory"
+        )
+    if np.isnan(scores).any():
+        raise EngineError(f"{utt}: the acoustic model gives NaN; train it again, with a smaller learning rate")
+
+
+def check_failures(utts: Sequence[str], aligned: Collection[str], max_failed: float) -> None:
+    """Log the utterances that have no alignment.
+
+    Raises:
+        AlignmentError: they are a larger share than ``max_failed``.
+    """
+    failed = [utt for utt in utts if utt not in aligned]
+    if failed:
+        names = ", ".join(failed[:5]) + (" ..." if len(failed) > 5 else "")
+        if len(failed) > max_failed * len(utts):
+            raise AlignmentError(
+                f"{len(failed)} of {len(utts)} utterances cannot be aligned with their text ({names}), more than "
+                f"{max_failed:.0%}: are they long enough for it, and is the text theirs?"
+            )
+        log.warning(
+            "%d of %d utterances cannot be aligned and are left out of this pass: %s", len(failed), len(utts), names
+        )
+
+
+def check_features(feats: Mapping[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and variance of the features over all frames, (D,) float64 each.
+
+    Raises:
+        EngineError: a dimension is constant, so that no Gaussian can be fitted to it.
+    """
+    frames = np.concatenate(list(feats.values()))
+    mean, variance = frames.mean(0, dtype=np.float64), frames.var(0, dtype=np.float64)
+    if np.any(variance < 1e-10):
+        raise EngineError(f"feature dimension {int(np.argmin(variance))} is constant over the data; check the features")
+    return mean, variance
+
+
+def no_path(lang: Lang, words: Sequence[int]) -> EngineError:
+    """The error of a text with a word that the lexicon cannot spell."""
+    text = " ".join(lang.id_to_word.get(word, str(word)) for word in words)
+    return EngineError(f"{lang.path / 'L.fst'}: no path for the text {text!r}: each word must be in the lexicon")
+
+
+def last_line(error: BaseException) -> str:
+    """What a C++ error says, without the places in the source that its other lines name."""
+    lines = [line for line in str(error).splitlines() if line.strip()]
+    return " ".join(lines[-1].split()) if lines else type(error).__name__
