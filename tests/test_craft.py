@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from scipy.io import wavfile
 
 from kaldi_uq.attacks import craft, problem
@@ -26,7 +25,6 @@ from kaldi_uq.nnet.config import MODEL_KINDS
 from kaldi_uq.recogniser.hybrid import HybridModel
 from kaldi_uq.recogniser.scores import decode_waves
 from kaldi_uq.training.config import TrainConfig
-from kaldi_uq.training.trainer import Trainer, TrainingInputs
 from tests import tiny
 from tests.tiny import TinySystem
 
@@ -39,22 +37,9 @@ def system(tmp_path_factory: pytest.TempPathFactory) -> TinySystem:
     """A recogniser with a trained network in ``exp/dnn``."""
     folder = tmp_path_factory.mktemp("system")
     system = tiny.make_system(folder, num_utts=24)
-    inputs = TrainingInputs(
-        waves=system.waves,
-        text=system.text,
-        alis=system.alignments,
-        ali_shift_s=0.01,
-        tid_to_pdf=system.table.tid_to_pdf,
-        ali_dir=system.mono,
-        lang=system.lang,
-    )
     out = folder / "dnn"
-    out.mkdir()
     config = TrainConfig(num_epochs=8, num_viterbi_epochs=1, batch_size=32, learning_rate=0.01)
-    Trainer(
-        out, inputs, system.engine, frontend=tiny.FRONT_END, network=system.network(), config=config,
-        decode=DecodeConfig(), device=torch.device("cpu"),
-    ).run()  # fmt: skip
+    system.trainer(out, HybridModel(tiny.FRONT_END, system.network()), config).run()
     system.engine.make_graph(system.lang, out, out / "graph", **tiny.GRAPH_SCALES)
     return system
 

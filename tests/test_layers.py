@@ -16,6 +16,7 @@ MODEL = ("recogniser", "nnet", "feats", "uncertainty", "engine.base", "io", *BAS
 LAYERS: dict[str, tuple[str, ...]] = {
     "errors": (),
     "config": ("errors",),
+    "user_code": ("errors",),
     "io": BASE,
     "uncertainty": BASE,
     "feats": BASE,
@@ -23,7 +24,7 @@ LAYERS: dict[str, tuple[str, ...]] = {
     "audio": ("feats", "io", *BASE),
     "engine": ("io", *BASE),
     "language": ("io", "engine.base", *BASE),
-    "recogniser": MODEL,
+    "recogniser": ("user_code", *MODEL),
     "results": ("io", "nnet.config", *BASE),
     "training": MODEL,
     "detector": MODEL,

@@ -21,7 +21,8 @@ from kaldi_uq.nnet.config import MODEL_KINDS
 from kaldi_uq.recogniser.hybrid import MODEL_FILE, HybridModel
 from kaldi_uq.training.config import TrainConfig
 from kaldi_uq.training.dataset import _to_frames, make_training_set
-from kaldi_uq.training.trainer import CHECKPOINT, Trainer, TrainingInputs, _frame_order
+from kaldi_uq.training.minibatches import frame_order
+from kaldi_uq.training.trainer import CHECKPOINT, Trainer
 from tests import tiny
 from tests.tiny import FRONT_END, TinySystem
 
@@ -36,29 +37,10 @@ def system(tmp_path_factory: pytest.TempPathFactory) -> TinySystem:
 def make_trainer(
     system: TinySystem, out: Path, kind: str = "dnn", *, config: TrainConfig = CONFIG, key: str = "", **changes: Any
 ) -> Trainer:
-    inputs: dict[str, Any] = {
-        "waves": system.waves,
-        "text": system.text,
-        "alis": system.alignments,
-        "ali_shift_s": 0.01,
-        "tid_to_pdf": system.table.tid_to_pdf,
-        "ali_dir": system.mono,
-        "lang": system.lang,
-    }
-    out.mkdir(parents=True, exist_ok=True)
     if kind in ("dnn", "ensemble"):
         config = TrainConfig(**{**config.to_dict(), "num_train_samples": 0})
-    return Trainer(
-        out,
-        TrainingInputs(**{**inputs, **changes}),
-        system.engine,
-        frontend=FRONT_END,
-        network=system.network(kind),
-        config=config,
-        decode=DecodeConfig(),
-        device=torch.device("cpu"),
-        key=key,
-    )
+    model = HybridModel(FRONT_END, system.network(kind), seed=config.seed)
+    return system.trainer(out, model, config, key=key, **changes)
 
 
 class Killed(BaseException):
@@ -118,11 +100,11 @@ class TestReproducibility:
         assert files["a"] == files["b"] != files["c"]
 
     def test_each_epoch_has_an_order_of_its_own_and_each_member_too(self) -> None:
-        orders = _frame_order(50, 2, 0, 0)
+        orders = frame_order(50, 2, 0, 0)
         assert all(sorted(order.tolist()) == list(range(50)) for order in orders)
-        others = [_frame_order(50, 2, 0, 1)[0], _frame_order(50, 2, 1, 0)[0], orders[1]]
+        others = [frame_order(50, 2, 0, 1)[0], frame_order(50, 2, 1, 0)[0], orders[1]]
         assert not any(torch.equal(orders[0], other) for other in others)
-        assert torch.equal(_frame_order(50, 0, 3, 4), _frame_order(50, 0, 3, 4))
+        assert torch.equal(frame_order(50, 0, 3, 4), frame_order(50, 0, 3, 4))
 
     def test_checkpoint_of_another_configuration_is_not_used(
         self, system: TinySystem, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
