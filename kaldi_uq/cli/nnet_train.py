@@ -52,7 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("ali_dir", type=directory, metavar="ALI-DIR", help="ali.*.gz, final.mdl, tree")
     parser.add_argument("exp_dir", type=Path, metavar="EXP-DIR")
     which = parser.add_mutually_exclusive_group()
-    which.add_argument("--model", choices=kind_names(), default="dnn", help="kind of model [dnn]")
+    which.add_argument("--model", choices=kind_names(), help="kind of model [dnn]")
     which.add_argument("--network", metavar="FILE.py:NAME", help="network of your own instead; runs this code")
     features = parser.add_mutually_exclusive_group()
     features.add_argument("--mfcc-config", metavar="FILE", help="Kaldi's conf/mfcc.conf")
@@ -141,20 +141,21 @@ def run(args: argparse.Namespace) -> None:
     trainer.run()
     stamp.write()
     print(
-        f"kaldi-uq nnet-train: {args.exp_dir / MODEL_FILE}: {args.network or args.model}, {transitions.num_pdfs} pdfs"
+        f"kaldi-uq nnet-train: {args.exp_dir / MODEL_FILE}: {args.network or model.kind}, {transitions.num_pdfs} pdfs"
     )
 
 
 def _model(args: argparse.Namespace, frontend: FrontEndConfig, num_pdfs: int) -> tuple[HybridModel, dict[str, Any]]:
     """The model with its initial weights, and the stamp's entry for its network; options that it lacks are refused."""
     seed = config_from(args, TrainConfig).seed
-    chosen: type[ModelConfig] | None = None if args.network else model_class(args.model).config_class
+    kind = args.model or "dnn"
+    chosen: type[ModelConfig] | None = None if args.network else model_class(kind).config_class
     every = set().union(*(_names(model_class(kind).config_class) for kind in kind_names()))
     others = every - (_names(chosen) if chosen else set())
-    args.known_fields = {name: kind for name, kind in args.known_fields.items() if name not in others}  # of the file
+    args.known_fields = {name: type_ for name, type_ in args.known_fields.items() if name not in others}  # of the file
     for name in sorted(others):
         if getattr(args, name, None) is not None:
-            which = "--network" if args.network else f"--model {args.model}"
+            which = "--network" if args.network else f"--model {kind}"
             raise UsageError(f"{flag(name)} is no option of {which}; leave it out")
     if chosen is None:
         model = HybridModel.from_factory(frontend, load_object(args.network), num_pdfs, seed=seed)
