@@ -11,8 +11,8 @@ The face of the package; the rooms behind it are for those who change it::
     verdicts = uq.judge(rec, det, adv.waves)
     report = uq.check(rec, adv)  # is this attack meaningful?
 
-Everywhere M is members or draws, B utterances, T frames, C classes (pdfs or tokens), D features, N samples; the order is
-``(M, B, T, C)``.  Audio in Python is float32 in [-1, 1]; ``eps`` is on that scale.
+Everywhere M is members or draws, B utterances, T frames, C classes (pdfs or tokens), D features, N samples; the order
+is ``(M, B, T, C)``.  Audio in Python is float32 in [-1, 1]; ``eps`` is on that scale.
 
 Names are imported when they are first used: ``import kaldi_uq`` needs no torch.
 """
@@ -50,9 +50,9 @@ if TYPE_CHECKING:
     from kaldi_uq.nnet import vmg as vmg
     from kaldi_uq.recogniser.base import BaseRecogniser as BaseRecogniser
     from kaldi_uq.recogniser.base import Heard as Heard
-    from kaldi_uq.recogniser.base import statistics_table as statistics_table
     from kaldi_uq.recogniser.ctc import CtcRecogniser as CtcRecogniser
     from kaldi_uq.recogniser.recogniser import Recogniser as Recogniser
+    from kaldi_uq.results.utterances import statistics_table as statistics_table
 
 # name -> module
 _PLACES = {
@@ -81,12 +81,12 @@ _PLACES = {
     "mc_dropout": "nnet",
     "read_wav": "io.wav",
     "save_detector": "detector",
-    "statistics_table": "recogniser.base",
+    "statistics_table": "results.utterances",
     "vmg": "nnet",
     "write_wav": "io.wav",
 }
 
-__all__ = ["__version__", *sorted(_PLACES)]  # noqa: PLE0604
+__all__ = ["__version__", *sorted(_PLACES)]
 
 
 def __getattr__(name: str) -> Any:

@@ -46,7 +46,7 @@ def split_name(text: str) -> tuple[Path, str]:
 def load_object(text: str) -> Any:
     """Import a Python file that the user names, and take an object out of it.
 
-    The file is imported once; it can import the files beside it.
+    The file is imported once, unless it changes; it can import the files beside it.
 
     Args:
         text: ``FILE.py:NAME``.
@@ -81,7 +81,8 @@ def mistakes_named(what: str) -> Iterator[None]:
 
 def _import(path: Path) -> ModuleType:
     place = path.resolve()
-    name = f"{_PREFIX}{hashlib.sha256(str(place).encode()).hexdigest()[:12]}_{path.stem}"
+    key = hashlib.sha256(str(place).encode() + place.read_bytes()).hexdigest()[:12]  # a file that changes is read again
+    name = f"{_PREFIX}{key}_{path.stem}"
     if name in sys.modules:
         return sys.modules[name]
     spec = importlib.util.spec_from_file_location(name, place)

@@ -52,7 +52,7 @@ fi
 attacks=paper-pgd
 for f in conf/*.conf; do
   f=$(basename "$f" .conf)
-  [[ $f =~ ^(mfcc.*|dnn|ensemble|dropout|bnn)$ ]] || attacks="$f $attacks"
+  [[ $f == mfcc* || -f utils/../kaldi_uq/nnet/kinds/$f.py ]] || attacks="$f $attacks" # else of a kind of model
 done
 [[ " $attacks " == *" $attack "* ]] || {
   echo "$0: error: conf/$attack.conf: no such file; --attack must be one of $attacks" >&2

@@ -130,7 +130,7 @@ def test_detector_says_what_it_thinks_of_the_result(
     place: Path, tmp_path: Path, attack: Run, mean: float, verdict: str
 ) -> None:
     model_dir = Path(shutil.copytree(place / "exp/dnn", tmp_path / "exp/dnn"))
-    detector = GaussianDetector(True, statistic="mean_predictive_entropy").fit([mean - 1.0, mean + 1.0]).calibrate(0.01)
+    detector = GaussianDetector("mean_predictive_entropy").fit([mean - 1.0, mean + 1.0]).calibrate(0.01)
     save_detector(detector, model_dir / "detector/mean_predictive_entropy.json")
     words = (wav(place), "--target-text", "one", "--model-dir", model_dir, "--lang-dir", place / "data/lang")
     status, text, _ = attack(*words, "--eps", EPS, "--out", tmp_path / "o.wav", "--json")
@@ -160,7 +160,7 @@ def test_attack_that_knows_the_detectors_passes_them(place: Path, tmp_path: Path
     assert record["target_success"] and record["passes"] and record["excess"] <= 0
     benign = statistics_table(read_benign(model_dir / "score_fit/results.jsonl"))
     for name in ("mean_predictive_entropy", "max_expected_entropy"):
-        detector = GaussianDetector(True, statistic=name).fit(benign).calibrate(0.01, benign)
+        detector = GaussianDetector(two_sided=True, statistic=name).fit(benign).calibrate(0.01, benign)
         assert not detector.is_attack({name: [record["statistics"][name]]})[0]
     status, text, _ = attack(*words, "--out", tmp_path / "o.wav", "--force")
     assert status == 0 and "detectors it knows: passes, score -" in " ".join(text.split("\n    "))

@@ -10,12 +10,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
+from kaldi_uq.attacks.craft import MAX_ATTEMPTS, Attacker
+from kaldi_uq.recogniser.scores import decode_waves
 from scipy.io import wavfile
 
 from kaldi_uq.attacks import craft, problem
 from kaldi_uq.attacks.config import AttackConfig
-from kaldi_uq.attacks.craft import MAX_ATTEMPTS, Attacker
 from kaldi_uq.cli.main import main
 from kaldi_uq.engine.base import DecodeConfig
 from kaldi_uq.errors import AlignmentError, DataError
@@ -24,9 +24,7 @@ from kaldi_uq.io.datadir import write_data_dir
 from kaldi_uq.io.wav import read_wav
 from kaldi_uq.nnet.config import MODEL_KINDS
 from kaldi_uq.recogniser.hybrid import HybridModel
-from kaldi_uq.recogniser.scores import decode_waves
 from kaldi_uq.training.config import TrainConfig
-from kaldi_uq.training.trainer import Trainer, TrainingInputs
 from tests import tiny
 from tests.tiny import TinySystem
 
@@ -39,22 +37,9 @@ def system(tmp_path_factory: pytest.TempPathFactory) -> TinySystem:
     """A recogniser with a trained network in ``exp/dnn``."""
     folder = tmp_path_factory.mktemp("system")
     system = tiny.make_system(folder, num_utts=24)
-    inputs = TrainingInputs(
-        waves=system.waves,
-        text=system.text,
-        alis=system.alignments,
-        ali_shift_s=0.01,
-        tid_to_pdf=system.table.tid_to_pdf,
-        ali_dir=system.mono,
-        lang=system.lang,
-    )
     out = folder / "dnn"
-    out.mkdir()
     config = TrainConfig(num_epochs=8, num_viterbi_epochs=1, batch_size=32, learning_rate=0.01)
-    Trainer(
-        out, inputs, system.engine, frontend=tiny.FRONT_END, network=system.network(), config=config,
-        decode=DecodeConfig(), device=torch.device("cpu"),
-    ).run()  # fmt: skip
+    system.trainer(out, HybridModel(tiny.FRONT_END, system.network()), config).run()
     system.engine.make_graph(system.lang, out, out / "graph", **tiny.GRAPH_SCALES)
     return system
 

@@ -15,11 +15,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from kaldi_uq.recogniser.scores import score_waves
 from scipy import stats
 
 from kaldi_uq.cli.main import main
 from kaldi_uq.detector import GaussianDetector, MultivariateGaussianDetector, save_detector
-from kaldi_uq.detector.fit import RECOMMENDED
 from kaldi_uq.detector.normal import PROBABILITIES, QuantileSketch, load_frame_quantiles, stretches_above
 from kaldi_uq.errors import DataError
 from kaldi_uq.feats.config import FrontEndConfig, MfccConfig
@@ -29,7 +29,6 @@ from kaldi_uq.nnet.config import MODEL_KINDS
 from kaldi_uq.nnet.kinds.bnn import BnnModel
 from kaldi_uq.nnet.kinds.dropout import DropoutConfig
 from kaldi_uq.recogniser.hybrid import HybridModel
-from kaldi_uq.recogniser.scores import score_waves
 from kaldi_uq.results.utterances import read_benign
 from tests.tiny import FRONT_END, RATE, TinySystem, features, make_system, make_waves
 

@@ -96,7 +96,7 @@ def test_far_outliers_keep_their_order_where_a_density_underflows() -> None:
 
 def test_gaussian_p_values_and_thresholds_are_the_normals() -> None:
     fit = draws(5).normal(0, 1, 50)
-    two, one = GaussianDetector().fit(fit), GaussianDetector(False).fit(fit)
+    two, one = GaussianDetector().fit(fit), GaussianDetector(two_sided=False).fit(fit)
     x = np.array([two.mean + 1.959964 * two.std])
     assert two.p_value(x)[0] == pytest.approx(0.05, abs=1e-6)
     assert one.p_value(x)[0] == pytest.approx(0.025, abs=1e-6)
@@ -375,7 +375,7 @@ def test_score_for_attacks_is_the_score_and_has_its_gradient(make: Any, tmp_path
 def test_gaussian_score_for_attacks_is_exactly_its_formula() -> None:
     values = torch.randn(50, generator=torch.Generator().manual_seed(0))
     for two_sided in (True, False):
-        detector = GaussianDetector(two_sided).fit([0.1, 0.9, 0.4])
+        detector = GaussianDetector(two_sided=two_sided).fit([0.1, 0.9, 0.4])
         z = (values - detector.mean) / detector.std
         assert torch.equal(detector.tensor_score({"value": values}), z.abs() if two_sided else z)
 

@@ -16,6 +16,7 @@ MODEL = ("recogniser", "nnet", "feats", "uncertainty", "engine.base", "io", *BAS
 LAYERS: dict[str, tuple[str, ...]] = {
     "errors": (),
     "config": ("errors",),
+    "user_code": ("errors",),
     "io": BASE,
     "uncertainty": BASE,
     "feats": BASE,
@@ -23,7 +24,7 @@ LAYERS: dict[str, tuple[str, ...]] = {
     "audio": ("feats", "io", *BASE),
     "engine": ("io", *BASE),
     "language": ("io", "engine.base", *BASE),
-    "recogniser": ("language", "engine", *MODEL),
+    "recogniser": ("user_code", "language", "engine", *MODEL),
     "results": ("io", "nnet.config", *BASE),
     "training": ("engine", *MODEL),
     "detector": ("results", *MODEL),
@@ -32,8 +33,7 @@ LAYERS: dict[str, tuple[str, ...]] = {
     "cli": ("",),  # everything
     "__main__": ("cli",),
     "registry": (),
-    "user_code": BASE,
-    "": (),  # kaldi_uq/__init__.py
+    "": ("",),  # kaldi_uq/__init__.py: the names of the face, imported when they are used
 }
 
 # (module, what it imports) -> why a rule does not hold there

@@ -72,7 +72,7 @@ def test_rows_have_rate_and_auroc_of_each_statistic(place: dict[str, dict[str, n
     assert {name for name, _ in rows} == {"max_predictive_entropy", "level_db", "noise_floor_db"}
     fit, hard, attacked = map(values, ("exp/dnn/score_fit", "exp/dnn/score_white", "exp/dnn/attack_pgd_eps0.02"))
     for sided in ("two", "one"):
-        detector = GaussianDetector(sided == "two").fit(fit).calibrate(0.01, fit)
+        detector = GaussianDetector(two_sided=sided == "two").fit(fit).calibrate(0.01, fit)
         row = rows["max_predictive_entropy", sided]
         assert row["threshold"] == pytest.approx(detector.threshold)
         assert row["fpr_at_threshold"] == pytest.approx(np.mean(detector.is_attack(hard)))

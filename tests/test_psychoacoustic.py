@@ -8,20 +8,18 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
-
-from kaldi_uq.attacks.config import AdaptiveConfig, AttackConfig
 from kaldi_uq.attacks.craft import Attacker
 from kaldi_uq.attacks.evaluation import evaluate_examples
 from kaldi_uq.attacks.methods import make_strategy
 from kaldi_uq.attacks.problem import Strategy, plain
 from kaldi_uq.attacks.psychoacoustic import hide
+
+from kaldi_uq.attacks.config import AdaptiveConfig, AttackConfig
 from kaldi_uq.audio.quality import measure_all
 from kaldi_uq.engine.base import DecodeConfig
 from kaldi_uq.io.wav import read_wav
 from kaldi_uq.recogniser.hybrid import HybridModel
 from kaldi_uq.training.config import TrainConfig
-from kaldi_uq.training.trainer import Trainer, TrainingInputs
 from tests import tiny
 
 CONFIG = AttackConfig(
@@ -36,23 +34,9 @@ def attacker(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
     """On a trained network."""
     folder = tmp_path_factory.mktemp(request.param)
     system = tiny.make_system(folder, num_utts=24)
-    inputs = TrainingInputs(
-        waves=system.waves,
-        text=system.text,
-        alis=system.alignments,
-        ali_shift_s=0.01,
-        tid_to_pdf=system.table.tid_to_pdf,
-        ali_dir=system.mono,
-        lang=system.lang,
-    )
     out = folder / request.param
-    out.mkdir()
     config = TrainConfig(num_epochs=8, num_viterbi_epochs=1, batch_size=32, learning_rate=0.01)
-    network = system.network(request.param)
-    Trainer(
-        out, inputs, system.engine, frontend=tiny.FRONT_END, network=network, config=config,
-        decode=DecodeConfig(), device=torch.device("cpu"),
-    ).run()  # fmt: skip
+    system.trainer(out, HybridModel(tiny.FRONT_END, system.network(request.param)), config).run()
     system.engine.make_graph(system.lang, out, out / "graph", **tiny.GRAPH_SCALES)
     model = HybridModel.load(out)
     return Attacker.of_recipe(model, system.engine, out, system.lang, DecodeConfig(), graph_dir=out / "graph")

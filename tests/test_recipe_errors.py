@@ -333,7 +333,7 @@ def test_unknown_option_of_every_command_is_named(
     [
         (["--no-such-option", "1"], "unknown option --no-such-option (see ./run.sh --help)"),
         (["--corpus", "timit"], "--corpus must be one of synth fsdd tidigits, got 'timit'"),
-        (["--models", "dnn tdnn"], "--models must be one of dnn ensemble dropout bnn, got 'tdnn'"),
+        (["--models", "dnn tdnn"], "--models must be one of bnn dnn dropout ensemble, got 'tdnn'"),
         (["--models", "dnn dnn"], "--models names dnn twice"),
         (["--nj", "0"], "--nj and --model-jobs must be at least 1"),
         (["--seed", "-1"], "--seed must be a whole number, got '-1'"),

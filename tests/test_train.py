@@ -6,6 +6,7 @@ import json
 import logging
 import math
 import pickle
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,8 @@ from kaldi_uq.nnet.config import MODEL_KINDS
 from kaldi_uq.recogniser.hybrid import MODEL_FILE, HybridModel
 from kaldi_uq.training.config import TrainConfig
 from kaldi_uq.training.dataset import _to_frames, make_training_set
-from kaldi_uq.training.trainer import CHECKPOINT, Trainer, TrainingInputs, _frame_order
+from kaldi_uq.training.minibatches import frame_order
+from kaldi_uq.training.trainer import CHECKPOINT, Trainer
 from tests import tiny
 from tests.tiny import FRONT_END, TinySystem
 
@@ -36,36 +38,53 @@ def system(tmp_path_factory: pytest.TempPathFactory) -> TinySystem:
 def make_trainer(
     system: TinySystem, out: Path, kind: str = "dnn", *, config: TrainConfig = CONFIG, key: str = "", **changes: Any
 ) -> Trainer:
-    inputs: dict[str, Any] = {
-        "waves": system.waves,
-        "text": system.text,
-        "alis": system.alignments,
-        "ali_shift_s": 0.01,
-        "tid_to_pdf": system.table.tid_to_pdf,
-        "ali_dir": system.mono,
-        "lang": system.lang,
-    }
-    out.mkdir(parents=True, exist_ok=True)
     if kind in ("dnn", "ensemble"):
         config = TrainConfig(**{**config.to_dict(), "num_train_samples": 0})
-    return Trainer(
-        out,
-        TrainingInputs(**{**inputs, **changes}),
-        system.engine,
-        frontend=FRONT_END,
-        network=system.network(kind),
-        config=config,
-        decode=DecodeConfig(),
-        device=torch.device("cpu"),
-        key=key,
+    model = HybridModel(FRONT_END, system.network(kind), seed=config.seed)
+    return system.trainer(out, model, config, key=key, **changes)
+
+
+def plain_training(system: TinySystem, kind: str, config: TrainConfig) -> dict[str, torch.Tensor]:
+    """What the frame-wise training is meant to compute, without its data structures: weights after all epochs."""
+    model = HybridModel(FRONT_END, system.network(kind), seed=config.seed)
+    network, members = model.network, 2 if kind == "ensemble" else 0
+    feats = [torch.from_numpy(values) for values in tiny.features(system.waves).values()]
+    data = make_training_set(
+        model, system.waves, {u: system.table.tid_to_pdf[a] for u, a in system.alignments.items()}, 0.01
     )
+    data.normalise(model.front_end.norm)
+    parts = data.feats.split([len(values) for values in feats])
+    x = torch.cat([model.front_end.splice(part[None], torch.tensor([len(part)]))[0] for part in parts])
+    optimizer = torch.optim.Adam(network.parameters(), lr=config.learning_rate)
+    steps = math.ceil(len(x) / config.batch_size)
+    for epoch in range(config.num_epochs):
+        orders = []
+        for member in range(max(members, 1)):
+            state = int(np.random.SeedSequence([config.seed, epoch, member]).generate_state(1, np.uint64)[0]) >> 1
+            orders.append(torch.randperm(len(x), generator=torch.Generator().manual_seed(state)))
+        order = torch.stack(orders) if members else orders[0]
+        generator = torch.Generator().manual_seed(config.seed * 1_000_003 + epoch)
+        for step in range(steps):
+            progress = (epoch * steps + step) / (config.num_epochs * steps)
+            ratio = math.log(config.final_learning_rate / config.learning_rate)
+            optimizer.param_groups[0]["lr"] = config.learning_rate * math.exp(ratio * progress)
+            chosen = order[..., step * config.batch_size : (step + 1) * config.batch_size]
+            draws = config.num_train_samples or None
+            loss = network.training_loss(
+                x[chosen], data.pdfs[chosen], num_frames_total=len(x), num_samples=draws, generator=generator
+            )
+            optimizer.zero_grad()
+            loss.backward()
+            network.clip_gradients(config.max_grad_norm)
+            optimizer.step()
+    return network.state_dict()
 
 
 class Killed(BaseException):
     """Stands for a signal: nothing catches it."""
 
 
-def train_in_pieces(system: TinySystem, out: Path, kind: str, monkeypatch: pytest.MonkeyPatch) -> int:
+def train_in_pieces(make: Callable[[], Trainer], monkeypatch: pytest.MonkeyPatch) -> int:
     """Train, but get killed after each epoch's checkpoint and, in between, within each epoch; returns the starts."""
     checkpoint, epoch = Trainer._checkpoint, Trainer._epoch
     state = {"kill": "epoch"}
@@ -86,10 +105,11 @@ def train_in_pieces(system: TinySystem, out: Path, kind: str, monkeypatch: pytes
         patch.setattr(Trainer, "_checkpoint", dying_checkpoint)
         patch.setattr(Trainer, "_epoch", dying_epoch)
         for starts in range(1, 30):
+            trainer = make()
             try:
-                make_trainer(system, out, kind).run()
+                trainer.run()
             except Killed:
-                assert not (out / MODEL_FILE).exists()
+                assert not (trainer.out_dir / MODEL_FILE).exists()
             else:
                 return starts
     raise AssertionError("the training never ended")
@@ -103,12 +123,20 @@ class TestReproducibility:
         torch.manual_seed(11)  # the global generator must not matter
         make_trainer(system, tmp_path / "whole", kind).run()
         torch.manual_seed(12)
-        starts = train_in_pieces(system, tmp_path / "pieces", kind, monkeypatch)
+        starts = train_in_pieces(lambda: make_trainer(system, tmp_path / "pieces", kind), monkeypatch)
         assert starts == 9  # four epochs, killed twice in each
         for name in (MODEL_FILE, "final.mdl", "tree", "history.json"):
             assert (tmp_path / "pieces" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes(), name
         left = sorted(path.name for path in (tmp_path / "pieces").iterdir())
         assert left == ["final.mdl", "final.safetensors", "history.json", "tree"]
+
+    @pytest.mark.parametrize("kind", MODEL_KINDS)
+    def test_training_is_the_loop_that_its_seed_describes(self, system: TinySystem, tmp_path: Path, kind: str) -> None:
+        given = 0 if kind in ("dnn", "ensemble") else 2
+        config = TrainConfig(num_epochs=2, num_viterbi_epochs=0, batch_size=64, num_train_samples=given, seed=3)
+        trained = make_trainer(system, tmp_path, kind, config=config).run().network.state_dict()
+        expected = plain_training(system, kind, config)
+        assert all(torch.equal(trained[name], value) for name, value in expected.items())
 
     def test_seed_decides(self, system: TinySystem, tmp_path: Path) -> None:
         for name, seed in (("a", 0), ("b", 0), ("c", 1)):
@@ -118,11 +146,11 @@ class TestReproducibility:
         assert files["a"] == files["b"] != files["c"]
 
     def test_each_epoch_has_an_order_of_its_own_and_each_member_too(self) -> None:
-        orders = _frame_order(50, 2, 0, 0)
+        orders = frame_order(50, 2, 0, 0)
         assert all(sorted(order.tolist()) == list(range(50)) for order in orders)
-        others = [_frame_order(50, 2, 0, 1)[0], _frame_order(50, 2, 1, 0)[0], orders[1]]
+        others = [frame_order(50, 2, 0, 1)[0], frame_order(50, 2, 1, 0)[0], orders[1]]
         assert not any(torch.equal(orders[0], other) for other in others)
-        assert torch.equal(_frame_order(50, 0, 3, 4), _frame_order(50, 0, 3, 4))
+        assert torch.equal(frame_order(50, 0, 3, 4), frame_order(50, 0, 3, 4))
 
     def test_checkpoint_of_another_configuration_is_not_used(
         self, system: TinySystem, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture

@@ -5,11 +5,12 @@ from __future__ import annotations
 import shlex
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
-from kaldi_uq.engine.base import MonoConfig, SystemBuilder
+from kaldi_uq.engine.base import DecodeConfig, MonoConfig, SystemBuilder
 from kaldi_uq.engine.embedded.engine import EmbeddedEngine
 from kaldi_uq.feats.config import FrontEndConfig, MfccConfig
 from kaldi_uq.feats.frontend import FrontEnd
@@ -21,6 +22,9 @@ from kaldi_uq.io.lang import Lang
 from kaldi_uq.io.wav import to_int16, write_wav
 from kaldi_uq.language.prepare import loop_grammar, prepare_lang
 from kaldi_uq.nnet.config import ModelConfig, model_class
+from kaldi_uq.recogniser.hybrid import HybridModel
+from kaldi_uq.training.config import TrainConfig
+from kaldi_uq.training.trainer import Trainer, TrainingInputs
 
 RATE = 8000
 STATES = {"sil": 1, "one": 3, "three": 4, "two": 2}
@@ -134,6 +138,21 @@ class TinySystem:
         config: type[ModelConfig] = model_class(kind).config_class
         sizes = {"input_dim": FrontEnd(FRONT_END).output_dim, "num_pdfs": self.table.num_pdfs, "hidden_dims": (16,)}
         return config(**sizes, **own.get(kind, {}))
+
+    def trainer(self, out: Path, model: HybridModel, config: TrainConfig, *, key: str = "", **changes: Any) -> Trainer:
+        """A training of this model on the alignments of the monophone system."""
+        inputs: dict[str, Any] = {
+            "waves": self.waves,
+            "text": self.text,
+            "alis": self.alignments,
+            "ali_shift_s": 0.01,
+            "tid_to_pdf": self.table.tid_to_pdf,
+            "ali_dir": self.mono,
+            "lang": self.lang,
+        }
+        out.mkdir(parents=True, exist_ok=True)
+        given = TrainingInputs(**{**inputs, **changes})
+        return Trainer(out, model, given, self.engine, config=config, decode=DecodeConfig(), key=key)
 
 
 MONO = MonoConfig(num_iters=6, max_iter_inc=4, totgauss=20, realign_iters=(1, 2, 3, 4, 5))

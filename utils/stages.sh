@@ -38,9 +38,12 @@ check_stages() {
 
 # check_models: models names each kind once at most
 check_models() {
-  local m
+  local m kinds=()
+  for m in "$(dirname -- "${BASH_SOURCE[0]}")"/../kaldi_uq/nnet/kinds/[!_]*.py; do
+    kinds+=("$(basename "$m" .py)")
+  done
   for m in $models; do
-    one_of models "$m" dnn ensemble dropout bnn
+    one_of models "$m" "${kinds[@]}"
     [[ " ${models// /  } " != *" $m "*" $m "* ]] || die "--models names $m twice"
   done
 }

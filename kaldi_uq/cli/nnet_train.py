@@ -1,7 +1,11 @@
-"""Train a hybrid acoustic model (DNN, deep ensemble, Monte Carlo dropout, Bayesian network) on alignments.
+"""Train a hybrid acoustic model (DNN, deep ensemble, Monte Carlo dropout, Bayesian network, your own) on alignments.
 
 The front end follows the recipe that made the alignments: its mfcc.conf or fbank.conf, and the cmvn_opts, delta_opts
 and splice_opts that Kaldi leaves in ALI-DIR; flags win over these files.
+
+A network of your own (--network FILE.py:NAME) is what the Python function NAME of FILE.py returns for (input_dim,
+num_pdfs): a torch module from features (B, T, D) to logits (B, T, C), or what a wrapper of kaldi_uq.nnet makes of one.
+It gets no context frames unless flags ask for them, and is trained on whole utterances.
 
 Writes final.safetensors (network, front end, priors), final.mdl and tree (the HMM with its transition probabilities
 after Viterbi training).  A killed run resumes after its last epoch.
@@ -31,10 +35,11 @@ from kaldi_uq.io.kaldi_model import read_transitions
 from kaldi_uq.io.lang import Lang
 from kaldi_uq.io.waves import read_waves, waves_digest
 from kaldi_uq.nnet.config import FORMER_FIELDS, ModelConfig, kind_names, model_class
-from kaldi_uq.recogniser.hybrid import MODEL_FILE, select_device
+from kaldi_uq.recogniser.hybrid import MODEL_FILE, HybridModel, select_device
 from kaldi_uq.recogniser.speakers import speaker_stats, speakers_digest
-from kaldi_uq.training.config import TrainConfig
+from kaldi_uq.training.config import UTTERANCE_BATCH, TrainConfig
 from kaldi_uq.training.trainer import Trainer, TrainingInputs
+from kaldi_uq.user_code import load_object, split_name
 
 log = logging.getLogger(__name__)
 
@@ -46,7 +51,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("ali_dir", type=directory, metavar="ALI-DIR", help="ali.*.gz, final.mdl, tree")
     parser.add_argument("exp_dir", type=Path, metavar="EXP-DIR")
-    parser.add_argument("--model", choices=kind_names(), default="dnn", help="kind of model [dnn]")
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument("--model", choices=kind_names(), help="kind of model [dnn]")
+    which.add_argument("--network", metavar="FILE.py:NAME", help="network of your own instead; runs this code")
     features = parser.add_mutually_exclusive_group()
     features.add_argument("--mfcc-config", metavar="FILE", help="Kaldi's conf/mfcc.conf")
     features.add_argument("--fbank-config", metavar="FILE", help="Kaldi's conf/fbank.conf: filter banks, no cepstra")
@@ -77,10 +84,10 @@ def run(args: argparse.Namespace) -> None:
     use_all_cores()
     engine = engine_of(args, args.exp_dir)
     frontend = _frontend(args)
-    front_end = FrontEnd(frontend)
     transitions = read_transitions(args.ali_dir / "final.mdl")
-    network = _network(args, input_dim=front_end.output_dim, num_pdfs=transitions.num_pdfs)
-    config, decode = config_from(args, TrainConfig), config_from(args, DecodeConfig)
+    model, network = _model(args, frontend, transitions.num_pdfs)
+    utterances = {} if model.network.frame_wise else {"batch_size": UTTERANCE_BATCH}
+    config, decode = config_from(args, TrainConfig, beneath=utterances), config_from(args, DecodeConfig)
     if config.num_viterbi_epochs and not (args.lang_dir / "G.fst").is_file():
         raise DataError(
             f"{args.lang_dir / 'G.fst'}: no such file; take the language directory of the recipe's tests (such as "
@@ -89,19 +96,21 @@ def run(args: argparse.Namespace) -> None:
     data = DataDir.read(args.data_dir, need=("wav.scp", "utt2spk", "text"))
     waves = read_waves(
         data,
-        sample_rate=front_end.sample_rate,
-        min_samples=front_end.min_samples,
+        sample_rate=model.front_end.sample_rate,
+        min_samples=model.front_end.min_samples,
         allow_pipes=args.allow_pipes,
     )
     speakers = (
-        speaker_stats(front_end, data, waves, source=args.cmvn_from, allow_pipes=args.allow_pipes)
+        speaker_stats(model.front_end, data, waves, source=args.cmvn_from, allow_pipes=args.allow_pipes)
         if frontend.cmvn == "speaker"
         else {}
     )
     inputs = [args.ali_dir / "final.mdl", args.data_dir / "text", *sorted(args.ali_dir.glob("ali.*.gz"))]
     inputs += [args.lang_dir / "G.fst"] if config.num_viterbi_epochs else []
     options: dict[str, Any] = {c.__class__.__name__: c.to_dict() for c in (frontend, config, decode)}
-    options["ModelConfig"] = {**FORMER_FIELDS, **network.to_dict()}  # as in the stamps of models that exist
+    options["ModelConfig"] = network
+    if args.network:
+        inputs.append(split_name(args.network)[0])
     options["audio"] = waves_digest(waves)
     options["speakers"] = speakers_digest(speakers)
     stamp = DoneStamp(args.exp_dir, "train", options=options, inputs=inputs)
@@ -122,30 +131,38 @@ def run(args: argparse.Namespace) -> None:
     args.exp_dir.mkdir(parents=True, exist_ok=True)
     trainer = Trainer(
         args.exp_dir,
+        model.to(select_device(args.device)),
         training,
         engine,
-        frontend=frontend,
-        network=network,
         config=config,
         decode=decode,
-        device=select_device(args.device),
         key=stamp.key,
     )
     trainer.run()
     stamp.write()
-    print(f"kaldi-uq nnet-train: {args.exp_dir / MODEL_FILE}: {args.model}, {transitions.num_pdfs} pdfs")
+    print(
+        f"kaldi-uq nnet-train: {args.exp_dir / MODEL_FILE}: {args.network or model.kind}, {transitions.num_pdfs} pdfs"
+    )
 
 
-def _network(args: argparse.Namespace, *, input_dim: int, num_pdfs: int) -> ModelConfig:
-    """The configuration of the network; an option of another kind is refused."""
-    chosen: type[ModelConfig] = model_class(args.model).config_class
+def _model(args: argparse.Namespace, frontend: FrontEndConfig, num_pdfs: int) -> tuple[HybridModel, dict[str, Any]]:
+    """The model with its initial weights, and the stamp's entry for its network; options that it lacks are refused."""
+    seed = config_from(args, TrainConfig).seed
+    kind = args.model or "dnn"
+    chosen: type[ModelConfig] | None = None if args.network else model_class(kind).config_class
     every = set().union(*(_names(model_class(kind).config_class) for kind in kind_names()))
-    others = every - _names(chosen)
-    args.known_fields = {name: kind for name, kind in args.known_fields.items() if name not in others}  # of the file
+    others = every - (_names(chosen) if chosen else set())
+    args.known_fields = {name: type_ for name, type_ in args.known_fields.items() if name not in others}  # of the file
     for name in sorted(others):
         if getattr(args, name, None) is not None:
-            raise UsageError(f"{flag(name)} is no option of --model {args.model}; leave it out")
-    return config_from(args, chosen, input_dim=input_dim, num_pdfs=num_pdfs)
+            which = "--network" if args.network else f"--model {kind}"
+            raise UsageError(f"{flag(name)} is no option of {which}; leave it out")
+    if chosen is None:
+        model = HybridModel.from_factory(frontend, load_object(args.network), num_pdfs, seed=seed)
+        return model, {"network": split_name(args.network)[1]}
+    network = config_from(args, chosen, input_dim=FrontEnd(frontend).output_dim, num_pdfs=num_pdfs)
+    # with all fields of former versions, as in the stamps of models that exist
+    return HybridModel(frontend, network, seed=seed), {**FORMER_FIELDS, **network.to_dict()}
 
 
 def _names(config: type[ModelConfig]) -> set[str]:
@@ -165,7 +182,9 @@ def _frontend(args: argparse.Namespace) -> FrontEndConfig:
         raise UsageError("give the features of the model: --mfcc-config FILE, or --fbank-config FILE")
     place = Path(args.opts_dir or args.ali_dir)
     recipe = {} if args.opts_dir == "none" else read_recipe_opts(place)
+    context = {"left_context": 0, "right_context": 0} if args.network else {}  # it looks at neighbours itself
+    recipe = {name: value for name, value in recipe.items() if name not in context}
     if recipe:
         shown = " ".join(f"{flag(name)} {str(value).lower()}" for name, value in recipe.items())
         log.info("%s: the recipe has %s; flags win over it, and --opts-dir none leaves it out", place, shown)
-    return config_from(args, FrontEndConfig, beneath=recipe, **features)
+    return config_from(args, FrontEndConfig, beneath={**recipe, **context}, **features)

@@ -55,7 +55,7 @@ def fit_detectors(
         raise DataError("there is no statistic to fit a detector on")
     found: dict[str, OneClassDetector] = {name: GaussianDetector(statistic=name) for name in benign}
     if compare:
-        found |= {f"{name}-one-sided": GaussianDetector(False, statistic=name) for name in benign}
+        found |= {f"{name}-one-sided": GaussianDetector(two_sided=False, statistic=name) for name in benign}
         found |= {f"{name}-kde": KernelDensityDetector([name]) for name in benign}
         if len(benign) > 1:
             joint = (MultivariateGaussianDetector(tuple(benign)), KernelDensityDetector(tuple(benign)))

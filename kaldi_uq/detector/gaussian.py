@@ -26,8 +26,8 @@ class GaussianDetector(OneClassDetector):
     does: that is suspicious only to the two-sided detector.
 
     Args:
+        statistic: name of the statistic.
         two_sided: whether small values are suspicious too.
-        statistic: name of the statistic, for messages and files.
 
     Source: section 4.3 of the paper (``scipy.stats.norm.fit`` and ``norm.pdf`` in its published code).
 
@@ -40,7 +40,7 @@ class GaussianDetector(OneClassDetector):
 
     kind = "gaussian"
 
-    def __init__(self, two_sided: bool = True, *, statistic: str = "value") -> None:
+    def __init__(self, statistic: str = "value", *, two_sided: bool = True) -> None:
         super().__init__((statistic,))
         self.two_sided = two_sided
         self.sided = "two" if two_sided else "one"
@@ -81,7 +81,7 @@ class GaussianDetector(OneClassDetector):
         require_fields(state, ("two_sided", "mean", "std"))
         if len(statistics) != 1:
             raise DataError(f"a gaussian detector has one statistic, got {len(statistics)}")
-        detector = cls(read_flag(state, "two_sided"), statistic=statistics[0])
+        detector = cls(statistics[0], two_sided=read_flag(state, "two_sided"))
         detector.mean = read_number(state, "mean")
         detector.std = read_number(state, "std", low=STD_FLOOR)
         return detector

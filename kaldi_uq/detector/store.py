@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import Any
 
 from kaldi_uq.detector.base import KINDS, QUANTILES, STD_FLOOR, OneClassDetector
@@ -38,12 +39,22 @@ def save_detector(detector: OneClassDetector, path: str | os.PathLike[str]) -> N
     write_json(path, content)
 
 
-def load_detector(path: str | os.PathLike[str]) -> OneClassDetector:
+def load_detector(path: str | os.PathLike[str], statistic: str = "") -> OneClassDetector:
     """Read a detector written by :func:`save_detector`.
+
+    Args:
+        path: its file, or a model directory such as ``exp/dnn``, which has one for each statistic.
+        statistic: of a directory, the name of the detector; default: the statistic that is recommended for the kind of
+            model, of a network from elsewhere ``mean_predictive_entropy``.
 
     Raises:
         DataError: the file is missing, is not a detector, or holds a value that no fitted detector has.
     """
+    path = Path(path)
+    if path.is_dir():
+        path = path / "detector" / f"{statistic or _recommended(path)}.json"
+        if not path.is_file():
+            raise DataError(f"{path}: no such detector; kaldi-uq fit-detector makes it of benign speech")
     try:
         content = read_json(path)
     except (RecursionError, ValueError):  # lists nested too deep, or an integer of too many digits
@@ -52,6 +63,15 @@ def load_detector(path: str | os.PathLike[str]) -> OneClassDetector:
         return _from_content(content)
     except DataError as error:
         raise DataError(f"{path}: {error}") from None
+
+
+def _recommended(model_dir: Path) -> str:
+    """The statistic that is recommended for the model of a directory, by its kind."""
+    from kaldi_uq.nnet.config import model_class
+    from kaldi_uq.recogniser.hybrid import kind_of
+
+    kind = kind_of(model_dir)
+    return model_class(kind).recommended_statistic if kind else "mean_predictive_entropy"
 
 
 def _from_content(content: Any) -> OneClassDetector:

@@ -69,14 +69,15 @@ def mc_dropout(
 
 
 def ensemble(
-    factory: Callable[[], nn.Module], num_members: int, seed: int = 0, *, num_pdfs: int = 0
+    factory: Callable[[], nn.Module], num_members: int, seed: int | None = None, *, num_pdfs: int = 0
 ) -> SequenceEnsemble:
     """Independent networks from one constructor, each with initial weights of its own.
 
     Args:
         factory: builds a module on the CPU; called once a member, with the global CPU generator seeded for it.
         num_members: M.
-        seed: member m depends on ``seed`` and m only.
+        seed: seed of the initial weights: member m depends on ``seed`` and m only.  None draws one from PyTorch's
+            global generator.
         num_pdfs: C, if it is to be checked.
 
     Raises:
@@ -85,6 +86,8 @@ def ensemble(
     """
     if num_members < 1:
         raise ValueError(f"num_members must be >= 1, got {num_members}")
+    if seed is None:
+        seed = int(torch.randint(2**63 - 1, ()))
     modules = []
     for member_seed in member_seeds(seed, num_members):
         with seeded(torch.Generator().manual_seed(member_seed), torch.device("cpu")):

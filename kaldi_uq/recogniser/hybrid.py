@@ -1,14 +1,15 @@
 """The hybrid acoustic model: front end, network and pdf priors together, and its file.
 
-The file is ``final.safetensors``: arrays plus a JSON header with the configurations.  Reading it runs no code, so that
-of a network that is no part of the package it holds the weights alone.
+The file is ``final.safetensors``: arrays plus a JSON header with the configurations.  Reading it runs no code.  Of a
+network of the user's own it therefore holds the weights alone, and the caller gives the code that builds the network.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -17,28 +18,35 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from kaldi_uq.errors import DataError, ModelFileError
+from kaldi_uq.errors import DataError, ModelFileError, UsageError
 from kaldi_uq.feats.config import FrontEndConfig
 from kaldi_uq.feats.frontend import FrontEnd
 from kaldi_uq.io.files import atomic_write
-from kaldi_uq.nnet import AcousticModel, build_model
-from kaldi_uq.nnet.base import FrameModel
+from kaldi_uq.nnet.base import AcousticModel, FrameModel, build_model
 from kaldi_uq.nnet.config import ModelConfig
+from kaldi_uq.nnet.sequence import seeded
+from kaldi_uq.nnet.wrappers import deterministic
+from kaldi_uq.user_code import mistakes_named
 
 FORMAT = "kaldi_uq.hybrid.1"
 WEIGHTS_FORMAT = "kaldi_uq.hybrid-weights.1"  # of a network that no configuration describes
 MODEL_FILE = "final.safetensors"
+TRIAL_FRAMES = 32  # that a user's network is tried on
+
+# Code that builds a network: (input_dim, num_pdfs) -> an acoustic model, or a module from (B, T, input_dim) to logits
+# (B, T, num_pdfs)
+NetworkFactory = Callable[[int, int], nn.Module]
 
 
 class HybridModel(nn.Module):
     """From waveforms to log-posteriors of the pdfs.
 
-    Around a network that no ``ModelConfig`` describes :meth:`from_modules` makes one.
+    :meth:`from_factory` makes one with the code of a network, :meth:`from_modules` around a network.
 
     Args:
         frontend: configuration of the front end.
         network: configuration of the network; its input dimension must be the front end's output.
-        seed: of the network's initial weights.
+        seed: seed of the network's initial weights.
 
     Attributes:
         front_end: from waveforms to the input of the network.
@@ -82,6 +90,42 @@ class HybridModel(nn.Module):
         model = cls.__new__(cls)
         model._assemble(front_end, network)
         return model
+
+    @classmethod
+    def from_factory(
+        cls, frontend: FrontEndConfig, network: NetworkFactory, num_pdfs: int, *, seed: int = 0
+    ) -> HybridModel:
+        """A hybrid model around a network that code of the user's own builds.
+
+        Args:
+            frontend: configuration of the front end.
+            network: called as ``network(input_dim, num_pdfs)``; returns an acoustic model, or a plain module from
+                features (B, T, D) to logits (B, T, C), which becomes a deterministic model.
+            num_pdfs: C.
+            seed: seed of PyTorch's global generator while the network is built; it is restored afterwards.
+
+        Raises:
+            UsageError: the code fails, returns no module, or its network gives something else than C classes a frame.
+        """
+        front_end = FrontEnd(frontend)
+        name = f"{getattr(network, '__name__', network)}({front_end.output_dim}, {num_pdfs})"
+        with seeded(torch.Generator().manual_seed(seed), torch.device("cpu")):
+            with mistakes_named(name):
+                module = network(front_end.output_dim, num_pdfs)
+            if not isinstance(module, nn.Module):
+                raise UsageError(f"{name} must return an nn.Module, got {type(module).__name__}")
+            wrapped = module if isinstance(module, AcousticModel) else deterministic(module)
+            if wrapped.num_pdfs not in (0, num_pdfs):
+                raise UsageError(
+                    f"{name} must return a network for {num_pdfs} pdfs, its num_pdfs is {wrapped.num_pdfs}"
+                )
+            wrapped.num_pdfs = num_pdfs
+            with mistakes_named(f"the network of {name}, tried on {TRIAL_FRAMES} frames of zeros,"), torch.no_grad():
+                trial = wrapped.eval().log_post(torch.zeros(1, TRIAL_FRAMES, front_end.output_dim))
+            if trial.shape[1:] != (1, TRIAL_FRAMES, num_pdfs):
+                expected = f"(M, 1, {TRIAL_FRAMES}, {num_pdfs})"
+                raise UsageError(f"the network of {name} must give log-posteriors {expected}, got {tuple(trial.shape)}")
+        return cls.from_modules(front_end, wrapped)
 
     @property
     def kind(self) -> str:
@@ -137,8 +181,8 @@ class HybridModel(nn.Module):
             wav: (B, N) float32 in [-1, 1].
             num_samples: (B,) int64.
             num_draws: draws of a random network; ``None`` for its default.
-            generator: of the draws.
-            cmvn_stats: of the speakers, see :meth:`cmvn_stats_of`.
+            generator: source of the draws.
+            cmvn_stats: statistics of the speakers, see :meth:`cmvn_stats_of`.
 
         Returns:
             an iterator of (m, B, T, C) chunks, and the lengths (B,) int64 in frames.
@@ -151,7 +195,7 @@ class HybridModel(nn.Module):
         return log_post - self.log_prior
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the model file atomically; of a network from elsewhere it holds the weights, not what they mean."""
+        """Write the model file atomically; of a network that no configuration describes it holds the weights alone."""
         header = {"format": WEIGHTS_FORMAT, "frontend": json.dumps(self.front_end.config.to_dict())}
         if isinstance(self.network, FrameModel):
             header |= {"format": FORMAT, "network": json.dumps(self.network.config.to_dict())}
@@ -170,43 +214,58 @@ class HybridModel(nn.Module):
         if header.get("format") not in (FORMAT, WEIGHTS_FORMAT):
             raise _wrong_format(path, header, WEIGHTS_FORMAT)
         _check_finite(path, tensors)
-        try:
+        with _fitting(path, "not of a model that was built in the same way"):
             if FrontEndConfig.from_dict(json.loads(header["frontend"])) != self.front_end.config:
                 raise ValueError("the front end has other options")
             self.load_state_dict(tensors)
-        except (KeyError, TypeError, ValueError, RuntimeError) as error:
-            raise ModelFileError(
-                f"{path}: not of a model that was built in the same way ({' '.join(str(error).split())})"
-            ) from None
 
     @classmethod
-    def load(cls, path: str | os.PathLike[str], device: str | torch.device = "cpu") -> HybridModel:
+    def load(
+        cls,
+        path: str | os.PathLike[str],
+        device: str | torch.device = "cpu",
+        *,
+        network: NetworkFactory | None = None,
+    ) -> HybridModel:
         """Read a model file (or ``final.safetensors`` of a directory), in evaluation mode.
 
+        Args:
+            path: file or directory.
+            device: device of the model.
+            network: code that builds the network, as of :meth:`from_factory`, for a file that holds weights alone.
+
         Raises:
-            ModelFileError: missing, damaged, of another format, or arrays that do not fit the configuration.
+            ModelFileError: missing, damaged, of another format, or arrays that do not fit the configuration or the
+                network.
+            UsageError: the code of the network fails.
         """
         path = Path(path)
         path = path / MODEL_FILE if path.is_dir() else path
         header, tensors = _read(path, remedy="steps/uq/train.sh makes it")
-        if header.get("format") == WEIGHTS_FORMAT:
+        if header.get("format") == WEIGHTS_FORMAT and network is None:
             raise ModelFileError(
-                f"{path}: the weights of a network that is no part of kaldi_uq: the code that wrote them can read "
-                "them, with HybridModel.from_modules and load_weights"
+                f"{path}: weights of a network that is no part of kaldi_uq; name its code with --network FILE.py:NAME "
+                "(in Python: HybridModel.load with network=)"
             )
-        if header.get("format") != FORMAT:
+        if header.get("format") not in (FORMAT, WEIGHTS_FORMAT):
             raise _wrong_format(path, header, FORMAT)
         _check_finite(path, tensors)
-        try:
+        with _fitting(path, "arrays and configuration do not fit" if network is None else "not of this network"):
             frontend = FrontEndConfig.from_dict(json.loads(header["frontend"]))
-            network = ModelConfig.from_dict(json.loads(header["network"]))
-            model = cls(frontend, network)
+            if network is None:
+                model = cls(frontend, ModelConfig.from_dict(json.loads(header["network"])))
+            else:
+                model = cls.from_factory(frontend, network, len(tensors["log_prior"]))
             model.load_state_dict(tensors)
-        except (KeyError, TypeError, ValueError, RuntimeError) as error:
-            raise ModelFileError(
-                f"{path}: arrays and configuration do not fit ({' '.join(str(error).split())})"
-            ) from None
         return model.to(device).eval()
+
+
+def kind_of(model_dir: str | os.PathLike[str]) -> str:
+    """The kind of model in a directory, from its file's header; empty if there is none or it is from elsewhere."""
+    path = Path(model_dir) / MODEL_FILE
+    header = _read(path, remedy="")[0] if path.is_file() else {}
+    with _fitting(path, "damaged header"):
+        return str(json.loads(header["network"])["kind"]) if header.get("format") == FORMAT else ""
 
 
 def _read(path: Path, *, remedy: str) -> tuple[dict[str, str], dict[str, Tensor]]:
@@ -218,6 +277,15 @@ def _read(path: Path, *, remedy: str) -> tuple[dict[str, str], dict[str, Tensor]
             return stream.metadata() or {}, {name: stream.get_tensor(name) for name in stream.keys()}
     except (SafetensorError, OSError) as error:
         raise ModelFileError(f"{path}: not a model file, or a damaged one ({error})") from None
+
+
+@contextlib.contextmanager
+def _fitting(path: str | os.PathLike[str], problem: str) -> Iterator[None]:
+    """Name the file and the problem where its header or its arrays are not what they should be."""
+    try:
+        yield
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise ModelFileError(f"{path}: {problem} ({' '.join(str(error).split())})") from None
 
 
 def _wrong_format(path: str | os.PathLike[str], header: dict[str, str], expected: str) -> ModelFileError:

@@ -111,7 +111,7 @@ class Recogniser(BaseRecogniser):
         for name in MODEL_FILES:
             if not (model_dir / name).is_file():
                 raise ModelFileError(f"{model_dir / name}: no such file; steps/uq/train.sh makes it")
-        model = HybridModel.load(model_dir, select_device(device), **({} if network is None else {"network": network}))
+        model = HybridModel.load(model_dir, select_device(device), network=network)
         return cls(
             model,
             engine if isinstance(engine, Engine) else select_engine(engine),

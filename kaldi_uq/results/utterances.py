@@ -6,10 +6,10 @@ import json
 import math
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -115,23 +115,32 @@ def read_attacked(path: str | os.PathLike[str]) -> list[AttackRecord]:
     ]
 
 
-def statistics_table(records: Sequence[BenignRecord] | Sequence[AttackRecord]) -> dict[str, FloatArray]:
+class Measured(Protocol):
+    """What has statistics: a record of this module, or a :class:`kaldi_uq.recogniser.base.Heard`."""
+
+    @property
+    def statistics(self) -> dict[str, float]: ...
+
+
+def statistics_table(records: Iterable[Measured]) -> dict[str, FloatArray]:
     """Statistics by name, ``(B,)`` each, in the order of the records.
+
+    Args:
+        records: of one model, such as ``recogniser.hear(waves).values()``.
 
     Raises:
         DataError: two utterances do not have the same statistics.
     """
-    if not records:
-        return {}
-    names = list(records[0].statistics)
-    for record in records:
-        different = sorted(set(record.statistics) ^ set(names))
+    rows = [record.statistics for record in records]
+    for number, row in enumerate(rows):
+        different = sorted(set(row) ^ set(rows[0]))
         if different:
+            names = [getattr(record, "utt", index) for index, record in enumerate(records)]
             raise DataError(
-                f"utterances {records[0].utt!r} and {record.utt!r} do not have the same statistics ({different[0]!r} "
-                "is in one only); score them again in one run"
+                f"utterances {names[0]!r} and {names[number]!r} do not have the same statistics ({different[0]!r} is "
+                "in one only); score them again in one run"
             )
-    return {name: np.array([record.statistics[name] for record in records], dtype=np.float64) for name in names}
+    return {name: np.array([row[name] for row in rows], dtype=np.float64) for name in (rows[0] if rows else ())}
 
 
 def attack_of(attack_dir: str | os.PathLike[str]) -> tuple[str, float]:

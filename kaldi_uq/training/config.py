@@ -6,10 +6,12 @@ from dataclasses import dataclass
 
 from kaldi_uq.config import Config, require
 
+UTTERANCE_BATCH = 2000  # batch_size for a network that reads whole utterances, unless another one is asked for
+
 
 @dataclass(frozen=True)
 class TrainConfig(Config):
-    """Training on the frames of an alignment (section 4.1 of the paper).
+    """Training on an alignment (section 4.1 of the paper).
 
     ``num_epochs`` on the given alignment, then ``num_viterbi_epochs``, each after a realignment with the network's own
     posteriors.
@@ -17,11 +19,11 @@ class TrainConfig(Config):
 
     num_epochs: int = 3
     num_viterbi_epochs: int = 3
-    batch_size: int = 256  # frames
+    batch_size: int = 256  # frames; of whole utterances so many at most, with padding
     learning_rate: float = 1e-3
     final_learning_rate: float = 1e-4  # exponential decay towards it over all epochs
     weight_decay: float = 0.0
-    num_train_samples: int = 0  # sub-networks or draws per training example; 0: the kind's default (dropout 10, bnn 1)
+    num_train_samples: int = 0  # draws per training example; 0: the model's default (dropout 10, bnn 1)
     max_grad_norm: float = 5.0
     seed: int = 0
 

@@ -72,31 +72,41 @@ class TrainingSet:
         norm.set_stats(self.feats.double().mean(0), self.feats.double().std(0))
         self.feats = norm(self.feats[None], torch.tensor([self.num_frames], device=self.feats.device))[0]
 
-    def batches(self, max_frames: int, *, generator: np.random.Generator | None = None) -> Iterator[SequenceBatch]:
-        """All utterances in padded batches, each of utterances of similar length.
+    def plan(self, max_frames: int, *, generator: np.random.Generator | None = None) -> list[list[int]]:
+        """Which utterances meet in a batch: all of them, each with others of similar length.
 
         Args:
             max_frames: the most frames in a batch, with padding; a longer utterance is a batch of its own.
-            generator: of the batches and of their order; ``None`` for the same batches always, the longest first.
+            generator: source of the batches and of their order; ``None`` for the same batches always, the longest
+                first.
+
+        Returns:
+            Numbers of the utterances of each batch.
         """
         lengths = np.diff(self.offsets)
         if generator is None:
-            plan = plan_batches(lengths.tolist(), max_frames)
-        else:  # as if the utterances were longer, so that the limit holds
-            longer = np.ceil(lengths * generator.uniform(1.0, 1.0 + LENGTH_JITTER, len(lengths))).astype(np.int64)
-            plan = plan_batches(longer.tolist(), max_frames)
-            plan = [plan[i] for i in generator.permutation(len(plan))]
-        for indices in plan:
-            parts = [slice(self.offsets[i], self.offsets[i + 1]) for i in indices]
-            feats = pad_sequence([self.feats[part] for part in parts], batch_first=True)
-            sizes = torch.from_numpy(lengths[indices]).to(feats.device)
-            yield SequenceBatch(
-                utts=tuple(self.utts[i] for i in indices),
-                feats=feats,
-                pdfs=pad_sequence([self.pdfs[part] for part in parts], batch_first=True),
-                lengths=sizes,
-                mask=valid_mask(sizes, feats.shape[1]),
-            )
+            return plan_batches(lengths.tolist(), max_frames)
+        # as if the utterances were longer, so that the limit holds
+        longer = np.ceil(lengths * generator.uniform(1.0, 1.0 + LENGTH_JITTER, len(lengths))).astype(np.int64)
+        plan = plan_batches(longer.tolist(), max_frames)
+        return [plan[i] for i in generator.permutation(len(plan))]
+
+    def batch(self, indices: list[int]) -> SequenceBatch:
+        """The utterances of these numbers, padded."""
+        parts = [slice(self.offsets[i], self.offsets[i + 1]) for i in indices]
+        feats = pad_sequence([self.feats[part] for part in parts], batch_first=True)
+        sizes = torch.from_numpy(np.diff(self.offsets)[indices]).to(feats.device)
+        return SequenceBatch(
+            utts=tuple(self.utts[i] for i in indices),
+            feats=feats,
+            pdfs=pad_sequence([self.pdfs[part] for part in parts], batch_first=True),
+            lengths=sizes,
+            mask=valid_mask(sizes, feats.shape[1]),
+        )
+
+    def batches(self, max_frames: int, *, generator: np.random.Generator | None = None) -> Iterator[SequenceBatch]:
+        """All utterances in padded batches; the arguments are those of :meth:`plan`."""
+        return (self.batch(indices) for indices in self.plan(max_frames, generator=generator))
 
 
 def make_training_set(

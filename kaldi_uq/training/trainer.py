@@ -1,4 +1,4 @@
-"""Train a hybrid model on the frames of an alignment, then by Viterbi training (section 4.1 of the paper).
+"""Train a hybrid model on an alignment, then by Viterbi training (section 4.1 of the paper).
 
 A checkpoint is written after every epoch and every random choice is a function of the seed and the epoch, so that a
 killed training resumes to the same weights.
@@ -17,24 +17,22 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
 from tqdm import tqdm
 
 from kaldi_uq.engine.base import DecodeConfig, Engine, builder_of
 from kaldi_uq.errors import DataError, UsageError
-from kaldi_uq.feats.config import FrontEndConfig
-from kaldi_uq.feats.splice import gather_spliced
 from kaldi_uq.io.files import atomic_write, digest, write_json
 from kaldi_uq.io.lang import Lang
-from kaldi_uq.nnet.config import ModelConfig
+from kaldi_uq.nnet.base import FrameModel
 from kaldi_uq.recogniser.hybrid import MODEL_FILE, HybridModel
 from kaldi_uq.training.config import TrainConfig
 from kaldi_uq.training.dataset import TrainingSet, make_training_set
+from kaldi_uq.training.minibatches import minibatches
 
 log = logging.getLogger(__name__)
 
 CHECKPOINT = "checkpoint.pt"
-REALIGN_FRAMES = 1 << 14  # of a batch
+REALIGN_FRAMES = 1 << 14  # frames in a batch
 _CHECKPOINT_FIELDS = {"key", "epoch", "network", "optimizer", "pdfs", "history"}
 
 
@@ -64,26 +62,35 @@ class TrainingInputs:
 
 
 class Trainer:
-    """One training run in one directory."""
+    """One training run in one directory.
+
+    Args:
+        out_dir: where checkpoints, the model and the HMM are written.
+        model: model with its initial weights, on the device to train on.
+        inputs: data and alignments.
+        engine: engine of the Viterbi epochs.
+        config: options of the training.
+        decode: beams and scales of the Viterbi epochs.
+        key: whatever else the training depends on; a checkpoint of another key is not resumed.
+    """
 
     def __init__(
         self,
         out_dir: Path,
+        model: HybridModel,
         inputs: TrainingInputs,
         engine: Engine,
         *,
-        frontend: FrontEndConfig,
-        network: ModelConfig,
         config: TrainConfig,
         decode: DecodeConfig,
-        device: torch.device,
         key: str = "",
     ) -> None:
-        self.out_dir, self.inputs, self.engine = out_dir, inputs, engine
-        self.config, self.decode, self.device = config, decode, device
-        self.key = digest(key, frontend.to_dict(), network.to_dict(), config.to_dict(), sorted(inputs.waves))
-        self.model = HybridModel(frontend, network, seed=config.seed).to(device)
-        self.model.set_speakers(inputs.speakers)
+        self.out_dir, self.model, self.inputs, self.engine = out_dir, model, inputs, engine
+        self.config, self.decode = config, decode
+        self.device = model.log_prior.device
+        network = model.network.config.to_dict() if isinstance(model.network, FrameModel) else model.kind
+        self.key = digest(key, model.front_end.config.to_dict(), network, config.to_dict(), sorted(inputs.waves))
+        model.set_speakers(inputs.speakers)
         self.history: list[dict[str, float]] = []
 
     def run(self) -> HybridModel:
@@ -120,36 +127,23 @@ class Trainer:
         return self.model
 
     def _epoch(self, optimizer: torch.optim.Optimizer, data: TrainingSet, epoch: int, num_epochs: int) -> float:
+        """One pass over the data; returns the mean loss of a frame, for an ensemble the mean over its members."""
         config, network = self.config, self.model.network.train()
-        members = network.num_members  # each sees its own minibatches
-        order = _frame_order(data.num_frames, members, config.seed, epoch).to(self.device)
-        offsets = torch.from_numpy(data.offsets).to(self.device)
-        utt_of_frame = torch.repeat_interleave(
-            torch.arange(len(data.utts), device=self.device), offsets.diff(), output_size=data.num_frames
+        num_steps, steps = minibatches(
+            network, self.model.front_end, data, batch_size=config.batch_size, seed=config.seed, epoch=epoch
         )
         generator = torch.Generator(self.device).manual_seed(config.seed * 1_000_003 + epoch)
-        context = self.model.front_end.config
-        num_steps = math.ceil(data.num_frames / config.batch_size)
         decay = math.log(config.final_learning_rate / config.learning_rate)
         total = torch.zeros((), device=self.device)
-        for step in tqdm(range(num_steps), desc=f"epoch {epoch + 1}/{num_epochs}", unit="step", mininterval=0.5):
+        bar = tqdm(steps, total=num_steps, desc=f"epoch {epoch + 1}/{num_epochs}", unit="step", mininterval=0.5)
+        for step, minibatch in enumerate(bar):
             progress = (epoch * num_steps + step) / (num_epochs * num_steps)
             for group in optimizer.param_groups:
                 group["lr"] = config.learning_rate * math.exp(decay * progress)
-            chosen = order[..., step * config.batch_size : (step + 1) * config.batch_size]
-            flat = chosen.reshape(-1)
-            utt = utt_of_frame[flat]
-            x = gather_spliced(
-                data.feats,
-                offsets[utt],
-                offsets[utt + 1],
-                flat,
-                left=context.left_context,
-                right=context.right_context,
-            ).reshape(*chosen.shape, -1)
             loss = network.training_loss(
-                x,
-                data.pdfs[chosen],
+                minibatch.x,
+                minibatch.pdfs,
+                mask=minibatch.mask,
                 num_frames_total=data.num_frames,
                 num_samples=config.num_train_samples or None,
                 generator=generator,
@@ -158,7 +152,7 @@ class Trainer:
             loss.backward()  # type: ignore[no-untyped-call]
             network.clip_gradients(config.max_grad_norm)
             optimizer.step()
-            total += loss.detach() / max(members, 1)
+            total += loss.detach() / max(network.num_members, 1)
         network.eval()
         return float(total) / num_steps
 
@@ -243,16 +237,6 @@ class Trainer:
         self.history = state["history"]
         log.info("resuming after epoch %d", state["epoch"])
         return int(state["epoch"])
-
-
-def _frame_order(num_frames: int, members: int, seed: int, epoch: int) -> Tensor:
-    """The order of the frames in an epoch, (F,); one for each member of an ensemble, (M, F)."""
-
-    def permutation(member: int) -> Tensor:
-        state = np.random.SeedSequence([seed, epoch, member]).generate_state(1, np.uint64)[0] >> np.uint64(1)
-        return torch.randperm(num_frames, generator=torch.Generator().manual_seed(int(state)))
-
-    return torch.stack([permutation(m) for m in range(members)]) if members else permutation(0)
 
 
 def _copy(source: Path, destination: Path) -> None:

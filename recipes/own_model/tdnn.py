@@ -14,12 +14,13 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
+from kaldi_uq.attacks.craft import Attacker
+from kaldi_uq.recogniser.scores import decode_waves
 from torch import Tensor, nn
 from tqdm import trange
 
 from kaldi_uq.attacks.checks import check_attack, snr_db
 from kaldi_uq.attacks.config import AttackConfig
-from kaldi_uq.attacks.craft import Attacker
 from kaldi_uq.cli.main import OneLineParser, ParagraphFormatter
 from kaldi_uq.cli.model_options import add_model_arguments, use_all_cores, waves_of
 from kaldi_uq.cli.options import directory, engine_of, positive_int, start_logging
@@ -39,7 +40,6 @@ from kaldi_uq.io.wav import read_wav
 from kaldi_uq.io.waves import waves_digest
 from kaldi_uq.nnet import AcousticModel, ensemble, mc_dropout, vmg
 from kaldi_uq.recogniser.hybrid import MODEL_FILE, HybridModel, select_device
-from kaldi_uq.recogniser.scores import decode_waves
 from kaldi_uq.results.table import Results
 from kaldi_uq.results.word_errors import score_texts
 from kaldi_uq.training.dataset import TrainingSet, make_training_set

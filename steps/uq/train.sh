@@ -3,7 +3,8 @@
 set -euo pipefail
 
 cmd=utils/run.pl             # where the job runs
-model=dnn                    # dnn, ensemble, dropout or bnn
+model=                       # dnn, ensemble, dropout or bnn; empty: dnn, unless there is a network
+network=                     # network of your own: the function NAME of FILE.py, as FILE.py:NAME
 mfcc_config=conf/mfcc.conf   # features of the model: the recipe's
 fbank_config=                # filter banks instead: conf/fbank.conf
 frontend=kaldi               # kaldi, or torchaudio for the paper's front end
@@ -14,13 +15,18 @@ train_config=                # file with options of kaldi-uq nnet-train, one --n
 train_opts=                  # further options of kaldi-uq nnet-train
 engine=                      # embedded or kaldi; empty: by KALDI_ROOT
 device=                      # cpu or cuda; empty: cuda if there is one
-seed=0                       # of the initial weights, the order of the frames and the draws
+seed=0                       # seed of the initial weights, the order of the frames and the draws
 
 help_message="Usage: $0 [options] <data-dir> <lang-dir> <ali-dir> <exp-dir>
  e.g.: $0 --model ensemble data/train data/lang exp/mono_ali \\
          exp/ensemble
+       $0 --network local/tdnn.py:tdnn data/train data/lang exp/mono_ali \\
+         exp/tdnn
 Options:
-  --model dnn|ensemble|dropout|bnn   [$model]
+  --model dnn|ensemble|dropout|bnn   [dnn]
+  --network <file.py:name>           network of your own instead: name(input_dim,
+                                     num_pdfs) returns a torch module; trained
+                                     on whole utterances; runs this code
   --mfcc-config <file>               [$mfcc_config]
   --fbank-config <file>              filter banks instead of MFCC
   --frontend kaldi|torchaudio        [$frontend]
@@ -55,6 +61,7 @@ lang=$2
 ali=$3
 dir=$4
 
+[ -n "$model$network" ] || model=dnn
 features=(--mfcc-config "$mfcc_config" --frontend "$frontend")
 [ -z "$fbank_config" ] || features=(--fbank-config "$fbank_config")
 for f in "$data/wav.scp" "$data/text" "$lang/L.fst" "${features[1]}" ${train_config:+"$train_config"}; do
@@ -70,7 +77,7 @@ done
 mkdir -p "$dir/log"
 read -ra extra <<<"$train_opts"
 $cmd "$dir/log/train.log" \
-  kaldi-uq nnet-train --model "$model" "${features[@]}" --cmvn-from "$cmvn_from" --seed "$seed" \
+  kaldi-uq nnet-train ${model:+--model "$model"} ${network:+--network "$network"} "${features[@]}" --cmvn-from "$cmvn_from" --seed "$seed" \
   ${opts_dir:+--opts-dir "$opts_dir"} ${train_config:+--config "$train_config"} ${engine:+--engine "$engine"} ${device:+--device "$device"} \
   ${extra[@]+"${extra[@]}"} "$data" "$lang" "$ali" "$dir"
 if [ ! -f "$lang/G.fst" ]; then

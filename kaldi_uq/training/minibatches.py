@@ -1,0 +1,88 @@
+"""The minibatches of an epoch: frames in any order, or whole utterances.  Seed and epoch decide which."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from kaldi_uq.feats.frontend import FrontEnd
+from kaldi_uq.feats.splice import gather_spliced
+from kaldi_uq.nnet.base import AcousticModel
+from kaldi_uq.training.dataset import TrainingSet
+
+
+@dataclass(frozen=True)
+class Minibatch:
+    """What a network's ``training_loss`` reads.
+
+    Attributes:
+        x: frames (F, D); (M, F, D) for an ensemble of frame-wise networks; or utterances (B, T, D).
+        pdfs: int64, as ``x`` without its last axis.
+        mask: bool (B, T), False in padded frames; None for frames.
+    """
+
+    x: Tensor
+    pdfs: Tensor
+    mask: Tensor | None = None
+
+
+def minibatches(
+    network: AcousticModel, front_end: FrontEnd, data: TrainingSet, *, batch_size: int, seed: int, epoch: int
+) -> tuple[int, Iterator[Minibatch]]:
+    """All minibatches of an epoch, in random order.
+
+    Args:
+        network: says whether it reads frames or utterances, and whether each of its members reads its own.
+        front_end: says how many context frames a frame has.
+        data: features and targets.
+        batch_size: frames in a minibatch; of utterances, frames at most, with padding.
+        seed: seed of the training.
+        epoch: number of the epoch, from 0.
+
+    Returns:
+        How many minibatches there are, and an iterator over them.
+    """
+    if network.frame_wise:
+        return math.ceil(data.num_frames / batch_size), _frames(network, front_end, data, batch_size, seed, epoch)
+    plan = data.plan(batch_size, generator=np.random.default_rng(np.random.SeedSequence([seed, epoch])))
+    return len(plan), _utterances(front_end, data, plan)
+
+
+def _frames(
+    network: AcousticModel, front_end: FrontEnd, data: TrainingSet, batch_size: int, seed: int, epoch: int
+) -> Iterator[Minibatch]:
+    device, context = data.feats.device, front_end.config
+    order = frame_order(data.num_frames, network.num_members, seed, epoch).to(device)
+    offsets = torch.from_numpy(data.offsets).to(device)
+    utt_of_frame = torch.repeat_interleave(
+        torch.arange(len(data.utts), device=device), offsets.diff(), output_size=data.num_frames
+    )
+    for start in range(0, data.num_frames, batch_size):
+        chosen = order[..., start : start + batch_size]
+        flat = chosen.reshape(-1)
+        utt = utt_of_frame[flat]
+        x = gather_spliced(
+            data.feats, offsets[utt], offsets[utt + 1], flat, left=context.left_context, right=context.right_context
+        )
+        yield Minibatch(x.reshape(*chosen.shape, -1), data.pdfs[chosen])
+
+
+def _utterances(front_end: FrontEnd, data: TrainingSet, plan: list[list[int]]) -> Iterator[Minibatch]:
+    for indices in plan:
+        batch = data.batch(indices)
+        yield Minibatch(front_end.splice(batch.feats, batch.lengths), batch.pdfs, batch.mask)
+
+
+def frame_order(num_frames: int, members: int, seed: int, epoch: int) -> Tensor:
+    """The order of the frames in an epoch, (F,); for an ensemble one order for each member, (M, F)."""
+
+    def permutation(member: int) -> Tensor:
+        state = np.random.SeedSequence([seed, epoch, member]).generate_state(1, np.uint64)[0] >> np.uint64(1)
+        return torch.randperm(num_frames, generator=torch.Generator().manual_seed(int(state)))
+
+    return torch.stack([permutation(m) for m in range(members)]) if members else permutation(0)
