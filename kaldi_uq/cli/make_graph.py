@@ -24,7 +24,7 @@ def run(args: argparse.Namespace) -> None:
     start_logging()
     for name in ("L_disambig.fst", "G.fst"):
         if not (args.lang_dir / name).is_file():
-            raise DataError(f"{args.lang_dir / name}: no such file; stage 0 of the recipe makes it")
+            raise DataError(f"{args.lang_dir / name}: no such file; the preparation of the language directory makes it")
     engine_of(args, args.graph_dir).make_graph(
         Lang.read(args.lang_dir),
         args.model_dir,

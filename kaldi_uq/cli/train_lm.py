@@ -11,6 +11,7 @@ from pathlib import Path
 from kaldi_uq.errors import DataError
 from kaldi_uq.io.arpa import write_arpa
 from kaldi_uq.io.datadir import read_table
+from kaldi_uq.io.files import read_lines
 from kaldi_uq.language.model import kneser_ney_bigram, perplexity
 
 
@@ -24,7 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    vocabulary = {line.split()[0] for line in _lines(args.vocabulary)} - set(args.exclude)
+    vocabulary = {line.split()[0] for _, line in read_lines(args.vocabulary)} - set(args.exclude)
     try:
         model = kneser_ney_bigram(_sentences(args.text, args.no_ids), vocabulary)
     except DataError as error:
@@ -37,14 +38,7 @@ def run(args: argparse.Namespace) -> None:
     print(line)
 
 
-def _lines(path: Path) -> list[str]:
-    try:
-        return [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-    except FileNotFoundError:
-        raise DataError(f"{path}: no such file") from None
-
-
 def _sentences(path: Path, no_ids: bool) -> list[list[str]]:
     if no_ids:
-        return [line.split() for line in _lines(path)]
+        return [line.split() for _, line in read_lines(path)]
     return [text.split() for text in read_table(path, check_sorted=False, allow_empty=True).values()]

@@ -45,7 +45,7 @@ def _option(field: str) -> str:
     return "--" + field.replace("_", "-")
 
 
-def _convert(text: str, kind: object) -> bool | int | float | str:
+def convert(text: str, kind: object) -> bool | int | float | str:
     """Convert as Kaldi does; a ValueError says what is expected."""
     if kind in ("bool", bool):
         if text.lower() in _TRUE + _FALSE:
@@ -88,7 +88,7 @@ def _parse_line(
     if (match[2] and not value) or (not match[2] and fields[field] not in ("bool", bool)):
         raise DataError(f"{where}: --{name} has no value; write --{name}=VALUE")
     try:
-        return field, _convert(value, fields[field])
+        return field, convert(value, fields[field])
     except ValueError as error:
         raise DataError(f"{where}: --{name} must be {error}, got {value!r}") from None
 

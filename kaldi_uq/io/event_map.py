@@ -9,12 +9,11 @@ Source of the format: Kaldi ``src/tree/event-map.cc``, ``src/tree/context-dep.cc
 from __future__ import annotations
 
 import os
-import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from kaldi_uq.io.files import atomic_write
-from kaldi_uq.io.token_stream import int_bytes, int_vector
+from kaldi_uq.io.token_stream import int_bytes, int_vector, unsigned_bytes
 
 PDF_CLASS = -1  # key of the pdf class, among keys that are positions in the context window
 
@@ -71,7 +70,7 @@ def _bytes(tree: EventMap | None) -> bytes:
     if isinstance(tree, Split):
         head = b"SE " + int_bytes(tree.key) + int_vector(tuple(sorted(tree.values)))
         return head + b"{ " + _bytes(tree.yes) + _bytes(tree.no) + b"} "
-    size = b"\xfc" + struct.pack("<I", len(tree.branches))  # -4: four bytes, unsigned
+    size = unsigned_bytes(len(tree.branches))
     return b"TE " + int_bytes(tree.key) + size + b"( " + b"".join(map(_bytes, tree.branches)) + b") "
 
 

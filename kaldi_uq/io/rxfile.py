@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import gzip
 import io
+from pathlib import Path
 from typing import IO
 
 import numpy as np
@@ -61,17 +62,17 @@ def open_rxfile(rxfilename: str, *, where: str = "", allow_pipes: bool = False) 
     """Open an rxfilename without range, at its offset.
 
     Args:
-        rxfilename: file, ``file:offset`` or pipe; ``.gz`` files are unpacked, and their offsets are of what is in them.
-        where: file and line that it comes from, for messages.
+        rxfilename: file, ``file:offset`` or pipe; ``.gz`` files are unpacked, and their offsets count unpacked bytes.
+        where: file and line that the name comes from, for messages.
         allow_pipes: run a pipe.
 
     Raises:
         DataError: no such file, or a pipe that is not allowed or fails.
     """
     if is_pipe(rxfilename):
-        return io.BytesIO(read_pipe(rxfilename, where=where or "archive", allow_pipes=allow_pipes))
+        return io.BytesIO(read_pipe(rxfilename, where=where or "input", allow_pipes=allow_pipes))
     name, _, offset = rxfilename.rpartition(":")
-    if not name or not offset.isdigit():
+    if not name or not offset.isdigit() or Path(rxfilename).is_file():
         name, offset = rxfilename, "0"
     try:
         stream: IO[bytes] = gzip.open(name, "rb") if name.endswith(".gz") else open(name, "rb")  # type: ignore[assignment]

@@ -10,8 +10,6 @@ import io
 import os
 import struct
 import warnings
-from pathlib import Path
-from typing import IO
 
 import numpy as np
 import numpy.typing as npt
@@ -19,7 +17,8 @@ from scipy.io import wavfile
 
 from kaldi_uq.errors import DataError
 from kaldi_uq.io.files import atomic_write
-from kaldi_uq.io.pipes import is_pipe, read_pipe
+from kaldi_uq.io.pipes import is_pipe
+from kaldi_uq.io.rxfile import open_rxfile
 from kaldi_uq.io.sphere import MAGIC, parse_sphere
 
 INT16_SCALE = 32768.0
@@ -184,24 +183,11 @@ def _name(source: str | os.PathLike[str], where: str) -> str:
 
 def _contents(source: str | os.PathLike[str], where: str, allow_pipes: bool) -> bytes:
     """The bytes of the audio file that a source stands for."""
-    source = os.fspath(source)
-    if is_pipe(source):
-        return read_pipe(source, where=where or "audio", allow_pipes=allow_pipes)
-    file, _, offset = source.rpartition(":")
-    in_archive = bool(file) and offset.isdigit() and not Path(source).is_file()
-    try:
-        with open(file if in_archive else source, "rb") as stream:
-            stream.seek(int(offset) if in_archive else 0)
-            return _one_wav(stream) if in_archive else stream.read()
-    except FileNotFoundError:
-        raise DataError(f"{source}: no such file" + (f" ({where})" if where else "")) from None
-
-
-def _one_wav(stream: IO[bytes]) -> bytes:
-    """A WAV file in an archive of them: as long as its header says."""
-    head = stream.read(8)
-    size = int.from_bytes(head[4:], "little")
-    return head + stream.read(size)
+    with open_rxfile(os.fspath(source), where=where, allow_pipes=allow_pipes) as stream:
+        if not stream.tell():
+            return stream.read()
+        head = stream.read(8)  # one of the WAV files of an archive: as long as its header says
+        return head + stream.read(int.from_bytes(head[4:], "little"))
 
 
 def _parse_wav(data: bytes, name: str, *, streamed: bool) -> tuple[np.ndarray, int]:
