@@ -16,11 +16,11 @@ from kaldi_uq.language.model import kneser_ney_bigram, perplexity
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("text", type=Path, metavar="TEXT", help="for example data/train/text")
+    parser.add_argument("text", type=Path, metavar="TEXT", help="text to learn from, for example data/train/text")
     parser.add_argument("vocabulary", type=Path, metavar="WORDS", help="lexicon or word list; its first column counts")
     parser.add_argument("arpa", type=Path, metavar="ARPA", help="file to write")
     parser.add_argument("--no-ids", action="store_true", help="TEXT has no utterance-ids")
-    parser.add_argument("--exclude", action="append", default=[], metavar="WORD", help="word that is not spoken: <SIL>")
+    parser.add_argument("--exclude", action="append", default=[], metavar="WORD", help="no spoken word, as <SIL>")
     parser.add_argument("--test-text", type=Path, metavar="TEXT", help="print the perplexity of this text")
 
 

@@ -116,9 +116,9 @@ class DataDir:
         wav_scp: utt -> WAV file or pipe; with ``segments`` it is the recordings that have them.
         text: utt -> words; empty if the directory has no ``text``.
         utt2spk: utt -> spk.
-        feats_scp: utt -> ``file.ark:offset``; empty if there is none.
-        cmvn_scp: spk -> ``file.ark:offset``; empty if there is none.
-        utt2dur: utt -> seconds; empty if there is none.
+        feats_scp: utt -> ``file.ark:offset``; empty without the file.
+        cmvn_scp: spk -> ``file.ark:offset``; empty without the file.
+        utt2dur: utt -> seconds; empty without the file.
         segments: utt -> its part of a recording; empty if each recording is one utterance.
     """
 
@@ -200,8 +200,8 @@ class DataDir:
         """File and line of an utterance, recording or speaker, for messages.
 
         Args:
-            name: the table: ``"wav.scp"``, ``"feats.scp"``, ``"cmvn.scp"`` or ``"segments"``.
-            key: a key of it.
+            name: name of the table: ``"wav.scp"``, ``"feats.scp"``, ``"cmvn.scp"`` or ``"segments"``.
+            key: key in the table.
         """
         tables: dict[str, Mapping[str, object]] = {
             "wav.scp": self.wav_scp,

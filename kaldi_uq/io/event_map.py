@@ -1,6 +1,6 @@
 """Phonetic decision trees: from a phone in its context and a state's pdf class to a pdf, and Kaldi's file of them.
 
-An event is what is known of a state: the phone at each position of the context window (0 outside the utterance) and the
+An event describes a state of an HMM: the phone at each position of the context window (0 outside the utterance) and the
 pdf class, under the key ``PDF_CLASS``.
 
 Source of the format: Kaldi ``src/tree/event-map.cc``, ``src/tree/context-dep.cc``.
@@ -20,14 +20,14 @@ PDF_CLASS = -1  # key of the pdf class, among keys that are positions in the con
 
 @dataclass(frozen=True)
 class Leaf:
-    """An answer: a pdf-id."""
+    """A leaf of the tree: a pdf-id."""
 
     pdf: int
 
 
 @dataclass(frozen=True)
 class Table:
-    """A branch for each value of a key; ``None`` where no event can be."""
+    """A branch for each value of a key; ``None`` for a value that no event has."""
 
     key: int
     branches: tuple[EventMap | None, ...]

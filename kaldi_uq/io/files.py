@@ -22,7 +22,7 @@ def atomic_write(path: str | os.PathLike[str], mode: str = "w") -> Iterator[IO[A
 
     Args:
         path: the final name; its directory is made if it does not exist.
-        mode: ``"w"`` (UTF-8 text, ``\\n`` line ends) or ``"wb"``.
+        mode: way of writing, ``"w"`` (UTF-8 text, ``\\n`` line ends) or ``"wb"``.
     """
     if mode not in ("w", "wb"):
         raise ValueError(f"mode must be 'w' or 'wb', got {mode!r}")
@@ -116,9 +116,9 @@ class DoneStamp:
 
     Args:
         directory: the step's output directory.
-        name: the step; several steps can share a directory.
+        name: name of the step; several steps can share a directory.
         options: JSON-able values that determine the output.
-        inputs: files that determine it, compared by content.  A missing one is an error of the caller to report first.
+        inputs: files that determine the output, compared by content; the caller has checked that they exist.
     """
 
     def __init__(

@@ -15,11 +15,11 @@ import numpy as np
 from kaldi_uq.errors import DataError
 from kaldi_uq.io.pipes import is_pipe, read_pipe
 
-ROW_TOLERANCE = 3  # rows that a range may reach beyond the end: frames do not fit times that are rounded
+ROW_TOLERANCE = 3  # rows that a range may reach beyond the end, because times are rounded
 
 
 def split_range(rxfilename: str) -> tuple[str, str]:
-    """An rxfilename and the range behind it, empty if there is none.
+    """Split an rxfilename from the range behind it, which is empty if none is there.
 
     >>> split_range("feats.ark:17[0:10,2:3]"), split_range("feats.ark:17")
     (('feats.ark:17', '0:10,2:3'), ('feats.ark:17', ''))
@@ -34,8 +34,8 @@ def take_range(matrix: np.ndarray, text: str) -> np.ndarray:
     """The rows, or rows and columns, of a range; both ends belong to it.
 
     Args:
-        matrix: (T, D).
-        text: ``first:last`` of rows, and perhaps ``,first:last`` of columns; ``:`` for all.
+        matrix: matrix, (T, D).
+        text: the range, ``first:last`` of rows, and perhaps ``,first:last`` of columns; ``:`` for all.
 
     Raises:
         ValueError: not a range, or not within the matrix.

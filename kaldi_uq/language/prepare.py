@@ -2,7 +2,7 @@
 
 A dictionary directory holds ``lexicon.txt``, ``silence_phones.txt``, ``nonsilence_phones.txt``,
 ``optional_silence.txt`` and, beyond Kaldi's, an optional ``num_states.txt`` (``phone number``): the number of emitting
-states of a phone, 3 unless it says otherwise (5 for silence).  That is how a whole word can be one phone.
+states of a phone; the default is 3, and 5 for silence.  With it a whole word can be one phone.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from kaldi_uq.io.files import read_lines, write_text
 from kaldi_uq.io.kaldi_model import NO_PDF, HmmState, Topology
 from kaldi_uq.io.lang import RESERVED_WORDS, write_symbols
 
-SIL_PROB = 0.5  # of the optional silence after a word, as in Kaldi
+SIL_PROB = 0.5  # probability of the optional silence after a word, as in Kaldi
 
 
 @dataclass(frozen=True)
@@ -29,8 +29,8 @@ class Dictionary:
     Attributes:
         lexicon: (word, phones) pairs in the order of the file.
         silence, nonsilence: the phones.
-        optional_silence: the phone between words.
-        num_states: emitting states of each phone.
+        optional_silence: the phone that may stand between words.
+        num_states: number of emitting states of each phone.
     """
 
     lexicon: tuple[tuple[str, tuple[str, ...]], ...]
@@ -131,7 +131,7 @@ def disambiguate(lexicon: tuple[tuple[str, tuple[str, ...]], ...]) -> tuple[list
     """Append ``#1``, ``#2``... to pronunciations that are shared or are the beginning of another one.
 
     Returns:
-        the lexicon and the largest number used.
+        The lexicon and the largest number used.
     """
     counts = Counter(phones for _, phones in lexicon)
     prefixes = {phones[:n] for phones in counts for n in range(1, len(phones))}
@@ -179,9 +179,9 @@ def prepare_lang(dict_dir: Path, oov_word: str, lang_dir: Path, engine: Engine) 
 
     Args:
         dict_dir: the dictionary directory.
-        oov_word: the word of the lexicon that stands for unknown ones.
-        lang_dir: the output.
-        engine: compiles the FSTs.
+        oov_word: the word of the lexicon that stands for unknown words.
+        lang_dir: directory to write.
+        engine: engine that compiles the FSTs.
 
     Raises:
         DataError: a malformed dictionary, or an oov word outside it.
