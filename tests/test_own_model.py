@@ -67,6 +67,7 @@ def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     shutil.copytree(lang.path, root / "corpus/lang")
     options = {name.replace("_", "-"): str(value).lower() for name, value in FRONT_END.mfcc.to_dict().items()}
+    (root / "conf").mkdir()
     (root / "conf/mfcc.conf").write_text("".join(f"--{name}={value}\n" for name, value in options.items()))
     (root / "conf/pgd.conf").write_text("--num-steps=60\n--realign-every=10\n")
     return root

@@ -50,7 +50,7 @@ def test_files_become_fields_of_the_front_end(tmp_path: Path, files: dict[str, s
         ({"cmvn_opts": "--reverse=true"}, r"cmvn_opts: --reverse=true is not supported"),
         ({"cmvn_opts": "--norm-vars=maybe"}, r"cmvn_opts: --norm-vars must be true or false, got 'maybe'"),
         ({"cmvn_opts": "norm-vars=true"}, r"cmvn_opts: expected --option=value, of --norm-means, .*'norm-vars=true'"),
-        ({"delta_opts": "--delta-order=two"}, r"delta_opts: --delta-order must be a whole number, got 'two'"),
+        ({"delta_opts": "--delta-order=two"}, r"delta_opts: --delta-order must be an integer, got 'two'"),
         ({"delta_opts": "--truncate=13"}, r"delta_opts: --truncate=13 is not supported"),
         ({"delta_opts": "--window=3"}, r"delta_opts: expected --option=value, of --delta-window"),
     ],

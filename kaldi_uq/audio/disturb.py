@@ -22,13 +22,13 @@ from kaldi_uq.errors import DataError
 from kaldi_uq.io.wav import INT16_SCALE, on_grid
 
 KINDS = ("white", "babble", "reverb", "uniform")
-NUM_TALKERS = 6  # of a babble: no single one is understood any more
-DRR_DB = 5.0  # direct to reverberant energy: a talker a metre or two from the microphone
-REFLECTION_DELAY_S = 0.0025  # of the first reflection after the direct sound, most of a metre of detour
+NUM_TALKERS = 6  # talkers of a babble: enough that no single one is understood
+DRR_DB = 5.0  # direct over reverberant energy: a talker a metre or two from the microphone
+REFLECTION_DELAY_S = 0.0025  # from the direct sound to the first reflection: most of a metre of detour
 
 _LARGEST = 1.0 - 1.0 / INT16_SCALE
 _SNR_TOLERANCE_DB = 0.1
-_DECAY_DB = 75.0  # where the impulse response is cut off
+_DECAY_DB = 75.0  # decay after which the impulse response is cut off
 
 Wave = npt.NDArray[np.float32]
 FloatArray = npt.NDArray[np.float64]
@@ -39,9 +39,9 @@ class Disturbed:
     """Audio with a disturbance.
 
     Attributes:
-        wav: (N,) float32 on the 16-bit grid.
-        gain: what speech and disturbance were multiplied with so that nothing clips; 1 where there was room.
-        snr_db: power of the speech over that of all that was added, as measured after rounding; ``None`` for
+        wav: waveform, (N,) float32 on the 16-bit grid.
+        gain: factor on speech and disturbance that keeps them from clipping; 1 if there was room.
+        snr_db: power of the speech over the power of everything added, measured after rounding, dB; ``None`` for
             reverberation, which is no noise, and if nothing was added.
     """
 
@@ -67,14 +67,14 @@ def disturb(
     order and the number of the utterances play no part, except that the talkers of a babble come from among them.
 
     Args:
-        waves: utt -> (N,) float32 in [-1, 1].
-        utt2spk: utt -> spk, of each of them.
-        kind: one of ``KINDS``.
+        waves: utt -> waveform, (N,) float32 in [-1, 1].
+        utt2spk: utt -> spk, for each of the utterances.
+        kind: kind of disturbance, one of ``KINDS``.
         level: SNR in dB (white, babble), RT60 in seconds (reverb), eps (uniform).
-        sample_rate: Hz.
-        num_talkers: babble only.
-        drr_db: reverb only.
-        seed: of all that is random.
+        sample_rate: sample rate in Hz.
+        num_talkers: number of talkers; babble only.
+        drr_db: direct over reverberant energy in dB; reverb only.
+        seed: seed for everything random.
 
     Returns:
         utt -> disturbed audio, in the order of ``waves``.
@@ -107,9 +107,9 @@ def white_noise(wav: Wave, snr_db: float, *, generator: np.random.Generator) -> 
     """Add Gaussian white noise.
 
     Args:
-        wav: (N,) float32 in [-1, 1], not silent.
-        snr_db: power of all of ``wav`` over that of the noise, dB.
-        generator: of the noise.
+        wav: waveform, (N,) float32 in [-1, 1], not silent.
+        snr_db: power of all of ``wav`` over the power of the noise, dB.
+        generator: source of the noise.
     """
     return _add(wav, generator.standard_normal(len(wav)), snr_db)
 
@@ -118,10 +118,10 @@ def babble(wav: Wave, talkers: Sequence[Wave], snr_db: float, *, generator: np.r
     """Add other utterances, all equally loud, each repeated from a random point on if it is shorter.
 
     Args:
-        wav: (N,) float32 in [-1, 1], not silent.
-        talkers: the others, of any length, not silent.
-        snr_db: power of all of ``wav`` over that of the sum of the others, dB.
-        generator: of where each begins.
+        wav: waveform, (N,) float32 in [-1, 1], not silent.
+        talkers: waveforms of the others, of any length, not silent.
+        snr_db: power of all of ``wav`` over the power of the sum of the others, dB.
+        generator: source of the points at which the others begin.
     """
     if not talkers:
         raise ValueError("a babble needs at least one talker")
@@ -133,10 +133,10 @@ def babble(wav: Wave, talkers: Sequence[Wave], snr_db: float, *, generator: np.r
 
 
 def choose_talkers(utt: str, utt2spk: Mapping[str, str], count: int, *, seed: int) -> list[str]:
-    """``count`` utterances of other speakers, by a hash: another utterance in the directory changes few choices.
+    """Choose ``count`` utterances of other speakers by a hash: another utterance in the directory changes few choices.
 
     Raises:
-        DataError: there are fewer.
+        DataError: other speakers have fewer utterances.
     """
     others = [u for u, spk in utt2spk.items() if spk != utt2spk[utt]]
     if len(others) < count:
@@ -154,8 +154,8 @@ def reverberate(
     """Place the talker in a room; length and loudness stay, and the direct sound stays where it was.
 
     Args:
-        wav: (N,) float32 in [-1, 1], not silent.
-        rt60_s, sample_rate, drr_db, generator: see :func:`room_impulse_response`.
+        wav: waveform, (N,) float32 in [-1, 1], not silent.
+        rt60_s, sample_rate, drr_db, generator: arguments of :func:`room_impulse_response`.
     """
     response = room_impulse_response(rt60_s, sample_rate, drr_db=drr_db, generator=generator)
     size = len(wav) + len(response) - 1
@@ -171,10 +171,10 @@ def room_impulse_response(
     """An impulse response: the direct sound, then noise whose energy falls by 60 dB in ``rt60_s``.
 
     Args:
-        rt60_s: reverberation time, s.
-        sample_rate: Hz.
-        drr_db: energy of the direct sound over that of the rest, dB.
-        generator: of the noise.
+        rt60_s: reverberation time in seconds.
+        sample_rate: sample rate in Hz.
+        drr_db: energy of the direct sound over the energy of the rest, dB.
+        generator: source of the noise.
 
     Returns:
         (K,) float64 of energy 1; the direct sound is its first sample, so that it delays nothing.
@@ -196,9 +196,9 @@ def uniform_noise(wav: Wave, eps: float, *, generator: np.random.Generator) -> D
     """Add independent noise between -eps and eps to every sample: what an attack of that eps may do, without a purpose.
 
     Args:
-        wav: (N,) float32 in [-1, 1].
-        eps: bound of a sample's change, full scale 1; kept exactly, after rounding too.
-        generator: of the noise.
+        wav: waveform, (N,) float32 in [-1, 1].
+        eps: bound of the change of a sample, full scale 1; kept exactly, after rounding too.
+        generator: source of the noise.
     """
     if not 0 <= eps <= 1:
         raise ValueError(f"eps must be in [0, 1] (full scale is 1), got {eps}")
@@ -223,7 +223,7 @@ def _add(wav: Wave, noise: FloatArray, wanted_db: float) -> Disturbed:
 
 
 def _fit(wav: FloatArray) -> tuple[Wave, float]:
-    """On the grid, scaled down if it exceeds full scale."""
+    """The waveform on the 16-bit grid, scaled down if it exceeds full scale, and the factor of that."""
     peak = float(np.max(np.abs(wav)))
     gain = min(1.0, _LARGEST / peak)
     return on_grid(wav * gain), gain

@@ -1,7 +1,7 @@
 """How loud an utterance is and how loud its quietest parts are: statistics that need no model.
 
-They are the baseline of every detector here.  An attack adds energy to silence, and so does a fan: a statistic that
-tells attacks from clean speech no better than these, and flags the same harmless noise, detects loudness.
+They are the baseline of every detector here.  An attack adds energy to silence, and so does a fan: a statistic that is
+no better than these, and calls the same harmless noise an attack, detects nothing but loudness.
 """
 
 from __future__ import annotations
@@ -15,21 +15,21 @@ from kaldi_uq.io.wav import INT16_SCALE
 
 STATISTICS = ("level_db", "noise_floor_db")
 FRAME_S = 0.025
-FLOOR_QUANTILE = 0.1  # of the frames: in every utterance so many are no speech
+FLOOR_QUANTILE = 0.1  # share of the frames: at least a tenth of an utterance is not speech
 
-_ROUNDING_POWER = 1.0 / (12.0 * INT16_SCALE**2)  # of 16-bit audio; digital silence has a level, too
+_ROUNDING_POWER = 1.0 / (12.0 * INT16_SCALE**2)  # rounding to 16 bit; gives digital silence a level
 
 
 def loudness(wav: npt.NDArray[np.floating], sample_rate: float) -> dict[str, float]:
     """Level and noise floor, dB of full scale.
 
     Args:
-        wav: (N,) in [-1, 1], at least one sample.
-        sample_rate: Hz.
+        wav: waveform, (N,) in [-1, 1], at least one sample.
+        sample_rate: sample rate in Hz.
 
     Returns:
-        ``level_db``: of the root mean square of all samples.  ``noise_floor_db``: the level that a tenth of the frames
-        of 25 ms stays below.
+        ``level_db``: level of the root mean square of all samples.  ``noise_floor_db``: the level below which a tenth
+        of the frames of 25 ms stays.
 
     >>> {name: round(value, 2) for name, value in loudness(np.full(8000, 0.1), 8000).items()}
     {'level_db': -20.0, 'noise_floor_db': -20.0}
@@ -41,7 +41,7 @@ def loudness(wav: npt.NDArray[np.floating], sample_rate: float) -> dict[str, flo
 
 
 def snr_db(original: npt.NDArray[np.floating], changed: npt.NDArray[np.floating]) -> float | None:
-    """Power of the original over that of the change, dB; ``None`` if nothing was added, or to silence.
+    """Signal-to-noise ratio in dB, the change taken as noise; ``None`` without a change, or for a silent original.
 
     >>> wave = np.sin(np.arange(800.0))
     >>> round(snr_db(wave, 1.1 * wave), 6)

@@ -22,37 +22,18 @@ from torch import Tensor
 
 from kaldi_uq.feats.spectrum import overlap_add
 
-LOUDEST_DB = 96.0  # dB SPL of the loudest cell of an utterance
+LOUDEST_DB = 96.0  # level of the loudest cell of an utterance, dB SPL
 WINDOW_S = 0.032  # about the resolution in frequency for which MPEG-1 states its neighbourhoods of a tone
-HOPS = 4  # a window is so many hops long; with a Hann window a tight frame: synthesis is exact
-HALF_BARK = 0.5  # of two tones that are closer the weaker one masks nothing
-TONE_DB = 7.0  # a tone rises above its surroundings by so much
+HOPS = 4  # hops in a window; with a Hann window a tight frame: synthesis is exact
+HALF_BARK = 0.5  # the weaker one of two tones that are closer masks nothing
+TONE_DB = 7.0  # how far a tone rises above its surroundings, dB
 # A tone must stand out from bins at these distances, below these frequencies (Hz).
 TONE_DISTANCES = ((2700.0, (2,)), (5500.0, (2, 3)), (math.inf, (2, 3, 4, 5, 6)))
 # Edges of the critical bands, Hz (Zwicker 1961).
-BANDS: tuple[int, ...] = (
-    0,
-    100,
-    200,
-    300,
-    400,
-    510,
-    630,
-    770,
-    920,
-    1080,
-    1270,
-    1480,
-    1720,
-    2000,
-    2320,
-    2700,
-    3150,
-    3700,
-    4400,
-    5300,
-)
-BANDS += (6400, 7700, 9500, 12000, 15500, 24000)
+BANDS = (
+    0, 100, 200, 300, 400, 510, 630, 770, 920, 1080, 1270, 1480, 1720, 2000, 2320, 2700, 3150, 3700, 4400, 5300, 6400,
+    7700, 9500, 12000, 15500, 24000,
+)  # fmt: skip
 
 
 def bark(hertz: Tensor) -> Tensor:
@@ -67,10 +48,10 @@ def bark(hertz: Tensor) -> Tensor:
 
 
 def threshold_in_quiet(hertz: Tensor) -> Tensor:
-    """The absolute threshold of hearing, dB SPL; below 50 Hz that of 50 Hz.
+    """The absolute threshold of hearing, dB SPL; below 50 Hz its value at 50 Hz.
 
-    Below, the formula would allow a rumble nearly as loud as the speech, which no listener hears and no loudspeaker
-    plays.
+    Below 50 Hz the formula would allow a rumble nearly as loud as the speech, which no listener hears and no
+    loudspeaker plays.
 
     Source: Terhardt 1979.
     """
@@ -86,7 +67,7 @@ class ShortTime:
     does not depend on the padding of a batch.
 
     Attributes:
-        rate: samples per second.
+        rate: sample rate in Hz.
     """
 
     rate: float
@@ -102,7 +83,7 @@ class ShortTime:
         return self.width // HOPS
 
     def num_frames(self, num_samples: int) -> int:
-        """Windows that hold at least one of the samples."""
+        """Number of windows that hold at least one of the samples."""
         return (num_samples - 1) // self.hop + HOPS
 
     def window(self, like: Tensor) -> Tensor:
@@ -132,8 +113,8 @@ def masking_threshold(wav: Tensor, rate: float) -> Tensor:
     """The magnitude that a disturbance may have, in each cell of the short-time spectrum, to be masked.
 
     Args:
-        wav: (B, N) in [-1, 1], zeros behind the end of each utterance.
-        rate: samples per second.
+        wav: waveforms, (B, N) in [-1, 1], zeros behind the end of each utterance.
+        rate: sample rate in Hz.
 
     Returns:
         (B, K, F) magnitudes, on the scale of ``ShortTime(rate).analyse``.
@@ -145,11 +126,11 @@ def masking_threshold(wav: Tensor, rate: float) -> Tensor:
 
 @dataclass(frozen=True)
 class Margin:
-    """Where a disturbance lies against the masking threshold; ``(B,)`` each, -inf and 0 for none at all.
+    """A disturbance compared with the masking threshold; ``(B,)`` each, -inf and 0 if there is no disturbance.
 
     Attributes:
-        mean_db: mean over the cells of (its power / the threshold's), in dB: the noise-to-mask ratio.
-        max_db: of the cell that is furthest above, or least below.
+        mean_db: mean over the cells of (power / power of the threshold), in dB: the noise-to-mask ratio.
+        max_db: the same ratio in the cell where it is largest, in dB.
         share_above: share of the cells above the threshold.
 
     Source: noise-to-mask ratio: ITU-R BS.1387, section 4.5.
@@ -206,7 +187,7 @@ def threshold_db(magnitude: Tensor, rate: float) -> Tensor:
 def _maskers(power: Tensor, hertz: Tensor, rate: float) -> tuple[Tensor, Tensor, Tensor]:
     """Powers of the tones (B, K, F) and of the noise (B, K, bands) in each critical band; the bins (bands,) of these.
 
-    A tone has the power of its three bins.  What is left around it belongs to nobody; the rest of a band is one noise
+    A tone has the power of its three bins.  The bins around it belong to no masker; the rest of a band is one noise
     masker, at the bin that is nearest to the geometric mean of the band's edges.
     """
     size = power.shape[2]
@@ -221,7 +202,7 @@ def _maskers(power: Tensor, hertz: Tensor, rate: float) -> tuple[Tensor, Tensor,
         return moved
 
     is_tone = (power > shifted(power, -1)) & (power >= shifted(power, 1))
-    is_tone[..., :2] = is_tone[..., -2:] = False  # too near to the edge to have surroundings
+    is_tone[..., :2] = is_tone[..., -2:] = False  # too near to the edge to be compared with their surroundings
     factor = 10.0 ** (TONE_DB / 10.0)
     for distance in TONE_DISTANCES[-1][1]:
         both = power >= factor * torch.maximum(shifted(power, -distance), shifted(power, distance))

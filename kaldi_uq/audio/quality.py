@@ -24,19 +24,19 @@ from kaldi_uq.errors import MissingDependencyError
 
 FloatArray = npt.NDArray[np.floating]
 
-SEGMENT_S = 0.025  # of the segmental SNR, without overlap
-SEGMENT_RANGE_DB = (-10.0, 35.0)  # beyond, a listener hears no further difference
-SILENCE_DB = 40.0  # a segment so far below the loudest one is silence, whose SNR says nothing of the speech
+SEGMENT_S = 0.025  # length of a segment of the segmental SNR; segments do not overlap
+SEGMENT_RANGE_DB = (-10.0, 35.0)  # limits beyond which a listener hears no further difference
+SILENCE_DB = 40.0  # a segment this far below the loudest one is silence, whose SNR says nothing about the speech
 PESQ_MODES = {8000: "nb", 16000: "wb"}  # Hz -> narrow or wide band
-TOO_SHORT_FOR_STOI = 1e-5  # what pystoi returns then, with a warning
+TOO_SHORT_FOR_STOI = 1e-5  # result of pystoi for audio that is too short; it warns, too
 INSTALL = "pip install 'kaldi-uq[quality]'"
 
 
 def segmental_snr_db(original: FloatArray, changed: FloatArray, rate: float) -> float | None:
-    """Mean over segments of the SNR of each, dB: what is added to quiet parts counts as much as in loud ones.
+    """Mean over segments of the SNR of each, dB: a change in quiet parts counts as much as one in loud parts.
 
     Segments of 25 ms without overlap, the last incomplete one left out; each SNR clamped to [-10, 35] dB; segments
-    whose power in the original is more than 40 dB below that of the loudest are silence and left out.
+    that are more than 40 dB below the loudest one in the original are silence and left out.
 
     Returns:
         dB; ``None`` if nothing was added, or the original is silent or shorter than a segment.
@@ -99,15 +99,15 @@ def measure_all(
 
 
 def perceptual_packages() -> tuple[str, ...]:
-    """Which of ``pesq`` and ``pystoi`` can be imported."""
+    """Those of ``pesq`` and ``pystoi`` that can be imported."""
     return tuple(name for name in ("pesq", "pystoi") if _package(name))
 
 
 def perceptual(original: FloatArray, changed: FloatArray, rate: float) -> dict[str, float]:
     """The perceptual measures whose packages are installed: ``pesq`` (1 to 4.6) and ``stoi`` (to 1); empty without.
 
-    PESQ is of the narrow band at 8 kHz and of the wide band at 16 kHz, two scales that must not be compared; there is
-    none at other rates, nor for audio in which it finds no speech.
+    PESQ has one scale at 8 kHz (narrow band) and another at 16 kHz (wide band), which must not be compared.  It is left
+    out at other rates, and for audio in which it finds no speech.
     """
     names = perceptual_packages()
     values: dict[str, float | None] = {}

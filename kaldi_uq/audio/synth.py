@@ -59,16 +59,17 @@ class _VoiceInfo(ctypes.Structure):
 
 @dataclass(frozen=True)
 class Voice:
-    """Who speaks, and how.
+    """A voice: who speaks, and how.
 
     Attributes:
         accent: a language of espeak-ng, e.g. ``en-us``; see :meth:`EspeakSynthesizer.accents`.
         variant: a file of espeak-ng's ``voices/!v``, e.g. ``m1`` or ``f2``; see :meth:`EspeakSynthesizer.variants`.
-        pitch: 0 to 99; 50 is the variant's own.
-        pitch_range: 0 (monotone) to 99; 50 is the variant's own.
+        pitch: pitch, 0 to 99; 50 is the variant's own.
+        pitch_range: movement of the pitch, 0 (monotone) to 99; 50 is the variant's own.
         rate: words a minute, 80 to 450.
         word_gap: pause between words in units of 10 ms (at the default rate).
-        volume: 1 to 200.  Many variants reach full scale at 100, where espeak-ng starts to compress; 30 is clear of it.
+        volume: volume, 1 to 200.  Many variants reach full scale at 100, where espeak-ng starts to compress; at 30 none
+            does.
         tract_scale: factor on all frequencies: a shorter (> 1) or longer (< 1) vocal tract; pitch and rate follow.
     """
 
@@ -133,9 +134,9 @@ class EspeakSynthesizer:
         """Speak a text.
 
         Args:
-            text: what to say, in one breath; punctuation makes pauses.
-            voice: who says it.
-            sample_rate: Hz of the result.
+            text: the text, spoken in one breath; punctuation makes pauses.
+            voice: voice that speaks it.
+            sample_rate: sample rate of the result in Hz.
 
         Returns:
             (N,) int16, at espeak-ng's own level, with its own short silence at the end.

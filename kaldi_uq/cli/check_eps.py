@@ -1,4 +1,4 @@
-"""Print a perturbation bound in its shortest form, which names attack directories: 0.020 becomes 0.02."""
+"""Print a perturbation bound in its shortest form, as names of attack directories have it: 0.020 becomes 0.02."""
 
 from __future__ import annotations
 

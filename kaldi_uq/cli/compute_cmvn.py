@@ -22,7 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("data_dir", type=directory, metavar="DATA-DIR")
     parser.add_argument("ark", type=Path, metavar="ARK")
     parser.add_argument("scp", type=Path, metavar="SCP")
-    parser.add_argument("--log-dir", type=Path, metavar="DIR", help="for logs of --engine kaldi [where ARK is]")
+    parser.add_argument("--log-dir", type=Path, metavar="DIR", help="where --engine kaldi writes logs [where ARK is]")
     add_pipes(parser)
     add_engine(parser)
     add_jobs(parser)

@@ -1,8 +1,8 @@
 """Disturb the audio of a data directory: white noise, babble, reverberation, or noise as large as an attack.
 
-Writes OUT-DATA-DIR/wav/*.wav (16 bit, of the same length), one an utterance, where DATA-DIR has segments too; wav.scp,
-text, utt2spk, spk2utt and disturbances.jsonl: for each utterance the SNR, and the gain where audio was scaled down so
-that nothing clips.
+Writes OUT-DATA-DIR/wav/*.wav (16 bit, of the same length), one for each utterance even if DATA-DIR has segments;
+wav.scp, text, utt2spk, spk2utt and disturbances.jsonl: for each utterance the SNR, and the gain where audio was scaled
+down so that nothing clips.
 
  e.g.: kaldi-uq disturb-data --kind white --snr-db 20 data/test
          data/test_white20
@@ -30,13 +30,13 @@ _FURTHER = {"babble": "num_talkers", "reverb": "drr_db"}
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("data_dir", type=directory, metavar="DATA-DIR")
     parser.add_argument("out_dir", type=Path, metavar="OUT-DATA-DIR")
-    parser.add_argument("--kind", choices=KINDS, required=True, help="of the disturbance")
-    parser.add_argument("--snr-db", type=float, help="white, babble: power of the speech over that of the noise, dB")
+    parser.add_argument("--kind", choices=KINDS, required=True, help="kind of disturbance")
+    parser.add_argument("--snr-db", type=float, help="white, babble: power of the speech over power of the noise, dB")
     parser.add_argument("--rt60", type=float, help="reverb: seconds in which the reverberation falls by 60 dB")
     parser.add_argument("--eps", type=float, help="uniform: bound of each sample's change, full scale 1")
-    parser.add_argument("--num-talkers", type=positive_int, help=f"babble: how many others speak [{NUM_TALKERS}]")
+    parser.add_argument("--num-talkers", type=positive_int, help=f"babble: number of other talkers [{NUM_TALKERS}]")
     parser.add_argument("--drr-db", type=float, help=f"reverb: direct over reverberant energy, dB [{DRR_DB:g}]")
-    parser.add_argument("--seed", type=non_negative_int, default=0, help="of all that is random [0]")
+    parser.add_argument("--seed", type=non_negative_int, default=0, help="seed for everything random [0]")
     add_pipes(parser)
 
 
@@ -57,7 +57,7 @@ def run(args: argparse.Namespace) -> None:
         stamp.clear()
         scp = {utt: args.out_dir / "wav" / f"{utt}.wav" for utt in waves}
         for left_over in set((args.out_dir / "wav").rglob("*.wav")) - set(scp.values()):
-            left_over.unlink()  # of an earlier run on more utterances
+            left_over.unlink()  # written by an earlier run on more utterances
         for utt, result in disturbed.items():
             write_wav(scp[utt], to_int16(result.wav), rate)
         records = [{"utt": utt, "snr_db": r.snr_db, "gain": r.gain} for utt, r in disturbed.items()]

@@ -24,8 +24,8 @@ from pathlib import Path
 from kaldi_uq import __version__
 from kaldi_uq.errors import KaldiUqError
 
-WIDTH = 80  # columns
-MIN_FREE_GB = 1.0  # data, models and attacks of the default recipe, with room to spare
+WIDTH = 80  # columns of the output
+MIN_FREE_GB = 1.0  # data, models and attacks of the default recipe need less
 
 # distribution -> (module, the release that setup.py pins or None); a test holds this and setup.py together
 PACKAGES: dict[str, tuple[str, str | None]] = {
@@ -57,9 +57,9 @@ class Check:
     """One line of the report.
 
     Attributes:
-        name: what was looked for.
+        name: name of the thing that was looked for.
         status: ``ok``, ``missing``, ``wrong`` or ``optional``.
-        found: what was found: a version, a path, the reason.
+        found: finding: a version, a path, the reason.
         remedy: the command that mends it; empty if nothing is to be mended.
     """
 

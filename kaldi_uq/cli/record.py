@@ -17,11 +17,11 @@ from kaldi_uq.results.word_errors import ErrorRate
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("results", type=Path, metavar="RESULTS-JSON")
-    parser.add_argument("--timing", action="append", default=[], metavar="STAGE=SECONDS", help="how long it took")
+    parser.add_argument("--timing", action="append", default=[], metavar="STAGE=SECONDS", help="seconds of a stage")
     parser.add_argument("--environment", action="store_true", help="record engine, versions, device, seed and options")
     parser.add_argument("--clean", action="append", default=[], metavar="NAME=WER-JSON", help="clean score of a system")
     parser.add_argument("--option", action="append", default=[], metavar="NAME=VALUE", help="option of the run")
-    parser.add_argument("--seed", type=non_negative_int, default=0, help="[0]")
+    parser.add_argument("--seed", type=non_negative_int, default=0, help="seed of the run [0]")
     parser.add_argument("--device", default="", help="cpu or cuda; default: cuda if there is one")
     add_engine(parser)
 

@@ -11,20 +11,21 @@ from pathlib import Path
 from kaldi_uq.errors import DataError
 from kaldi_uq.io.arpa import write_arpa
 from kaldi_uq.io.datadir import read_table
+from kaldi_uq.io.files import read_lines
 from kaldi_uq.language.model import kneser_ney_bigram, perplexity
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("text", type=Path, metavar="TEXT", help="for example data/train/text")
+    parser.add_argument("text", type=Path, metavar="TEXT", help="text to learn from, for example data/train/text")
     parser.add_argument("vocabulary", type=Path, metavar="WORDS", help="lexicon or word list; its first column counts")
     parser.add_argument("arpa", type=Path, metavar="ARPA", help="file to write")
     parser.add_argument("--no-ids", action="store_true", help="TEXT has no utterance-ids")
-    parser.add_argument("--exclude", action="append", default=[], metavar="WORD", help="word that is not spoken: <SIL>")
+    parser.add_argument("--exclude", action="append", default=[], metavar="WORD", help="no spoken word, as <SIL>")
     parser.add_argument("--test-text", type=Path, metavar="TEXT", help="print the perplexity of this text")
 
 
 def run(args: argparse.Namespace) -> None:
-    vocabulary = {line.split()[0] for line in _lines(args.vocabulary)} - set(args.exclude)
+    vocabulary = {line.split()[0] for _, line in read_lines(args.vocabulary)} - set(args.exclude)
     try:
         model = kneser_ney_bigram(_sentences(args.text, args.no_ids), vocabulary)
     except DataError as error:
@@ -37,14 +38,7 @@ def run(args: argparse.Namespace) -> None:
     print(line)
 
 
-def _lines(path: Path) -> list[str]:
-    try:
-        return [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-    except FileNotFoundError:
-        raise DataError(f"{path}: no such file") from None
-
-
 def _sentences(path: Path, no_ids: bool) -> list[list[str]]:
     if no_ids:
-        return [line.split() for line in _lines(path)]
+        return [line.split() for _, line in read_lines(path)]
     return [text.split() for text in read_table(path, check_sorted=False, allow_empty=True).values()]

@@ -18,9 +18,9 @@ def apply_cmvn(feats: Tensor, lengths: Tensor, stats: Tensor, *, norm_vars: bool
     """Normalise with given statistics.
 
     Args:
-        feats: ``(B, T, D)``.
-        lengths: ``(B,)`` int64.
-        stats: ``(B, 2, D + 1)``, one per utterance, or ``(2, D + 1)`` for all, float64, on any device.
+        feats: features, ``(B, T, D)``.
+        lengths: number of frames of each utterance, ``(B,)`` int64.
+        stats: statistics, ``(B, 2, D + 1)``, one per utterance, or ``(2, D + 1)`` for all, float64, on any device.
         norm_vars: divide by the deviation too.
 
     Returns:
@@ -56,8 +56,8 @@ def utterance_cmvn(feats: Tensor, lengths: Tensor, *, norm_vars: bool = False) -
     """Normalise each utterance with its own mean, and deviation; differentiable through both.
 
     Args:
-        feats: ``(B, T, D)``.
-        lengths: ``(B,)`` int64; padded frames do not count.
+        feats: features, ``(B, T, D)``.
+        lengths: number of frames of each utterance, ``(B,)`` int64; padded frames do not count.
         norm_vars: divide by the deviation too.
 
     Returns:
@@ -94,8 +94,8 @@ class GlobalNorm(nn.Module):
         """Set mean and deviation.
 
         Args:
-            mean: ``(D,)``.
-            std: ``(D,)``, positive.
+            mean: mean of each dimension, ``(D,)``.
+            std: standard deviation of each dimension, ``(D,)``, positive.
 
         Raises:
             ValueError: the shape is wrong, a value is not finite, or a deviation is not positive.

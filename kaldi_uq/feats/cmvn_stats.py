@@ -8,16 +8,16 @@ from kaldi_uq.errors import DataError
 
 
 def accumulate_cmvn_stats(feats: np.ndarray) -> np.ndarray:
-    """Statistics of one utterance; those of a speaker are the sum over utterances.
+    """Statistics of one utterance; the statistics of a speaker are their sum over utterances.
 
     Args:
-        feats: ``(T, D)``, real.
+        feats: features, ``(T, D)``, real.
 
     Returns:
         ``(2, D + 1)`` float64: sums and, last in row 0, the number of frames; sums of squares, and 0.
 
     Raises:
-        ValueError: the shape is another.
+        ValueError: the shape is not (T, D).
         DataError: a value is NaN or infinite.
 
     Source: Kaldi ``AccCmvnStats`` (``src/transform/cmvn.cc``).

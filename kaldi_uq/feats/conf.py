@@ -25,7 +25,7 @@ _PROGRAMS: dict[type[MfccConfig] | type[FbankConfig], str] = {
     FbankConfig: "compute-fbank-feats",
 }
 
-# Further options of these programs that ask for nothing when they have these values.  VTLN needs a warp factor,
+# Further options of these programs, and the values with which they have no effect.  VTLN needs a warp factor,
 # which only a command line gives, so that its two frequencies have no effect whatever they are.
 _WITHOUT_EFFECT = {
     "allow-downsample": _FALSE,
@@ -45,7 +45,7 @@ def _option(field: str) -> str:
     return "--" + field.replace("_", "-")
 
 
-def _convert(text: str, kind: object) -> bool | int | float | str:
+def convert(text: str, kind: object) -> bool | int | float | str:
     """Convert as Kaldi does; a ValueError says what is expected."""
     if kind in ("bool", bool):
         if text.lower() in _TRUE + _FALSE:
@@ -88,7 +88,7 @@ def _parse_line(
     if (match[2] and not value) or (not match[2] and fields[field] not in ("bool", bool)):
         raise DataError(f"{where}: --{name} has no value; write --{name}=VALUE")
     try:
-        return field, _convert(value, fields[field])
+        return field, convert(value, fields[field])
     except ValueError as error:
         raise DataError(f"{where}: --{name} must be {error}, got {value!r}") from None
 
@@ -96,7 +96,7 @@ def _parse_line(
 def read_mfcc_conf(path: str | os.PathLike[str]) -> MfccConfig:
     """Read the options of ``compute-mfcc-feats``.
 
-    As in Kaldi, ``#`` begins a comment, ``_`` in a name is as good as ``-``, ``--flag`` alone is true, and the last
+    As in Kaldi, ``#`` begins a comment, ``_`` in a name stands for ``-``, ``--flag`` alone is true, and the last
     line that names an option counts.
 
     Args:

@@ -47,8 +47,8 @@ class Deltas(nn.Module):
 
     Args:
         order: highest derivative; 0 appends nothing.
-        window: frames on each side that the first derivative looks at.
-        repeated: torchaudio's way instead of Kaldi's.
+        window: number of frames on each side that the first derivative looks at.
+        repeated: do it in torchaudio's way instead of Kaldi's.
 
     Source: Kaldi ``src/feat/feature-functions.cc``; ``torchaudio.functional.compute_deltas``.
     """
@@ -64,8 +64,8 @@ class Deltas(nn.Module):
         """Append the derivatives.
 
         Args:
-            feats: ``(B, T, D)``.
-            lengths: ``(B,)`` int64.
+            feats: features, ``(B, T, D)``.
+            lengths: number of frames of each utterance, ``(B,)`` int64.
 
         Returns:
             ``(B, T, D * (order + 1))``, 0 in padded frames.

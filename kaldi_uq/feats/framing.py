@@ -61,7 +61,7 @@ def padded_window_size(config: FrameConfig) -> int:
 
 
 def first_sample(config: FrameConfig) -> int:
-    """Where frame 0 begins; negative when it reaches beyond the start of the waveform."""
+    """The sample at which frame 0 begins; negative if that lies before the start of the waveform."""
     return 0 if config.snip_edges else window_shift(config) // 2 - window_size(config) // 2
 
 
@@ -85,10 +85,11 @@ def num_frames(num_samples: int, config: FrameConfig) -> int: ...
 @overload
 def num_frames(num_samples: Tensor, config: FrameConfig) -> Tensor: ...
 def num_frames(num_samples: int | Tensor, config: FrameConfig) -> int | Tensor:
-    """Frames that Kaldi makes of so many samples; 0 if there are too few for one.
+    """Number of frames that Kaldi makes of ``num_samples`` samples; 0 if there are too few for one.
 
     Args:
-        num_samples: an integer, or an int64 tensor of any shape.
+        num_samples: number of samples, an integer or an int64 tensor of any shape.
+        config: options of the frames.
 
     Source: Kaldi ``NumFrames`` (``feature-window.cc``), the whole signal being there.
 
@@ -112,9 +113,10 @@ def check_batch(wav: Tensor, num_samples: Tensor, minimum: int) -> int:
     """Check a padded batch of waveforms.
 
     Args:
-        wav: ``(B, N)`` float32 or float64.
-        num_samples: ``(B,)`` int64, each between ``minimum`` and N.  On the CPU it costs no synchronisation of a GPU.
-        minimum: the shortest utterance that has a frame.
+        wav: waveforms, ``(B, N)`` float32 or float64.
+        num_samples: number of samples of each utterance, ``(B,)`` int64, between ``minimum`` and N.  On the CPU
+            it costs no synchronisation of a GPU.
+        minimum: number of samples of the shortest utterance that has a frame.
 
     Returns:
         The largest of ``num_samples``.
@@ -149,10 +151,10 @@ def reflect_ends(wav: Tensor, num_samples: Tensor, left: int, right: int, *, rep
     """Continue each utterance beyond its own two ends by its mirror image, as often as it takes.
 
     Args:
-        wav: ``(B, N)``; what it holds beyond ``num_samples`` is not read.
-        num_samples: ``(B,)`` int64.
-        left: samples to put before each utterance.
-        right: samples to put after the last valid one of each utterance.
+        wav: waveforms, ``(B, N)``; values beyond ``num_samples`` are not read.
+        num_samples: number of samples of each utterance, ``(B,)`` int64.
+        left: number of samples to put before each utterance.
+        right: number of samples to put after the last valid one of each utterance.
         repeat_edge: True mirrors between the samples, so that the last one comes twice (Kaldi); False mirrors at the
             last one (``torch.nn.functional.pad(mode="reflect")``).
 
@@ -187,11 +189,11 @@ def in_parts(
     """Call ``function(wav, num_samples, lengths, size)`` on a few utterances at a time and join what it returns.
 
     Args:
-        function: gives ``(B, size, D)`` for any part of the batch.
-        wav: ``(B, N)``.
-        num_samples: ``(B,)`` int64, on the device of ``wav``.
-        lengths: ``(B,)`` int64, frames of each utterance, there too.
-        size: frames of the longest utterance of the whole batch.
+        function: function that gives ``(B, size, D)`` for any part of the batch.
+        wav: waveforms, ``(B, N)``.
+        num_samples: number of samples of each utterance, ``(B,)`` int64, on the device of ``wav``.
+        lengths: number of frames of each utterance, ``(B,)`` int64, on the same device.
+        size: number of frames of the longest utterance of the whole batch.
     """
     rows = max(1, CPU_FRAMES_PER_PART // size) if wav.device.type == "cpu" else len(wav)
     # Half precision has not enough range for energies on the 16-bit scale.

@@ -32,9 +32,9 @@ class FrontEnd(nn.Module):
     Attributes:
         feature_dim: dimension before context frames are added.
         output_dim: dimension of the network's input.
-        frame_shift_s: seconds from one frame to the next.
-        sample_rate: of the waveform, Hz.
-        min_samples: the shortest waveform that has a frame.
+        frame_shift_s: frame shift in seconds.
+        sample_rate: sample rate of the waveform in Hz.
+        min_samples: number of samples of the shortest waveform that has a frame.
         norm: the normalisation; ``norm.set_stats(mean, std)`` before training.
     """
 
@@ -63,7 +63,7 @@ class FrontEnd(nn.Module):
     @overload
     def num_frames(self, num_samples: Tensor) -> Tensor: ...
     def num_frames(self, num_samples: int | Tensor) -> int | Tensor:
-        """Frames of so many samples, an integer or an int64 tensor; 0 if there are fewer than ``min_samples``."""
+        """Number of frames of ``num_samples`` samples, an integer or an int64 tensor; 0 below ``min_samples``."""
         if not isinstance(self.cepstra, TorchaudioMfcc):
             return framing.num_frames(num_samples, self.config.base)
         return self.cepstra.num_frames(num_samples)
@@ -76,10 +76,10 @@ class FrontEnd(nn.Module):
         """Compute normalised features, without context.
 
         Args:
-            wav: ``(B, N)`` float32 in [-1, 1].
-            num_samples: ``(B,)`` int64.
-            cmvn_stats: with ``cmvn="speaker"`` the statistics of each utterance's speaker, ``(B, 2, D + 1)`` or
-                ``(2, D + 1)``, float64, D the number of cepstra or filters; otherwise None.
+            wav: waveforms, ``(B, N)`` float32 in [-1, 1].
+            num_samples: number of samples of each utterance, ``(B,)`` int64.
+            cmvn_stats: statistics of each utterance's speaker, ``(B, 2, D + 1)`` or ``(2, D + 1)``, float64, D the
+                number of cepstra or filters; None unless the configuration has ``cmvn="speaker"``.
 
         Returns:
             ``(B, T, feature_dim)``, 0 in padded frames, and lengths ``(B,)`` int64.
@@ -105,7 +105,7 @@ class FrontEnd(nn.Module):
         return splice(feats, lengths, self.config.left_context, self.config.right_context)
 
     def forward(self, wav: Tensor, num_samples: Tensor, *, cmvn_stats: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Compute the network's input; the arguments are those of :meth:`features`.
+        """Compute the network's input; it takes the arguments of :meth:`features`.
 
         Returns:
             ``(B, T, output_dim)``, 0 in padded frames, and lengths ``(B,)`` int64.

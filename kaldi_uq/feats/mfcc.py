@@ -21,7 +21,7 @@ ENERGY_EPS = torch.finfo(torch.float32).eps
 
 
 class _KaldiFeatures(nn.Module, abc.ABC):
-    """What MFCC and filter-bank features share: everything up to mel energies and the frame's energy."""
+    """Common part of MFCC and filter-bank features: everything up to mel energies and the frame's energy."""
 
     window: Tensor
     filters: Tensor
@@ -43,8 +43,8 @@ class _KaldiFeatures(nn.Module, abc.ABC):
         """Compute the features.
 
         Args:
-            wav: ``(B, N)`` float32 or float64 in [-1, 1]; the features get its dtype.
-            num_samples: ``(B,)`` int64, the valid samples of each utterance.
+            wav: waveforms, ``(B, N)`` float32 or float64 in [-1, 1]; the features get its dtype.
+            num_samples: number of valid samples of each utterance, ``(B,)`` int64.
 
         Returns:
             Features ``(B, T, D)``, 0 in padded frames, and the number of frames ``(B,)`` int64.

@@ -11,13 +11,20 @@ from pathlib import Path
 from typing import Any
 
 from kaldi_uq.errors import DataError
+from kaldi_uq.feats.conf import convert
 
-_BOOLEANS = {"true": True, "t": True, "1": True, "": True, "false": False, "f": False, "0": False}
-
-# option -> the only values that change nothing; others are refused
-_CMVN = {"norm-means": None, "norm-vars": None, "reverse": (False,), "utt2spk": None, "skip-dims": ("",)}
-_DELTA = {"delta-window": None, "delta-order": None, "truncate": ("0",)}
-_SPLICE = {"left-context": None, "right-context": None}
+# file -> option -> type of its value, or the only values that change nothing (None: all of them); others are refused
+_KNOWN: dict[str, dict[str, Any]] = {
+    "cmvn_opts": {
+        "norm-means": bool,
+        "norm-vars": bool,
+        "reverse": ("false", "f", "0"),
+        "utt2spk": None,
+        "skip-dims": ("",),
+    },
+    "delta_opts": {"delta-window": int, "delta-order": int, "truncate": ("0",)},
+    "splice_opts": {"left-context": int, "right-context": int},
+}
 
 
 def read_recipe_opts(directory: str | os.PathLike[str]) -> dict[str, Any]:
@@ -28,7 +35,7 @@ def read_recipe_opts(directory: str | os.PathLike[str]) -> dict[str, Any]:
     applied, because the network is to learn its own.
 
     Args:
-        directory: such as ``exp/tri3_ali``.
+        directory: a directory such as ``exp/tri3_ali``.
 
     Returns:
         field -> value; empty if the directory has none of the files.
@@ -38,65 +45,42 @@ def read_recipe_opts(directory: str | os.PathLike[str]) -> dict[str, Any]:
 
     Source: Kaldi ``egs/wsj/s5/steps/train_deltas.sh``, ``train_lda_mllt.sh``.
     """
-    directory = Path(directory)
+    cmvn, deltas, splice = (_options(Path(directory) / name, known) for name, known in _KNOWN.items())
     found: dict[str, Any] = {}
-    cmvn = _options(directory / "cmvn_opts", _CMVN)
     if cmvn is not None:
-        means, variances = (_flag(directory / "cmvn_opts", cmvn, name) for name in ("norm-means", "norm-vars"))
-        if means is False and variances:
-            raise DataError(f"{directory / 'cmvn_opts'}: --norm-vars without --norm-means, which Kaldi has not either")
-        found |= {"cmvn": "none" if means is False else "speaker", "norm_vars": bool(variances)}
-    deltas = _options(directory / "delta_opts", _DELTA)
-    if deltas is not None:
-        found |= _numbers(
-            directory / "delta_opts", deltas, {"delta-order": "delta_order", "delta-window": "delta_window"}
-        )
-    splice = _options(directory / "splice_opts", _SPLICE)
-    if (directory / "final.mat").is_file():
-        names = {"left-context": "left_context", "right-context": "right_context"}
-        found |= {"delta_order": 0} | _numbers(directory / "splice_opts", splice or {}, names)
+        means, variances = cmvn.get("norm_means", True), cmvn.get("norm_vars", False)
+        if variances and not means:
+            raise DataError(f"{directory}/cmvn_opts: --norm-vars without --norm-means, which Kaldi has not either")
+        found |= {"cmvn": "speaker" if means else "none", "norm_vars": variances}
+    found |= deltas or {}
+    if (Path(directory) / "final.mat").is_file():
+        found |= {"delta_order": 0} | (splice or {})
     return found
 
 
-def _options(path: Path, known: dict[str, Any]) -> dict[str, str] | None:
-    """``--name=value`` words of a file, or ``None`` if there is no file."""
+def _options(path: Path, known: dict[str, Any]) -> dict[str, Any] | None:
+    """The options of a file as fields, without those that change nothing; ``None`` if there is no file."""
     try:
         words = path.read_text(encoding="utf-8").split()
     except FileNotFoundError:
         return None
     except UnicodeDecodeError as error:
         raise DataError(f"{path}: not a text file ({error})") from None
-    values: dict[str, str] = {}
+    values: dict[str, Any] = {}
     for word in words:
         match = re.fullmatch(r"--([^=]+)(?:=(.*))?", word)
         name = match[1].lower().replace("_", "-") if match else ""
         if not match or name not in known:
             names = ", ".join(f"--{option}" for option in known)
             raise DataError(f"{path}: expected --option=value, of {names}; found {word!r}")
-        values[name] = match[2] or ""
-        allowed = known[name]
-        value: Any = _BOOLEANS.get(values[name].lower(), values[name]) if allowed == (False,) else values[name]
-        if allowed is not None and value not in allowed:
+        value, kind = match[2] or "", known[name]
+        if isinstance(kind, type):
+            try:
+                values[name.replace("-", "_")] = convert(value, kind)
+            except ValueError as error:
+                raise DataError(f"{path}: --{name} must be {error}, got {value!r}") from None
+        elif kind is not None and value.lower() not in kind:
             raise DataError(
                 f"{path}: {word} is not supported here; choose the front end with options and --opts-dir none"
             )
     return values
-
-
-def _flag(path: Path, values: dict[str, str], name: str) -> bool | None:
-    if name not in values:
-        return None
-    try:
-        return _BOOLEANS[values[name].lower()]
-    except KeyError:
-        raise DataError(f"{path}: --{name} must be true or false, got {values[name]!r}") from None
-
-
-def _numbers(path: Path, values: dict[str, str], names: dict[str, str]) -> dict[str, int]:
-    found = {}
-    for option, field in names.items():
-        if option in values:
-            if not values[option].isdigit():
-                raise DataError(f"{path}: --{option} must be a whole number, got {values[option]!r}")
-            found[field] = int(values[option])
-    return found

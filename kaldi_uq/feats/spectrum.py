@@ -20,9 +20,9 @@ def overlap_add(frames: Tensor, shift: int, size: int) -> Tensor:
     """Add overlapping frames into a signal; the adjoint of cutting a signal into frames.
 
     Args:
-        frames: ``(B, T, L)``; frame ``t`` begins at sample ``t * shift``.
+        frames: frames, ``(B, T, L)``; frame ``t`` begins at sample ``t * shift``.
         shift: samples from one frame to the next.
-        size: samples of the result; frames must not reach further.
+        size: number of samples of the result; frames must not reach further.
 
     Returns:
         ``(B, size)``.
@@ -101,10 +101,10 @@ def windowed_frames(
     """Cut a signal into frames and prepare them for the Fourier transform.
 
     Args:
-        signal: ``(B, N)``; the first frame begins at sample 0.
-        window: ``(L,)``, of the signal's dtype and on its device.
+        signal: signals, ``(B, N)``; the first frame begins at sample 0.
+        window: window function, ``(L,)``, of the signal's dtype and on its device.
         shift: samples from one frame to the next.
-        fft_size: at least L; zeros fill the frame up.
+        fft_size: size of the Fourier transform, at least L; zeros fill the frame up.
         preemphasis: coefficient of the filter ``x[n] - c x[n-1]`` inside each frame; 0 leaves it out.
         remove_dc: subtract each frame's mean first.
         with_energy: also return each frame's sum of squares, taken before pre-emphasis and window.
@@ -145,8 +145,8 @@ def filter_power(frames: Tensor, filters: Tensor) -> Tensor:
     """Power spectrum of each frame, summed with the weights of each filter.
 
     Args:
-        frames: ``(B, T, P)``, windowed, P the size of the Fourier transform.
-        filters: ``(P // 2 + 1, M)``, without gradient.
+        frames: windowed frames, ``(B, T, P)``, P the size of the Fourier transform.
+        filters: weights of the filters, ``(P // 2 + 1, M)``, without gradient.
 
     Returns:
         ``(B, T, M)``.

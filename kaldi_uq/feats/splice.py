@@ -14,10 +14,10 @@ def repeat_edge_frames(feats: Tensor, lengths: Tensor, left: int, right: int) ->
     """Continue each utterance by copies of its own first and last valid frame.
 
     Args:
-        feats: ``(B, T, D)``; frames at and beyond ``lengths`` are not read.
-        lengths: ``(B,)`` int64, each between 1 and T.
-        left: copies of the first frame.
-        right: frames to add behind T; every frame after the last valid one is a copy of that.
+        feats: features, ``(B, T, D)``; frames at and beyond ``lengths`` are not read.
+        lengths: number of frames of each utterance, ``(B,)`` int64, between 1 and T.
+        left: number of copies of the first frame.
+        right: number of frames to add behind T; every frame after the last valid one is a copy of that one.
 
     Returns:
         ``(B, left + T + right, D)``.
@@ -55,10 +55,11 @@ def splice(feats: Tensor, lengths: Tensor, left: int, right: int) -> Tensor:
     """Concatenate each frame with its neighbours, frames ``t - left`` to ``t + right``.
 
     Args:
-        feats: ``(B, T, D)``.
-        lengths: ``(B,)`` int64; beyond its ends an utterance continues with its first or last valid frame.
-        left: context frames before each frame.
-        right: context frames after it.
+        feats: features, ``(B, T, D)``.
+        lengths: number of frames of each utterance, ``(B,)`` int64; beyond its ends an utterance continues with its
+            first or last valid frame.
+        left: number of context frames before each frame.
+        right: number of context frames after it.
 
     Returns:
         ``(B, T, D * (left + 1 + right))``, 0 in padded frames.
@@ -80,15 +81,15 @@ def gather_spliced(feats: Tensor, start: Tensor, end: Tensor, index: Tensor, *, 
     """Spliced frames chosen from many utterances at once, without splicing the others.
 
     Args:
-        feats: ``(F, D)``, the frames of all utterances one after the other, without padding.
-        start: ``(K,)`` int64, the row of ``feats`` at which the chosen frame's utterance begins.
-        end: ``(K,)`` int64, the row behind that utterance's last.
-        index: ``(K,)`` int64, the row of the chosen frame, ``start <= index < end``.
-        left: context frames before each frame.
-        right: context frames after it.
+        feats: frames of all utterances one after the other, ``(F, D)``, without padding.
+        start: row of ``feats`` at which the chosen frame's utterance begins, ``(K,)`` int64.
+        end: row behind that utterance's last one, ``(K,)`` int64.
+        index: row of the chosen frame, ``(K,)`` int64, ``start <= index < end``.
+        left: number of context frames before each frame.
+        right: number of context frames after it.
 
     Returns:
-        ``(K, D * (left + 1 + right))``, what :func:`splice` gives for these frames.
+        ``(K, D * (left + 1 + right))``, the result of :func:`splice` for these frames.
     """
     offsets = torch.arange(-left, right + 1, device=feats.device)
     rows = (index.unsqueeze(1) + offsets).clamp(min=start.unsqueeze(1), max=end.unsqueeze(1) - 1)

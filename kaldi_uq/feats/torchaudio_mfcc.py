@@ -22,8 +22,8 @@ def peak_normalise(wav: Tensor, num_samples: Tensor) -> Tensor:
     """Divide each utterance by its largest absolute sample; silence stays silence.
 
     Args:
-        wav: ``(B, N)``.
-        num_samples: ``(B,)`` int64.
+        wav: waveforms, ``(B, N)``.
+        num_samples: number of samples of each utterance, ``(B,)`` int64.
 
     Returns:
         ``(B, N)``, 0 in padded samples; differentiable through the peak too.
@@ -36,15 +36,15 @@ def peak_normalise(wav: Tensor, num_samples: Tensor) -> Tensor:
 
 
 class TorchaudioMfcc(nn.Module):
-    """What ``torchaudio.transforms.MFCC`` gives for each utterance alone, for a padded batch.
+    """The features that ``torchaudio.transforms.MFCC`` gives for each utterance alone, for a padded batch.
 
     Frames of 25 ms every 12.5 ms, centred, with the waveform mirrored at each utterance's own ends; 128 mel bins in dB,
     no more than 80 dB below the utterance's maximum.  torchaudio itself would mirror at the end of the padding and take
     that maximum over the whole batch.
 
     Args:
-        sample_rate: Hz.
-        num_ceps: cepstra per frame, from C0.
+        sample_rate: sample rate in Hz.
+        num_ceps: number of cepstra per frame, from C0.
 
     Raises:
         MissingDependencyError: torchaudio cannot be imported.
@@ -75,7 +75,7 @@ class TorchaudioMfcc(nn.Module):
         self.output_dim = num_ceps
         self.min_samples = self.fft_size // 2 + 1  # the mirror image takes as many samples on each side
         with warnings.catch_warnings():
-            # 128 mel bins leave some without a frequency of so short a frame.  The paper's features have them so.
+            # With 128 mel bins and so short a frame some bins get no frequency, in the paper's features too.
             warnings.filterwarnings("ignore", message="At least one mel filterbank has all zero values")
             mfcc = torchaudio.transforms.MFCC(
                 sample_rate, num_ceps, melkwargs={"n_fft": self.fft_size, "hop_length": self.shift}
@@ -89,7 +89,7 @@ class TorchaudioMfcc(nn.Module):
     @overload
     def num_frames(self, num_samples: Tensor) -> Tensor: ...
     def num_frames(self, num_samples: int | Tensor) -> int | Tensor:
-        """Frames of so many samples, an integer or an int64 tensor; 0 if there are fewer than ``min_samples``."""
+        """Number of frames of ``num_samples`` samples, an integer or an int64 tensor; 0 below ``min_samples``."""
         frames = (num_samples - self.fft_size % 2) // self.shift + 1
         return frames * (num_samples >= self.min_samples)
 
@@ -97,8 +97,8 @@ class TorchaudioMfcc(nn.Module):
         """Compute the features.
 
         Args:
-            wav: ``(B, N)`` float32 or float64 in [-1, 1]; the features get its dtype.
-            num_samples: ``(B,)`` int64.
+            wav: waveforms, ``(B, N)`` float32 or float64 in [-1, 1]; the features get its dtype.
+            num_samples: number of samples of each utterance, ``(B,)`` int64.
 
         Returns:
             Features ``(B, T, num_ceps)``, 0 in padded frames, and the number of frames ``(B,)`` int64.

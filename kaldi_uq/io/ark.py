@@ -1,9 +1,9 @@
-"""Kaldi archives through ``kaldi-io``: matrices, vectors, alignments; text or binary, plain, compressed or ``.gz``.
+"""Kaldi archives through ``kaldi-io``: matrices and alignments; text or binary, plain, compressed or ``.gz``.
 
 The import of ``kaldi_io`` prints a banner and changes ``KALDI_ROOT`` and ``PATH``; this is the one module
 that imports it, and it undoes both.  Files are opened here and handed over open, because ``kaldi_io`` would run a file
 name that ends in ``|`` as a shell command.  What it does not read, or not exactly, is read here: two of the three
-compressed formats, text (in double precision; a vector of one number), empty vectors.
+compressed formats, text in double precision, vectors of integers as text.
 """
 
 from __future__ import annotations
@@ -43,25 +43,12 @@ def _import_kaldi_io() -> ModuleType:
 
 kaldi_io = _import_kaldi_io()
 
-# what kaldi_io raises on a damaged archive
+# exceptions of kaldi_io at a damaged archive
 _DAMAGED = (
-    ArithmeticError,
-    AssertionError,
-    EOFError,
-    IndexError,
-    MemoryError,
-    OSError,
-    UnicodeDecodeError,
-    ValueError,
-    TypeError,
-    struct.error,
-    zlib.error,
-    kaldi_io.BadInputFormat,
-    kaldi_io.BadSampleSize,
-    kaldi_io.UnknownMatrixHeader,
-    kaldi_io.UnknownVectorHeader,
+    ArithmeticError, AssertionError, EOFError, IndexError, MemoryError, OSError, UnicodeDecodeError, ValueError,
+    TypeError, struct.error, zlib.error, kaldi_io.BadInputFormat, kaldi_io.BadSampleSize, kaldi_io.UnknownMatrixHeader,
     kaldi_io.UnsupportedDataType,
-)
+)  # fmt: skip
 
 
 class _Replay:
@@ -146,8 +133,8 @@ def read_matrix(
 
     Args:
         rxfilename: a file, ``file.ark:offset``, or a pipe; ``[first:last]`` behind it for some rows.
-        dtype: of the result.
-        where: file and line that it comes from, for messages.
+        dtype: type of the numbers of the result.
+        where: file and line that the name comes from, for messages.
         allow_pipes: run a pipe.
 
     Raises:
@@ -184,7 +171,7 @@ class MatrixWriter:
 
     Args:
         ark: the archive; the ``scp`` names it as given here.
-        scp: the table.
+        scp: the table of offsets.
         compressed: write Kaldi's format for speech features, a byte a value.
     """
 

@@ -21,7 +21,7 @@ class NgramModel:
     """A backoff model of words.
 
     Attributes:
-        orders: for each order, n-gram -> (log10 probability, log10 backoff weight, 0 if there is none).
+        orders: one table for each order: n-gram -> (log10 probability, log10 backoff weight or 0).
     """
 
     orders: tuple[dict[tuple[str, ...], tuple[float, float]], ...]
@@ -55,7 +55,7 @@ def read_arpa(path: str | os.PathLike[str]) -> NgramModel:
 
 
 class _Lines:
-    """The lines that are not empty, with their place for messages."""
+    """The lines that are not empty, and the place of the current one for messages."""
 
     def __init__(self, stream: TextIO, path: Path) -> None:
         self._lines = iter(stream)
@@ -78,7 +78,7 @@ def _parse(lines: _Lines) -> NgramModel:
     section = -1  # -1: before \data\; 0: the counts; n: the n-grams
     for line in lines:
         if section == -1:
-            section = 0 if line == "\\data\\" else -1  # what stands before it is a comment
+            section = 0 if line == "\\data\\" else -1  # everything before it is a comment
         elif line == "\\end\\":
             if [len(order) for order in orders] != counts:
                 found = ", ".join(str(len(order)) for order in orders)

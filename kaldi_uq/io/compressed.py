@@ -20,14 +20,14 @@ def read_compressed(stream: IO[bytes], token: bytes) -> np.ndarray:
     """Read what follows the token.
 
     Args:
-        stream: behind the token.
-        token: one of ``FORMATS``: a byte a value with four percentiles a column, two bytes, one byte.
+        stream: the archive, behind the token.
+        token: format, one of ``FORMATS``: a byte a value with four percentiles a column, two bytes, one byte.
 
     Returns:
         (T, D) float32.
 
     Raises:
-        ValueError: the archive is cut off or its header cannot be.
+        ValueError: the archive is cut off or its header is impossible.
     """
     low, span, rows, cols = struct.unpack("<ffii", _take(stream, 16))
     if rows < 0 or cols < 0:
@@ -54,10 +54,10 @@ def compress(matrix: np.ndarray) -> bytes:
     """Write a matrix in the format for speech features, token included; the same bytes as Kaldi's ``copy-feats`` makes.
 
     Args:
-        matrix: (T, D), real and finite.
+        matrix: real and finite numbers, (T, D).
 
     Raises:
-        ValueError: a value is not finite, or there is none.
+        ValueError: the matrix is empty, or has a value that is not finite.
     """
     values = matrix.astype(np.float32)
     if not values.size or not np.isfinite(values).all():

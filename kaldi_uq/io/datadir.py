@@ -116,9 +116,9 @@ class DataDir:
         wav_scp: utt -> WAV file or pipe; with ``segments`` it is the recordings that have them.
         text: utt -> words; empty if the directory has no ``text``.
         utt2spk: utt -> spk.
-        feats_scp: utt -> ``file.ark:offset``; empty if there is none.
-        cmvn_scp: spk -> ``file.ark:offset``; empty if there is none.
-        utt2dur: utt -> seconds; empty if there is none.
+        feats_scp: utt -> ``file.ark:offset``; empty without the file.
+        cmvn_scp: spk -> ``file.ark:offset``; empty without the file.
+        utt2dur: utt -> seconds; empty without the file.
         segments: utt -> its part of a recording; empty if each recording is one utterance.
     """
 
@@ -154,7 +154,7 @@ class DataDir:
         """
         path = Path(path)
         if not path.is_dir():
-            raise DataError(f"{path}: no such data directory; stage 0 of a recipe makes it")
+            raise DataError(f"{path}: no such data directory; the data preparation makes it")
         need = set(need)
         for name in sorted(need):
             if not (path / name).is_file():
@@ -177,33 +177,21 @@ class DataDir:
         return data
 
     def _check(self, need: set[str]) -> None:
-        audio: tuple[str, Mapping[str, object]] = ("wav.scp", self.wav_scp)
-        if self.segments:
-            audio = ("segments", self.segments)
-            for line, segment in enumerate(self.segments.values(), 1):
-                if self.wav_scp and segment.reco not in self.wav_scp:
-                    raise DataError(
-                        f"{self.path / 'segments'}:{line}: recording {segment.reco!r} is not in wav.scp; "
-                        f"run utils/fix_data_dir.sh {self.path}"
-                    )
-        tables: tuple[tuple[str, Mapping[str, object]], ...] = (
-            audio,
-            ("text", self.text),
-            ("feats.scp", self.feats_scp),
+        remedy = f"run utils/fix_data_dir.sh {self.path}"
+        for line, segment in enumerate(self.segments.values(), 1):
+            if self.wav_scp and segment.reco not in self.wav_scp:
+                raise DataError(
+                    f"{self.path / 'segments'}:{line}: recording {segment.reco!r} is not in wav.scp; {remedy}"
+                )
+        audio: tuple[str, Mapping[str, object]] = (
+            ("segments", self.segments) if self.segments else ("wav.scp", self.wav_scp)
         )
-        for name, table in tables:
-            if not table:
-                continue
-            for one, utts, other, others in (
-                (name, table, "utt2spk", self.utt2spk),
-                ("utt2spk", self.utt2spk, name, table),
-            ):
+        for name, table in (audio, ("text", self.text), ("feats.scp", self.feats_scp)):
+            pairs = ((name, table, "utt2spk", self.utt2spk), ("utt2spk", self.utt2spk, name, table)) if table else ()
+            for one, utts, other, others in pairs:
                 for line, utt in enumerate(utts, 1):
                     if utt not in others:
-                        raise DataError(
-                            f"{self.path / one}:{line}: utterance {utt!r} is not in {other}; "
-                            f"run utils/fix_data_dir.sh {self.path}"
-                        )
+                        raise DataError(f"{self.path / one}:{line}: utterance {utt!r} is not in {other}; {remedy}")
         missing = {spk for spk in self.utt2spk.values() if spk not in self.cmvn_scp} if "cmvn.scp" in need else set()
         if missing:
             raise DataError(f"{self.path / 'cmvn.scp'}: no statistics of speaker {min(missing)!r}; compute them again")
@@ -212,8 +200,8 @@ class DataDir:
         """File and line of an utterance, recording or speaker, for messages.
 
         Args:
-            name: the table: ``"wav.scp"``, ``"feats.scp"``, ``"cmvn.scp"`` or ``"segments"``.
-            key: a key of it.
+            name: name of the table: ``"wav.scp"``, ``"feats.scp"``, ``"cmvn.scp"`` or ``"segments"``.
+            key: key in the table.
         """
         tables: dict[str, Mapping[str, object]] = {
             "wav.scp": self.wav_scp,
@@ -231,9 +219,9 @@ class DataDir:
 _REMEDY = {
     "feats.scp": "steps/make_mfcc.sh makes it",
     "cmvn.scp": "steps/compute_cmvn_stats.sh makes it",
-    "wav.scp": "the data preparation (stage 0 of a recipe) makes it",
-    "utt2spk": "the data preparation (stage 0 of a recipe) makes it",
-    "text": "the data preparation (stage 0 of a recipe) makes it",
+    "wav.scp": "the data preparation makes it",
+    "utt2spk": "the data preparation makes it",
+    "text": "the data preparation makes it",
 }
 
 

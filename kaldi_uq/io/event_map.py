@@ -1,6 +1,6 @@
 """Phonetic decision trees: from a phone in its context and a state's pdf class to a pdf, and Kaldi's file of them.
 
-An event is what is known of a state: the phone at each position of the context window (0 outside the utterance) and the
+An event describes a state of an HMM: the phone at each position of the context window (0 outside the utterance) and the
 pdf class, under the key ``PDF_CLASS``.
 
 Source of the format: Kaldi ``src/tree/event-map.cc``, ``src/tree/context-dep.cc``.
@@ -9,26 +9,25 @@ Source of the format: Kaldi ``src/tree/event-map.cc``, ``src/tree/context-dep.cc
 from __future__ import annotations
 
 import os
-import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from kaldi_uq.io.files import atomic_write
-from kaldi_uq.io.token_stream import int_bytes, int_vector
+from kaldi_uq.io.token_stream import int_bytes, int_vector, unsigned_bytes
 
 PDF_CLASS = -1  # key of the pdf class, among keys that are positions in the context window
 
 
 @dataclass(frozen=True)
 class Leaf:
-    """An answer: a pdf-id."""
+    """A leaf of the tree: a pdf-id."""
 
     pdf: int
 
 
 @dataclass(frozen=True)
 class Table:
-    """A branch for each value of a key; ``None`` where no event can be."""
+    """A branch for each value of a key; ``None`` for a value that no event has."""
 
     key: int
     branches: tuple[EventMap | None, ...]
@@ -71,7 +70,7 @@ def _bytes(tree: EventMap | None) -> bytes:
     if isinstance(tree, Split):
         head = b"SE " + int_bytes(tree.key) + int_vector(tuple(sorted(tree.values)))
         return head + b"{ " + _bytes(tree.yes) + _bytes(tree.no) + b"} "
-    size = b"\xfc" + struct.pack("<I", len(tree.branches))  # -4: four bytes, unsigned
+    size = unsigned_bytes(len(tree.branches))
     return b"TE " + int_bytes(tree.key) + size + b"( " + b"".join(map(_bytes, tree.branches)) + b") "
 
 

@@ -22,7 +22,7 @@ def atomic_write(path: str | os.PathLike[str], mode: str = "w") -> Iterator[IO[A
 
     Args:
         path: the final name; its directory is made if it does not exist.
-        mode: ``"w"`` (UTF-8 text, ``\\n`` line ends) or ``"wb"``.
+        mode: way of writing, ``"w"`` (UTF-8 text, ``\\n`` line ends) or ``"wb"``.
     """
     if mode not in ("w", "wb"):
         raise ValueError(f"mode must be 'w' or 'wb', got {mode!r}")
@@ -55,6 +55,24 @@ def write_text(path: str | os.PathLike[str], text: str) -> None:
     """Write a text file atomically."""
     with atomic_write(path) as stream:
         stream.write(text)
+
+
+def read_lines(path: str | os.PathLike[str]) -> list[tuple[int, str]]:
+    """The lines of a text file that are not blank, with their numbers, stripped.
+
+    Raises:
+        DataError: the file is missing, is not UTF-8, or has no such line.
+    """
+    try:
+        lines = Path(path).read_text(encoding="utf-8").splitlines()
+    except FileNotFoundError:
+        raise DataError(f"{path}: no such file") from None
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: not UTF-8 ({error}); convert the file") from None
+    found = [(number, line.strip()) for number, line in enumerate(lines, 1) if line.strip()]
+    if not found:
+        raise DataError(f"{path}: empty")
+    return found
 
 
 def write_json(path: str | os.PathLike[str], value: Any) -> None:
@@ -98,9 +116,9 @@ class DoneStamp:
 
     Args:
         directory: the step's output directory.
-        name: the step; several steps can share a directory.
+        name: name of the step; several steps can share a directory.
         options: JSON-able values that determine the output.
-        inputs: files that determine it, compared by content.  A missing one is an error of the caller to report first.
+        inputs: files that determine the output, compared by content; the caller has checked that they exist.
     """
 
     def __init__(

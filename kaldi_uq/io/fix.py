@@ -15,7 +15,7 @@ from kaldi_uq.io.files import write_text
 from kaldi_uq.io.segments import Segment
 from kaldi_uq.io.validate import malformed
 
-NUM_NAMED = 10  # so many dropped utterances are named, the rest is counted
+NUM_NAMED = 10  # number of dropped utterances that are named; the rest is counted
 
 
 def fix_data_dir(path: Path, *, report: Callable[[str], None]) -> None:

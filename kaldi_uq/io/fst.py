@@ -31,11 +31,11 @@ class FstArrays:
 
     Attributes:
         start: the initial state; -1 if it has no states.
-        finals: (S,) float32 costs of ending in a state; infinite where it is not final.
-        offsets: (S + 1,) int64: the arcs of state s are ``arcs[offsets[s]:offsets[s + 1]]``.
-        arcs: (A,) of dtype ``ARC``: labels, cost, destination.
+        finals: costs, (S,) float32, of ending in a state; infinite for a state that is not final.
+        offsets: places in ``arcs``, (S + 1,) int64: the arcs of state s are ``arcs[offsets[s]:offsets[s + 1]]``.
+        arcs: arcs with labels, cost and destination, (A,) of dtype ``ARC``.
         kind: the type of the file.
-        properties: OpenFst's bits about it.
+        properties: OpenFst's property bits.
     """
 
     start: int
@@ -90,7 +90,7 @@ class _Cursor:
 
 
 def fst_kind(path: str | os.PathLike[str]) -> str:
-    """The type of an FST file, such as ``vector`` or ``const``; empty if it is none."""
+    """The type of an FST file, such as ``vector`` or ``const``; empty for another kind of file."""
     with open(path, "rb") as stream:
         head = stream.read(64)
     if len(head) < 8 or struct.unpack_from("<i", head)[0] != _MAGIC:
@@ -103,7 +103,7 @@ def read_fst_arrays(path: str | os.PathLike[str]) -> FstArrays:
     """Read an FST file.
 
     Args:
-        path: such as ``G.fst`` or ``HCLG.fst``.
+        path: a file such as ``G.fst`` or ``HCLG.fst``.
 
     Raises:
         DataError: missing, damaged, of another type than ``vector`` and ``const``, or of other arcs than standard.
@@ -135,7 +135,7 @@ def read_fst_arrays(path: str | os.PathLike[str]) -> FstArrays:
     if not -1 <= start < size or (size and start < 0):
         raise cursor.fail(f"the initial state is {start} of {size}")
     if len(arcs) and not (0 <= arcs["nextstate"].min() and arcs["nextstate"].max() < size):
-        raise cursor.fail("an arc leads to a state that there is not")
+        raise cursor.fail("an arc leads to a state that does not exist")
     return FstArrays(start, finals, offsets, arcs, kind, properties)
 
 

@@ -147,7 +147,7 @@ class DiagGmmSet:
         """Log-likelihoods of every pdf.
 
         Args:
-            feats: (T, D) float32.
+            feats: features, (T, D) float32.
 
         Returns:
             (T, C) float32.

@@ -1,7 +1,7 @@
 """Kaldi's extended file names: files, and pipes, which are shell commands and run only when that is allowed.
 
 A table that somebody else wrote can hold any command.  Therefore no line is run unless the user says so, with
-``--allow-pipes``.  This is the one module of the package's input that starts processes.
+``--allow-pipes``.  No other module of this package starts processes to read files.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from collections.abc import Sequence
 
 from kaldi_uq.errors import DataError, MissingDependencyError
 
-SHELL = "/bin/sh"  # what Kaldi's own popen() takes
-MESSAGE_LENGTH = 400  # characters of what a failed program said
+SHELL = "/bin/sh"  # the shell of Kaldi's own popen()
+MESSAGE_LENGTH = 400  # characters that are shown of a failed program's message
 
 
 def is_pipe(rxfilename: str) -> bool:
@@ -30,9 +30,9 @@ def read_pipe(rxfilename: str, *, where: str, allow_pipes: bool) -> bytes:
     """Run a command whose name ends in ``|`` and return what it writes.
 
     Args:
-        rxfilename: the command, with its ``|``.
-        where: file and line that it comes from, for messages.
-        allow_pipes: run it.
+        rxfilename: the command, ending in ``|``.
+        where: file and line that the command comes from, for messages.
+        allow_pipes: run the command.
 
     Raises:
         DataError: pipes are not allowed; the command fails, or writes nothing; it is a pipe to write to.

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import gzip
 import io
+from pathlib import Path
 from typing import IO
 
 import numpy as np
@@ -14,11 +15,11 @@ import numpy as np
 from kaldi_uq.errors import DataError
 from kaldi_uq.io.pipes import is_pipe, read_pipe
 
-ROW_TOLERANCE = 3  # rows that a range may reach beyond the end: frames do not fit times that are rounded
+ROW_TOLERANCE = 3  # rows that a range may reach beyond the end, because times are rounded
 
 
 def split_range(rxfilename: str) -> tuple[str, str]:
-    """An rxfilename and the range behind it, empty if there is none.
+    """Split an rxfilename from the range behind it, which is empty if none is there.
 
     >>> split_range("feats.ark:17[0:10,2:3]"), split_range("feats.ark:17")
     (('feats.ark:17', '0:10,2:3'), ('feats.ark:17', ''))
@@ -33,8 +34,8 @@ def take_range(matrix: np.ndarray, text: str) -> np.ndarray:
     """The rows, or rows and columns, of a range; both ends belong to it.
 
     Args:
-        matrix: (T, D).
-        text: ``first:last`` of rows, and perhaps ``,first:last`` of columns; ``:`` for all.
+        matrix: matrix, (T, D).
+        text: the range, ``first:last`` of rows, and perhaps ``,first:last`` of columns; ``:`` for all.
 
     Raises:
         ValueError: not a range, or not within the matrix.
@@ -61,17 +62,17 @@ def open_rxfile(rxfilename: str, *, where: str = "", allow_pipes: bool = False) 
     """Open an rxfilename without range, at its offset.
 
     Args:
-        rxfilename: file, ``file:offset`` or pipe; ``.gz`` files are unpacked, and their offsets are of what is in them.
-        where: file and line that it comes from, for messages.
+        rxfilename: file, ``file:offset`` or pipe; ``.gz`` files are unpacked, and their offsets count unpacked bytes.
+        where: file and line that the name comes from, for messages.
         allow_pipes: run a pipe.
 
     Raises:
         DataError: no such file, or a pipe that is not allowed or fails.
     """
     if is_pipe(rxfilename):
-        return io.BytesIO(read_pipe(rxfilename, where=where or "archive", allow_pipes=allow_pipes))
+        return io.BytesIO(read_pipe(rxfilename, where=where or "input", allow_pipes=allow_pipes))
     name, _, offset = rxfilename.rpartition(":")
-    if not name or not offset.isdigit():
+    if not name or not offset.isdigit() or Path(rxfilename).is_file():
         name, offset = rxfilename, "0"
     try:
         stream: IO[bytes] = gzip.open(name, "rb") if name.endswith(".gz") else open(name, "rb")  # type: ignore[assignment]

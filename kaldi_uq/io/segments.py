@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-MAX_OVERSHOOT_S = 0.5  # a segment may end so much after its recording, and is then cut off there
-MIN_LENGTH_S = float(np.float32(0.1))  # a shorter one extract-segments skips; it compares in single precision
+MAX_OVERSHOOT_S = 0.5  # how far a segment may reach beyond the end of its recording, where it is then cut off
+MIN_LENGTH_S = float(np.float32(0.1))  # extract-segments skips shorter ones; it compares in single precision
 TO_THE_END = -1.0
 
 
@@ -18,8 +18,8 @@ class Segment:
 
     Attributes:
         reco: the recording, a key of ``wav.scp``.
-        start, end: seconds; an end of -1 is that of the recording.
-        channel: from 0; ``None`` for a recording that has only one.
+        start, end: times in seconds; an end of -1 stands for the end of the recording.
+        channel: number of the channel, from 0; ``None`` for a recording that has only one.
     """
 
     reco: str
@@ -29,7 +29,7 @@ class Segment:
 
     @classmethod
     def parse(cls, value: str) -> Segment:
-        """What stands behind the utterance in a line of ``segments``.
+        """Read what follows the utterance in a line of ``segments``.
 
         Raises:
             ValueError: not ``<reco> <start> <end>`` with 0 <= start < end, or end -1, and perhaps a channel.
@@ -48,7 +48,7 @@ class Segment:
         return cls(fields[0], start, end, int(fields[3]) if len(fields) == 4 else None)
 
     def samples(self, num_samples: int, rate: int) -> tuple[int, int]:
-        """First sample, and the one after the last, in a recording of so many samples.
+        """The segment's first sample, and the one after its last, in a recording of ``num_samples`` samples.
 
         Raises:
             ValueError: the segment is not inside the recording, or too short.

@@ -19,12 +19,12 @@ def split_data_dir(path: Path, num_split: int, *, per_utt: bool = False) -> Path
     """Split a data directory.
 
     Args:
-        path: the directory; every table in it is split that Kaldi's ``split_data.sh`` splits.
+        path: the directory; the tables that Kaldi's ``split_data.sh`` splits are split.
         num_split: number of parts.
-        per_utt: by utterance instead of by speaker.
+        per_utt: split by utterance instead of by speaker.
 
     Returns:
-        The directory that holds the parts ``1`` to ``num_split``.
+        The directory of the parts ``1`` to ``num_split``.
 
     Raises:
         ValueError: fewer than one part.
@@ -67,7 +67,7 @@ def partition(sizes: Sequence[int], num_parts: int) -> list[slice]:
 
     Args:
         sizes: number of utterances of each group.
-        num_parts: at most the number of groups.
+        num_parts: number of parts, at most the number of groups.
 
     >>> partition([1, 1, 1, 3], 2)
     [slice(0, 3, None), slice(3, 4, None)]

@@ -18,9 +18,9 @@ class TokenReader:
     """Kaldi's token stream, binary or text, from memory.
 
     Args:
-        data: the whole file.
-        path: its name, for messages.
-        kind: what it should be, for messages.
+        data: contents of the file.
+        path: name of the file, for messages.
+        kind: kind of file that is expected, for messages.
     """
 
     def __init__(self, data: bytes, path: Path, kind: str = "a model of Kaldi's GMM format") -> None:
@@ -72,7 +72,7 @@ class TokenReader:
 
     def integer(self) -> int:
         value = self.number("i")
-        if not value.is_integer():  # NaN and infinity are none either
+        if not value.is_integer():  # false for NaN and infinity, too
             raise self.fail(f"expected an integer, found {value}")
         return int(value)
 

@@ -26,7 +26,9 @@ def read_tree_bytes(path: str | os.PathLike[str]) -> bytes:
     try:
         data = Path(path).read_bytes()
     except FileNotFoundError:
-        raise ModelFileError(f"{path}: no such file; steps/train_mono.sh makes it (stage 2 of the recipe)") from None
+        raise ModelFileError(
+            f"{path}: no such file; training of a GMM system, such as steps/train_mono.sh, makes it"
+        ) from None
     reader = TokenReader(data, Path(path), "a tree")
     if not reader.binary and not data.lstrip().startswith(b"ContextDependency"):
         raise reader.fail("no binary header, and no 'ContextDependency' as in a text file")

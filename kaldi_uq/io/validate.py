@@ -65,7 +65,7 @@ def check_agreement(path: Path, tables: Mapping[str, Mapping[str, str]]) -> None
         tables: name of a table -> its lines; ``utt2spk`` is among them.
 
     Raises:
-        DataError: a table has one too many, or lacks one.
+        DataError: a table has an utterance, speaker or recording too many, or lacks one.
     """
     utts = tables["utt2spk"]
     spks = dict.fromkeys(c_sorted(set(utts.values())))

@@ -10,8 +10,6 @@ import io
 import os
 import struct
 import warnings
-from pathlib import Path
-from typing import IO
 
 import numpy as np
 import numpy.typing as npt
@@ -19,16 +17,17 @@ from scipy.io import wavfile
 
 from kaldi_uq.errors import DataError
 from kaldi_uq.io.files import atomic_write
-from kaldi_uq.io.pipes import is_pipe, read_pipe
+from kaldi_uq.io.pipes import is_pipe
+from kaldi_uq.io.rxfile import open_rxfile
 from kaldi_uq.io.sphere import MAGIC, parse_sphere
 
 INT16_SCALE = 32768.0
-EXCESS = 1e-6  # beyond full scale: what rounding does to the samples of good audio
+EXCESS = 1e-6  # how far rounding may carry samples of good audio beyond full scale
 
 # A program that writes to a pipe cannot know the length and writes a maximum, the smallest of which is SoX's.
 STREAM_LENGTH = 0x7FFFF000
 
-# what scipy raises on a damaged header; UnboundLocalError where the size of the file is one that cannot be
+# exceptions of scipy at a damaged header; UnboundLocalError: the header has an impossible size of the file
 _MALFORMED = (ValueError, struct.error, EOFError, ArithmeticError, TypeError, UnboundLocalError)
 
 
@@ -37,8 +36,8 @@ def write_wav(path: str | os.PathLike[str], samples: np.ndarray, sample_rate: in
 
     Args:
         path: the file.
-        samples: (N,) int16.  Converting from float is the caller's decision; see :func:`to_int16`.
-        sample_rate: Hz.
+        samples: waveform, (N,) int16; :func:`to_int16` converts floats.
+        sample_rate: sample rate in Hz.
     """
     if samples.dtype != np.int16 or samples.ndim != 1:
         raise TypeError(f"samples must be (N,) int16, got {samples.shape} {samples.dtype}")
@@ -50,7 +49,7 @@ def to_int16(samples: np.ndarray) -> np.ndarray:
     """Round float samples in [-1, 1] to the 16-bit grid.
 
     Args:
-        samples: (N,) float; 1.0 becomes 32767, the largest value of the grid.
+        samples: waveform, (N,) float; 1.0 becomes 32767, the largest value of the grid.
 
     >>> to_int16(np.array([-1.0, 0.5, 1.0])).tolist()
     [-32768, 16384, 32767]
@@ -59,7 +58,7 @@ def to_int16(samples: np.ndarray) -> np.ndarray:
 
 
 def on_grid(samples: np.ndarray) -> np.ndarray:
-    """The nearest samples that a 16-bit file can hold, (N,) float32; those of a 16-bit file are returned as they are.
+    """The nearest samples that a 16-bit file can hold, (N,) float32; samples from such a file do not change.
 
     >>> on_grid(np.array([0.5, 1.0])).tolist()
     [0.5, 0.999969482421875]
@@ -71,7 +70,7 @@ def as_float(samples: npt.ArrayLike, *, name: str = "audio") -> np.ndarray:
     """Check audio that comes from Python, and give it the form that all functions of this package take.
 
     Args:
-        samples: (N,) int16, or real numbers in [-1, 1]; an array, a list or a PyTorch tensor on the CPU.
+        samples: waveform, (N,) int16 or real numbers in [-1, 1]: an array, a list or a PyTorch tensor on the CPU.
         name: name of the audio, for messages.
 
     Returns:
@@ -124,7 +123,7 @@ def read_wav(
     """Read audio of one channel.
 
     Args:
-        source: a file, ``file.ark:offset`` or a pipe, as a line of ``wav.scp`` has it; WAV or SPHERE.
+        source: a file, ``file.ark:offset`` or a pipe, as in a line of ``wav.scp``; WAV or SPHERE.
         expected_rate: sample rate in Hz; another rate is an error.
         where: file and line that the source comes from, for messages.
         allow_pipes: run a pipe.
@@ -151,7 +150,7 @@ def read_wav(
 def read_channels(
     source: str | os.PathLike[str], *, expected_rate: float | None = None, where: str = "", allow_pipes: bool = False
 ) -> tuple[np.ndarray, int]:
-    """Read audio of any number of channels, silent or not; the arguments are those of :func:`read_wav`.
+    """Read audio of any number of channels, silent or not; it takes the arguments of :func:`read_wav`.
 
     Returns:
         ``(channels, rate)``: (channels, N) float32 in [-1, 1], and Hz.
@@ -184,24 +183,11 @@ def _name(source: str | os.PathLike[str], where: str) -> str:
 
 def _contents(source: str | os.PathLike[str], where: str, allow_pipes: bool) -> bytes:
     """The bytes of the audio file that a source stands for."""
-    source = os.fspath(source)
-    if is_pipe(source):
-        return read_pipe(source, where=where or "audio", allow_pipes=allow_pipes)
-    file, _, offset = source.rpartition(":")
-    in_archive = bool(file) and offset.isdigit() and not Path(source).is_file()
-    try:
-        with open(file if in_archive else source, "rb") as stream:
-            stream.seek(int(offset) if in_archive else 0)
-            return _one_wav(stream) if in_archive else stream.read()
-    except FileNotFoundError:
-        raise DataError(f"{source}: no such file" + (f" ({where})" if where else "")) from None
-
-
-def _one_wav(stream: IO[bytes]) -> bytes:
-    """A WAV file in an archive of them: as long as its header says."""
-    head = stream.read(8)
-    size = int.from_bytes(head[4:], "little")
-    return head + stream.read(size)
+    with open_rxfile(os.fspath(source), where=where, allow_pipes=allow_pipes) as stream:
+        if not stream.tell():
+            return stream.read()
+        head = stream.read(8)  # one of the WAV files of an archive: as long as its header says
+        return head + stream.read(int.from_bytes(head[4:], "little"))
 
 
 def _parse_wav(data: bytes, name: str, *, streamed: bool) -> tuple[np.ndarray, int]:

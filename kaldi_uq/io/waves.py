@@ -20,9 +20,9 @@ class WaveBatch:
     """Waveforms of different length, padded with zeros.
 
     Attributes:
-        utts: B utterance ids.
-        wav: (B, N) float32 in [-1, 1].
-        num_samples: (B,) int64.
+        utts: utterance ids, B of them.
+        wav: waveforms, (B, N) float32 in [-1, 1].
+        num_samples: number of samples of each utterance, (B,) int64.
     """
 
     utts: tuple[str, ...]
@@ -34,8 +34,8 @@ def plan_batches(lengths: Sequence[int], max_samples: int = MAX_BATCH_SAMPLES) -
     """Group items of similar length so that little is padding.
 
     Args:
-        lengths: samples of each item.
-        max_samples: the most padded samples in a batch; an item longer than that is a batch of its own.
+        lengths: number of samples of each item.
+        max_samples: largest number of padded samples in a batch; a longer item is a batch of its own.
 
     Returns:
         Indices into ``lengths``, longest batch first, so that a batch too large for the memory fails at once.
@@ -66,15 +66,15 @@ def read_waves(
     Args:
         data: the directory.
         sample_rate: sample rate in Hz that every file must have.
-        min_samples: the shortest waveform that can be used.
-        utts: utterances to read, and only their recordings; all of them by default.
+        min_samples: number of samples of the shortest waveform that can be used.
+        utts: utterances to read; only their recordings are opened.  All utterances by default.
         allow_pipes: run the lines of ``wav.scp`` that are commands.
 
     Returns:
         utt -> (N,) float32 in [-1, 1], in the directory's order.
 
     Raises:
-        DataError: names the utterance's line, the file and what is wrong with it.
+        DataError: audio that is missing or unfit; the message names line, file and fault.
         ValueError: an utterance that the directory does not have.
     """
     table = data.segments or data.wav_scp

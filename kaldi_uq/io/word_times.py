@@ -17,7 +17,7 @@ def phone_segments(alignment: np.ndarray, table: TransitionTable) -> list[tuple[
     entered again.
 
     Args:
-        alignment: (T,) transition-ids, each state's self-loops after the transition out of it, as Kaldi reorders them.
+        alignment: transition-ids, (T,), each state's self-loops after its other transition, as Kaldi has them.
         table: the transition model.
 
     Returns:
@@ -46,15 +46,15 @@ def word_times(
     """The words with their times.
 
     Args:
-        alignment: (T,) transition-ids.
+        alignment: transition-ids, (T,).
         words: the words of the path.
         table: the transition model.
         pronunciations: word -> its pronunciations as phone-ids.
         silence: phone-ids of silence.
-        frame_shift_s: seconds from one frame to the next.
+        frame_shift_s: frame shift in seconds.
 
     Returns:
-        (word, start, end) in seconds.  Words after a place where lexicon and alignment disagree are left out.
+        (word, start, end) in seconds.  Where lexicon and alignment disagree, the rest of the words is left out.
     """
     segments = [segment for segment in phone_segments(alignment, table) if segment[0] not in silence]
     found, at = [], 0

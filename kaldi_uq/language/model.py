@@ -14,19 +14,20 @@ from dataclasses import dataclass
 from kaldi_uq.errors import DataError
 from kaldi_uq.io.arpa import BEGIN, END, NgramModel
 
-_NEVER = -99.0  # log10 probability by which ARPA files say that <s> is not predicted
+_NEVER = -99.0  # log10 probability of <s>, which no model predicts, in ARPA files
 
 
 def kneser_ney_bigram(sentences: Iterable[Sequence[str]], vocabulary: Collection[str]) -> NgramModel:
     """Estimate an interpolated Kneser-Ney bigram over a closed vocabulary.
 
-    A bigram's count is discounted by D = n1 / (n1 + 2 n2), n1 and n2 the numbers of bigrams seen once and twice.  What
-    is left goes to the words in proportion to how many words each was seen after; that distribution is discounted in
-    the same way, and its rest is shared by the whole vocabulary, so that every word is possible after every other.
+    The count of a bigram is discounted by D = n1 / (n1 + 2 n2), n1 and n2 the numbers of bigrams seen once and twice.
+    The discounted probability goes to the words in proportion to the number of different words that each was seen
+    after.  That distribution is discounted in the same way for a uniform one over the vocabulary, so that every word is
+    possible after every other.
 
     Args:
-        sentences: the words of each.
-        vocabulary: all words that the model shall know; ``</s>`` is added.
+        sentences: sentences as sequences of words.
+        vocabulary: all words of the model; ``</s>`` is added.
 
     Raises:
         DataError: no sentences, or a word that is not in the vocabulary.
@@ -40,7 +41,7 @@ def kneser_ney_bigram(sentences: Iterable[Sequence[str]], vocabulary: Collection
         bigrams.update(zip((BEGIN, *words), (*words, END), strict=True))
     if not bigrams:
         raise DataError("no sentences to estimate a language model from")
-    after = Counter(word for _, word in bigrams)  # words that a word was seen after
+    after = Counter(word for _, word in bigrams)  # number of different words that a word was seen after
     discount = _discount(after.values())
     rest = discount * len(after) / after.total() / len(known)
     unigram = {word: max(after[word] - discount, 0.0) / after.total() + rest for word in known}
@@ -85,7 +86,7 @@ class Grammar:
     """A grammar as OpenFst text, and what was left out of it.
 
     Attributes:
-        text: arcs and final states with integer labels.
+        text: arcs and final states, with integer labels.
         unknown_words: words of the model that the symbol table does not have.
         skipped: n-grams left out, because of such a word or because their history is not in the model.
     """
@@ -133,7 +134,7 @@ class _Compiler:
     def __init__(self, highest: int) -> None:
         self._highest = highest
         self._states: dict[tuple[str, ...], int] = {(): 0}
-        self._arcs: list[list[tuple[str, float, int]]] = [[]]  # of each state: (word, cost, destination)
+        self._arcs: list[list[tuple[str, float, int]]] = [[]]  # for each state: (word, cost, destination)
         self._backoff: list[tuple[float, int] | None] = [None]
         self._final: dict[int, float] = {}
 
@@ -162,7 +163,7 @@ class _Compiler:
         return self._states[key]
 
     def _leads_to(self, state: int) -> tuple[int, float]:
-        """Where an arc to a state ends, and at what cost, once states that can only back off are passed over."""
+        """The state where an arc ends, and the cost to it, once states that can only back off are passed over."""
         total = 0.0
         while not self._arcs[state] and state not in self._final:
             step = self._backoff[state]

@@ -2,7 +2,7 @@
 
 A dictionary directory holds ``lexicon.txt``, ``silence_phones.txt``, ``nonsilence_phones.txt``,
 ``optional_silence.txt`` and, beyond Kaldi's, an optional ``num_states.txt`` (``phone number``): the number of emitting
-states of a phone, 3 unless it says otherwise (5 for silence).  That is how a whole word can be one phone.
+states of a phone; the default is 3, and 5 for silence.  With it a whole word can be one phone.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from pathlib import Path
 from kaldi_uq.engine.base import Engine
 from kaldi_uq.errors import DataError
 from kaldi_uq.io.datadir import c_sorted, read_table
-from kaldi_uq.io.files import write_text
+from kaldi_uq.io.files import read_lines, write_text
 from kaldi_uq.io.kaldi_model import NO_PDF, HmmState, Topology
 from kaldi_uq.io.lang import RESERVED_WORDS, write_symbols
 
-SIL_PROB = 0.5  # of the optional silence after a word, as in Kaldi
+SIL_PROB = 0.5  # probability of the optional silence after a word, as in Kaldi
 
 
 @dataclass(frozen=True)
@@ -29,8 +29,8 @@ class Dictionary:
     Attributes:
         lexicon: (word, phones) pairs in the order of the file.
         silence, nonsilence: the phones.
-        optional_silence: the phone between words.
-        num_states: emitting states of each phone.
+        optional_silence: the phone that may stand between words.
+        num_states: number of emitting states of each phone.
     """
 
     lexicon: tuple[tuple[str, tuple[str, ...]], ...]
@@ -50,7 +50,7 @@ class Dictionary:
         both = sorted(set(silence) & set(nonsilence))
         if both:
             raise DataError(f"{path / 'nonsilence_phones.txt'}: {both[0]!r} is in both lists of phones")
-        optional = [line for _, line in _lines(path / "optional_silence.txt")]
+        optional = [line for _, line in read_lines(path / "optional_silence.txt")]
         if len(optional) != 1 or optional[0] not in silence:
             raise DataError(
                 f"{path / 'optional_silence.txt'}: expected one phone of silence_phones.txt, found {optional}"
@@ -70,7 +70,7 @@ class Dictionary:
 
 def _lexicon(path: Path, known: set[str]) -> tuple[tuple[str, tuple[str, ...]], ...]:
     entries: dict[tuple[str, tuple[str, ...]], int] = {}
-    for number, line in _lines(path):
+    for number, line in read_lines(path):
         word, *phones = line.split()
         if word in RESERVED_WORDS:
             raise DataError(f"{path}:{number}: {word!r} is a name for symbols of the FSTs, not for a word")
@@ -86,7 +86,7 @@ def _lexicon(path: Path, known: set[str]) -> tuple[tuple[str, tuple[str, ...]], 
 
 def _phones(path: Path) -> tuple[str, ...]:
     phones: dict[str, int] = {}
-    for number, line in _lines(path):
+    for number, line in read_lines(path):
         for phone in line.split():
             if phone.startswith("#") or phone == "<eps>":
                 raise DataError(f"{path}:{number}: {phone!r} is a name for symbols of the FSTs, not for a phone")
@@ -94,20 +94,6 @@ def _phones(path: Path) -> tuple[str, ...]:
                 raise DataError(f"{path}:{number}: {phone!r} stands twice; remove one")
             phones[phone] = number
     return tuple(phones)
-
-
-def _lines(path: Path) -> list[tuple[int, str]]:
-    """The lines that are not empty, with their numbers."""
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except FileNotFoundError:
-        raise DataError(f"{path}: no such file") from None
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path}: not UTF-8 ({error}); convert the file") from None
-    found = [(number, line.strip()) for number, line in enumerate(lines, 1) if line.strip()]
-    if not found:
-        raise DataError(f"{path}: empty")
-    return found
 
 
 def state_chain(num_states: int, self_loop: float = 0.75) -> tuple[HmmState, ...]:
@@ -145,7 +131,7 @@ def disambiguate(lexicon: tuple[tuple[str, tuple[str, ...]], ...]) -> tuple[list
     """Append ``#1``, ``#2``... to pronunciations that are shared or are the beginning of another one.
 
     Returns:
-        the lexicon and the largest number used.
+        The lexicon and the largest number used.
     """
     counts = Counter(phones for _, phones in lexicon)
     prefixes = {phones[:n] for phones in counts for n in range(1, len(phones))}
@@ -193,9 +179,9 @@ def prepare_lang(dict_dir: Path, oov_word: str, lang_dir: Path, engine: Engine) 
 
     Args:
         dict_dir: the dictionary directory.
-        oov_word: the word of the lexicon that stands for unknown ones.
-        lang_dir: the output.
-        engine: compiles the FSTs.
+        oov_word: the word of the lexicon that stands for unknown words.
+        lang_dir: directory to write.
+        engine: engine that compiles the FSTs.
 
     Raises:
         DataError: a malformed dictionary, or an oov word outside it.

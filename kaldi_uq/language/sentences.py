@@ -1,7 +1,6 @@
-"""Random sentences of a recipe's own language: what an attacker would say where words strung together mean nothing.
+"""Random sentences of a grammar, such as the ``G.fst`` of a recipe: targets of an attack that mean something.
 
-Sentences come from the grammar ``G.fst``.  ``sample`` takes the arguments of
-``kaldi_uq.attacks.targets.random_target`` and can stand in its place.
+``GrammarSentences.sample`` takes the arguments of ``random_target``, which strings words together, and can replace it.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ from kaldi_uq.errors import AlignmentError, DataError
 from kaldi_uq.io.fst import FstArrays, read_fst_arrays
 from kaldi_uq.io.lang import RESERVED_WORDS, Lang
 
-NUM_TRIES = 200  # sentences drawn for an utterance before it counts as too short
+NUM_TRIES = 200  # number of sentences drawn for an utterance before it counts as too short
 
 
 class GrammarSentences:
@@ -26,9 +25,9 @@ class GrammarSentences:
     scaled to 1, so that backed-off words come a little too often.
 
     Args:
-        grammar: an acceptor of words, as ``G.fst``; input labels are the words, ``#0`` and 0 are none.
+        grammar: acceptor of words, as ``G.fst``; its input labels are words, except ``#0`` and 0.
         id_to_word: integer -> word.
-        max_words: longer paths are given up.
+        max_words: largest number of words; longer paths are given up.
     """
 
     def __init__(self, grammar: FstArrays, id_to_word: Mapping[int, str], *, max_words: int = 40) -> None:
@@ -64,12 +63,12 @@ class GrammarSentences:
         """A random sentence that the audio can hold and that is not the original text.
 
         Args:
-            utt: makes the choice independent of the other utterances.
+            utt: the utterance; its choice does not depend on other utterances.
             original: the words that are spoken.
-            num_frames: frames of the utterance.
-            words: word -> its shortest duration in frames; a sentence with another word is not taken.
-            seed: of the choice.
-            attempt: another choice for the same utterance.
+            num_frames: number of frames of the utterance.
+            words: word -> its shortest duration in frames; sentences with other words are not taken.
+            seed: seed for the choice.
+            attempt: number of the attempt; another one gives another choice for the same utterance.
 
         Raises:
             AlignmentError: no sentence was short enough.
