@@ -1,58 +1,35 @@
 #!/usr/bin/env bash
 # A network of one's own in the tool chain: train tdnn.py on the alignments of a recipe, decode with it, attack it at the
 # waveform and detect the attack.
+#
+# Usage: $0 [options]
+#  e.g.: $0
+#        $0 --wrap "mc_dropout ensemble vmg" --mfcc-config conf/mfcc_8k.conf
+# After recipes/tidigits/run.sh, or with the options of another recipe.
+# Writes exp/tdnn_<wrap> here: final.safetensors, attack_*/wav, results.json.
 set -euo pipefail
 called_from=$PWD
 cd "$(dirname "${BASH_SOURCE[0]}")"
 here=$(pwd)
 
-recipe=                            # directory of the recipe; empty: ../tidigits
-data=data                          # of these, paths of the recipe: directory of train, fit, test and attack
-lang=data/lang                     # words and lexicon of the targets
-ali=exp/mono_ali                   # alignments of data/train, with final.mdl and tree
-graph=exp/mono/graph               # HCLG.fst of the same model
-mfcc_config=conf/mfcc_16k.conf     # features: those of the alignment
-attack_config=conf/pgd.conf        # options of the attack
-attack=pgd                         # its name in the results
-wrap=mc_dropout                    # mc_dropout, ensemble, vmg, or several of them
-eps=0.02                           # largest change of a sample, full scale 1
-num_attack=50                      # utterances to attack, at most
-tdnn_opts=                         # further options of tdnn.py
-engine=                            # embedded or kaldi; empty: by KALDI_ROOT
-device=                            # cpu or cuda; empty: cuda if there is one
-seed=0                             # of weights, draws, targets and starts
+recipe=                            # <dir>: directory of the recipe [../tidigits]
+data=data                          # <dir>: of the recipe, as the four next: with train, fit, test and attack
+lang=data/lang                     # <dir>: words and lexicon of the targets
+ali=exp/mono_ali                   # <dir>: alignments of data/train, with final.mdl and tree
+graph=exp/mono/graph               # <dir>: HCLG.fst of the same model
+mfcc_config=conf/mfcc_16k.conf     # <file>: features: those of the alignment
+attack_config=conf/pgd.conf        # <file>: options of the attack, a path in the recipe too
+attack=pgd                         # <name>: name of the attack in the results
+wrap=mc_dropout                    # "<wrapper> ...": of mc_dropout, ensemble and vmg
+eps=0.02                           # <e>: largest change of a sample, full scale 1
+num_attack=50                      # <n>: utterances to attack, at most
+tdnn_opts=                         # <options>: further options of tdnn.py: --num-epochs, --num-draws, ...
+engine=                            # embedded|kaldi [by KALDI_ROOT]
+device=                            # cpu|cuda [cuda if there is one]
+seed=0                             # <n>: seed of weights, draws, targets and starts
 
-help_message="Usage: $0 [options]
-After recipes/tidigits/run.sh, or with the options of another recipe.
- e.g.: $0
-       $0 --wrap \"mc_dropout ensemble vmg\" --mfcc-config conf/mfcc_8k.conf
-Options:
-  --wrap \"mc_dropout vmg\"    of mc_dropout, ensemble and vmg [$wrap]
-  --recipe <dir>             the recipe [../tidigits]
-Paths in the recipe:
-  --data <dir>               with train, fit, test and attack [$data]
-  --lang <dir>               [$lang]
-  --ali <dir>                of data/train [$ali]
-  --graph <dir>              [$graph]
-  --mfcc-config <file>       the alignment's [$mfcc_config]
-  --attack-config <file>     [$attack_config]
-Other options:
-  --attack <name>            of the attack, in the results [$attack]
-  --eps <e>                  largest change of a sample, full scale 1 [$eps]
-  --num-attack <n>           utterances to attack, at most [$num_attack]
-  --tdnn-opts <options>      further options: --num-epochs, --num-draws, ...
-  --engine embedded|kaldi    [by KALDI_ROOT]
-  --device cpu|cuda          [cuda if there is one]
-  --seed <n>                 [$seed]
-Writes exp/tdnn_<wrap> here: final.safetensors, attack_*/wav, results.json."
-
-echo "$0 $*" >&2
-. utils/parse_options.sh
-if [ $# -ne 0 ]; then
-  echo "$help_message" >&2
-  exit 1
-fi
-die() { echo "$0: error: $*" >&2; exit 1; }
+. utils/script.sh
+[ $# -eq 0 ] || usage
 [ -n "$wrap" ] || die "--wrap names nothing"
 for w in $wrap; do
   [[ $w =~ ^(mc_dropout|ensemble|vmg)$ ]] || die "--wrap must be of mc_dropout, ensemble and vmg, got '$w'"
@@ -76,7 +53,7 @@ for f in "$mfcc_config" "$attack_config"; do
 done
 
 read -ra options <<<"$tdnn_opts"
-options+=(${engine:+--engine "$engine"} ${device:+--device "$device"} --seed "$seed" --eps "$eps" --attack "$attack")
+options+=("${model_opts[@]}" --eps "$eps" --attack "$attack")
 options+=(--data "$data" --lang "$lang" --ali "$ali" --graph "$graph" --num-attack "$num_attack")
 export OMP_WAIT_POLICY=passive # threads that wait sleep
 for w in $wrap; do
