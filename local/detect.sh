@@ -1,30 +1,20 @@
 #!/usr/bin/env bash
-# Measure the detectors of a model, fitted on data/fit, on data/test against an attack that was made.
+# Fit the detectors of a model on data/fit and measure them on data/test against an attack that was made.
+#
+# Usage: $0 [options]
+#  e.g.: $0 --eps 0.02 --model ensemble --attack paper-pgd
+# In a recipe directory, after run.sh and local/attack.sh.  Adds to
+# exp/results.json and writes exp/<model>/detector/*.json.
 set -euo pipefail
 
-eps=0.02     # eps of the attack
-model=dnn    # directory under exp/
-attack=pgd   # name of the attack
-fpr=0.01     # false-positive rate of the thresholds
-seed=0       # seed of the bootstrap
+eps=0.02     # <e>: of the attack
+model=dnn    # <name>: directory under exp/
+attack=pgd   # <name>: name of the attack
+fpr=0.01     # <rate>: false-positive rate of the thresholds
+seed=0       # <n>: seed of the bootstrap
 
-help_message="Usage: $0 [options]
-In a recipe directory, after run.sh and local/attack.sh.
- e.g.: $0 --eps 0.02 --model ensemble --attack paper-pgd
-Options:
-  --eps <e>         eps of the attack [$eps]
-  --model <name>    directory under exp/ [$model]
-  --attack <name>   [$attack]
-  --fpr <rate>      false-positive rate of the thresholds [$fpr]
-  --seed <n>        seed of the bootstrap [$seed]
-Adds to exp/results.json and writes exp/<model>/detector/*.json."
-
-echo "$0 $*" >&2
-. utils/parse_options.sh
-if [ $# -ne 0 ]; then
-  echo "$help_message" >&2
-  exit 1
-fi
+. utils/script.sh
+[ $# -eq 0 ] || usage
 . ./path.sh
 
 eps=$(kaldi-uq check-eps "$eps")

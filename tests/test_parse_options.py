@@ -1,4 +1,4 @@
-"""utils/parse_options.sh: Kaldi's contract, with values that are data and never code."""
+"""utils/parse_options.sh and script.sh: Kaldi's contract, values that are data and never code, help from comments."""
 
 from __future__ import annotations
 
@@ -162,3 +162,70 @@ def test_bad_config_is_named_with_its_line(parse, tmp_path: Path, text: str, mes
 
 def test_missing_config_is_an_error(parse) -> None:
     assert "nowhere.conf: no such file" in parse("--config", "nowhere.conf")[2]
+
+
+COMMENTED = """#!/usr/bin/env bash
+# What it does.
+#
+# Usage: $0 [options] <dir>
+#  e.g.: $0 --nj 4 \\
+#          data/train
+# Writes <dir>/x.
+set -euo pipefail
+here=$PWD
+
+nj=4              # <n>: parallel jobs
+flag=false        # true|false: whether to * or not
+empty=            # <file>: nothing by default
+engine=           # embedded|kaldi [by KALDI_ROOT]
+words="a b"       # "<word> ...": words whose explanation is so long that it takes more than one line, and its comment
+                  # has two
+one_long_name=x   # first|second
+
+. "{utils}/script.sh"
+# a comment
+later=1           # <n>: no option
+[ $# -eq 1 ] || usage
+printf '%s\\n' "${script_args[*]}" "${engine_opts[*]}" "${model_opts[*]}" "$1"
+"""
+
+HELP = """Usage: x.sh [options] <dir>
+ e.g.: x.sh --nj 4 \\
+         data/train
+Writes <dir>/x.
+Options:
+  --nj <n>                  parallel jobs [4]
+  --flag true|false         whether to * or not [false]
+  --empty <file>            nothing by default
+  --engine embedded|kaldi   [by KALDI_ROOT]
+  --words "<word> ..."      words whose explanation is so long that it takes
+                            more than one line, and its comment has two [a b]
+  --one-long-name first|second
+                            [x]
+"""
+
+
+@pytest.fixture
+def commented(tmp_path: Path, run_script: RunScript):
+    """A function that runs a script whose help are its comments."""
+    script = tmp_path / "x.sh"
+    script.write_text(COMMENTED.replace("{utils}", str(UTILS)))
+    return lambda *words: run_script("bash", "x.sh", *words)
+
+
+def test_comments_are_the_help(commented) -> None:
+    done = commented("--nj", "8", "--help")
+    assert (done.returncode, done.stdout) == (0, HELP)
+    done = commented("--nj", "8")
+    assert (done.returncode, done.stdout, done.stderr) == (
+        1,
+        "",
+        f"x.sh --nj 8\n{HELP}",
+    )  # defaults, not what was given
+
+
+def test_script_has_its_words_and_the_options_that_commands_share(commented) -> None:
+    done = commented("--engine", "kaldi", "--nj=8", "data")
+    assert (done.returncode, done.stderr) == (0, "x.sh --engine kaldi --nj=8 data\n")
+    assert done.stdout == "--engine kaldi --nj=8 data\n--engine kaldi\n--engine kaldi\ndata\n"
+    assert commented("--later", "2", "data").returncode == 1

@@ -13,7 +13,9 @@ import pytest
 from tests.conftest import RunScript
 from tests.recipe import LIMIT_S, REPO, Recipe, error_line
 
-SOURCED = {"utils/env.sh", "utils/parse_options.sh", "utils/recipe_env.sh", "utils/stages.sh"}  # by other scripts
+SOURCED = {
+    f"utils/{name}.sh" for name in ("env", "parse_options", "recipe_env", "script", "stages")
+}  # by other scripts
 
 
 def _scripts() -> list[str]:
@@ -23,7 +25,7 @@ def _scripts() -> list[str]:
         for path in REPO.glob(pattern)
     ]
     return sorted({str(path.relative_to(REPO)) for path in found} - SOURCED) + [
-        f"recipes/{name}/run.sh" for name in ("commands", "tidigits")
+        f"recipes/{name}/run.sh" for name in ("commands", "own_model", "tidigits")
     ]
 
 
@@ -67,11 +69,7 @@ def test_help_needs_neither_data_nor_python_nor_kaldi_and_fits_80_columns(script
     assert lines[0].startswith("Usage: ")
     assert any(line.lstrip().startswith("e.g.: ") for line in lines)
     # as it is typed: without the ./ of this test, and run.sh in its directory
-    assert not [
-        line
-        for line in lines
-        if len(line.replace("./", "").replace("recipes/tidigits/", "./").replace("recipes/commands/", "./")) > 80
-    ]
+    assert not [line for line in lines if len(re.sub(r"recipes/\w+/", "./", line.replace("./", ""))) > 80]
     assert sorted(path.name for path in bare.iterdir()) == ["local", "recipes", "steps", "tools", "utils"]
 
 
@@ -100,15 +98,16 @@ def test_unknown_option_is_named(script: str, bare: Path) -> None:
 
 
 @pytest.mark.parametrize("script", [s for s in SCRIPTS if s.startswith(("steps/", "local/", "recipes/"))])
-def test_every_option_in_the_help_exists_and_every_option_is_in_the_help(script: str) -> None:
+def test_every_option_in_the_help_exists_and_every_option_is_in_the_help(script: str, bare: Path) -> None:
     text = (REPO / script).read_text()
-    defaults = text[: text.index("help_message=")]
+    defaults = re.split(r"^help_message=|^[^#]*script\.sh", text, maxsplit=1, flags=re.MULTILINE)[0]
     variables = re.findall(r"^([a-z][a-z_]*)=", defaults, re.MULTILINE)
-    options = {"--" + name.replace("_", "-") for name in variables if name not in ("called_from",)}
-    message = text[text.index("help_message=") : text.index("utils/parse_options.sh")]
+    options = {"--" + name.replace("_", "-") for name in variables if name not in ("called_from", "here")}
+    message = run_bare(bare, script, "--help").stdout
     left_column = [re.split(r"\s{2,}", line.strip())[0] for line in message.splitlines() if line.startswith("  --")]
     shown = {option for column in left_column for option in re.findall(r"(?<![\w\"-])--[a-z][a-z-]*", column)}
     assert shown == options
+    assert all(" " in column for column in left_column), "an option without what its value is"
 
 
 # --- inputs that are missing

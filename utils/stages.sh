@@ -1,6 +1,7 @@
 # shellcheck shell=bash
-# What the run.sh of the recipes here share: errors, choices, the stages and their timing.  To be sourced; only defines
-# functions, which use the variables stage, stop_stage, models and model_jobs of the script.
+# What the run.sh of the recipes here share, after script.sh: choices, runs, stages and their timing, the lists of attacks.
+# To be sourced; only defines functions, which use the options of the script: stage, stop_stage, models, model_jobs, nj,
+# seed, engine, device, corpus_opts, eps.
 # shellcheck disable=SC2154
 
 # command_line WORDS...: a command as it can be typed again; where a corpus lies is this machine's affair
@@ -16,8 +17,6 @@ command_line() {
   echo "${line# }"
 }
 
-die() { echo "$0: error: $*" >&2; exit 1; }
-
 # one_of NAME VALUE CHOICES...: an error if the option has another value
 one_of() {
   local name=$1 value=$2 choice
@@ -26,19 +25,17 @@ one_of() {
   die "--$name must be one of $*, got '$value'"
 }
 
-# check_stages LAST: stage and stop_stage are numbers and name a stage
-check_stages() {
-  local n
-  for n in stage stop_stage; do
+# check_options LAST: of the options that all recipes have; the last stage has this number
+check_options() {
+  local n m
+  [ -z "$engine" ] || one_of engine "$engine" embedded kaldi
+  for n in nj model_jobs seed stage stop_stage; do
     [[ ${!n} =~ ^(0|[1-9][0-9]*)$ ]] || die "--${n//_/-} must be a whole number, got '${!n}'"
   done
+  [ "$nj" -ge 1 ] && [ "$model_jobs" -ge 1 ] || die "--nj and --model-jobs must be at least 1"
   [ "$stage" -le "$1" ] || die "--stage $stage: the last stage is $1"
   [ "$stage" -le "$stop_stage" ] || die "--stop-stage $stop_stage is before --stage $stage: nothing to do"
-}
-
-# check_models: models names each kind once at most
-check_models() {
-  local m kinds=()
+  local kinds=()
   for m in "$(dirname -- "${BASH_SOURCE[0]}")"/../kaldi_uq/nnet/kinds/[!_]*.py; do
     kinds+=("$(basename "$m" .py)")
   done
@@ -48,19 +45,32 @@ check_models() {
   done
 }
 
-# use_run NAME: data and exp become links to runs/NAME/{data,exp}, so that runs with other options neither mix with this one
-# nor lose it; only one run at a time
+# check_eps: eps holds bounds, afterwards each in its shortest form
+check_eps() {
+  local e checked=
+  for e in $eps; do checked="$checked $(kaldi-uq check-eps "$e")"; done
+  eps=${checked# }
+}
+
+# use_run NAME: data and exp become links to runs/RUN/{data,exp}, RUN being NAME with seed and corpus_opts, so that runs with
+# other options neither mix with this one nor lose it; only one run at a time
 use_run() {
   local link
-  mkdir -p "runs/$1/data" "runs/$1/exp"
+  run=$1
+  [ "$seed" = 0 ] || run=${run}_seed$seed
+  read -ra corpus_words <<<"$corpus_opts"
+  [ -z "$corpus_opts" ] || run=${run}_$(printf %s "${corpus_words[*]}" | tr -c "[:alnum:]." _)
+  mkdir -p "runs/$run/data" "runs/$run/exp"
   exec 9>runs/.lock
   flock -n 9 || die "another run.sh is at work in $PWD; wait for it, or use a copy of the repository"
   for link in data exp; do
     [ -L $link ] || [ ! -e $link ] || die "$PWD/$link is a directory of somebody else's, expected none or a link; move it away"
-    ln -sfn "runs/$1/$link" $link
+    ln -sfn "runs/$run/$link" $link
   done
-  run=$1
 }
+
+# record_environment NAME=VALUE...: engine, versions, device and these options in results.json
+record_environment() { kaldi-uq record exp/results.json --environment "${model_opts[@]}" "${@/#/--option=}"; }
 
 # stage_begin NUMBER NAME: whether the stage is to run; says so and starts its clock
 stage_begin() {
@@ -77,6 +87,22 @@ stage_end() {
   kaldi-uq record exp/results.json --timing "stage$stage_number=$(date +%s.%N | awk -v s="$stage_start" '{ print $1 - s }')"
 }
 
+# need STAGE FILES...: an error if one is missing, which that stage makes
+need() {
+  local n=$1 f
+  shift
+  for f; do [ -e "$f" ] || die "$f: no such file in runs/$run; stage $n makes it: the same command with --stage $n"; done
+}
+
+# make_features MFCC-CONFIG: features and statistics of the speakers of train and test
+make_features() {
+  local set
+  for set in train test; do
+    steps/make_mfcc.sh --nj "$nj" --cmd "$train_cmd" "${engine_opts[@]}" --mfcc-config "$1" "data/$set" "exp/make_mfcc/$set" data/mfcc
+    steps/compute_cmvn_stats.sh --cmd "$train_cmd" "${engine_opts[@]}" "data/$set" "exp/make_mfcc/$set" data/mfcc
+  done
+}
+
 # each_model FUNCTION: runs it for every model, model_jobs at a time; fails if one fails
 each_model() {
   local m pids=() failed=0 pid
@@ -88,13 +114,28 @@ each_model() {
       pids=("${pids[@]:1}")
     fi
   done
-  for pid in ${pids[@]+"${pids[@]}"}; do wait "$pid" || failed=1; done
+  for pid in "${pids[@]}"; do wait "$pid" || failed=1; done
   [ $failed = 0 ] || exit 1
 }
 
-# need STAGE FILES...: an error if one is missing, which that stage makes
-need() {
-  local n=$1 f
-  shift
-  for f; do [ -e "$f" ] || die "$f: no such file in runs/$run; stage $n makes it: the same command with --stage $n"; done
+# score_model MODEL: decodes fit, for the detectors, and test, for the results
+score_model() {
+  local decode=(steps/uq/decode.sh --nj "$nj" --cmd "$decode_cmd" "${model_opts[@]}")
+  "${decode[@]}" "exp/$1/graph" data/fit "exp/$1" "exp/$1/score_fit"
+  "${decode[@]}" --results exp/results.json "exp/$1/graph" data/test "exp/$1" "exp/$1/score_test"
+}
+
+# each_attack FUNCTION MODEL TABLE: calls FUNCTION MODEL NAME EPS NUM-UTTS DETECT OPTIONS... for what of a table is for the
+# model.  A line of it:
+#   <name> <eps>,...|none <number of utterances> <model>,...|all yes|no <options>...
+each_attack() {
+  local name bounds num_utts for detect options e
+  while read -r name bounds num_utts for detect options <&3; do
+    [[ -n $name && $name != "#"* && $bounds != none ]] || continue
+    [[ $for == all || ",$for," == *",$2,"* ]] || continue
+    for e in ${bounds//,/ }; do
+      # shellcheck disable=SC2086
+      "$1" "$2" "$name" "$e" "$num_utts" "$detect" $options
+    done
+  done 3<<<"$3"
 }

@@ -48,6 +48,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "check-attacks": ("check_attacks", "say whether the attacks on a model are meaningful"),
     "report": ("report", "tables, figures and one HTML page from results.json"),
     "check-eps": ("check_eps", "check a perturbation bound and print its shortest form"),
+    "recipe-attack": ("recipe_attack", "check how an attack of a recipe was asked for; print its name and options"),
     "record": ("record", "record environment and timings in results.json"),
 }
 

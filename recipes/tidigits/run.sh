@@ -1,89 +1,55 @@
 #!/usr/bin/env bash
 # From wav files to a verdict: a digit recogniser, acoustic models that know their uncertainty, attacks on them at the
 # waveform, and a detector of the attacks.
+#
+# Usage: $0 [options]
+#  e.g.: ./run.sh
+#        ./run.sh --corpus fsdd --corpus-dir /data/fsdd --models "dnn ensemble"
+# Stages:
+#   0 corpus, language        4 acoustic models   8 adaptive attacks, transfer,
+#   1 features                5 clean accuracy      hard negatives, checks
+#   2 monophone system        6 attacks           9 report
+#   3 graph, monophone WER    7 detection
 set -euo pipefail
 called_from=$PWD
 cd "$(dirname "${BASH_SOURCE[0]}")"
 
-stage=0                # first stage to run
-stop_stage=100         # last stage to run
-corpus=synth           # synth (made here), fsdd or tidigits (need --corpus-dir)
-corpus_dir=            # where the corpus is
-preset=mini            # mini: minutes; full: the paper's counts and its whole experiment
-models=                # acoustic models; empty: dnn with mini, all four with full
-engine=                # embedded or kaldi; empty: kaldi if KALDI_ROOT is set
-nj=2                   # parallel jobs; they never change a result
-model_jobs=1           # acoustic models trained, attacked and measured at a time; nor do these
-seed=0                 # one seed, one result
-lexicon=words          # words: one HMM a word, the paper's; phones: three states a phone
-frontend=kaldi         # kaldi, or torchaudio for the paper's front end
-params=ours            # training parameters: ours (conf/*.conf) or paper (conf/paper/*.conf)
-corpus_opts=           # further options of local/prepare_<corpus>.py: --num-train 300, ...
-held_out_speakers=     # fsdd: these speakers only in test and attack
-device=                # cpu or cuda; empty: cuda if there is one
-eps=                   # perturbation bounds to attack with; empty: by preset
-sceptic=               # true: stage 8 too, which takes longer than all others; empty: with full
+stage=0                # <n>: first stage to run
+stop_stage=100         # <n>: last stage to run [9]
+corpus=synth           # synth|fsdd|tidigits: synth is made here, the others need --corpus-dir
+corpus_dir=            # <dir>: where fsdd or tidigits is
+corpus_opts=           # <options>: further options of local/prepare_<corpus>.py: "--num-train 300", ...
+held_out_speakers=     # "<spk> ...": fsdd: these speakers only in test and attack
+preset=mini            # mini|full: mini: minutes; full: the paper's counts and its whole experiment
+models=                # "<model> ...": of dnn, ensemble, dropout and bnn [mini: dnn; full: all four]
+eps=                   # "<e> ...": bounds of the attacks, full scale 1 [mini: 0.02; full: 0.02 0.05, and 0 to 0.1 for figure 1]
+sceptic=               # true|false: stage 8 too, which takes longer than all others: adaptive attacks, transfer, hard
+                       # negatives, checks [mini: false; full: true]
+params=ours            # ours|paper: training parameters: conf/*.conf or conf/paper/*.conf
+lexicon=words          # words|phones: one HMM a word, the paper's; or three states a phone
+frontend=kaldi         # kaldi|torchaudio: torchaudio: the paper's front end
+engine=                # embedded|kaldi [kaldi if KALDI_ROOT is set]
+device=                # cpu|cuda [cuda if there is one]
+seed=0                 # <n>: one seed, one result
+nj=2                   # <n>: parallel jobs; they never change a result
+model_jobs=1           # <n>: acoustic models trained, attacked and measured at a time; nor do these
 
-help_message="Usage: $0 [options]
- e.g.: ./run.sh
-       ./run.sh --corpus fsdd --corpus-dir /data/fsdd --models \"dnn ensemble\"
-Options:
-  --stage <n>, --stop-stage <n>    run these stages only [0 to 9]
-  --corpus synth|fsdd|tidigits     [$corpus]
-  --corpus-dir <dir>               where fsdd or tidigits is
-  --corpus-opts \"--num-train 300\"  further options of local/prepare_<corpus>.py
-  --held-out-speakers \"a b\"        fsdd: only in test and attack
-  --preset mini|full               full: the paper's counts and tables [$preset]
-  --models \"dnn ensemble\"          of dnn, ensemble, dropout and bnn
-                                   [mini: dnn; full: all four]
-  --eps \"0.02 0.05\"                bounds of the attacks, full scale 1
-                                   [mini: 0.02; full: 0.02 0.05, and 0 to 0.1
-                                   for figure 1]
-  --sceptic true|false             stage 8 too: adaptive attacks, transfer, hard
-                                   negatives, checks [mini: false; full: true]
-  --params ours|paper              training: conf/*.conf or conf/paper/*.conf
-                                   [$params]
-  --lexicon words|phones           one HMM a word, or a phone [$lexicon]
-  --frontend kaldi|torchaudio      torchaudio: the paper's [$frontend]
-  --engine embedded|kaldi          [kaldi if KALDI_ROOT is set]
-  --device cpu|cuda                [cuda if there is one]
-  --seed <n>                       [$seed]
-  --nj <n>                         parallel jobs [$nj]
-  --model-jobs <n>                 acoustic models at a time (a GPU has room for
-                                   all) [$model_jobs]
-Stages:
-  0 corpus, language        4 acoustic models   8 adaptive attacks, transfer,
-  1 features                5 clean accuracy      hard negatives, checks
-  2 monophone system        6 attacks           9 report
-  3 graph, monophone WER    7 detection"
-
-echo "$0 $*" >&2
+. utils/script.sh
+[ $# -eq 0 ] || usage
 . utils/stages.sh
-command=$(command_line run.sh "$@") # what the report says that made it
-. utils/parse_options.sh
-if [ $# -ne 0 ]; then
-  echo "$help_message" >&2
-  exit 1
-fi
+command=$(command_line run.sh "${script_args[@]}") # what the report says that made it
 
 one_of corpus "$corpus" synth fsdd tidigits
 one_of preset "$preset" mini full
 one_of lexicon "$lexicon" words phones
 one_of frontend "$frontend" kaldi torchaudio
 one_of params "$params" ours paper
-[ -z "$engine" ] || one_of engine "$engine" embedded kaldi
-for n in nj model_jobs seed; do
-  [[ ${!n} =~ ^(0|[1-9][0-9]*)$ ]] || die "--${n//_/-} must be a whole number, got '${!n}'"
-done
-[ "$nj" -ge 1 ] && [ "$model_jobs" -ge 1 ] || die "--nj and --model-jobs must be at least 1"
-check_stages 9
-if [ -z "$models" ]; then
-  if [ "$preset" = full ]; then models="dnn ensemble dropout bnn"; else models=dnn; fi
+if [ "$preset" = full ]; then
+  models=${models:-dnn ensemble dropout bnn} eps=${eps:-0.02 0.05} sceptic=${sceptic:-true}
+else
+  models=${models:-dnn} eps=${eps:-0.02} sceptic=${sceptic:-false}
 fi
-check_models
-if [ -z "$sceptic" ]; then
-  if [ "$preset" = full ]; then sceptic=true; else sceptic=false; fi
-fi
+check_options 9
 one_of sceptic "$sceptic" true false
 [ "$sceptic" = true ] || { [ "$stage" != 8 ] && [ "$stop_stage" != 8 ]; } || die "stage 8 needs --sceptic true or --preset full"
 if [ "$corpus" != synth ]; then
@@ -91,36 +57,77 @@ if [ "$corpus" != synth ]; then
   [[ $corpus_dir == /* ]] || corpus_dir=$called_from/$corpus_dir
   [ -d "$corpus_dir" ] || die "--corpus-dir $corpus_dir: no such directory"
   corpus_dir=$(cd "$corpus_dir" && pwd)
+else
+  corpus_dir=
 fi
 [ -z "$held_out_speakers" ] || [ "$corpus" = fsdd ] || die "--held-out-speakers is for --corpus fsdd"
-if [ -z "$eps" ]; then
-  if [ "$preset" = full ]; then eps="0.02 0.05"; else eps=0.02; fi
-fi
-# Figure 1: accuracy over eps, 100 utterances each, as in the paper; where eps is in both lists, all utterances serve both.
-curve_eps=
-curve_utts=100
-[ "$preset" = mini ] || curve_eps="0 0.005 0.01 0.02 0.03 0.04 0.05 0.06 0.07 0.08 0.09 0.1"
-
-# Stage 8 looks at fewer utterances, because an attack that knows the detector costs rounds of an ordinary one.
-if [ "$preset" = full ]; then
-  sceptic_utts=100
-  sceptic_eps="0.005 0.01 0.02 0.05"
-  sceptic_steps="10 25 50 100" # of the strong attack, besides its own number and twice that
-  other_attacks="l2 snr psychoacoustic untargeted"
-  negatives=()
-else
-  sceptic_utts=20
-  sceptic_eps=${eps%% *}
-  sceptic_steps=
-  other_attacks=psychoacoustic
-  negatives=(--white 10 --babble 10 --reverb 0.5)
-fi
 
 . ./path.sh
 . ./cmd.sh
-checked=
-for e in $eps; do checked="$checked $(kaldi-uq check-eps "$e")"; done
-eps=${checked# }
+check_eps
+
+# The attacks of stage 6; stage 7 detects those that say so.  One a line (each_attack in utils/stages.sh).
+bounds=${eps// /,}
+attacks="
+# name           eps      utterances  models       detect  options of local/attack.sh
+pgd              $bounds  all         all          yes
+paper-pgd        $bounds  all         all          yes"
+
+# The attacks of stage 8, made and detected.
+questions="
+adaptive-max_predictive_entropy  ${eps%% *}  20  all  yes  --attack adaptive --statistics max_predictive_entropy
+psychoacoustic                   0.02        20  all  yes"
+sceptic_eps=${eps%% *}
+checks=(--num-utts 20)
+negatives=(--white 10 --babble 10 --reverb 0.5)
+
+if [ "$preset" = full ]; then
+  # Figure 1: accuracy over eps.  Bounds that are above are left out, where all utterances serve both.
+  curve=
+  for e in 0 0.005 0.01 0.02 0.03 0.04 0.05 0.06 0.07 0.08 0.09 0.1; do
+    [[ " $eps " == *" $e "* ]] || curve=${curve:+$curve,}$e
+  done
+  # The four last: does averaging the gradient over draws of a random model help the attacker (section 4.2)?
+  attacks="$attacks
+pgd              ${curve:-none}  100  all          no
+paper-pgd        ${curve:-none}  100  all          no
+pgd-eot1         0.02            100  dropout,bnn  no  --attack pgd --attack-opts=--eot-samples=1
+pgd-eot10        0.02            100  dropout,bnn  no  --attack pgd --attack-opts=--eot-samples=10
+paper-pgd-eot1   0.02            100  dropout,bnn  no  --attack paper-pgd --attack-opts=--eot-samples=1
+paper-pgd-eot10  0.02            100  dropout,bnn  no  --attack paper-pgd --attack-opts=--eot-samples=10"
+
+  sceptic_eps="0.005 0.01 0.02 0.05"
+  bounds=${sceptic_eps// /,}
+  several=ensemble,dropout,bnn # models of several posteriors
+  # on fewer utterances than in stage 6: an attack that knows the detector costs rounds of an ordinary one
+  questions="
+adaptive-max_predictive_entropy   $bounds  100  all       yes  --attack adaptive --statistics max_predictive_entropy
+adaptive-mean_predictive_entropy  $bounds  100  all       yes  --attack adaptive --statistics mean_predictive_entropy
+adaptive-max_mutual_information   $bounds  100  $several  yes  --attack adaptive --statistics max_mutual_information
+adaptive-max_akld                 $bounds  100  $several  yes  --attack adaptive --statistics max_akld
+adaptive-all                      $bounds  100  $several  yes  --attack adaptive --statistics all
+# the strong attack with fewer steps; local/check_attacks.sh makes the one with twice as many
+pgd-10                            0.02     100  all       no   --attack pgd --attack-opts=--num-steps=10
+pgd-25                            0.02     100  all       no   --attack pgd --attack-opts=--num-steps=25
+pgd-50                            0.02     100  all       no   --attack pgd --attack-opts=--num-steps=50
+pgd-100                           0.02     100  all       no   --attack pgd --attack-opts=--num-steps=100
+# other bounds than that of each sample, and no target
+l2                                0.02     100  all       yes
+snr                               0.02     100  all       yes
+psychoacoustic                    0.02     100  all       yes
+untargeted                        0.02     100  all       yes"
+  checks=(--num-utts 100)
+  negatives=()
+fi
+
+make_attack() { # model name eps utterances detect options...
+  local utts=0
+  [ "$4" = all ] || utts=$(at_most "$4" data/attack/wav.scp)
+  local/attack.sh --model "$1" --eps "$3" --name "$2" --attack "$2" --num-utts "$utts" "${model_opts[@]}" "${@:6}"
+}
+detect_attack() { # model name eps utterances detect
+  [ "$5" = no ] || local/detect.sh --model "$1" --eps "$3" --attack "$2" --seed "$seed"
+}
 
 # Each corpus and set of options has a directory of its own under runs/.
 run=${corpus}_$preset
@@ -128,35 +135,16 @@ run=${corpus}_$preset
 [ "$frontend" = kaldi ] || run=${run}_$frontend
 [ "$params" = ours ] || run=${run}_paper-params
 [ -z "$held_out_speakers" ] || run=${run}_without_${held_out_speakers// /-}
-[ "$seed" = 0 ] || run=${run}_seed$seed
-read -ra extra <<<"$corpus_opts"
-[ -z "$corpus_opts" ] || run=${run}_$(printf %s "${extra[*]}" | tr -c "[:alnum:]." _)
 use_run "$run"
+record_environment corpus="$corpus" preset="$preset" lexicon="$lexicon" frontend="$frontend" params="$params"
 conf=conf
 [ "$params" = ours ] || conf=conf/paper
-case $corpus in
-  fsdd) mfcc_config=conf/mfcc_8k.conf ;;
-  *) mfcc_config=conf/mfcc_16k.conf ;;
-esac
-
-kaldi-uq record exp/results.json --environment --seed "$seed" ${engine:+--engine "$engine"} ${device:+--device "$device"} \
-  --option corpus="$corpus" --option preset="$preset" --option lexicon="$lexicon" --option frontend="$frontend" --option params="$params"
-# what was chosen, for the steps that have such options
-engine_opts=(${engine:+--engine "$engine"})
-model_opts=("${engine_opts[@]}" ${device:+--device "$device"} --seed "$seed")
+mfcc_config=conf/mfcc_16k.conf
+[ "$corpus" != fsdd ] || mfcc_config=conf/mfcc_8k.conf
 
 if stage_begin 0 "corpus $corpus ($preset) and language"; then
-  case $corpus in
-    synth) local/prepare_synth.py --preset "$preset" --seed "$seed" --nj "$nj" ${extra[@]+"${extra[@]}"} data ;;
-    fsdd)
-      local/prepare_fsdd.py --preset "$preset" --seed "$seed" --nj "$nj" --corpus-dir "$corpus_dir" ${extra[@]+"${extra[@]}"} \
-        ${held_out_speakers:+--held-out-speakers "$held_out_speakers"} data
-      ;;
-    tidigits)
-      local/prepare_tidigits.py --preset "$preset" --seed "$seed" --nj "$nj" --corpus-dir "$corpus_dir" \
-        ${extra[@]+"${extra[@]}"} data
-      ;;
-  esac
+  "local/prepare_$corpus.py" --preset "$preset" --seed "$seed" --nj "$nj" ${corpus_dir:+--corpus-dir "$corpus_dir"} \
+    "${corpus_words[@]}" ${held_out_speakers:+--held-out-speakers "$held_out_speakers"} data
   local/prepare_dict.py --lexicon "$lexicon" data/train/text data/local/dict
   utils/prepare_lang.sh "${engine_opts[@]}" --word-loop data/local/dict/words.txt \
     data/local/dict '<SIL>' data/local/lang data/lang
@@ -165,10 +153,7 @@ fi
 
 if stage_begin 1 "features"; then
   need 0 data/train/wav.scp data/test/wav.scp
-  for set in train test; do
-    steps/make_mfcc.sh --nj "$nj" --cmd "$train_cmd" "${engine_opts[@]}" --mfcc-config "$mfcc_config" "data/$set" "exp/make_mfcc/$set" data/mfcc
-    steps/compute_cmvn_stats.sh --cmd "$train_cmd" "${engine_opts[@]}" "data/$set" "exp/make_mfcc/$set" data/mfcc
-  done
+  make_features "$mfcc_config"
   stage_end
 fi
 
@@ -194,97 +179,64 @@ if stage_begin 4 "acoustic models: $models (progress: exp/<model>/log/train.log)
   need 2 exp/mono_ali/final.mdl exp/mono_ali/ali.1.gz exp/mono_ali/num_jobs
   train_model() {
     steps/uq/train.sh --cmd "$train_cmd" "${model_opts[@]}" --model "$1" --train-config "$conf/$1.conf" \
-      --mfcc-config "$mfcc_config" --frontend "$frontend" \
-      data/train data/lang exp/mono_ali "exp/$1"
+      --mfcc-config "$mfcc_config" --frontend "$frontend" data/train data/lang exp/mono_ali "exp/$1"
   }
   each_model train_model
   stage_end
 fi
 
+need_model() { need 4 "exp/$1/final.safetensors" "exp/$1/graph/HCLG.fst"; }
+
 if stage_begin 5 "clean accuracy and uncertainty"; then
-  score_model() {
-    local set
-    need 0 data/fit/wav.scp data/test/wav.scp
-    need 4 "exp/$1/final.safetensors" "exp/$1/graph/HCLG.fst"
-    for set in fit test; do
-      local options=("${model_opts[@]}")
-      [ $set = fit ] || options+=(--results exp/results.json)
-      steps/uq/decode.sh --nj "$nj" --cmd "$decode_cmd" "${options[@]}" "exp/$1/graph" "data/$set" "exp/$1" "exp/$1/score_$set"
-    done
+  need 0 data/fit/wav.scp data/test/wav.scp
+  score() {
+    need_model "$1"
+    score_model "$1"
   }
-  each_model score_model
+  each_model score
   stage_end
 fi
 
 if stage_begin 6 "attacks at eps $eps"; then
+  need 0 data/attack/wav.scp
   attack_model() {
-    local a e n num_attack options=(--model "$1" "${model_opts[@]}")
-    need 0 data/attack/wav.scp
-    need 4 "exp/$1/final.safetensors" "exp/$1/graph/HCLG.fst"
-    num_attack=$(wc -l <data/attack/wav.scp)
-    [ "$curve_utts" -le "$num_attack" ] || curve_utts=$num_attack
-    for a in pgd paper-pgd; do
-      for e in $eps; do local/attack.sh --eps "$e" --attack $a "${options[@]}"; done
-      for e in $curve_eps; do
-        [[ " $eps " == *" $e "* ]] || local/attack.sh --eps "$e" --attack $a --num-utts "$curve_utts" "${options[@]}"
-      done
-    done
-    # section 4.2: does averaging the gradient over draws of a random model help the attacker?
-    if [ -n "$curve_eps" ] && [[ $1 == dropout || $1 == bnn ]]; then
-      for a in pgd paper-pgd; do
-        for n in 1 10; do
-          local/attack.sh --eps 0.02 --attack $a --eot-samples $n --num-utts "$curve_utts" "${options[@]}"
-        done
-      done
-    fi
+    need_model "$1"
+    each_attack make_attack "$1" "$attacks"
   }
   each_model attack_model
   stage_end
 fi
 
+need_scores() { need 5 "exp/$1/score_fit/results.jsonl" "exp/$1/score_test/results.jsonl"; }
+need_attack() { [ "$5" = no ] || need 6 "exp/$1/attack_$2_eps$3/results.jsonl"; }
+
 if stage_begin 7 "detection"; then
   detect_model() {
-    local a e
-    need 5 "exp/$1/score_fit/results.jsonl" "exp/$1/score_test/results.jsonl"
-    for a in pgd paper-pgd; do
-      for e in $eps; do
-        need 6 "exp/$1/attack_${a}_eps$e/results.jsonl"
-        local/detect.sh --eps "$e" --model "$1" --attack $a --seed "$seed"
-      done
-    done
+    need_scores "$1"
+    each_attack need_attack "$1" "$attacks"
+    each_attack detect_attack "$1" "$attacks"
   }
   each_model detect_model
   stage_end
 fi
 
 if [ "$sceptic" = true ] && stage_begin 8 "a sceptic's questions: adaptive attacks, transfer, hard negatives, checks"; then
+  need 0 data/attack/wav.scp
+  make_and_detect() {
+    make_attack "$@"
+    detect_attack "$@"
+  }
   question_model() {
-    local a e s statistics="max_predictive_entropy mean_predictive_entropy" num_attack options
-    need 0 data/attack/wav.scp
-    num_attack=$(wc -l <data/attack/wav.scp)
-    [ "$sceptic_utts" -le "$num_attack" ] || sceptic_utts=$num_attack
-    options=(--model "$1" "${model_opts[@]}" --num-utts "$sceptic_utts")
-    need 5 "exp/$1/score_fit/results.jsonl" "exp/$1/score_test/results.jsonl"
+    local e
+    need_scores "$1"
     for e in $eps; do need 6 "exp/$1/attack_pgd_eps$e/results.jsonl"; done
-    [ "$1" = dnn ] || statistics="$statistics max_mutual_information max_akld all" # of several posteriors
-    [ "$preset" = full ] || statistics=max_predictive_entropy
-    for e in $sceptic_eps; do
-      [ ! -f "exp/$1/attack_pgd_eps$e/results.jsonl" ] || local/detect.sh --eps "$e" --model "$1" --attack pgd --seed "$seed"
-      for s in $statistics; do
-        local/attack.sh --eps "$e" --attack adaptive --statistics "$s" "${options[@]}"
-        local/detect.sh --eps "$e" --model "$1" --attack "adaptive-$s" --seed "$seed"
-      done
+    for e in $sceptic_eps; do # for comparison
+      [ ! -f "exp/$1/attack_pgd_eps$e/results.jsonl" ] || detect_attack "$1" pgd "$e" all yes
     done
-    for s in $sceptic_steps; do
-      local/attack.sh --eps 0.02 --attack pgd --name "pgd-$s" --attack-opts "--num-steps $s" "${options[@]}"
-    done
-    for a in $other_attacks; do
-      local/attack.sh --eps 0.02 --attack "$a" "${options[@]}"
-      local/detect.sh --eps 0.02 --model "$1" --attack "$a" --seed "$seed"
-    done
+    each_attack make_and_detect "$1" "$questions"
     [[ $models != *" "* ]] || local/transfer.sh --eps "${eps%% *}" --models "$models" --listeners "$1" "${model_opts[@]}"
     local/negatives.sh --model "$1" --eps "$eps" "${negatives[@]}" "${model_opts[@]}"
-    local/check_attacks.sh --model "$1" --num-utts "$sceptic_utts" "${model_opts[@]}"
+    local/check_attacks.sh --model "$1" "${checks[@]}" "${model_opts[@]}"
   }
   each_model question_model
   stage_end

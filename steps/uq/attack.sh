@@ -1,49 +1,29 @@
 #!/usr/bin/env bash
 # Attack a hybrid model at the waveform: wav/*.wav, wav.scp, text, target_text, results.jsonl.
+#
+# Usage: $0 [options] <data-dir> <lang-dir> <model-dir> \
+#          <graph-dir> <attack-dir>
+#  e.g.: $0 --eps 0.02 data/attack data/lang exp/dnn \
+#          exp/dnn/graph exp/dnn/attack_pgd_eps0.02
 set -euo pipefail
 
-cmd=utils/run.pl   # where the job runs
-eps=0.02           # largest change of a sample, full scale 1
-attack_config=     # file with options of the attack, one --name=value a line
-attack=pgd         # name under which results are filed
-num_utts=0         # attack so many utterances, spread over the data; 0: all
-target_text=       # table utt -> target words; empty: random targets
-results=           # results.json to record the summary in; empty: none
-attack_opts=       # further options of kaldi-uq nnet-attack: --num-steps, --step-size, ...
-engine=            # embedded or kaldi; empty: by KALDI_ROOT
-device=            # cpu or cuda; empty: cuda if there is one
-seed=0             # of targets, starts and draws
-cmvn_from=auto     # statistics of the speakers: scp, waves, or auto
-allow_pipes=false  # run lines of wav.scp that are commands
+cmd=utils/run.pl   # <command>: how to run the job
+eps=0.02           # <e>: largest change of a sample, full scale 1
+attack_config=     # <file>: options of the attack, one --name=value a line
+attack=pgd         # <name>: name under which results are filed
+num_utts=0         # <n>: attack so many utterances, spread over the data; 0: all
+target_text=       # <file>: table of targets: utt words... [random targets]
+results=           # <file>: also record the summary in this results.json
+attack_opts=       # <options>: further options of kaldi-uq nnet-attack: --num-steps, --step-size, ...
+engine=            # embedded|kaldi [by KALDI_ROOT]
+device=            # cpu|cuda [cuda if there is one]
+seed=0             # <n>: seed of targets, starts and draws
+cmvn_from=auto     # auto|scp|waves: statistics of speakers: <data-dir>/cmvn.scp, or computed from the waveforms
+allow_pipes=false  # true|false: run lines of wav.scp that are commands
 
-help_message="Usage: $0 [options] <data-dir> <lang-dir> <model-dir> \\
-         <graph-dir> <attack-dir>
- e.g.: $0 --eps 0.02 data/attack data/lang exp/dnn \\
-         exp/dnn/graph exp/dnn/attack_pgd_eps0.02
-Options:
-  --eps <e>                  largest change of a sample, full scale 1 [$eps]
-  --attack-config <file>     options of the attack, one --name=value a line
-  --attack <name>            name under which results are filed [$attack]
-  --num-utts <n>             attack so many utterances; 0: all [$num_utts]
-  --target-text <file>       table of targets: utt words... [random targets]
-  --attack-opts <options>    further options of kaldi-uq nnet-attack
-  --results <file>           also record the summary in this results.json
-  --engine embedded|kaldi    [by KALDI_ROOT]
-  --device cpu|cuda          [cuda if there is one]
-  --seed <n>                 [$seed]
-  --cmvn-from auto|scp|waves statistics of speakers: <data-dir>/cmvn.scp, or
-                             computed from the waveforms [$cmvn_from]
-  --allow-pipes true|false   run lines of wav.scp that are commands
-                             [$allow_pipes]
-  --cmd <command>            how to run the job [$cmd]"
-
-echo "$0 $*" >&2
-# shellcheck source=../../utils/parse_options.sh
-. "$(dirname -- "${BASH_SOURCE[0]}")/../../utils/parse_options.sh"
-if [ $# -ne 5 ]; then
-  echo "$help_message" >&2
-  exit 1
-fi
+# shellcheck source=../../utils/script.sh
+. "$(dirname -- "${BASH_SOURCE[0]}")/../../utils/script.sh"
+[ $# -eq 5 ] || usage
 # shellcheck source=../../utils/recipe_env.sh
 . "$(dirname -- "${BASH_SOURCE[0]}")/../../utils/recipe_env.sh"
 
@@ -53,18 +33,17 @@ model=$3
 graph=$4
 dir=$5
 
-[ -f "$graph/HCLG.fst" ] || { echo "$0: error: $graph/HCLG.fst: no such file; utils/mkgraph.sh makes it" >&2; exit 1; }
-[ -f "$model/final.safetensors" ] || { echo "$0: error: $model/final.safetensors: no such file; steps/uq/train.sh makes it (stage 4)" >&2; exit 1; }
-for f in "$data/wav.scp" "$data/text" "$lang/L.fst" ${target_text:+"$target_text"} ${attack_config:+"$attack_config"}; do
-  [ -f "$f" ] || { echo "$0: error: $f: no such file" >&2; exit 1; }
-done
+need_files utils/mkgraph.sh "$graph/HCLG.fst"
+need_files steps/uq/train.sh "$model/final.safetensors"
+need_files "the data preparation" "$data/wav.scp" "$data/text"
+need_files utils/prepare_lang.sh "$lang/L.fst"
+need_files "" ${target_text:+"$target_text"} ${attack_config:+"$attack_config"}
 mkdir -p "$dir/log"
 read -ra extra <<<"$attack_opts"
 [ "$allow_pipes" = false ] || extra+=(--allow-pipes)
 $cmd "$dir/log/attack.log" \
-  kaldi-uq nnet-attack --eps "$eps" --attack "$attack" --num-utts "$num_utts" --seed "$seed" --cmvn-from "$cmvn_from" --lang-dir "$lang" \
+  kaldi-uq nnet-attack --eps "$eps" --attack "$attack" --num-utts "$num_utts" --cmvn-from "$cmvn_from" --lang-dir "$lang" \
   ${attack_config:+--config "$attack_config"} ${target_text:+--target-text "$target_text"} ${results:+--results "$results"} \
-  ${engine:+--engine "$engine"} ${device:+--device "$device"} ${extra[@]+"${extra[@]}"} \
-  "$data" "$model" "$graph" "$dir"
+  "${model_opts[@]}" "${extra[@]}" "$data" "$model" "$graph" "$dir"
 
 echo "$0: $dir: $(grep -a 'original accuracy' "$dir/log/attack.log" | tail -n 1)" >&2

@@ -1,41 +1,24 @@
 #!/usr/bin/env bash
 # Decode benign audio with a hybrid model and measure its uncertainty: results.jsonl, hypotheses, frame_quantiles.json,
 # and with the kaldi engine lat.*.gz.
+#
+# Usage: $0 [options] <graph-dir> <data-dir> <model-dir> <out-dir>
+#  e.g.: $0 exp/dnn/graph data/test exp/dnn exp/dnn/score_test
 set -euo pipefail
 
-nj=2               # parallel jobs of the kaldi engine's decoder; they never change a word
-cmd=utils/run.pl   # where the job runs
-results=           # results.json to record the accuracy in; empty: none
-decode_opts=       # further options of kaldi-uq nnet-decode: --acwt, --beam, --num-draws, ...
-engine=            # embedded or kaldi; empty: by KALDI_ROOT
-device=            # cpu or cuda; empty: cuda if there is one
-seed=0             # of the draws
-cmvn_from=auto     # statistics of the speakers: scp, waves, or auto
-allow_pipes=false  # run lines of wav.scp that are commands
+nj=2               # <n>: jobs of the kaldi engine's decoder, all where the network computes; they never change a word
+cmd=utils/run.pl   # <command>: how to run the job
+results=           # <file>: also record the accuracy in this results.json
+decode_opts=       # <options>: further options of kaldi-uq nnet-decode: --acwt, --beam, --num-draws, ...
+engine=            # embedded|kaldi [by KALDI_ROOT]
+device=            # cpu|cuda [cuda if there is one]
+seed=0             # <n>: seed of the draws
+cmvn_from=auto     # auto|scp|waves: statistics of speakers: <data-dir>/cmvn.scp, or computed from the waveforms
+allow_pipes=false  # true|false: run lines of wav.scp that are commands
 
-help_message="Usage: $0 [options] <graph-dir> <data-dir> <model-dir> <out-dir>
- e.g.: $0 exp/dnn/graph data/test exp/dnn exp/dnn/score_test
-Options:
-  --results <file>           also record the accuracy in this results.json
-  --decode-opts <options>    further options of kaldi-uq nnet-decode
-  --engine embedded|kaldi    [by KALDI_ROOT]
-  --device cpu|cuda          [cuda if there is one]
-  --seed <n>                 of the draws [$seed]
-  --cmvn-from auto|scp|waves statistics of speakers: <data-dir>/cmvn.scp, or
-                             computed from the waveforms [$cmvn_from]
-  --allow-pipes true|false   run lines of wav.scp that are commands
-                             [$allow_pipes]
-  --nj <n>                   jobs of the kaldi engine's decoder, all where the
-                             network computes [$nj]
-  --cmd <command>            how to run the job [$cmd]"
-
-echo "$0 $*" >&2
-# shellcheck source=../../utils/parse_options.sh
-. "$(dirname -- "${BASH_SOURCE[0]}")/../../utils/parse_options.sh"
-if [ $# -ne 4 ]; then
-  echo "$help_message" >&2
-  exit 1
-fi
+# shellcheck source=../../utils/script.sh
+. "$(dirname -- "${BASH_SOURCE[0]}")/../../utils/script.sh"
+[ $# -eq 4 ] || usage
 # shellcheck source=../../utils/recipe_env.sh
 . "$(dirname -- "${BASH_SOURCE[0]}")/../../utils/recipe_env.sh"
 
@@ -44,17 +27,15 @@ data=$2
 model=$3
 dir=$4
 
-[ -f "$graph/HCLG.fst" ] || { echo "$0: error: $graph/HCLG.fst: no such file; utils/mkgraph.sh makes it" >&2; exit 1; }
-[ -f "$model/final.safetensors" ] || { echo "$0: error: $model/final.safetensors: no such file; steps/uq/train.sh makes it (stage 4)" >&2; exit 1; }
-for f in "$data/wav.scp" "$data/text"; do
-  [ -f "$f" ] || { echo "$0: error: $f: no such file (stage 0 of a recipe makes it)" >&2; exit 1; }
-done
+need_files utils/mkgraph.sh "$graph/HCLG.fst"
+need_files steps/uq/train.sh "$model/final.safetensors"
+need_files "the data preparation" "$data/wav.scp" "$data/text"
+check_nj
 mkdir -p "$dir/log"
 read -ra extra <<<"$decode_opts"
 [ "$allow_pipes" = false ] || extra+=(--allow-pipes)
-[[ $nj =~ ^[1-9][0-9]*$ ]] || { echo "$0: error: --nj must be a whole number above 0, got '$nj'" >&2; exit 1; }
 $cmd "$dir/log/decode.log" \
-  kaldi-uq nnet-decode ${results:+--results "$results"} ${engine:+--engine "$engine"} ${device:+--device "$device"} \
-  --nj "$nj" --lattices --seed "$seed" --cmvn-from "$cmvn_from" ${extra[@]+"${extra[@]}"} "$data" "$model" "$graph" "$dir"
+  kaldi-uq nnet-decode ${results:+--results "$results"} --nj "$nj" --lattices --cmvn-from "$cmvn_from" \
+  "${model_opts[@]}" "${extra[@]}" "$data" "$model" "$graph" "$dir"
 
 echo "$0: $dir: $(grep '^%WER' "$dir/log/decode.log" || true)" >&2

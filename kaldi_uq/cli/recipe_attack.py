@@ -1,0 +1,63 @@
+"""Check how an attack of a recipe was asked for; print its name, its configuration file and its options.
+
+To be run in a recipe directory: the attacks are those that have a configuration file conf/ATTACK.conf there, and
+paper-pgd, whose file is conf/paper/pgd.conf.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+from pathlib import Path
+
+from kaldi_uq.errors import DataError, UsageError
+from kaldi_uq.nnet.config import MODEL_KINDS
+
+ADAPTIVE, PAPER = "adaptive", "paper-pgd"
+# what else has a file in conf: features and acoustic models
+_NO_ATTACKS = re.compile("|".join(["mfcc.*", "fbank.*", *map(re.escape, MODEL_KINDS)]))
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("attack", metavar="ATTACK", help="pgd, paper-pgd, adaptive or any other with a file in conf")
+    parser.add_argument(
+        "--statistics", default="", help="adaptive: of the detectors to pass, with commas [max_predictive_entropy]"
+    )
+    parser.add_argument("--name", default="", help="under which it is filed [ATTACK, or adaptive-STATISTICS]")
+    parser.add_argument("--eot-samples", type=int, help="draws that one gradient averages over; added to the name")
+    parser.add_argument("--attack-opts", default="", metavar="OPTIONS", help="further options of nnet-attack")
+
+
+def run(args: argparse.Namespace) -> None:
+    config = config_file(args.attack)
+    name, options = args.name, args.attack_opts
+    if args.attack == ADAPTIVE:
+        statistics = args.statistics or "max_predictive_entropy"
+        if not re.fullmatch(r"[a-z0-9_]+(,[a-z0-9_]+)*", statistics):
+            raise UsageError(f"--statistics must be names separated by commas, got {statistics!r}")
+        name = name or f"{ADAPTIVE}-{statistics.replace(',', '+')}"
+        options = f"--statistics {statistics} {options}"
+    elif args.statistics:
+        raise UsageError(f"--statistics is for --attack {ADAPTIVE}, which knows the detector")
+    name = name or args.attack
+    if args.attack == name == PAPER and options:
+        raise UsageError(f"with --attack-opts {options!r} it is not the paper's attack; give it a --name")
+    if not re.fullmatch(r"[A-Za-z0-9._+-]+", name):
+        raise UsageError(f"--name is of letters, digits and . _ + -, got {name!r}")
+    if args.eot_samples is not None:
+        name += f"-eot{args.eot_samples}"
+        options += f" --eot-samples {args.eot_samples}"
+    print(name, config, options.strip())
+
+
+def config_file(attack: str) -> Path:
+    """The configuration file of an attack.
+
+    Raises:
+        DataError: there is none; the message lists the attacks that have one.
+    """
+    known = {path.stem: path for path in Path("conf").glob("*.conf") if not _NO_ATTACKS.fullmatch(path.stem)}
+    known[PAPER] = Path("conf/paper/pgd.conf")
+    if attack not in known:
+        raise DataError(f"conf/{attack}.conf: no such file; --attack must be one of {', '.join(sorted(known))}")
+    return known[attack]

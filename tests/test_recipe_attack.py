@@ -1,0 +1,86 @@
+"""What a recipe's attack is called, which configuration and options it has; the recipe's tables of attacks."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from kaldi_uq.cli.main import main
+from tests.conftest import RunScript
+from tests.recipe import REPO
+
+
+@pytest.fixture
+def ask(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    """A function that runs the command in the digit recipe; returns status and what it says."""
+    monkeypatch.chdir(REPO / "recipes/tidigits")
+
+    def run(*words: str) -> tuple[int, str]:
+        status = main(["recipe-attack", *words])
+        said = capsys.readouterr()
+        return status, said.err.partition(": error: ")[2].strip() if status else said.out.strip()
+
+    return run
+
+
+@pytest.mark.parametrize(
+    "words, answer",
+    [
+        (["pgd"], "pgd conf/pgd.conf"),
+        (["fgsm", "--name=", "--statistics=", "--attack-opts="], "fgsm conf/fgsm.conf"),
+        (["paper-pgd"], "paper-pgd conf/paper/pgd.conf"),
+        (["paper-pgd", "--eot-samples=2"], "paper-pgd-eot2 conf/paper/pgd.conf --eot-samples 2"),
+        (["pgd", "--name=x", "--attack-opts=--num-steps 9"], "x conf/pgd.conf --num-steps 9"),
+        (["adaptive"], "adaptive-max_predictive_entropy conf/adaptive.conf --statistics max_predictive_entropy"),
+        (
+            ["adaptive", "--statistics=a,b", "--eot-samples=3", "--attack-opts=--num-rounds 2"],
+            "adaptive-a+b-eot3 conf/adaptive.conf --statistics a,b --num-rounds 2 --eot-samples 3",
+        ),
+    ],
+)
+def test_name_configuration_and_options(ask, words: list[str], answer: str) -> None:
+    assert ask(*words) == (0, answer)
+
+
+@pytest.mark.parametrize(
+    "words, message",
+    [
+        (["pdg"], "conf/pdg.conf: no such file; --attack must be one of adaptive, fgsm, l2, nes, paper-pgd, pgd, "),
+        (["dnn"], "conf/dnn.conf: no such file; --attack must be one of adaptive, "),  # a model's
+        (["pgd", "--statistics=max_akld"], "--statistics is for --attack adaptive, which knows the detector"),
+        (["adaptive", "--statistics=a;b"], "--statistics must be names separated by commas, got 'a;b'"),
+        (
+            ["paper-pgd", "--attack-opts=--num-steps 2"],
+            "with --attack-opts '--num-steps 2' it is not the paper's attack;",
+        ),
+        (["pgd", "--name=../x"], "--name is of letters, digits and . _ + -, got '../x'"),
+    ],
+)
+def test_what_cannot_be_is_refused(ask, words: list[str], message: str) -> None:
+    status, said = ask(*words)
+    assert status == 1
+    assert said.startswith(message)
+
+
+TABLE = """
+# name   eps        utterances  models       detect  options
+pgd      0.02,0.05  all         all          yes
+pgd      none       100         all          no
+pgd-eot  0.02       100         dropout,bnn  no      --attack pgd --attack-opts=--eot-samples=1
+"""
+
+
+def test_table_of_attacks_is_one_call_a_model_and_bound(run_script: RunScript, tmp_path: Path) -> None:
+    code = '. "$1"; say() { cat; echo "$#: $*"; }; for m in dnn bnn; do each_attack say $m "$2"; done'
+    done = run_script("bash", "-euc", code, "bash", REPO / "utils/stages.sh", TABLE)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.splitlines() == [
+        "5: dnn pgd 0.02 all yes",
+        "5: dnn pgd 0.05 all yes",
+        "5: bnn pgd 0.02 all yes",
+        "5: bnn pgd 0.05 all yes",
+        "8: bnn pgd-eot 0.02 100 no --attack pgd --attack-opts=--eot-samples=1",
+    ]
+    failing = code.replace("echo", "false; echo")
+    assert run_script("bash", "-euc", failing, "bash", REPO / "utils/stages.sh", TABLE).returncode == 1

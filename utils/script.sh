@@ -1,0 +1,124 @@
+# shellcheck shell=bash
+# What a script begins with.  To be sourced after the defaults of its options, one a line:
+#
+#   #!/usr/bin/env bash
+#   # What it does.
+#   #
+#   # Usage: $0 [options] <data-dir>
+#   #  e.g.: $0 --nj 4 data/train
+#   # Further text of the help.
+#   set -euo pipefail
+#
+#   nj=2        # <n>: parallel jobs
+#   engine=     # embedded|kaldi [by KALDI_ROOT]
+#
+#   . utils/script.sh
+#   [ $# -eq 1 ] || usage
+#
+# It says what is run and parses the options (parse_options.sh).  The comments are the help: from "Usage:" on, then the
+# options.  What stands in brackets at the end is the default; without them it is the value of the variable.
+#
+# Afterwards the script has the arguments, the functions below, and in arrays:
+#   script_args   the words of the command line
+#   engine_opts   --engine, if one was chosen, for the commands that have such options
+#   model_opts    the same with --device and --seed
+
+# _script_option VARIABLE COMMENT: its lines of the help, 80 columns wide.  The names begin with _ because VARIABLE may be any.
+_script_option() {
+  local _option="  --${1//_/-}" _text=$2 _line _words _word
+  if [[ $_text =~ ^(\"[^\"]*\"|[^:\ ]*[\<\|][^:\ ]*)(:?\ (.*))?$ ]]; then
+    _option+=" ${BASH_REMATCH[1]}"
+    _text=${BASH_REMATCH[3]}
+  fi
+  [[ $_text == *']' || -z ${!1} ]] || _text+=" [${!1}]"
+  read -ra _words <<<"$_text"
+  printf -v _line '%-27s' "$_option"
+  if ((${#_option} > 26)); then # its text begins on the next line
+    help_message+=$_line$'\n'
+    printf -v _line '%27s' ''
+  fi
+  for _word in "${_words[@]}"; do
+    if ((${#_line} + 1 + ${#_word} > 80)); then
+      help_message+=$_line$'\n'
+      printf -v _line '%27s' ''
+    fi
+    _line+=" $_word"
+  done
+  help_message+=$_line$'\n'
+}
+
+# _script_help: help_message of the comments of the script
+_script_help() {
+  local _file=$0 _line _in_usage=false _i _options=() _comments=()
+  [[ -f $_file ]] || _file=${0##*/} # the script has changed into its own directory
+  help_message=
+  while IFS= read -r _line && [[ $_line != *script.sh* ]]; do
+    if [[ $_line == '# Usage: '* ]] || { [[ $_line == '#'* ]] && $_in_usage; }; then
+      _in_usage=true
+      _line=${_line#'#'}
+      help_message+=${_line# }$'\n'
+      continue
+    fi
+    _in_usage=false
+    if [[ $_line =~ ^([a-z][a-zA-Z0-9_]*)=[^#]*[[:blank:]]'# '(.*)$ ]]; then
+      _options+=("${BASH_REMATCH[1]}")
+      _comments+=("${BASH_REMATCH[2]}")
+    elif [[ ${#_comments[@]} -gt 0 && $_line =~ ^[[:blank:]]+'# '(.*)$ ]]; then
+      _comments[-1]+=" ${BASH_REMATCH[1]}"
+    fi
+  done <"$_file"
+  help_message=${help_message//\$0/"$0"}
+  ((${#_options[@]} == 0)) || help_message+=$'Options:\n'
+  for _i in "${!_options[@]}"; do _script_option "${_options[_i]}" "${_comments[_i]}"; done
+  help_message=${help_message%$'\n'}
+}
+
+usage() { echo "$help_message" >&2; exit 1; }
+
+die() { echo "$0: error: $*" >&2; exit 1; }
+
+# need_files MAKER FILES...: an error if one is missing, which MAKER makes (empty: nobody in particular)
+need_files() {
+  local maker=$1 file
+  shift
+  for file; do [ -f "$file" ] || die "$file: no such file${maker:+; $maker makes it}"; done
+}
+
+# need_feats DATA: an error without features and statistics of the speakers
+need_feats() {
+  need_files steps/make_mfcc.sh "$1/feats.scp"
+  need_files steps/compute_cmvn_stats.sh "$1/cmvn.scp"
+}
+
+# check_nj: nj is a number of jobs
+check_nj() { [[ $nj =~ ^[1-9][0-9]*$ ]] || die "--nj must be a whole number above 0, got '$nj'"; }
+
+# split_for_jobs [--per-utt] DATA: DATA/split<nj> or split<nj>utt, nj at most the number of its speakers or utterances
+split_for_jobs() {
+  local parts=spk2utt
+  [ "$1" != --per-utt ] || parts=utt2spk
+  nj=$(at_most "$nj" "${*: -1}/$parts")
+  utils/split_data.sh "$@" "$nj" >/dev/null
+}
+
+# at_most N FILE: N, or the number of lines of FILE if that is less
+at_most() {
+  local lines
+  lines=$(wc -l <"$2")
+  echo $(($1 < lines ? $1 : lines))
+}
+
+# training_driver: what waits for a GMM training, which on Kaldi's programs gives its jobs to $cmd itself
+training_driver() {
+  if [ "${engine:-${KALDI_ROOT:+kaldi}}" = kaldi ]; then echo utils/run.pl; else echo "$cmd"; fi
+}
+
+echo "$0 $*" >&2
+# shellcheck disable=SC2034
+script_args=("$@")
+_script_help
+. "$(dirname -- "${BASH_SOURCE[0]}")/parse_options.sh"
+unset -f _script_option _script_help
+engine_opts=(${engine:+--engine "$engine"})
+# shellcheck disable=SC2034
+model_opts=("${engine_opts[@]}" ${device:+--device "$device"} ${seed:+--seed "$seed"})
