@@ -26,7 +26,7 @@
 # _script_option VARIABLE COMMENT: its lines of the help, 80 columns wide.  The names begin with _ because VARIABLE may be any.
 _script_option() {
   local _option="  --${1//_/-}" _text=$2 _line _words _word
-  if [[ $_text =~ ^(\"[^\"]*\"|[^:\ ]*[\<\|][^:\ ]*)(:?\ (.*))?$ ]]; then
+  if [[ $_text =~ ^(\"[^\"]*\"|\<[^\>\ ]*\>|[^:\ ]*[\<\|][^:\ ]*)(:?\ (.*))?$ ]]; then
     _option+=" ${BASH_REMATCH[1]}"
     _text=${BASH_REMATCH[3]}
   fi

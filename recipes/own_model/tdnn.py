@@ -1,8 +1,8 @@
 """A network of your own in the tool chain: copy this file, put your network in the place of Tdnn.
 
 A network is any module from features (B, T, D) to logits (B, T, C), one frame out for each frame in.  The commands
-find it by ``--network tdnn.py:NAME``, where NAME is a function of this file that builds it for the features and the pdfs
-of a recipe; a wrapper makes it know its uncertainty.
+find it by ``--network tdnn.py:NAME``, where NAME is a function of this file that builds it for the features and pdfs of
+a recipe; a wrapper makes it know its uncertainty.
 """
 
 from __future__ import annotations

@@ -15,6 +15,8 @@ num_utts=0         # <n>: attack so many utterances, spread over the data; 0: al
 target_text=       # <file>: table of targets: utt words... [random targets]
 results=           # <file>: also record the summary in this results.json
 attack_opts=       # <options>: further options of kaldi-uq nnet-attack: --num-steps, --step-size, ...
+network=           # <file.py:name>: network of your own that <model-dir> holds weights of; runs this code
+recogniser=        # <file.py:name>: recogniser of another sort, of <model-dir>; runs this code; <lang-dir> and <graph-dir> are - then
 engine=            # embedded|kaldi [by KALDI_ROOT]
 device=            # cpu|cuda [cuda if there is one]
 seed=0             # <n>: seed of targets, starts and draws
@@ -33,17 +35,20 @@ model=$3
 graph=$4
 dir=$5
 
-need_files utils/mkgraph.sh "$graph/HCLG.fst"
-need_files steps/uq/train.sh "$model/final.safetensors"
+if [ -z "$recogniser" ]; then
+  need_files utils/mkgraph.sh "$graph/HCLG.fst"
+  need_files steps/uq/train.sh "$model/final.safetensors"
+  need_files utils/prepare_lang.sh "$lang/L.fst"
+fi
 need_files "the data preparation" "$data/wav.scp" "$data/text"
-need_files utils/prepare_lang.sh "$lang/L.fst"
 need_files "" ${target_text:+"$target_text"} ${attack_config:+"$attack_config"}
 mkdir -p "$dir/log"
+code_opts=(${network:+--network "$network"} ${recogniser:+--recogniser "$recogniser"})
 read -ra extra <<<"$attack_opts"
 [ "$allow_pipes" = false ] || extra+=(--allow-pipes)
 $cmd "$dir/log/attack.log" \
   kaldi-uq nnet-attack --eps "$eps" --attack "$attack" --num-utts "$num_utts" --cmvn-from "$cmvn_from" --lang-dir "$lang" \
   ${attack_config:+--config "$attack_config"} ${target_text:+--target-text "$target_text"} ${results:+--results "$results"} \
-  "${model_opts[@]}" "${extra[@]}" "$data" "$model" "$graph" "$dir"
+  "${code_opts[@]}" "${model_opts[@]}" "${extra[@]}" "$data" "$model" "$graph" "$dir"
 
 echo "$0: $dir: $(grep -a 'original accuracy' "$dir/log/attack.log" | tail -n 1)" >&2

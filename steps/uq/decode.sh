@@ -10,6 +10,8 @@ nj=2               # <n>: jobs of the kaldi engine's decoder, all where the netw
 cmd=utils/run.pl   # <command>: how to run the job
 results=           # <file>: also record the accuracy in this results.json
 decode_opts=       # <options>: further options of kaldi-uq nnet-decode: --acwt, --beam, --num-draws, ...
+network=           # <file.py:name>: network of your own that <model-dir> holds weights of; runs this code
+recogniser=        # <file.py:name>: recogniser of another sort, of <model-dir>; runs this code; <graph-dir> is - then
 engine=            # embedded|kaldi [by KALDI_ROOT]
 device=            # cpu|cuda [cuda if there is one]
 seed=0             # <n>: seed of the draws
@@ -27,15 +29,16 @@ data=$2
 model=$3
 dir=$4
 
-need_files utils/mkgraph.sh "$graph/HCLG.fst"
-need_files steps/uq/train.sh "$model/final.safetensors"
+[ -n "$recogniser" ] || need_files utils/mkgraph.sh "$graph/HCLG.fst"
+[ -n "$recogniser" ] || need_files steps/uq/train.sh "$model/final.safetensors"
 need_files "the data preparation" "$data/wav.scp" "$data/text"
 check_nj
 mkdir -p "$dir/log"
+code_opts=(${network:+--network "$network"} ${recogniser:+--recogniser "$recogniser"})
 read -ra extra <<<"$decode_opts"
 [ "$allow_pipes" = false ] || extra+=(--allow-pipes)
 $cmd "$dir/log/decode.log" \
   kaldi-uq nnet-decode ${results:+--results "$results"} --nj "$nj" --lattices --cmvn-from "$cmvn_from" \
-  "${model_opts[@]}" "${extra[@]}" "$data" "$model" "$graph" "$dir"
+  "${code_opts[@]}" "${model_opts[@]}" "${extra[@]}" "$data" "$model" "$graph" "$dir"
 
 echo "$0: $dir: $(grep '^%WER' "$dir/log/decode.log" || true)" >&2

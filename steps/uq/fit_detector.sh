@@ -1,30 +1,21 @@
 #!/usr/bin/env bash
 # Fit the detectors of a model on benign scores; no attack is needed.
+#
+# Usage: $0 [options] <model-dir> <scored-benign-dir>
+#  e.g.: $0 exp/dnn exp/dnn/score_fit
+# Writes <model-dir>/detector: a JSON file a detector, and frame_quantiles.json.
 set -euo pipefail
 
-cmd=utils/run.pl   # where the job runs
-fpr=0.01           # false-positive rate of the thresholds
+cmd=utils/run.pl   # <command>: how to run the job
+fpr=0.01           # <rate>: false-positive rate of the thresholds
 
-help_message="Usage: $0 [options] <model-dir> <scored-benign-dir>
- e.g.: $0 exp/dnn exp/dnn/score_fit
-Options:
-  --fpr <rate>       false-positive rate of the thresholds [$fpr]
-  --cmd <command>    how to run the job [$cmd]
-Writes <model-dir>/detector: a JSON file a detector, and frame_quantiles.json."
-
-echo "$0 $*" >&2
-# shellcheck source=../../utils/parse_options.sh
-. "$(dirname -- "${BASH_SOURCE[0]}")/../../utils/parse_options.sh"
-if [ $# -ne 2 ]; then
-  echo "$help_message" >&2
-  exit 1
-fi
+# shellcheck source=../../utils/script.sh
+. "$(dirname -- "${BASH_SOURCE[0]}")/../../utils/script.sh"
+[ $# -eq 2 ] || usage
 # shellcheck source=../../utils/recipe_env.sh
 . "$(dirname -- "${BASH_SOURCE[0]}")/../../utils/recipe_env.sh"
 
-[ -f "$1/final.safetensors" ] || { echo "$0: error: $1/final.safetensors: no such file; steps/uq/train.sh makes it" >&2; exit 1; }
-[ -f "$2/results.jsonl" ] || { echo "$0: error: $2/results.jsonl: no such file; steps/uq/decode.sh makes it" >&2; exit 1; }
-
+need_files steps/uq/decode.sh "$2/results.jsonl"
 mkdir -p "$1/detector/log"
 $cmd "$1/detector/log/fit.log" kaldi-uq fit-detector --fpr "$fpr" --scored "$2/results.jsonl" "$1"
 

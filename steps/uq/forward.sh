@@ -6,6 +6,8 @@
 set -euo pipefail
 
 cmd=utils/run.pl   # <command>: how to run the job
+network=           # <file.py:name>: network of your own that <model-dir> holds weights of; runs this code
+recogniser=        # <file.py:name>: recogniser of another sort, of <model-dir>; runs this code
 device=            # cpu|cuda [cuda if there is one]
 log_post=false     # true|false: log P(pdf | x) instead of log-likelihoods: the priors are not divided out
 cmvn_from=auto     # auto|scp|waves: statistics of speakers: <data-dir>/cmvn.scp, or computed from the waveforms
@@ -19,9 +21,9 @@ seed=0             # <n>: seed of the draws
 . "$(dirname -- "${BASH_SOURCE[0]}")/../../utils/recipe_env.sh"
 
 need_files "the data preparation" "$1/wav.scp"
-need_files steps/uq/train.sh "$2/final.safetensors"
+[ -n "$recogniser" ] || need_files steps/uq/train.sh "$2/final.safetensors"
 mkdir -p "$3/log"
-flags=()
+flags=(${network:+--network "$network"} ${recogniser:+--recogniser "$recogniser"})
 [ "$log_post" = false ] || flags+=(--log-post)
 [ "$allow_pipes" = false ] || flags+=(--allow-pipes)
 $cmd "$3/log/forward.log" \
