@@ -21,7 +21,7 @@ attack_config=conf/pgd.conf        # <file>: options of the attack, a path in th
 attack=pgd                         # <name>: name of the attack in the results
 wrap=mc_dropout                    # "<function> ...": functions of tdnn.py: plain, mc_dropout, ensemble, vmg
 eps=0.02                           # <e>: largest change of a sample, full scale 1
-num_attack=50                      # <n>: utterances to attack, spread over data/attack
+num_attack=50                      # <n>: utterances to attack, at most, spread over data/attack
 train_opts=                        # <options>: further options of kaldi-uq nnet-train: --num-epochs, ...
 attack_opts=                       # <options>: further options of kaldi-uq nnet-attack
 engine=                            # embedded|kaldi [by KALDI_ROOT]
@@ -42,6 +42,7 @@ export OMP_WAIT_POLICY=passive # threads that wait sleep
 cd "$recipe" # relative paths in wav.scp begin here
 need_files "stage 0 of the recipe" {"$data/train","$data/fit","$data/test","$data/attack"}/wav.scp "$lang/L.fst"
 need_files "stage 2 of the recipe" "$ali/final.mdl" "$ali/tree" "$ali/ali.1.gz"
+[ "$num_attack" -le "$(wc -l <"$data/attack/utt2spk")" ] || num_attack=0 # all
 uq=$here/steps/uq
 results=$here/exp/results.json
 for w in $wrap; do
