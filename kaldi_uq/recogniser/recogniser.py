@@ -44,7 +44,8 @@ class Recogniser(BaseRecogniser):
 
     Args:
         model: the acoustic model, on its device.
-        engine: decodes and aligns.
+        engine: decodes and aligns; an engine, or the name of one, which is made when it is first needed; default: ``kaldi``
+            if ``KALDI_ROOT`` is set, else ``embedded``.
         model_dir: directory of ``final.mdl`` and ``tree``.
         graph_dir: directory of ``HCLG.fst`` and ``words.txt``; default: ``model_dir/graph``.
         lang_dir: language directory, for targets; default: the recipe's, see :meth:`lang`.
@@ -59,7 +60,7 @@ class Recogniser(BaseRecogniser):
     def __init__(
         self,
         model: HybridModel,
-        engine: Engine,
+        engine: Engine | str | None,
         model_dir: Path,
         *,
         graph_dir: Path | None = None,
@@ -70,7 +71,7 @@ class Recogniser(BaseRecogniser):
         front_end = model.front_end
         if num_draws is not None and num_draws > 1 and not model.network.is_random:
             raise ValueError(f"num_draws {num_draws}: {model_dir} is not random, leave the option out")
-        self.model, self.engine = model, engine
+        self.model, self._engine = model, engine
         self.model_dir, self.lang_dir = Path(model_dir), lang_dir
         self.graph_dir = Path(graph_dir) if graph_dir is not None else self.model_dir / "graph"
         self.decode_config = decode or DecodeConfig()
@@ -98,8 +99,7 @@ class Recogniser(BaseRecogniser):
 
         Args:
             model_dir: such as ``exp/dnn``, with ``final.safetensors``; ``final.mdl`` and ``tree`` for words.
-            graph_dir, lang_dir, decode, num_draws: as of the class.
-            engine: an engine, or the name of one; default: ``kaldi`` if ``KALDI_ROOT`` is set, else ``embedded``.
+            graph_dir, lang_dir, engine, decode, num_draws: as of the class.
             device: ``cpu`` or ``cuda``; default: ``cuda`` if there is one.
             network: function (input_dim, num_pdfs) that builds the network, where it is no part of this package.
 
@@ -111,7 +111,7 @@ class Recogniser(BaseRecogniser):
         model = HybridModel.load(model_dir, select_device(device), network=network)
         return cls(
             model,
-            engine if isinstance(engine, Engine) else select_engine(engine),
+            engine,
             model_dir,
             graph_dir=None if graph_dir is None else Path(graph_dir),
             lang_dir=None if lang_dir is None else Path(lang_dir),
@@ -150,6 +150,11 @@ class Recogniser(BaseRecogniser):
         """The files that decoding needs, and what makes each."""
         hmm = {self.model_dir / name: "steps/uq/train.sh" for name in HMM_FILES}
         return hmm | {self.graph_dir / name: "utils/mkgraph.sh" for name in GRAPH_FILES}
+
+    @functools.cached_property
+    def engine(self) -> Engine:
+        """What decodes and aligns."""
+        return self._engine if isinstance(self._engine, Engine) else select_engine(self._engine)
 
     @functools.cached_property
     def lang(self) -> Lang:
