@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 import kaldi_uq.attacks
 from kaldi_uq.attacks.config import AttackConfig
 from kaldi_uq.attacks.constraints import LInf
+from kaldi_uq.attacks.goal import CrossEntropy
 from kaldi_uq.attacks.loop import run_attack
 from kaldi_uq.cli.main import main
 from kaldi_uq.detector import GaussianDetector, save_detector
@@ -149,16 +151,19 @@ def test_detector_says_what_it_thinks_of_the_result(
 def test_attack_that_knows_the_detectors_passes_them(place: Path, tmp_path: Path, attack: Run, kind: str) -> None:
     model_dir = Path(shutil.copytree(place / "exp" / kind, tmp_path / "exp" / kind))
     scored = write_set(tmp_path / "fit", *make_waves(30, seed=5))
-    assert (
-        main(["nnet-decode", str(scored), str(model_dir), str(model_dir / "graph"), str(model_dir / "score_fit")]) == 0
-    )
+    scores = model_dir / "score_fit/results.jsonl"
+    assert main(["nnet-decode", str(scored), str(model_dir), str(model_dir / "graph"), str(scores.parent)]) == 0
     words = (wav(place), "--target-text", "two one", "--model-dir", model_dir, "--lang-dir", place / "data/lang")
     words += ("--eps", EPS, "--eot-samples", "4", "--statistics", "mean_predictive_entropy,max_expected_entropy")
+    if kind == "dnn":  # the detectors that there are, or scores to fit them on
+        assert main(["fit-detector", "--scored", str(scores), str(model_dir)]) == 0
+    else:
+        words += ("--fit", scores)
     status, text, _ = attack(*words, "--out", tmp_path / "o.wav", "--json")
     assert status == 0
     record = json.loads(text)
     assert record["target_success"] and record["passes"] and record["excess"] <= 0
-    benign = statistics_table(read_benign(model_dir / "score_fit/results.jsonl"))
+    benign = statistics_table(read_benign(scores))
     for name in ("mean_predictive_entropy", "max_expected_entropy"):
         detector = GaussianDetector(two_sided=True, statistic=name).fit(benign).calibrate(0.01, benign)
         assert not detector.is_attack({name: [record["statistics"][name]]})[0]
@@ -167,19 +172,60 @@ def test_attack_that_knows_the_detectors_passes_them(place: Path, tmp_path: Path
     assert all(len(line) <= 80 for line in text.splitlines() if str(tmp_path) not in line)
 
 
+def test_attack_is_made_again_when_the_detectors_are_others(
+    place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model_dir = Path(shutil.copytree(place / "exp/dnn", tmp_path / "exp/dnn"))
+    options = ["--statistics", "mean_predictive_entropy", "--num-rounds", "1", "--num-steps", "2", "--num-utts", "1"]
+    places = [place / "wavs", model_dir, model_dir / "graph", tmp_path / "attack"]
+    words = ["nnet-attack", *options, "--lang-dir", place / "data/lang", *places]
+    made = []
+    for mean in (0.1, 0.1, 0.3):
+        lines = [benign_line(f"u{k}", mean + 0.01 * k) for k in range(9)]
+        (tmp_path / "fit.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+        assert main(["fit-detector", "--scored", str(tmp_path / "fit.jsonl"), str(model_dir)]) == 0
+        assert main([str(word) for word in words]) == 0
+        made.append((tmp_path / "attack/results.jsonl").read_text())
+    assert made[0] == made[1] != made[2]
+    assert json.loads(made[0])["excess"] != json.loads(made[2])["excess"]
+
+
+def test_attack_of_ones_own_is_made_again_when_its_code_changes(place: Path, tmp_path: Path) -> None:
+    code = tmp_path / "mine.py"
+    words = ["nnet-attack", "--method", f"{code}:Mine", "--num-steps", "1", "--num-utts", "1"]
+    words += ["--lang-dir", place / "data/lang", place / "wavs", place / "exp/dnn", place / "exp/dnn/graph"]
+    for number in (1, 2):
+        source = f"class Mine(Attack):\n    def record(self, statistics):\n        return {{'number': {number}}}\n"
+        code.write_text(f"from kaldi_uq.attacks import Attack\n\n\n{source}")
+        for name in [name for name in sys.modules if name.endswith("_mine")]:
+            del sys.modules[name]  # as in another process
+        assert main([str(word) for word in (*words, tmp_path / "attack")]) == 0
+        assert json.loads((tmp_path / "attack/results.jsonl").read_text())["number"] == number
+
+
+def benign_line(utt: str, value: float) -> dict[str, Any]:
+    """A line of ``results.jsonl`` of benign audio."""
+    errors = {"ins": 0, "del": 0, "sub": 0, "num_words": 1}
+    statistics = {"mean_predictive_entropy": value}
+    return {"utt": utt, "text": "one", "hypothesis": "one", "statistics": statistics, "errors": errors}
+
+
 def test_detectors_that_cannot_be_known_are_refused(place: Path, tmp_path: Path, attack: Run) -> None:
     words = (wav(place), "--target-text", "one", "--model-dir", place / "exp/dnn", "--out", tmp_path / "o.wav")
     asked = (*words, "--statistics", "mean_predictive_entropy")
-    assert "score_fit/results.jsonl: no such file; --statistics needs benign scores" in one_error(attack(*asked))
+    assert "exp/dnn/detector: no detectors; kaldi-uq fit-detector makes them" in one_error(attack(*asked))
     assert "none.jsonl: no such file" in one_error(attack(*asked, "--fit", tmp_path / "none.jsonl"))
-    lines = [{"utt": f"u{k}", "text": "one", "hypothesis": "one", "statistics": {"mean_predictive_entropy": 0.1 * k},
-              "errors": {"ins": 0, "del": 0, "sub": 0, "num_words": 1}} for k in range(9)]  # fmt: skip
+    lines = [benign_line(f"u{k}", 0.1 * k) for k in range(9)]
     fit = tmp_path / "fit.jsonl"
     fit.write_text("".join(json.dumps(line) + "\n" for line in lines))
     error = one_error(attack(*words, "--statistics", "max_variance", "--fit", fit))
-    assert "no statistic 'max_variance'; it has mean_predictive_entropy" in error
+    assert "fit.jsonl: no detector 'max_variance'; there are mean_predictive_entropy, " in error
     error = one_error(attack(*asked, "--fit", fit, "--nes-pairs", "2"))
-    assert "either black box (nes_pairs) or adaptive (statistics)" in error
+    assert "either adaptive (statistics) or black_box (nes_pairs)" in error
+    model_dir = Path(shutil.copytree(place / "exp/dnn", tmp_path / "exp/dnn"))
+    assert main(["fit-detector", "--scored", str(fit), "--fpr", "0.2", str(model_dir)]) == 0
+    error = one_error(attack(*asked, "--model-dir", model_dir, "--lang-dir", place / "data/lang"))
+    assert "the threshold of mean_predictive_entropy is for a false-positive rate of 0.2, --fpr asks for 0.01" in error
     assert not (tmp_path / "o.wav").exists()
 
 
@@ -188,7 +234,7 @@ def test_bad_input_is_refused_in_one_line_and_writes_nothing(place: Path, tmp_pa
     good = (wav(place), "--target-text", "one", *model)
     assert "--target-text is empty" in one_error(attack(wav(place), "--target-text", "  ", *model, "--out", out))
     error = one_error(attack(wav(place), "--target-text", "one zwei", *model, "--out", out))
-    assert "'zwei' is not in" in error and "it knows one, three, two" in error
+    assert "'zwei' is not in" in error and "which knows one, three, two" in error
     assert "needs at least" in one_error(attack(wav(place), "--target-text", "three " * 80, *model, "--out", out))
     assert "give --target-text TEXT, or --untargeted" in one_error(attack(wav(place), *model, "--out", out))
     assert "not allowed with" in one_error(attack(*good, "--untargeted", "--out", out))
@@ -207,7 +253,7 @@ def test_bad_input_is_refused_in_one_line_and_writes_nothing(place: Path, tmp_pa
     error = one_error(attack(*good, "--out", out, "--eps", "2"))
     assert "eps must be a number in [0, 1]" in error
     error = one_error(attack(wav(place), "--target-text", "one", "--model-dir", tmp_path, "--out", out))
-    assert "no such file" in error
+    assert "final.safetensors: no such model; steps/uq/train.sh makes it" in error
     assert not out.exists()
 
 
@@ -268,11 +314,9 @@ def test_any_module_from_waveforms_to_log_posteriors_can_be_attacked() -> None:
     audio = torch.from_numpy((rng.integers(-3000, 3000, (2, 500)) / 32768).astype(np.float32))
     sizes, lengths = torch.tensor([500, 400]), torch.tensor([10, 8])
     audio[1, 400:] = 0
-    targets = torch.full((2, 10), 3)
+    goal = CrossEntropy(torch.full((2, 10), 3), lengths)
     config = AttackConfig(eps=0.2, num_steps=50)
-    result = run_attack(
-        lambda x, sizes, rows: model(x)[None], audio, sizes, targets, lengths, config, LInf(audio, sizes, config.eps)
-    )
+    result = run_attack(lambda x, sizes, rows: model(x)[None], audio, goal, LInf(audio, sizes, config.eps), config)
     heard = model(result.wav).argmax(-1)
     assert (heard[0] == 3).all() and (heard[1, :8] == 3).all()
     assert not (model(audio).argmax(-1)[0] == 3).all()

@@ -15,20 +15,22 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from kaldi_uq.recogniser.scores import score_waves
 from scipy import stats
 
 from kaldi_uq.cli.main import main
 from kaldi_uq.detector import GaussianDetector, MultivariateGaussianDetector, save_detector
 from kaldi_uq.detector.normal import PROBABILITIES, QuantileSketch, load_frame_quantiles, stretches_above
+from kaldi_uq.engine.embedded.engine import EmbeddedEngine
 from kaldi_uq.errors import DataError
 from kaldi_uq.feats.config import FrontEndConfig, MfccConfig
 from kaldi_uq.io.datadir import write_data_dir
 from kaldi_uq.io.wav import to_int16, write_wav
+from kaldi_uq.nnet.base import AcousticModel
 from kaldi_uq.nnet.config import MODEL_KINDS
 from kaldi_uq.nnet.kinds.bnn import BnnModel
 from kaldi_uq.nnet.kinds.dropout import DropoutConfig
 from kaldi_uq.recogniser.hybrid import HybridModel
+from kaldi_uq.recogniser.recogniser import Recogniser
 from kaldi_uq.results.utterances import read_benign
 from tests.tiny import FRONT_END, RATE, TinySystem, features, make_system, make_waves
 
@@ -174,8 +176,8 @@ def test_sketch_counts_zeros_and_refuses_what_is_not_finite() -> None:
 def test_decoding_writes_the_quantiles_of_all_its_frames_and_detection_takes_them_along(place: Path) -> None:
     quantiles = load_frame_quantiles(place / "dnn/score_fit/frame_quantiles.json")
     waves, _ = make_waves(40, seed=1)
-    model = HybridModel.load(place / "dnn")
-    frames = np.concatenate([s.frames["predictive_entropy"] for _, s in score_waves(model, waves)]).astype(np.float64)
+    scored = Recogniser.load(place / "dnn", device="cpu").score(waves)
+    frames = np.concatenate([one.frames["predictive_entropy"] for _, one in scored]).astype(np.float64)
     assert quantiles.num_frames == len(frames)
     exact = np.quantile(frames, PROBABILITIES, method="inverted_cdf")
     np.testing.assert_allclose(quantiles.measures["predictive_entropy"], exact, rtol=1.1e-3)
@@ -353,10 +355,20 @@ def test_detector_of_several_statistics_gives_all_its_values(place: Path, copy: 
 def test_recommended_statistics_are_measured_by_their_models(place: Path) -> None:
     system = TinySystem(None, place / "dnn", place / "dnn/graph", {}, {})  # type: ignore[arg-type]
     waves, _ = make_waves(1)
+    found = {}
     for kind in MODEL_KINDS:
         model = HybridModel(FRONT_END, system.network(kind)).eval()
-        ((_, scores),) = score_waves(model, waves)
-        assert model.network.recommended_statistic in scores.statistics
+        recogniser = Recogniser(model, EmbeddedEngine(), place / "dnn")
+        (heard,) = recogniser.hear(waves, words=False).values()
+        found[kind] = recogniser.recommended_statistic
+        assert found[kind] in heard.statistics
+    assert found == {
+        "dnn": "mean_predictive_entropy",
+        "ensemble": "max_mutual_information",
+        "dropout": "mean_akld",
+        "bnn": "q95_mutual_information",
+    }
+    assert AcousticModel.recommended_statistic == "mean_predictive_entropy"  # of somebody's own network
 
 
 def test_random_model_gives_the_same_verdict_for_the_same_seed(place: Path, copy: Path, detect: Detect) -> None:
@@ -457,7 +469,7 @@ def test_missing_model_and_missing_detector_name_the_step_that_makes_them(
     wav = wavs(place / "test")[0]
     status, out, err = detect(copy, "--statistic", "max_entropy", wav)
     assert (status, out, err.count("\n")) == (1, "", 1)
-    assert "detector/max_entropy.json: no such detector; steps/uq/detect.sh makes it (stage 7 of a recipe)" in err
+    assert "detector/max_entropy.json: no such detector; kaldi-uq fit-detector makes it of benign speech; there" in err
     assert "; there are " in err and ", max_expected_entropy, " in err
     assert "frame_quantiles" not in err
     assert "no such detector" in detect(copy, "--statistic", "../score_fit/frame_quantiles", wav)[2]
@@ -526,6 +538,21 @@ def test_detection_forgets_the_frames_of_an_earlier_fit(place: Path, tmp_path: P
     assert not (folder / "dnn/detector/frame_quantiles.json").exists()
 
 
+def test_model_file_alone_is_enough_for_a_verdict(place: Path, copy: Path, detect: Detect) -> None:
+    shutil.rmtree(copy / "graph")
+    for name in ("final.mdl", "tree"):
+        (copy / name).unlink()
+    wav = wavs(place / "test")[0]
+    status, out, err = detect(copy, "--json", wav)
+    assert status == 0
+    (record,) = records(out)
+    assert record == records(detect(place / "dnn", "--json", wav)[1])[0] | {"hypothesis": None}
+    assert "final.mdl: no such file; steps/uq/train.sh makes it" in err
+    status, out, err = detect(copy, "--graph-dir", place / "dnn/graph", wav)
+    assert (status, out, err.count("\n")) == (1, "", 1)
+    assert "final.mdl: no such file" in err
+
+
 def test_without_a_graph_the_words_are_missing_and_a_graph_asked_for_is_an_error(
     place: Path, copy: Path, tmp_path: Path, detect: Detect
 ) -> None:
@@ -561,9 +588,10 @@ def test_verdict_on_a_file_does_not_depend_on_the_files_beside_it() -> None:
     ).eval()
     rng = np.random.default_rng(0)
     waves = {name: rng.normal(0, 0.1, 4000 + 800 * i).astype(np.float32) for i, name in enumerate("abc")}
-    together = dict(score_waves(model, waves, alone=True))
+    recogniser = Recogniser(model, EmbeddedEngine(), Path("none"))
+    together = recogniser.hear(waves, alone=True, words=False)
     for name, wave in waves.items():
-        (single,) = (scores for _, scores in score_waves(model, {name: wave}, alone=True))
+        (single,) = recogniser.hear({name: wave}, alone=True, words=False).values()
         assert single.statistics == together[name].statistics
-    batched = dict(score_waves(model, waves))
+    batched = recogniser.hear(waves, words=False)
     assert batched["a"].statistics != together["a"].statistics  # so the option is what makes them equal

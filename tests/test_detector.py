@@ -27,7 +27,6 @@ from kaldi_uq.detector import (
     fit_detectors,
     load_detector,
     load_detectors,
-    recommended,
     register,
     save_detector,
     save_detectors,
@@ -559,11 +558,6 @@ def test_detectors_are_fitted_again_only_on_other_scores_or_for_another_rate(tmp
     # scores of a model with fewer statistics: what looks at others is left out
     write_scores(scores, {"max_predictive_entropy": np.arange(20.0)})
     assert list(detectors_of(place, scores)) == [f"max_predictive_entropy{form}" for form in ("", "-one-sided", "-kde")]
-
-
-def test_recommended_statistic_is_there_for_every_kind() -> None:
-    assert recommended("ensemble") == "max_mutual_information"
-    assert recommended("somebody's") == "mean_predictive_entropy"
 
 
 def test_import_and_judgement_need_neither_torch_nor_scikit_learn() -> None:

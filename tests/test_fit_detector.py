@@ -12,9 +12,10 @@ from kaldi_uq.cli.main import main
 from kaldi_uq.detector import load_detectors
 from kaldi_uq.detector.normal import load_frame_quantiles
 from kaldi_uq.io.files import file_digest
-from kaldi_uq.io.wav import on_grid, to_int16, write_wav
+from kaldi_uq.io.wav import on_grid, read_wav, to_int16, write_wav
 from kaldi_uq.recogniser.hybrid import HybridModel
 from kaldi_uq.recogniser.recogniser import Recogniser
+from kaldi_uq.user_code import load_object
 from tests.recipe import Recipe
 from tests.test_detector import two_statistics, write_scores
 from tests.tiny import FRONT_END, RATE, make_system, make_waves
@@ -60,6 +61,26 @@ def test_detectors_of_wav_files_are_those_of_what_the_model_measures_in_them(
     values = np.concatenate([one.frames["akld"] for one in heard])
     assert frames.num_frames == len(values)
     assert frames.threshold("akld", 0.99) == pytest.approx(np.quantile(values, 0.99, method="inverted_cdf"), rel=1e-3)
+
+
+def test_no_engine_is_needed_and_a_network_of_ones_own_is_heard(
+    place: Path, model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("KALDI_ROOT", "/no such/kaldi")
+    wavs = sorted(map(str, place.glob("wav/*.wav")))[:4]
+    assert main(["fit-detector", "--num-draws", "2", str(model_dir), *wavs]) == 0
+    source = tmp_path / "own.py"
+    source.write_text("import torch\n\ndef network(dim, num_pdfs):\n    return torch.nn.Linear(dim, num_pdfs)\n")
+    own = HybridModel.from_factory(FRONT_END, load_object(f"{source}:network"), 6)
+    own.save(tmp_path / "own/final.safetensors")
+    capsys.readouterr()
+    assert main(["fit-detector", str(tmp_path / "own"), *wavs]) == 1
+    assert "name its code with --network" in capsys.readouterr().err
+    assert main(["fit-detector", "--network", f"{source}:network", str(tmp_path / "own"), *wavs]) == 0
+    detector = load_detectors(tmp_path / "own/detector")["mean_predictive_entropy"]
+    waves = {name: read_wav(name)[0] for name in wavs}
+    heard = Recogniser(own.eval(), None, tmp_path).hear(waves, words=False).values()
+    assert detector.benign_mean[0] == pytest.approx(np.mean([one.statistics["mean_predictive_entropy"] for one in heard]))
 
 
 def test_few_files_give_a_warning_in_one_line(place: Path, model_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:

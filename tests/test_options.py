@@ -11,17 +11,19 @@ from typing import Any
 
 import pytest
 
-from kaldi_uq.attacks.config import AdaptiveConfig, AttackConfig
+from kaldi_uq.attacks.attack import Attack
+from kaldi_uq.attacks.config import AdaptiveConfig, AttackConfig, BlackBoxConfig, HidingConfig
 from kaldi_uq.cli.main import COMMANDS, command_parser
 from kaldi_uq.config import Config, add_config_file, add_config_flags, config_from, flag, read_option_file
 from kaldi_uq.engine.base import DecodeConfig, DeltasConfig, MonoConfig
 from kaldi_uq.errors import UsageError
 from kaldi_uq.feats.config import FrontEndConfig
-from kaldi_uq.nnet.config import MODEL_KINDS, ModelConfig, model_class
+from kaldi_uq.nnet.config import MODEL_KINDS, ModelConfig, config_class
 from kaldi_uq.training.config import TrainConfig
 from tests.conftest import REPO
 
-KINDS: tuple[type[Config], ...] = tuple(model_class(kind).config_class for kind in MODEL_KINDS)
+KINDS: tuple[type[Config], ...] = tuple(map(config_class, MODEL_KINDS))
+ATTACKS: tuple[type[Config], ...] = (AttackConfig, HidingConfig, BlackBoxConfig)
 
 # command -> configurations whose fields are its flags, and the fields that it gets in another way
 FLAGS: dict[str, tuple[tuple[type[Config], ...], set[str]]] = {
@@ -34,10 +36,10 @@ FLAGS: dict[str, tuple[tuple[type[Config], ...], set[str]]] = {
         {"kind", "input_dim", "num_pdfs", "mfcc", "fbank"},
     ),
     "nnet-decode": ((DecodeConfig,), set()),
-    "nnet-attack": ((AttackConfig, AdaptiveConfig, DecodeConfig), set()),
+    "nnet-attack": ((*ATTACKS, AdaptiveConfig, DecodeConfig), set()),
     "nnet-transfer": ((DecodeConfig,), set()),
     "detect": ((DecodeConfig,), set()),
-    "attack": ((AttackConfig, AdaptiveConfig, DecodeConfig), {"untargeted"}),
+    "attack": ((*ATTACKS, AdaptiveConfig, DecodeConfig), {"untargeted"}),
     "check-attacks": ((AttackConfig, DecodeConfig), set()),
 }
 
@@ -66,8 +68,9 @@ def actions(parser: argparse.ArgumentParser) -> dict[str, argparse.Action]:
 
 
 def own_fields(config: type[Config]) -> list[dataclasses.Field[Any]]:
-    """Fields of a configuration; those that the kinds of models share count as the first kind's."""
-    shared = {field.name for field in dataclasses.fields(ModelConfig)} if config in KINDS[1:] else set()
+    """Fields of a configuration; those that the kinds of models, or the attacks, share count as the first one's."""
+    base = ModelConfig if config in KINDS[1:] else AttackConfig if config in ATTACKS[1:] else Config
+    shared = {field.name for field in dataclasses.fields(base)}
     return [field for field in dataclasses.fields(config) if field.name not in shared]
 
 
@@ -251,7 +254,7 @@ class TestOptionFile:
         ids=lambda p: str(p.relative_to(REPO / "recipes")),
     )
     def test_files_of_the_recipe_are_read_by_the_command_they_are_for(self, path: Path) -> None:
-        command = "nnet-train" if path.stem in MODEL_KINDS else "nnet-attack"
+        command = "nnet-train" if path.stem in (*MODEL_KINDS, "train") else "nnet-attack"
         configs, elsewhere = FLAGS[command]
         known = {
             f.name: typing.get_type_hints(config)[f.name] for config in configs for f in dataclasses.fields(config)
@@ -266,7 +269,7 @@ class TestFromDict:
     @pytest.mark.parametrize(
         "config",
         [
-            AttackConfig,
+            *ATTACKS,
             AdaptiveConfig,
             DecodeConfig,
             *KINDS,
@@ -290,10 +293,11 @@ class TestFromDict:
             (AttackConfig, {"eps": 1.5}, "eps must be"),
             (AttackConfig, {"eps": float("nan")}, "eps must be"),
             (AttackConfig, {"num_steps": 0}, "num_steps must be"),
-            (AttackConfig, {"step_rule": "linear"}, "step_rule must be"),
             (AttackConfig, {"seed": -1}, "seed must be"),
             (AttackConfig, {"momentum": 0.9}, "apgd has a momentum of its own"),
-            (AttackConfig, {"hide_steps": 9, "constraint": "snr"}, "it cannot keep that of snr"),
+            (HidingConfig, {"hide_steps": 9, "constraint": "snr"}, "it cannot keep that of snr"),
+            (HidingConfig, {"hide_steps": -1}, "hide_steps must be"),
+            (BlackBoxConfig, {"nes_sigma": 0}, "nes_sigma must be"),
             (AttackConfig, {"eot_draws": "fixed", "early_stop": True}, "eot_draws fixed is for a whole batch"),
             (AttackConfig, {"eot_draws": "fixed", "num_starts": 2}, "eot_draws fixed is for a whole batch"),
             (TrainConfig, {"learning_rate": 0}, "learning rates must be"),
@@ -313,3 +317,16 @@ class TestFromDict:
     ) -> None:
         with pytest.raises(ValueError, match=message):
             config.from_dict(values)
+
+
+@pytest.mark.parametrize(
+    "field, message",
+    [
+        ("step_rule", "there is no step rule 'linear'; there are apgd, cosine, fixed"),
+        ("constraint", "there is no constraint 'linear'; there are l2, linf, masking, snr"),
+        ("loss", "there is no loss 'linear'; there are cross_entropy, "),
+    ],
+)
+def test_part_of_an_attack_that_does_not_exist_is_refused_with_those_that_do(field: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Attack(**{field: "linear"})

@@ -10,13 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from kaldi_uq.attacks.evaluation import evaluate_examples, summarise
+from kaldi_uq.attacks.directory import score_examples, summarise
 from kaldi_uq.audio.disturb import uniform_noise
 from kaldi_uq.cli.main import main
-from kaldi_uq.engine.base import DecodeConfig
-from kaldi_uq.engine.embedded.engine import EmbeddedEngine
 from kaldi_uq.io.wav import to_int16, write_wav
-from kaldi_uq.recogniser.hybrid import HybridModel
+from kaldi_uq.recogniser.recogniser import Recogniser
 from kaldi_uq.results.table import Results
 from tests.recipe import Recipe, error_line
 from tests.test_detect_command import train, write_set
@@ -158,18 +156,8 @@ def test_noise_as_large_as_the_attack_does_not_reach_the_target(place: Path) -> 
     waves, text = make_waves(5, seed=2)
     attack = lines_of(place / DNN)
     noise = {utt: uniform_noise(wav, EPS, generator=np.random.default_rng(0)).wav for utt, wav in waves.items()}
-    model_dir = place / "exp/dnn"
-    lines = evaluate_examples(
-        HybridModel.load(model_dir),
-        EmbeddedEngine(),
-        model_dir,
-        model_dir / "graph",
-        DecodeConfig(),
-        waves,
-        noise,
-        {line["utt"]: line["target"].split() for line in attack},
-        text,
-    )
+    targets = {line["utt"]: line["target"].split() for line in attack}
+    lines = score_examples(Recogniser.load(place / "exp/dnn"), waves, noise, targets, text)
     of_noise, of_attack = summarise(lines), summarise(attack)
     assert of_noise["snr_db_mean"] == pytest.approx(of_attack["snr_db_mean"], abs=1)  # as loud
     assert of_noise["target_success"] == 0 < of_attack["target_success"]

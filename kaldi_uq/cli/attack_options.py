@@ -106,7 +106,7 @@ def attack_of(args: argparse.Namespace, adaptive: AdaptiveConfig, **fixed: Any) 
         options += [f"{args.method} (--method)"] if args.method and args.method not in wanted else []
         raise UsageError(f"an attack is either {' or '.join(options)}: leave one of them out")
     method = args.method or (wanted[0] if wanted else "pgd")
-    own = ".py:" in method
+    own = own_code(method)
     try:
         kind = load_object(method) if own else ATTACKS.get(method)
         if not (isinstance(kind, type) and issubclass(kind, Attack)):
@@ -119,6 +119,11 @@ def attack_of(args: argparse.Namespace, adaptive: AdaptiveConfig, **fixed: Any) 
             return kind(config)
     except (TypeError, ValueError) as error:
         raise UsageError(str(error)) from None
+
+
+def own_code(method: str | None) -> bool:
+    """Whether ``--method`` names the user's own code, as FILE.py:CLASS."""
+    return method is not None and ".py:" in method
 
 
 def own_options(text: str, config: type[Config]) -> dict[str, Any]:

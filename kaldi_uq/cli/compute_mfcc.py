@@ -9,13 +9,11 @@ import argparse
 from pathlib import Path
 
 import numpy as np
-import torch
 from tqdm import tqdm
 
 from kaldi_uq.cli.options import add_engine, add_jobs, add_pipes, directory, engine_options
 from kaldi_uq.engine.select import engine_name
 from kaldi_uq.feats.conf import read_mfcc_conf
-from kaldi_uq.feats.mfcc import Mfcc
 from kaldi_uq.io.ark import MatrixWriter
 from kaldi_uq.io.datadir import DataDir, write_table
 from kaldi_uq.io.waves import read_waves
@@ -34,6 +32,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
+    import torch
+
+    from kaldi_uq.feats.mfcc import Mfcc
+
     torch.set_num_threads(1)
     config = read_mfcc_conf(args.mfcc_config)
     mfcc = Mfcc(config)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kaldi_uq.attacks.config import AdaptiveConfig
-from kaldi_uq.cli.attack_options import ATTACK_CONFIGS, add_attack_choice, attack_of, fit_file
+from kaldi_uq.cli.attack_options import ATTACK_CONFIGS, add_attack_choice, attack_of, fit_file, own_code
 from kaldi_uq.cli.model_options import (
     add_data_and_graph,
     add_model_arguments,
@@ -24,6 +24,7 @@ from kaldi_uq.cli.model_options import (
 from kaldi_uq.cli.options import non_negative_int, start_logging
 from kaldi_uq.config import config_from
 from kaldi_uq.errors import DataError, UsageError
+from kaldi_uq.user_code import split_name
 
 if TYPE_CHECKING:
     from kaldi_uq.attacks.goal import Goal
@@ -76,6 +77,7 @@ def run(args: argparse.Namespace) -> None:
     inputs = [*recogniser.files, args.data_dir / "text"]
     inputs += [args.lang_dir / "L.fst"] if args.lang_dir else []
     inputs += [Path(path) for path in (args.target_text, fit_file(args, adaptive)) if path]
+    inputs += [split_name(args.method)[0]] if own_code(args.method) else []
     for path in inputs:
         if not path.is_file():
             raise DataError(f"{path}: no such file")

@@ -17,16 +17,15 @@ import argparse
 import logging
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from kaldi_uq.cli.model_options import add_cmvn_source, use_all_cores
 from kaldi_uq.cli.options import add_engine, add_jobs, add_pipes, directory, engine_of, start_logging
-from kaldi_uq.config import add_config_file, add_config_flags, config_from, flag
+from kaldi_uq.config import Config, add_config_file, add_config_flags, config_from, flag
 from kaldi_uq.engine.base import DecodeConfig
 from kaldi_uq.errors import DataError, UsageError
 from kaldi_uq.feats.conf import read_fbank_conf, read_mfcc_conf
 from kaldi_uq.feats.config import FrontEndConfig
-from kaldi_uq.feats.frontend import FrontEnd
 from kaldi_uq.feats.recipe_opts import read_recipe_opts
 from kaldi_uq.io.ark import read_alignments
 from kaldi_uq.io.datadir import DataDir
@@ -34,12 +33,12 @@ from kaldi_uq.io.files import DoneStamp
 from kaldi_uq.io.kaldi_model import read_transitions
 from kaldi_uq.io.lang import Lang
 from kaldi_uq.io.waves import read_waves, waves_digest
-from kaldi_uq.nnet.config import FORMER_FIELDS, ModelConfig, kind_names, model_class
-from kaldi_uq.recogniser.hybrid import MODEL_FILE, HybridModel, select_device
-from kaldi_uq.recogniser.speakers import speaker_stats, speakers_digest
+from kaldi_uq.nnet.config import FORMER_FIELDS, ModelConfig, config_class, kind_names
 from kaldi_uq.training.config import UTTERANCE_BATCH, TrainConfig
-from kaldi_uq.training.trainer import Trainer, TrainingInputs
 from kaldi_uq.user_code import load_object, split_name
+
+if TYPE_CHECKING:  # --help needs no torch
+    from kaldi_uq.recogniser.hybrid import HybridModel
 
 log = logging.getLogger(__name__)
 
@@ -68,8 +67,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", default="", help="cpu or cuda; default: cuda if there is one")
     add_engine(parser)
     add_jobs(parser)
-    kinds = [model_class(kind).config_class for kind in kind_names()]
-    configs = (ModelConfig, *kinds, TrainConfig, FrontEndConfig, DecodeConfig)
+    kinds = map(config_class, kind_names())
+    configs: tuple[type[Config], ...] = (ModelConfig, *kinds, TrainConfig, FrontEndConfig, DecodeConfig)
     # from --model, --frontend, --mfcc-config, --fbank-config and the alignments
     elsewhere = {"kind", "input_dim", "num_pdfs", "mfcc", "fbank"}
     add_config_file(parser, *configs, skip=elsewhere)
@@ -80,6 +79,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
+    from kaldi_uq.recogniser.hybrid import MODEL_FILE, select_device
+    from kaldi_uq.recogniser.speakers import speaker_stats, speakers_digest
+    from kaldi_uq.training.trainer import Trainer, TrainingInputs
+
     start_logging()
     use_all_cores()
     engine = engine_of(args, args.exp_dir)
@@ -147,10 +150,13 @@ def run(args: argparse.Namespace) -> None:
 
 def _model(args: argparse.Namespace, frontend: FrontEndConfig, num_pdfs: int) -> tuple[HybridModel, dict[str, Any]]:
     """The model with its initial weights, and the stamp's entry for its network; options that it lacks are refused."""
+    from kaldi_uq.feats.frontend import FrontEnd
+    from kaldi_uq.recogniser.hybrid import HybridModel
+
     seed = config_from(args, TrainConfig).seed
     kind = args.model or "dnn"
-    chosen: type[ModelConfig] | None = None if args.network else model_class(kind).config_class
-    every = set().union(*(_names(model_class(kind).config_class) for kind in kind_names()))
+    chosen = None if args.network else config_class(kind)
+    every = set().union(*(_names(config_class(kind)) for kind in kind_names()))
     others = every - (_names(chosen) if chosen else set())
     args.known_fields = {name: type_ for name, type_ in args.known_fields.items() if name not in others}  # of the file
     for name in sorted(others):

@@ -10,18 +10,18 @@ import argparse
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from kaldi_uq.cli.options import add_engine, directory, engine_of
 from kaldi_uq.io.datadir import read_table
 from kaldi_uq.io.wav import read_wav
-from kaldi_uq.recogniser.hybrid import HybridModel
-from kaldi_uq.recogniser.recogniser import Recogniser
-from kaldi_uq.report.build import build_report
-from kaldi_uq.report.example import Example
-from kaldi_uq.report.spectrogram import Perturbed
 from kaldi_uq.report.summary import summary
 from kaldi_uq.results.table import Results
 from kaldi_uq.results.utterances import AttackRecord, attack_dirs, read_attacked
+
+if TYPE_CHECKING:  # --help needs neither torch nor matplotlib
+    from kaldi_uq.report.example import Example
+    from kaldi_uq.report.spectrogram import Perturbed
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -34,6 +34,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
+    from kaldi_uq.report.build import build_report
+
     examples: list[Example] = []
     found = [(model, *entry) for model in _models(args.exp_dir) for entry in attack_dirs(args.exp_dir / model)]
     if found and args.num_examples > 0:
@@ -65,6 +67,9 @@ def _choose(records: Sequence[AttackRecord], count: int) -> list[AttackRecord]:
 def _examples(
     args: argparse.Namespace, kind: str, attack: str, eps: float, path: Path, records: Sequence[AttackRecord]
 ) -> list[Example]:
+    from kaldi_uq.recogniser.recogniser import Recogniser
+    from kaldi_uq.report.example import Example
+
     recogniser = Recogniser.load(args.exp_dir / kind, engine=engine_of(args), lang_dir=args.data_dir / "lang")
     original_scp, attacked_scp = read_table(args.data_dir / "attack/wav.scp"), read_table(path / "wav.scp")
     rate = recogniser.sample_rate
@@ -102,6 +107,9 @@ def _examples(
 
 def _perturbed(args: argparse.Namespace, found: Sequence[tuple[str, str, float, Path]]) -> list[Perturbed]:
     """One utterance of the first model that both the strong and the psychoacoustic attack turned into their target."""
+    from kaldi_uq.recogniser.hybrid import HybridModel
+    from kaldi_uq.report.spectrogram import Perturbed
+
     places = {(model, attack, eps): path for model, attack, eps, path in found}
     for (model, attack, eps), path in places.items():
         strong = places.get((model, "pgd", eps))

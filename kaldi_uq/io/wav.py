@@ -13,7 +13,6 @@ import warnings
 
 import numpy as np
 import numpy.typing as npt
-from scipy.io import wavfile
 
 from kaldi_uq.errors import DataError
 from kaldi_uq.io.files import atomic_write
@@ -39,6 +38,8 @@ def write_wav(path: str | os.PathLike[str], samples: np.ndarray, sample_rate: in
         samples: waveform, (N,) int16; :func:`to_int16` converts floats.
         sample_rate: sample rate in Hz.
     """
+    from scipy.io import wavfile  # here, so that --help needs no SciPy
+
     if samples.dtype != np.int16 or samples.ndim != 1:
         raise TypeError(f"samples must be (N,) int16, got {samples.shape} {samples.dtype}")
     with atomic_write(path, "wb") as stream:
@@ -198,6 +199,8 @@ def _parse_wav(data: bytes, name: str, *, streamed: bool) -> tuple[np.ndarray, i
         name: name of the file, for messages.
         streamed: a program wrote it to a pipe, and may not have known the length.
     """
+    from scipy.io import wavfile
+
     data = _checked_length(name, data, streamed=streamed)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", wavfile.WavFileWarning)  # chunks that carry no audio

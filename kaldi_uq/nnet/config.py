@@ -1,8 +1,9 @@
 """Configuration of an acoustic model, and the registry of the kinds of models.
 
-A kind is one class with its configuration, in one file.  Those of the package are the modules of
-``kaldi_uq.nnet.kinds``: the name of the file is the name of the kind, and the file is imported when the kind is asked
-for, so that a list of the names needs no PyTorch.  :func:`register` adds a class from anywhere.
+A kind is one class with its configuration.  The classes of the package are the modules of ``kaldi_uq.nnet.kinds``: the
+name of the file is the name of the kind, and the file is imported when the class is asked for.  Their configurations
+stand here, so that the names and the options of the kinds need no PyTorch.  :func:`register` adds a class from
+anywhere, which brings its configuration along.
 """
 
 from __future__ import annotations
@@ -61,10 +62,56 @@ class ModelConfig(Config):
         """
         if not isinstance(values, dict):
             raise ValueError(f"{cls.__name__} must be names with values, got {values!r}")
-        config = model_class(values.get("kind", "dnn")).config_class
+        config = config_class(values.get("kind", "dnn"))
         ignored = {"kind", *FORMER_FIELDS} - {field.name for field in fields(config)}
         found: ModelConfig = super(ModelConfig, config).from_dict({k: v for k, v in values.items() if k not in ignored})
         return found
+
+
+@dataclass(frozen=True)
+class DnnConfig(ModelConfig):
+    """A deterministic network: nothing but its sizes."""
+
+    kind: ClassVar[str] = "dnn"
+
+
+@dataclass(frozen=True)
+class EnsembleConfig(ModelConfig):
+    """A deep ensemble."""
+
+    kind: ClassVar[str] = "ensemble"
+
+    num_members: int = 5  # T of the paper
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(self.num_members >= 1, f"num_members must be >= 1, got {self.num_members}")
+
+
+@dataclass(frozen=True)
+class DropoutConfig(ModelConfig):
+    """A network with dropout at test."""
+
+    kind: ClassVar[str] = "dropout"
+
+    dropout: float = 0.5  # probability of dropping a unit
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(0 <= self.dropout < 1, f"dropout must be in [0, 1), got {self.dropout}")
+
+
+@dataclass(frozen=True)
+class BnnConfig(ModelConfig):
+    """A Bayesian network."""
+
+    kind: ClassVar[str] = "bnn"
+
+    init_log_var: float = -9.0  # initial log-variance of rows and columns
+
+
+# name -> configuration, of the kinds of the package
+_CONFIGS: dict[str, type[ModelConfig]] = {c.kind: c for c in (DnnConfig, EnsembleConfig, DropoutConfig, BnnConfig)}
 
 
 def register(model: ClassT) -> ClassT:
@@ -98,3 +145,13 @@ def model_class(kind: str) -> Any:
         importlib.import_module(f"{__package__}.kinds.{kind}")
     require(kind in _classes, f"model must be one of {', '.join(kind_names())}, got {kind!r}")
     return _classes[kind]
+
+
+def config_class(kind: str) -> type[ModelConfig]:
+    """The configuration of a kind; for the kinds of the package PyTorch is not imported.
+
+    Raises:
+        ValueError: there is no such kind.
+    """
+    found: type[ModelConfig] = _CONFIGS[kind] if kind in _CONFIGS else model_class(kind).config_class
+    return found

@@ -33,7 +33,7 @@ from kaldi_uq.recogniser.base import BaseRecogniser
 from kaldi_uq.recogniser.hybrid import MODEL_FILE, HybridModel, select_device
 from kaldi_uq.recogniser.speakers import speaker_stats, speakers_digest, stats_of_waves
 
-MODEL_FILES = (MODEL_FILE, "final.mdl", "tree")
+HMM_FILES = ("final.mdl", "tree")  # in the directory of the model
 GRAPH_FILES = ("HCLG.fst", "words.txt")
 
 
@@ -44,7 +44,8 @@ class Recogniser(BaseRecogniser):
 
     Args:
         model: the acoustic model, on its device.
-        engine: decodes and aligns.
+        engine: decodes and aligns; an engine, or the name of one, which is made when it is first needed; default: ``kaldi``
+            if ``KALDI_ROOT`` is set, else ``embedded``.
         model_dir: directory of ``final.mdl`` and ``tree``.
         graph_dir: directory of ``HCLG.fst`` and ``words.txt``; default: ``model_dir/graph``.
         lang_dir: language directory, for targets; default: the recipe's, see :meth:`lang`.
@@ -59,7 +60,7 @@ class Recogniser(BaseRecogniser):
     def __init__(
         self,
         model: HybridModel,
-        engine: Engine,
+        engine: Engine | str | None,
         model_dir: Path,
         *,
         graph_dir: Path | None = None,
@@ -69,8 +70,8 @@ class Recogniser(BaseRecogniser):
     ) -> None:
         front_end = model.front_end
         if num_draws is not None and num_draws > 1 and not model.network.is_random:
-            raise ValueError(f"{num_draws} draws: {model_dir} is not random, leave the number out")
-        self.model, self.engine = model, engine
+            raise ValueError(f"num_draws {num_draws}: {model_dir} is not random, leave the option out")
+        self.model, self._engine = model, engine
         self.model_dir, self.lang_dir = Path(model_dir), lang_dir
         self.graph_dir = Path(graph_dir) if graph_dir is not None else self.model_dir / "graph"
         self.decode_config = decode or DecodeConfig()
@@ -97,9 +98,8 @@ class Recogniser(BaseRecogniser):
         """Open what a recipe has trained.
 
         Args:
-            model_dir: such as ``exp/dnn``, with ``final.safetensors``, ``final.mdl`` and ``tree``.
-            graph_dir, lang_dir, decode, num_draws: as of the class.
-            engine: an engine, or the name of one; default: ``kaldi`` if ``KALDI_ROOT`` is set, else ``embedded``.
+            model_dir: such as ``exp/dnn``, with ``final.safetensors``; ``final.mdl`` and ``tree`` for words.
+            graph_dir, lang_dir, engine, decode, num_draws: as of the class.
             device: ``cpu`` or ``cuda``; default: ``cuda`` if there is one.
             network: function (input_dim, num_pdfs) that builds the network, where it is no part of this package.
 
@@ -108,13 +108,10 @@ class Recogniser(BaseRecogniser):
             ValueError: a device that is not there, or draws of a network that is not random.
         """
         model_dir = Path(model_dir)
-        for name in MODEL_FILES:
-            if not (model_dir / name).is_file():
-                raise ModelFileError(f"{model_dir / name}: no such file; steps/uq/train.sh makes it")
         model = HybridModel.load(model_dir, select_device(device), network=network)
         return cls(
             model,
-            engine if isinstance(engine, Engine) else select_engine(engine),
+            engine,
             model_dir,
             graph_dir=None if graph_dir is None else Path(graph_dir),
             lang_dir=None if lang_dir is None else Path(lang_dir),
@@ -136,9 +133,8 @@ class Recogniser(BaseRecogniser):
 
     @property
     def files(self) -> list[Path]:
-        model = [self.model_dir / name for name in MODEL_FILES if (self.model_dir / name).is_file()]
-        graph = [self.graph_dir / name for name in GRAPH_FILES if (self.graph_dir / name).is_file()]
-        return [*model, *graph, *([self.code] if self.code else [])]
+        found = [path for path in (self.model_dir / MODEL_FILE, *self._word_files) if path.is_file()]
+        return [*found, *([self.code] if self.code else [])]
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -146,8 +142,19 @@ class Recogniser(BaseRecogniser):
 
     @property
     def why_no_words(self) -> str:
-        missing = [self.graph_dir / name for name in GRAPH_FILES if not (self.graph_dir / name).is_file()]
-        return f"{missing[0]}: no such file; utils/mkgraph.sh makes it" if missing else ""
+        missing = next((path for path in self._word_files if not path.is_file()), None)
+        return f"{missing}: no such file; {self._word_files[missing]} makes it" if missing else ""
+
+    @property
+    def _word_files(self) -> dict[Path, str]:
+        """The files that decoding needs, and what makes each."""
+        hmm = {self.model_dir / name: "steps/uq/train.sh" for name in HMM_FILES}
+        return hmm | {self.graph_dir / name: "utils/mkgraph.sh" for name in GRAPH_FILES}
+
+    @functools.cached_property
+    def engine(self) -> Engine:
+        """What decodes and aligns."""
+        return self._engine if isinstance(self._engine, Engine) else select_engine(self._engine)
 
     @functools.cached_property
     def lang(self) -> Lang:

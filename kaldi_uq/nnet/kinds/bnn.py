@@ -3,25 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kaldi_uq.nnet.base import FrameModel, choose_chunk, chunk_sizes, layer_sizes
-from kaldi_uq.nnet.config import ModelConfig, register
+from kaldi_uq.nnet.config import BnnConfig, register
 from kaldi_uq.nnet.vmg_linear import VmgLinear
-
-
-@dataclass(frozen=True)
-class BnnConfig(ModelConfig):
-    """A Bayesian network."""
-
-    kind: ClassVar[str] = "bnn"
-
-    init_log_var: float = -9.0  # initial log-variance of rows and columns
 
 
 @register

@@ -3,21 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from kaldi_uq.nnet.base import FrameModel, layer_sizes
-from kaldi_uq.nnet.config import ModelConfig, register
-
-
-@dataclass(frozen=True)
-class DnnConfig(ModelConfig):
-    """A deterministic network: nothing but its sizes."""
-
-    kind: ClassVar[str] = "dnn"
+from kaldi_uq.nnet.config import DnnConfig, register
 
 
 def make_linear(in_features: int, out_features: int, generator: torch.Generator) -> nn.Linear:

@@ -3,30 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kaldi_uq.config import require
 from kaldi_uq.nnet.base import FrameModel, choose_chunk, chunk_sizes, layer_sizes
-from kaldi_uq.nnet.config import ModelConfig, register
+from kaldi_uq.nnet.config import DropoutConfig, register
 from kaldi_uq.nnet.kinds.dnn import make_linear
-
-
-@dataclass(frozen=True)
-class DropoutConfig(ModelConfig):
-    """A network with dropout at test."""
-
-    kind: ClassVar[str] = "dropout"
-
-    dropout: float = 0.5  # probability of dropping a unit
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require(0 <= self.dropout < 1, f"dropout must be in [0, 1), got {self.dropout}")
 
 
 @register

@@ -3,31 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import ClassVar
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kaldi_uq.config import require
 from kaldi_uq.nnet.base import FrameModel, choose_chunk, chunk_sizes, cross_entropy
-from kaldi_uq.nnet.config import ModelConfig, register
-from kaldi_uq.nnet.kinds.dnn import DnnConfig, DnnModel
-
-
-@dataclass(frozen=True)
-class EnsembleConfig(ModelConfig):
-    """A deep ensemble."""
-
-    kind: ClassVar[str] = "ensemble"
-
-    num_members: int = 5  # T of the paper
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require(self.num_members >= 1, f"num_members must be >= 1, got {self.num_members}")
+from kaldi_uq.nnet.config import DnnConfig, EnsembleConfig, ModelConfig, register
+from kaldi_uq.nnet.kinds.dnn import DnnModel
 
 
 def member_seeds(seed: int, num_members: int) -> tuple[int, ...]:
