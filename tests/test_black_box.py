@@ -174,5 +174,5 @@ def test_it_is_an_attack_of_its_name_with_options_of_its_own() -> None:
         PGD(nes_pairs=3)
     with pytest.raises(ValueError, match="needs nes_pairs >= 1, got 0"):
         BlackBox()
-    with pytest.raises(ValueError, match="BlackBox takes its options from a BlackBoxConfig, got a AttackConfig"):
+    with pytest.raises(ValueError, match="BlackBox: expected options of BlackBoxConfig, got AttackConfig"):
         BlackBox(AttackConfig())

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from kaldi_uq.engine.base import Engine, MonoConfig
+from kaldi_uq.engine.base import DecodeConfig, Engine, MonoConfig
 from kaldi_uq.engine.embedded.engine import EmbeddedEngine
 from kaldi_uq.feats.config import FrontEndConfig, MfccConfig
 from kaldi_uq.feats.frontend import FrontEnd
@@ -25,6 +25,8 @@ from kaldi_uq.language.prepare import loop_grammar, prepare_lang
 from kaldi_uq.nnet.config import ModelConfig, model_class
 from kaldi_uq.recogniser.hybrid import MODEL_FILE, HybridModel
 from kaldi_uq.recogniser.recogniser import Recogniser
+from kaldi_uq.training.config import TrainConfig
+from kaldi_uq.training.trainer import Trainer, TrainingInputs
 
 RATE = 8000
 STATES = {"sil": 1, "one": 3, "three": 4, "two": 2}
@@ -153,6 +155,23 @@ class TinySystem:
         config: type[ModelConfig] = model_class(kind).config_class
         sizes = {"input_dim": FrontEnd(FRONT_END).output_dim, "num_pdfs": self.table.num_pdfs, "hidden_dims": (16,)}
         return config(**sizes, **own.get(kind, {}))
+
+    def trainer(self, out: Path, model: HybridModel, config: TrainConfig) -> Trainer:
+        """A training of this model on the alignments of the monophone system."""
+        inputs = TrainingInputs(
+            waves=self.waves,
+            text=self.text,
+            alis=self.alignments,
+            ali_shift_s=0.01,
+            tid_to_pdf=self.table.tid_to_pdf,
+            ali_dir=self.mono,
+            lang=self.lang,
+        )
+        out.mkdir(parents=True, exist_ok=True)
+        return Trainer(
+            out, inputs, self.engine, frontend=model.front_end.config, network=model.network.config, config=config,
+            decode=DecodeConfig(), device=torch.device("cpu"),
+        )  # fmt: skip
 
     def train(self, kind: str = "dnn", seed: int = 0) -> HybridModel:
         """A network that knows the words: half a second of training on the alignments."""

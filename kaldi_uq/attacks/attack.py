@@ -64,8 +64,8 @@ class Attack:
     def __init__(self, config: AttackConfig | None = None, **options: Any) -> None:
         self.config = self.Config(**options) if config is None else replace(config, **options)
         if not isinstance(self.config, self.Config):
-            own, given = self.Config.__name__, type(self.config).__name__
-            raise ValueError(f"{type(self).__name__} takes its options from a {own}, got a {given}")
+            given = type(self.config).__name__
+            raise ValueError(f"{type(self).__name__}: expected options of {self.Config.__name__}, got {given}")
         CONSTRAINTS.get(self.config.constraint)
         STEP_RULES.get(self.config.step_rule)
         LOSSES.get(self.config.loss)

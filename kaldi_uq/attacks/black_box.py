@@ -45,7 +45,8 @@ class BlackBox(Attack):
 
     def __init__(self, config: AttackConfig | None = None, **options: Any) -> None:
         super().__init__(config, **options)
-        if not getattr(self.config, "nes_pairs", 0):
+        assert isinstance(self.config, BlackBoxConfig)
+        if self.config.nes_pairs < 1:
             raise ValueError("an attack by queries alone needs nes_pairs >= 1, got 0")
 
     @classmethod
