@@ -26,6 +26,7 @@ from kaldi_uq.attacks.goal import BatchGoal
 from kaldi_uq.attacks.loop import AttackResult, Judge, Verdict
 from kaldi_uq.attacks.sentries import Sentries
 from kaldi_uq.detector import OneClassDetector
+from kaldi_uq.io.files import digest
 from kaldi_uq.uncertainty import valid_frames
 
 GROWTH = 10.0  # of lambda while only one side of it is known; after that, the geometric mean of both
@@ -100,7 +101,7 @@ class Adaptive(Attack):
 
     @property
     def settings(self) -> dict[str, Any]:
-        return {**super().settings, "adaptive": self.search.to_dict()}
+        return {**super().settings, "adaptive": self.search.to_dict(), "detectors": digest(self.sentries.state)}
 
     def record(self, statistics: Mapping[str, float]) -> dict[str, Any]:
         return self.sentries.record(statistics)

@@ -88,6 +88,12 @@ class Sentries:
         return cls(tuple(Sentry.of(detector, aim) for detector in detectors))
 
     @property
+    def state(self) -> list[tuple[Any, ...]]:
+        """JSON-able values that the decisions depend on, detector by detector."""
+        found = [(member.detector, member.aim) for member in self.members]
+        return [(d.kind, d.statistics, d.state(), d.require_threshold(), aim) for d, aim in found]
+
+    @property
     def measures(self) -> set[str]:
         """The measures that the statistics are made of."""
         return {statistic.measure for member in self.members for statistic in member.statistics}
