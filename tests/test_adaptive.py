@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import shutil
 from collections.abc import Mapping
@@ -14,24 +15,25 @@ import pytest
 import torch
 from torch import Tensor
 
-from kaldi_uq.attacks import craft
-from kaldi_uq.attacks.adaptive import Adaptive, LambdaSearch, Sentries
+from kaldi_uq.attacks.adaptive import Adaptive, LambdaSearch, Penalised
+from kaldi_uq.attacks.batch import Batch
 from kaldi_uq.attacks.config import AdaptiveConfig, AttackConfig
-from kaldi_uq.attacks.craft import Attacker
-from kaldi_uq.attacks.evaluation import evaluate_examples, evasion
-from kaldi_uq.attacks.methods import make_strategy
-from kaldi_uq.attacks.problem import Problem, plain
+from kaldi_uq.attacks.directory import craft, evasion, score_examples
+from kaldi_uq.attacks.goal import CrossEntropy, Say
+from kaldi_uq.attacks.pgd import PGD
+from kaldi_uq.attacks.sentries import Sentries
+from kaldi_uq.cli.attack_options import detectors_to_pass
 from kaldi_uq.cli.main import main
-from kaldi_uq.engine.base import DecodeConfig
-from kaldi_uq.errors import DataError
+from kaldi_uq.detector import GaussianDetector, OneClassDetector, fit_detectors, save_detectors
+from kaldi_uq.errors import DataError, UsageError
 from kaldi_uq.io import waves as io_waves
 from kaldi_uq.io.wav import read_wav
-from kaldi_uq.recogniser.hybrid import HybridModel
-from kaldi_uq.recogniser.scores import decode_waves
+from kaldi_uq.recogniser.base import BaseRecogniser
+from kaldi_uq.recogniser.recogniser import Recogniser
 from kaldi_uq.results.word_errors import align_words
 from kaldi_uq.uncertainty import measures_from_draws, utterance_statistics
 from tests import tiny
-from tests.test_detect_command import train, write_set
+from tests.tiny import write_set
 
 EPS = 0.1  # the words are loud tones
 CONFIG = AttackConfig(eps=EPS, num_steps=20, realign_every=10, judge_every=10)
@@ -55,11 +57,25 @@ def benign_statistics(num_sets: int = 40, scale: float = 1.0) -> dict[str, np.nd
     return {name: torch.cat([table[name] for table in tables]).numpy() for name in tables[0]}
 
 
+def detectors_of(benign: Mapping[str, np.ndarray], options: AdaptiveConfig) -> list[OneClassDetector]:
+    """Gaussians as the defender fits them, of the statistics and the sides of a configuration."""
+    sides = {"one": (False,), "two": (True,), "both": (True, False)}[options.sided]
+    return [
+        GaussianDetector(two_sided, statistic=name).fit(benign).calibrate(options.fpr, benign)
+        for name in options.names
+        for two_sided in sides
+    ]
+
+
+def sentries_of(benign: Mapping[str, np.ndarray], options: AdaptiveConfig) -> Sentries:
+    return Sentries.of(detectors_of(benign, options), aim=options.aim)
+
+
 class TestPenalty:
     @pytest.mark.parametrize("sided", ["one", "two", "both"])
     @pytest.mark.parametrize("statistic", [*STATISTICS, ",".join(STATISTICS)])
     def test_gradient_is_that_of_finite_differences(self, statistic: str, sided: str) -> None:
-        sentries = Sentries.fit(benign_statistics(scale=0.3), AdaptiveConfig(statistics=statistic, sided=sided))
+        sentries = sentries_of(benign_statistics(scale=0.3), AdaptiveConfig(statistics=statistic, sided=sided))
 
         def penalty(logits: Tensor) -> Tensor:
             return sentries.penalty(logits.log_softmax(-1), LENGTHS)
@@ -72,7 +88,7 @@ class TestPenalty:
     def test_it_is_zero_at_the_aim_and_below_and_grows_above(self, sided: str) -> None:
         benign = benign_statistics()
         for statistic in STATISTICS:
-            sentries = Sentries.fit(benign, AdaptiveConfig(statistics=statistic, sided=sided))
+            sentries = sentries_of(benign, AdaptiveConfig(statistics=statistic, sided=sided))
             for seed in range(30):
                 draws = random_draws(seed).log_softmax(-1)
                 aimed = sentries.excess(statistics_of(draws), aim=True)
@@ -83,7 +99,7 @@ class TestPenalty:
                     assert (penalty[aimed <= 0] == 0).all()
 
     def test_padding_has_no_part_in_it(self) -> None:
-        sentries = Sentries.fit(benign_statistics(scale=0.3), AdaptiveConfig(statistics=",".join(STATISTICS)))
+        sentries = sentries_of(benign_statistics(scale=0.3), AdaptiveConfig(statistics=",".join(STATISTICS)))
         logits = random_draws(5, 2.0)
         other = logits.clone()
         other[:, 1, 6:] = 7.0 * random_draws(6)[:, 1, 6:]
@@ -93,7 +109,7 @@ class TestPenalty:
 
     def test_of_a_maximum_it_reaches_every_frame_above_the_aim(self) -> None:
         benign = benign_statistics(scale=6.0)  # certain, so that all frames of uncertain audio are above
-        sentries = Sentries.fit(benign, AdaptiveConfig(statistics="max_predictive_entropy", aim=0.01))
+        sentries = sentries_of(benign, AdaptiveConfig(statistics="max_predictive_entropy", aim=0.01))
         logits = random_draws(3, 0.5).requires_grad_(True)
         (slope,) = torch.autograd.grad(sentries.penalty(logits.log_softmax(-1), LENGTHS).sum(), logits)
         assert (slope[:, 0].abs().sum((0, 2)) > 0).all()
@@ -101,16 +117,52 @@ class TestPenalty:
     def test_a_two_sided_detector_is_not_passed_by_certainty(self) -> None:
         benign = benign_statistics(scale=0.3)
         for sided, certain in (("one", 0.0), ("two", 1.0)):
-            sentries = Sentries.fit(benign, AdaptiveConfig(statistics="max_predictive_entropy", sided=sided))
+            sentries = sentries_of(benign, AdaptiveConfig(statistics="max_predictive_entropy", sided=sided))
             draws = (100.0 * torch.eye(5, dtype=torch.float64)[torch.zeros(3, 2, 9, dtype=torch.long)]).log_softmax(-1)
             assert ((sentries.penalty(draws, LENGTHS) > 0) == bool(certain)).all()
             assert ((sentries.excess(statistics_of(draws)) > 0) == bool(certain)).all()
 
 
+class TestPenalised:
+    def test_penalty_is_added_with_the_weight_of_each_utterance(self) -> None:
+        sentries = sentries_of(benign_statistics(scale=0.3), AdaptiveConfig(statistics="max_predictive_entropy"))
+        draws, weight = random_draws(5, 2.0).log_softmax(-1), torch.tensor([0.0, 3.0], dtype=torch.float64)
+        goal = CrossEntropy(torch.zeros(2, 9, dtype=torch.int64), LENGTHS)
+        both = Penalised(goal, sentries, weight)
+        rows = torch.arange(2)
+        added = both.shares(draws, rows) - goal.shares(draws, rows)
+        torch.testing.assert_close(added.sum(1), weight * sentries.penalty(draws, LENGTHS))
+        assert added[1, :6].abs().min() > 0
+        assert not added[1, 6:].any()
+
+    def test_part_of_a_batch_keeps_its_weight_and_its_targets(self) -> None:
+        sentries = sentries_of(benign_statistics(scale=0.3), AdaptiveConfig(statistics="max_predictive_entropy"))
+        draws = random_draws(5, 2.0).log_softmax(-1)
+        goal = CrossEntropy(torch.randint(5, (2, 9)), LENGTHS)
+        both = Penalised(goal, sentries, torch.tensor([1.0, 3.0]))
+        rows = torch.tensor([1])
+        expected = both.shares(draws[:, rows], rows)
+        torch.testing.assert_close(both.select(rows).shares(draws[:, rows], torch.tensor([0])), expected)
+
+    def test_it_follows_as_its_goal_does(self) -> None:
+        class Following(CrossEntropy):
+            follows = True
+            seen = 0
+
+            def follow(self, log_mean_post: Tensor, rows: Tensor) -> None:
+                self.seen += len(rows)
+
+        sentries = sentries_of(benign_statistics(), AdaptiveConfig(statistics="max_variance"))
+        goals = [kind(torch.zeros(2, 9, dtype=torch.int64), LENGTHS) for kind in (CrossEntropy, Following)]
+        assert [Penalised(goal, sentries, torch.zeros(2)).follows for goal in goals] == [False, True]
+        Penalised(goals[1], sentries, torch.zeros(2)).follow(torch.zeros(2, 9, 5), torch.arange(2))
+        assert goals[1].seen == 2
+
+
 class TestSentries:
     def test_they_decide_as_the_detectors_of_the_defender(self) -> None:
         benign = benign_statistics()
-        sentries = Sentries.fit(benign, AdaptiveConfig(statistics=",".join(STATISTICS), sided="both", fpr=0.03))
+        sentries = sentries_of(benign, AdaptiveConfig(statistics=",".join(STATISTICS), sided="both", fpr=0.03))
         assert len(sentries.members) == 2 * len(STATISTICS)
         table = {name: torch.from_numpy(values) for name, values in benign.items()}
         passes = sentries.excess(table) <= 0
@@ -120,16 +172,16 @@ class TestSentries:
             assert bool(passes[row]) == record["passes"] == (record["excess"] <= 0) == (not caught)
         assert 0 < int((~passes).sum()) < len(passes) / 4
 
-    def test_all_stands_for_every_statistic_and_an_unknown_one_is_named(self) -> None:
-        benign = benign_statistics()
-        assert len(Sentries.fit(benign, AdaptiveConfig(statistics="all")).members) == len(benign)
-        with pytest.raises(DataError, match="the model has no statistic 'max_akldd'; it has max_predictive_entropy, "):
-            Sentries.fit(benign, AdaptiveConfig(statistics="max_akldd"))
+    def test_there_has_to_be_one_with_a_threshold(self) -> None:
+        with pytest.raises(ValueError, match="needs at least one detector"):
+            Sentries.of([])
+        with pytest.raises(ValueError, match=r"GaussianDetector has no threshold; call calibrate\(\) first"):
+            Sentries.of([GaussianDetector().fit([1.0, 2.0, 3.0])])
 
     def test_aim_is_never_above_the_threshold(self) -> None:
         config = AdaptiveConfig(statistics="max_akld", fpr=0.4, aim=0.9)
-        (member,) = Sentries.fit(benign_statistics(), config).members
-        assert member.aim == member.threshold
+        (member,) = sentries_of(benign_statistics(), config).members
+        assert member.aim == member.detector.threshold
 
 
 class TestLambdaSearch:
@@ -168,23 +220,23 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Place:
     system = tiny.make_system(folder)
     benign, text = tiny.make_waves(40, seed=77)
     for kind in ("dnn", "ensemble", "dropout", "bnn"):
-        model_dir = folder / "exp" / kind
-        model = train(system, kind)
-        model.save(model_dir / "final.safetensors")
-        for name in ("final.mdl", "tree"):
-            shutil.copy(system.mono / name, model_dir)
-        shutil.copytree(system.graph, model_dir / "graph")
-        _, statistics = decode_waves(
-            model, benign, system.engine, model_dir, model_dir / "graph", DecodeConfig(), seed=5
-        )
+        model_dir = system.write_model(system.train(kind), folder / "exp" / kind)
         (model_dir / "score_fit").mkdir()
         with open(model_dir / "score_fit/results.jsonl", "w", encoding="utf-8") as stream:
-            for utt, values in statistics.items():
+            for utt, one in recogniser_of((system, folder / "exp"), kind).hear(benign, seed=5).items():
                 errors = align_words(text[utt], text[utt]).counts()
                 line = {"utt": utt, "text": " ".join(text[utt]), "hypothesis": "", "errors": errors}
-                stream.write(json.dumps(line | {"statistics": values}) + "\n")
+                stream.write(json.dumps(line | {"statistics": one.statistics}) + "\n")
     write_set(folder / "speech", *speech())
     return system, folder / "exp"
+
+
+@pytest.fixture
+def copy(place: Place, tmp_path: Path) -> Place:
+    """A copy of exp/dnn, to change."""
+    shutil.copytree(place[1] / "dnn", tmp_path / "copy/exp/dnn")
+    write_set(tmp_path / "copy/speech", *speech())
+    return place[0], tmp_path / "copy/exp"
 
 
 def speech() -> tuple[dict[str, np.ndarray], dict[str, list[str]]]:
@@ -196,13 +248,8 @@ def benign_of(place: Place, kind: str) -> dict[str, np.ndarray]:
     return {name: np.array([line["statistics"][name] for line in lines]) for name in lines[0]["statistics"]}
 
 
-def attacker_of(place: Place, kind: str) -> Attacker:
-    model_dir = place[1] / kind
-    model = HybridModel.load(model_dir)
-    system = place[0]
-    return Attacker.of_recipe(
-        model, system.engine, model_dir, system.lang, DecodeConfig(), graph_dir=model_dir / "graph"
-    )
+def recogniser_of(place: Place, kind: str) -> Recogniser:
+    return Recogniser.load(place[1] / kind, lang_dir=place[0].lang.path, engine=place[0].engine, device="cpu")
 
 
 def lines_of(
@@ -216,17 +263,13 @@ def lines_of(
     targets: dict[str, list[str]] | None = None,
 ) -> list[dict[str, Any]]:
     """Attack, listen to the files with other draws, and ask the detectors."""
-    attacker, (waves, text) = attacker_of(place, kind), speech()
-    sentries = Sentries.fit(benign_of(place, kind), adaptive)
-    strategy = Adaptive(sentries, adaptive) if knows else plain
-    records = attacker.craft(waves, text, config, out, targets=targets, strategy=strategy)
-    who = attacker.recogniser
-    assert who.graph_dir is not None
-    lines = evaluate_examples(
-        who.model, who.engine, who.model_dir, who.graph_dir, who.decode, waves, heard(out),
-        {utt: record["target"] for utt, record in records.items()}, text, seed=9,
-    )  # fmt: skip
-    return [{**records[line["utt"]], **line, **sentries.record(line["statistics"])} for line in lines]
+    recogniser, (waves, text) = recogniser_of(place, kind), speech()
+    detectors = detectors_of(benign_of(place, kind), adaptive)
+    attack = Adaptive(detectors, config, search=adaptive)
+    made = craft(attack if knows else PGD(config), recogniser, waves, Say(targets, spoken=text), out)
+    wanted = {utt: record["target"] for utt, record in made.records.items()}
+    lines = score_examples(recogniser, waves, made.waves, wanted, text, seed=9)
+    return [{**made.records[line["utt"]], **line, **attack.record(line["statistics"])} for line in lines]
 
 
 def heard(out: Path) -> dict[str, np.ndarray]:
@@ -281,15 +324,15 @@ class TestAttack:
         assert len({line["rounds"] for line in lines}) > 1
 
     @pytest.mark.parametrize("change", ["constant", "elsewhere"])
-    def test_a_detector_that_cannot_be_passed_ends_cleanly(self, place: Place, tmp_path: Path, change: str) -> None:
+    def test_a_detector_that_cannot_be_passed_ends_cleanly(self, place: Place, change: str) -> None:
         benign = benign_of(place, "dnn")
         adaptive = AdaptiveConfig(statistics="max_predictive_entropy", num_rounds=3, round_steps=5, lambda_max=20.0)
         values = benign["max_predictive_entropy"]
         benign["max_predictive_entropy"] = 0 * values + 0.1 if change == "constant" else values - 50.0
-        attacker, (waves, text) = attacker_of(place, "dnn"), speech()
-        strategy = Adaptive(Sentries.fit(benign, adaptive), adaptive)
-        records = attacker.craft(waves, text, CONFIG, tmp_path, strategy=strategy)
-        for record in records.values():
+        waves, text = speech()
+        attack = Adaptive(detectors_of(benign, adaptive), CONFIG, search=adaptive)
+        made = attack(recogniser_of(place, "dnn"), waves, Say(spoken=text))
+        for record in made.records.values():
             assert record["rounds"] == 3
             assert not record["passes"]
             assert record["excess"] > 0
@@ -305,21 +348,24 @@ class TestAttack:
     def test_a_killed_run_resumes_to_the_same_files(
         self, place: Place, tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(craft, "wave_batches", lambda waves: io_waves.wave_batches(waves, max_samples=20000))
+        def batches(_: BaseRecogniser, waves: Mapping[str, np.ndarray]) -> Any:
+            return io_waves.wave_batches(dict(waves), max_samples=20000)
+
+        monkeypatch.setattr(BaseRecogniser, "batches", batches)
         adaptive = AdaptiveConfig(statistics="max_predictive_entropy", num_rounds=2, round_steps=4)
         config = replace(CONFIG, num_steps=4, judge_every=2, eot_samples=2 if kind == "bnn" else 1)
         whole = lines_of(place, kind, tmp_path / "whole", config, adaptive)
         assert len(list((tmp_path / "whole/parts").iterdir())) > 1
         calls: list[int] = []
-        original = Adaptive.__call__
+        original = Adaptive.on_batch
 
-        def killed(strategy: Adaptive, problem: Problem) -> Any:
-            calls.append(len(problem.utts))
+        def killed(attack: Adaptive, batch: Batch) -> Any:
+            calls.append(len(batch.utts))
             if len(calls) == 2:
                 raise KeyboardInterrupt
-            return original(strategy, problem)
+            return original(attack, batch)
 
-        monkeypatch.setattr(Adaptive, "__call__", killed)
+        monkeypatch.setattr(Adaptive, "on_batch", killed)
         with pytest.raises(KeyboardInterrupt):
             lines_of(place, kind, tmp_path / "killed", config, adaptive)
         assert lines_of(place, kind, tmp_path / "killed", config, adaptive) == whole
@@ -328,10 +374,35 @@ class TestAttack:
         assert all(np.array_equal(one[utt], other[utt]) for utt in one)
 
 
-def test_an_attack_is_not_black_box_and_adaptive_at_once() -> None:
-    sentries = Sentries.fit(benign_statistics(), AdaptiveConfig(statistics="max_akld"))
-    with pytest.raises(ValueError, match="leave one of them out"):
-        make_strategy(AttackConfig(nes_pairs=3), AdaptiveConfig(), sentries)
+class TestDetectorsToPass:
+    def chosen(self, place: Place, fit: Path | None, adaptive: AdaptiveConfig) -> list[OneClassDetector]:
+        return detectors_to_pass(argparse.Namespace(model_dir=place[1] / "dnn", fit=fit), adaptive)
+
+    def test_they_are_those_that_the_defender_fits_on_the_same_scores(self, place: Place) -> None:
+        fit, benign = place[1] / "dnn/score_fit/results.jsonl", benign_of(place, "dnn")
+        options = AdaptiveConfig(statistics="max_predictive_entropy,mean_expected_entropy", sided="both", fpr=0.05)
+        found, expected = self.chosen(place, fit, options), detectors_of(benign, options)
+        assert [(d.statistics, d.sided, d.threshold) for d in found] == [
+            (d.statistics, d.sided, d.threshold) for d in expected
+        ]
+        assert all(one.benign_score(0.5) == other.benign_score(0.5) for one, other in zip(found, expected, strict=True))
+
+    def test_all_stands_for_every_statistic_and_an_unknown_one_is_named(self, place: Place) -> None:
+        fit, benign = place[1] / "dnn/score_fit/results.jsonl", benign_of(place, "dnn")
+        assert [d.statistics for d in self.chosen(place, fit, AdaptiveConfig(statistics="all"))] == [
+            (name,) for name in benign
+        ]
+        with pytest.raises(DataError, match=r"results\.jsonl: no detector 'max_akld'; there are max_predictive_ent"):
+            self.chosen(place, fit, AdaptiveConfig(statistics="max_akld"))
+
+    def test_those_of_the_model_are_taken_where_no_scores_are_named(self, copy: Place) -> None:
+        save_detectors(copy[1] / "dnn/detector", fit_detectors(benign_of(copy, "dnn"), 0.02))
+        (kde,) = self.chosen(copy, None, AdaptiveConfig(statistics="all-kde", fpr=0.02))
+        assert kde.kind == "kde"
+        (gaussian,) = self.chosen(copy, None, AdaptiveConfig(statistics="max_predictive_entropy", fpr=0.02))
+        assert (gaussian.kind, gaussian.sided) == ("gaussian", "two")
+        with pytest.raises(UsageError, match=r"false-positive rate of 0\.02, --fpr asks for 0\.01"):
+            self.chosen(copy, None, AdaptiveConfig(statistics="all"))
 
 
 class TestCommand:
@@ -347,9 +418,11 @@ class TestCommand:
 
     def test_lines_say_what_the_detectors_decide_about_the_files(self, place: Place, tmp_path: Path) -> None:
         results = tmp_path / "results.json"
-        options = ("--statistics", "mean_predictive_entropy", "--attack", "adaptive-x", "--results", str(results))
+        fit = str(place[1] / "dnn/score_fit/results.jsonl")
+        options = ("--statistics", "mean_predictive_entropy", "--fit", fit, "--attack", "adaptive-x")
+        options += ("--results", str(results))
         assert self.run(place, tmp_path / "attack", *options) == 0
-        sentries = Sentries.fit(benign_of(place, "dnn"), AdaptiveConfig(statistics="mean_predictive_entropy"))
+        sentries = sentries_of(benign_of(place, "dnn"), AdaptiveConfig(statistics="mean_predictive_entropy"))
         lines = self.lines(tmp_path / "attack")
         for line in lines:
             decided: Mapping[str, Any] = sentries.record(line["statistics"])
@@ -373,18 +446,29 @@ class TestCommand:
         assert stamps[0] == stamps[1]
         assert len(set(stamps)) == 3
 
+    def test_other_detectors_of_the_model_are_another_attack(self, copy: Place, tmp_path: Path) -> None:
+        benign = benign_of(copy, "dnn")
+        stamps = []
+        for number in (40, 40, 30):
+            few = {name: values[:number] for name, values in benign.items()}
+            save_detectors(copy[1] / "dnn/detector", fit_detectors(few, compare=False))
+            assert self.run(copy, tmp_path / "attack", "--statistics", "mean_predictive_entropy") == 0
+            stamps.append((tmp_path / "attack/.done.attack").stat().st_mtime_ns)
+        assert stamps[0] == stamps[1] != stamps[2]
+
     @pytest.mark.parametrize(
         "options, message",
         [
-            (["--statistics", "max_akld"], "the model has no statistic 'max_akld'; it has max_predictive_entropy"),
+            (["--statistics", "max_akld", "--fit", "FIT"], "no detector 'max_akld'; there are max_predictive_entropy"),
             (["--statistics", "all", "--fit", "nowhere"], "nowhere: no such file"),
             (["--statistics", "all", "--sided", "three"], "sided must be one, two or both, got 'three'"),
-            (["--statistics", "all", "--nes-pairs", "2"], "leave one of them out"),
+            (["--statistics", "all", "--nes-pairs", "2"], "adaptive (statistics) or black_box (nes_pairs): leave one"),
         ],
     )
     def test_a_mistake_is_named_before_any_work(
         self, place: Place, tmp_path: Path, capsys: pytest.CaptureFixture[str], options: list[str], message: str
     ) -> None:
-        assert self.run(place, tmp_path / "attack", *options) == 1
+        fit = str(place[1] / "dnn/score_fit/results.jsonl")
+        assert self.run(place, tmp_path / "attack", *(fit if word == "FIT" else word for word in options)) == 1
         assert message in capsys.readouterr().err
         assert not (tmp_path / "attack/wav").exists()

@@ -7,13 +7,12 @@ import math
 import pytest
 import torch
 
+from kaldi_uq.attacks.attack import random_starts
 from kaldi_uq.attacks.config import AttackConfig
 from kaldi_uq.attacks.constraints import L2, LInf
-from kaldi_uq.attacks.craft import random_starts
-from kaldi_uq.attacks.loop import run_attack
-from kaldi_uq.attacks.losses import CONFIDENCE, frame_losses, mean_log_post, target_loss
+from kaldi_uq.attacks.goal import CONFIDENCE, CrossEntropy, Margin, mean_log_post
 from kaldi_uq.attacks.steps import first_size, make_stepper
-from tests.toy import GRID, Toy, attack, lengths_of, on_grid, seeded
+from tests.toy import GRID, Toy, attack, goal_of, loss_of, on_grid, random_targets, seeded
 
 
 def sizes_of(config: AttackConfig) -> list[float]:
@@ -47,8 +46,7 @@ class TestSteps:
         config = AttackConfig(eps=64 / GRID, num_steps=1, random_start=False)
         result, wav = attack(config, on_grid(1, 100, scale=0.1))
         x = wav.clone().requires_grad_(True)
-        targets = torch.randint(4, (1, 5), generator=seeded(5))
-        loss = target_loss(Toy()(x, torch.tensor([100])), targets, torch.ones(1, 5, dtype=torch.bool))
+        loss = loss_of(CrossEntropy(random_targets(wav), torch.tensor([5])), Toy()(x, torch.tensor([100])))
         (gradient,) = torch.autograd.grad(loss.sum(), x)
         assert torch.equal(result.wav - wav, -gradient.sign() * 64 / GRID)  # FGSM
 
@@ -113,12 +111,12 @@ class TestLosses:
     def test_margin_is_what_the_best_other_pdf_is_ahead(self) -> None:
         log_post = torch.tensor([0.5, 0.3, 0.2]).log().reshape(1, 1, 1, 3)
         for target, ahead in ((0, math.log(0.3 / 0.5)), (1, math.log(0.5 / 0.3)), (2, math.log(0.5 / 0.2))):
-            loss = frame_losses(log_post, torch.tensor([[target]]), "margin")
+            loss = Margin.frame_losses(log_post, torch.tensor([[target]]))
             assert float(loss) == pytest.approx(ahead)
 
     def test_margin_asks_for_no_more_than_enough(self) -> None:
         scores = torch.tensor([20.0, 0.0], requires_grad=True)
-        loss = frame_losses(scores.log_softmax(0).reshape(1, 1, 1, 2), torch.tensor([[0]]), "margin")
+        loss = Margin.frame_losses(scores.log_softmax(0).reshape(1, 1, 1, 2), torch.tensor([[0]]))
         assert float(loss) == -CONFIDENCE
         loss.sum().backward()
         assert scores.grad is not None
@@ -126,9 +124,9 @@ class TestLosses:
 
     def test_loss_of_the_mean_is_less_than_the_mean_of_losses(self) -> None:
         draws = torch.randn(4, 2, 6, 5, generator=seeded()).log_softmax(-1)
-        targets, valid = torch.randint(5, (2, 6), generator=seeded(1)), torch.ones(2, 6, dtype=torch.bool)
-        of_mean = target_loss(draws, targets, valid, of_mean=True)
-        assert bool((of_mean < target_loss(draws, targets, valid)).all())  # Jensen
+        targets, lengths = torch.randint(5, (2, 6), generator=seeded(1)), torch.tensor([6, 6])
+        of_mean = loss_of(CrossEntropy(targets, lengths, of_mean=True), draws)
+        assert bool((of_mean < loss_of(CrossEntropy(targets, lengths), draws)).all())  # Jensen
         expected = -draws.exp().mean(0).log().gather(2, targets[..., None])[..., 0].mean(1)
         torch.testing.assert_close(of_mean, expected)
         torch.testing.assert_close(mean_log_post(draws), draws.exp().mean(0).log())
@@ -142,8 +140,8 @@ class TestLosses:
     def test_no_frame_of_an_untargeted_margin_is_without_a_gradient(self) -> None:
         # sure of what is spoken, undecided, and long lost
         logits = torch.tensor([[[[20.0, 0.0, 0.0], [0.1, 0.0, 0.0], [0.0, 20.0, 0.0]]]], requires_grad=True)
-        spoken, valid = torch.zeros(1, 3, dtype=torch.int64), torch.ones(1, 3, dtype=torch.bool)
-        target_loss(logits, spoken, valid, "margin", away=True).sum().backward()
+        spoken = Margin(torch.zeros(1, 3, dtype=torch.int64), torch.tensor([3]), away=True)
+        loss_of(spoken, logits).sum().backward()
         assert logits.grad is not None
         assert bool((logits.grad[0, 0, :, 0] > 0).all())  # downhill is away from what is spoken
 
@@ -152,7 +150,7 @@ class TestLosses:
         wav, sizes = on_grid(3, 200), torch.tensor([200] * 3)
         said = Toy()(wav, sizes)[0].argmax(-1)
         config = AttackConfig(eps=0.2, num_steps=20, untargeted=True, loss=loss)
-        result = run_attack(Toy(), wav, sizes, said, lengths_of(sizes), config, LInf(wav, sizes, config.eps))
+        result, _ = attack(config, wav, goal=goal_of(config, said, sizes))
         heard = Toy()(result.wav, sizes)[0].argmax(-1)
         assert float((heard == said).float().mean()) < 0.1
 

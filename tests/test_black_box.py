@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,15 +10,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from kaldi_uq.attacks.black_box import black_box, nes_gradient
-from kaldi_uq.attacks.config import AttackConfig
+from kaldi_uq.attacks.attack import ATTACKS
+from kaldi_uq.attacks.black_box import BlackBox, nes_gradient
+from kaldi_uq.attacks.config import AttackConfig, BlackBoxConfig
 from kaldi_uq.attacks.constraints import LInf
-from kaldi_uq.attacks.craft import Attacker
+from kaldi_uq.attacks.goal import CrossEntropy, Say
 from kaldi_uq.attacks.loop import AttackResult, run_attack
-from kaldi_uq.attacks.problem import plain
-from kaldi_uq.engine.base import DecodeConfig
-from kaldi_uq.io.wav import read_wav
-from tests.test_detect_command import train
+from kaldi_uq.attacks.pgd import PGD
 from tests.tiny import make_system, make_waves
 
 FRAME = 20
@@ -65,7 +64,8 @@ def cosine(one: Tensor, other: Tensor) -> float:
 
 def attack(model: object = log_post, **options: object) -> AttackResult:
     config = AttackConfig(eps=0.1, num_steps=30, step_rule="cosine", momentum=0.9)
-    return run_attack(model, WAV, SIZES, TARGETS, LENGTHS, config, LInf(WAV, SIZES, 0.1), **options)  # type: ignore[arg-type]
+    goal, constraint = CrossEntropy(TARGETS, LENGTHS), LInf(WAV, SIZES, 0.1)
+    return run_attack(model, WAV, goal, constraint, config, **options)  # type: ignore[arg-type]
 
 
 class TestGradient:
@@ -146,25 +146,33 @@ class TestLoop:
 @pytest.mark.parametrize("kind", ["dnn", "bnn"])
 def test_recogniser_writes_more_of_the_target_and_the_queries_are_counted(kind: str, tmp_path: Path) -> None:
     system = make_system(tmp_path)
-    model = train(system, kind)
-    attacker = Attacker.of_recipe(
-        model, system.engine, system.mono, system.lang, DecodeConfig(), graph_dir=system.graph
-    )
+    recogniser = system.recogniser(system.train(kind))
     waves, text = make_waves(4, seed=2)
-    config = AttackConfig(
-        eps=0.3, num_steps=20, step_rule="cosine", nes_pairs=4, momentum=0.9, realign_every=5, eot_samples=1
-    )
-    noise = AttackConfig(eps=0.3, num_steps=1, step_size=1e-9)
-    record = attacker.craft(waves, text, config, tmp_path / "nes", strategy=black_box)
-    random = attacker.craft(waves, text, noise, tmp_path / "noise", strategy=plain)
-    exact = attacker.craft(waves, text, AttackConfig(eps=0.3, realign_every=5), tmp_path / "pgd", strategy=plain)
-    for utt in waves:
-        assert record[utt]["queries"] == 20 * 2 * 4
-        assert record[utt]["target"] == random[utt]["target"] == exact[utt]["target"]
-        heard, _ = read_wav(tmp_path / "nes/wav" / f"{utt}.wav")
-        assert np.abs(heard.astype(np.float64) - waves[utt]).max() <= 0.3
-    mean = {
-        name: np.mean([r["last_loss"] for r in records.values()])
-        for name, records in (("nes", record), ("noise", random), ("exact", exact))
+    attacks = {
+        "nes": BlackBox(
+            eps=0.3, num_steps=20, step_rule="cosine", nes_pairs=4, momentum=0.9, realign_every=5, eot_samples=1
+        ),
+        "noise": PGD(eps=0.3, num_steps=1, step_size=1e-9),
+        "exact": PGD(eps=0.3, realign_every=5),
     }
+    made = {name: attack(recogniser, waves, Say(spoken=text)) for name, attack in attacks.items()}
+    for utt in waves:
+        records = {name: one.records[utt] for name, one in made.items()}
+        assert records["nes"]["queries"] == 20 * 2 * 4
+        assert records["nes"]["target"] == records["noise"]["target"] == records["exact"]["target"]
+        assert np.abs(made["nes"].waves[utt].astype(np.float64) - waves[utt]).max() <= 0.3
+    mean = {name: np.mean([record["last_loss"] for record in one.records.values()]) for name, one in made.items()}
     assert mean["exact"] < mean["nes"] < 0.6 * mean["noise"]
+
+
+def test_it_is_an_attack_of_its_name_with_options_of_its_own() -> None:
+    assert ATTACKS.get("black_box") is BlackBox
+    assert BlackBox.nes(eps=0.1, nes_pairs=2).config == replace(BlackBox.nes().config, eps=0.1, nes_pairs=2)
+    with pytest.raises(ValueError, match="nes_pairs must be >= 0"):
+        BlackBoxConfig(nes_pairs=-1)
+    with pytest.raises(TypeError, match="nes_pairs"):
+        PGD(nes_pairs=3)
+    with pytest.raises(ValueError, match="needs nes_pairs >= 1, got 0"):
+        BlackBox()
+    with pytest.raises(ValueError, match="BlackBox: expected options of BlackBoxConfig, got AttackConfig"):
+        BlackBox(AttackConfig())

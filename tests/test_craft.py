@@ -3,27 +3,29 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from dataclasses import replace
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from kaldi_uq.attacks.craft import MAX_ATTEMPTS, Attacker
-from kaldi_uq.recogniser.scores import decode_waves
 from scipy.io import wavfile
 
-from kaldi_uq.attacks import craft, problem
+from kaldi_uq.attacks.attack import Adversarial, Attack
 from kaldi_uq.attacks.config import AttackConfig
+from kaldi_uq.attacks.directory import craft
+from kaldi_uq.attacks.goal import MAX_ATTEMPTS, Goal, Say
+from kaldi_uq.attacks.pgd import PGD
 from kaldi_uq.cli.main import main
 from kaldi_uq.engine.base import DecodeConfig
 from kaldi_uq.errors import AlignmentError, DataError
 from kaldi_uq.io import waves as io_waves
 from kaldi_uq.io.datadir import write_data_dir
-from kaldi_uq.io.wav import read_wav
+from kaldi_uq.io.wav import read_wav, to_int16
 from kaldi_uq.nnet.config import MODEL_KINDS
+from kaldi_uq.recogniser.base import BaseRecogniser
 from kaldi_uq.recogniser.hybrid import HybridModel
+from kaldi_uq.recogniser.recogniser import Recogniser
 from kaldi_uq.training.config import TrainConfig
 from tests import tiny
 from tests.tiny import TinySystem
@@ -34,7 +36,7 @@ GRID = 32768
 
 @pytest.fixture(scope="module")
 def system(tmp_path_factory: pytest.TempPathFactory) -> TinySystem:
-    """A recogniser with a trained network in ``exp/dnn``."""
+    """A recogniser with a trained network in ``dnn``."""
     folder = tmp_path_factory.mktemp("system")
     system = tiny.make_system(folder, num_utts=24)
     out = folder / "dnn"
@@ -50,14 +52,12 @@ def model_dir(system: TinySystem) -> Path:
 
 
 @pytest.fixture(scope="module")
-def attacker(system: TinySystem, model_dir: Path) -> Attacker:
-    return make_attacker(system, model_dir, HybridModel.load(model_dir))
+def recogniser(system: TinySystem, model_dir: Path) -> Recogniser:
+    return load(system, model_dir)
 
 
-def make_attacker(system: TinySystem, model_dir: Path, model: HybridModel) -> Attacker:
-    return Attacker.of_recipe(
-        model, system.engine, model_dir, system.lang, DecodeConfig(), graph_dir=model_dir / "graph"
-    )
+def load(system: TinySystem, model_dir: Path, **options: Any) -> Recogniser:
+    return Recogniser.load(model_dir, lang_dir=system.lang.path, engine=system.engine, device="cpu", **options)
 
 
 @pytest.fixture(scope="module")
@@ -69,10 +69,10 @@ def speech() -> tuple[dict[str, np.ndarray], dict[str, list[str]]]:
 def small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
     """Batches of two or three utterances."""
 
-    def batches(waves: dict[str, np.ndarray]) -> Iterator[io_waves.WaveBatch]:
-        return io_waves.wave_batches(waves, max_samples=2 * max(map(len, waves.values())))
+    def batches(_: BaseRecogniser, waves: Mapping[str, np.ndarray]) -> Iterator[io_waves.WaveBatch]:
+        return io_waves.wave_batches(dict(waves), max_samples=2 * max(map(len, waves.values())))
 
-    monkeypatch.setattr(craft, "wave_batches", batches)
+    monkeypatch.setattr(BaseRecogniser, "batches", batches)
 
 
 class Counting:
@@ -80,15 +80,22 @@ class Counting:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, kill_at: int = -1) -> None:
         self.utts: list[tuple[str, ...]] = []
-        original = Attacker._batch
+        original = Attack.attack
 
-        def counting(attacker: Attacker, batch: io_waves.WaveBatch, *args: Any, **options: Any) -> Any:
+        def counting(attack: Attack, who: BaseRecogniser, waves: io_waves.WaveBatch, *args: Any) -> Any:
             if len(self.utts) == kill_at:
                 raise KeyboardInterrupt
-            self.utts.append(batch.utts)
-            return original(attacker, batch, *args, **options)
+            self.utts.append(waves.utts)
+            return original(attack, who, waves, *args)
 
-        monkeypatch.setattr(Attacker, "_batch", counting)
+        monkeypatch.setattr(Attack, "attack", counting)
+
+
+def make(
+    recogniser: Recogniser, waves: dict[str, np.ndarray], goal: Goal, out: Path, *, key: str = "", **changes: Any
+) -> Adversarial:
+    """Attack into a directory, with ``CONFIG`` but for some options."""
+    return craft(PGD(CONFIG, **changes), recogniser, waves, goal, out, key=key)
 
 
 def read_attack(out: Path) -> dict[str, np.ndarray]:
@@ -101,98 +108,120 @@ def difference(one: dict[str, np.ndarray], other: dict[str, np.ndarray]) -> floa
 
 class TestResult:
     def test_recogniser_hears_the_target_within_eps(
-        self, attacker: Attacker, system: TinySystem, model_dir: Path, tmp_path: Path, speech: tuple[Any, Any]
+        self, recogniser: Recogniser, tmp_path: Path, speech: tuple[Any, Any]
     ) -> None:
         waves, text = speech
-        config = AttackConfig(eps=0.1, num_steps=30, realign_every=10)
         targets = {utt: ["two"] if words != ["two"] else ["one"] for utt, words in text.items()}
-        records = attacker.craft(waves, text, config, tmp_path, targets=targets)
+        made = make(recogniser, waves, Say(targets), tmp_path, eps=0.1, num_steps=30, realign_every=10)
         heard = read_attack(tmp_path)
-        assert list(records) == list(waves)
+        assert list(made.records) == list(made.waves) == list(waves)
+        assert difference(made.waves, heard) == 0.0
         assert 0.5 * 0.1 < difference(waves, heard) <= 0.1
-        model = attacker.recogniser.model
-        found, _ = decode_waves(model, heard, system.engine, model_dir, model_dir / "graph", DecodeConfig())
-        right = sum(list(found[utt].words) == targets[utt] for utt in waves)
+        found = recogniser.hear(heard)
+        right = sum(found[utt].words == tuple(targets[utt]) for utt in waves)
         assert right >= 5
-        for record in records.values():
+        for record in made.records.values():
             assert record["last_loss"] < 0.5 * record["first_loss"]
             assert record["live_samples"] > 0.8
 
     @pytest.mark.parametrize("kind", MODEL_KINDS)
     def test_every_kind_of_model_is_attacked_within_eps(
-        self, system: TinySystem, model_dir: Path, tmp_path: Path, speech: tuple[Any, Any], kind: str
+        self, system: TinySystem, tmp_path: Path, speech: tuple[Any, Any], kind: str
     ) -> None:
         waves, text = speech
-        model = HybridModel(tiny.FRONT_END, system.network(kind), seed=1).eval()
-        config = replace(CONFIG, eot_samples=2 if kind in ("dropout", "bnn") else 1)
-        attacker = make_attacker(system, model_dir, model)
-        first = attacker.craft(waves, text, config, tmp_path / "a")
-        again = attacker.craft(waves, text, config, tmp_path / "b")
-        assert first == again  # random models draw from a generator of the batch
+        recogniser = system.recogniser(HybridModel(tiny.FRONT_END, system.network(kind), seed=1).eval())
+        eot_samples = 2 if kind in ("dropout", "bnn") else 1
+        first = make(recogniser, waves, Say(spoken=text), tmp_path / "a", eot_samples=eot_samples)
+        again = make(recogniser, waves, Say(spoken=text), tmp_path / "b", eot_samples=eot_samples)
+        assert first.records == again.records  # random models draw from a generator of the batch
         heard = read_attack(tmp_path / "a")
         assert 0 < difference(waves, heard) <= CONFIG.eps
         assert {utt: len(wave) for utt, wave in heard.items()} == {utt: len(wave) for utt, wave in waves.items()}
-        for utt, record in first.items():
+        for utt, record in first.records.items():
             assert (tmp_path / f"a/wav/{utt}.wav").read_bytes() == (tmp_path / f"b/wav/{utt}.wav").read_bytes()
             assert record["target"] != text[utt]
 
-    def test_eps_of_zero_writes_the_original(self, attacker: Attacker, tmp_path: Path, speech: tuple[Any, Any]) -> None:
+    def test_eps_of_zero_writes_the_original(
+        self, recogniser: Recogniser, tmp_path: Path, speech: tuple[Any, Any]
+    ) -> None:
         waves, text = speech
-        attacker.craft(waves, text, AttackConfig(eps=0.0), tmp_path)
+        make(recogniser, waves, Say(spoken=text), tmp_path, eps=0.0)
         assert difference(waves, read_attack(tmp_path)) == 0.0
 
     def test_result_of_an_utterance_hardly_depends_on_its_batch(
-        self, attacker: Attacker, tmp_path: Path, speech: tuple[Any, Any], small_batches: None
+        self, recogniser: Recogniser, tmp_path: Path, speech: tuple[Any, Any], small_batches: None
     ) -> None:
         # Products of matrices of other sizes round otherwise in the last bit.  That changes a sample only where the
         # gradient is nearly zero, so that its sign can flip; most samples are the same.
         waves, text = speech
-        attacker.craft(waves, text, CONFIG, tmp_path / "together")
+        make(recogniser, waves, Say(spoken=text), tmp_path / "together")
         alone = {utt: waves[utt] for utt in list(waves)[2:3]}
-        attacker.craft(alone, text, CONFIG, tmp_path / "alone")
+        make(recogniser, alone, Say(spoken=text), tmp_path / "alone")
         for utt, wave in read_attack(tmp_path / "alone").items():
             assert np.mean(wave != read_attack(tmp_path / "together")[utt]) < 0.02
+
+    @pytest.mark.parametrize("kind", ["dnn", "dropout"])
+    def test_in_memory_it_is_the_same_as_in_files_whatever_the_type_of_the_samples(
+        self, system: TinySystem, tmp_path: Path, speech: tuple[Any, Any], small_batches: None, kind: str
+    ) -> None:
+        waves, text = speech
+        recogniser = system.recogniser(HybridModel(tiny.FRONT_END, system.network(kind), seed=1).eval())
+        written = make(recogniser, waves, Say(spoken=text), tmp_path, eot_samples=2)
+        assert len(list((tmp_path / "parts").iterdir())) > 1
+        for given in (waves, {utt: to_int16(wave) for utt, wave in waves.items()}):
+            made = PGD(CONFIG, eot_samples=2)(recogniser, given, Say(spoken=text))
+            assert made.records == written.records
+            assert made.config == written.config
+            assert list(made.waves) == list(waves)
+            for utt in waves:
+                assert made.waves[utt].dtype == np.float32
+                assert np.array_equal(made.waves[utt], written.waves[utt])
+                assert np.array_equal(made.originals[utt], waves[utt])
+
+    def test_audio_that_cannot_be_attacked_is_named(self, recogniser: Recogniser, speech: tuple[Any, Any]) -> None:
+        waves = {**speech[0], "loud": 5 * speech[0]["utt00"], "short": np.zeros(9, np.float32)}
+        with pytest.raises(DataError, match=r"loud: samples reach .* 1 more cannot be attacked: short"):
+            PGD(CONFIG)(recogniser, waves, Say(spoken=speech[1]))
 
 
 class TestResuming:
     def test_killed_run_goes_on_after_its_last_batch(
-        self, attacker: Attacker, tmp_path: Path, speech: tuple[Any, Any], small_batches: None,
+        self, recogniser: Recogniser, tmp_path: Path, speech: tuple[Any, Any], small_batches: None,
         monkeypatch: pytest.MonkeyPatch,
     ) -> None:  # fmt: skip
         waves, text = speech
-        whole = attacker.craft(waves, text, CONFIG, tmp_path / "whole", key="k")
+        whole = make(recogniser, waves, Say(spoken=text), tmp_path / "whole", key="k")
         with monkeypatch.context() as patch:
             before = Counting(patch, kill_at=2)
             with pytest.raises(KeyboardInterrupt):
-                attacker.craft(waves, text, CONFIG, tmp_path / "x", key="k")
+                make(recogniser, waves, Say(spoken=text), tmp_path / "x", key="k")
         after = Counting(monkeypatch)
-        assert attacker.craft(waves, text, CONFIG, tmp_path / "x", key="k") == whole
+        assert make(recogniser, waves, Say(spoken=text), tmp_path / "x", key="k").records == whole.records
         assert len(before.utts) == 2
         assert sorted(utt for batch in before.utts + after.utts for utt in batch) == sorted(waves)
         for utt in waves:
             name = f"wav/{utt}.wav"
             assert (tmp_path / "x" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
 
-    @pytest.mark.parametrize("what", ["nothing", "key", "eps", "target", "acwt", "part", "wav"])
+    @pytest.mark.parametrize("what", ["nothing", "key", "eps", "attack", "target", "acwt", "part", "wav"])
     def test_what_has_changed_is_made_again(
-        self, attacker: Attacker, tmp_path: Path, speech: tuple[Any, Any], small_batches: None,
+        self, system: TinySystem, model_dir: Path, tmp_path: Path, speech: tuple[Any, Any], small_batches: None,
         monkeypatch: pytest.MonkeyPatch, what: str,
     ) -> None:  # fmt: skip
-        waves, text = speech
+        waves, _ = speech
         targets = {utt: ["two", "one"] for utt in waves}
-        attacker.craft(waves, text, CONFIG, tmp_path, targets=targets, key="model and audio")
+        make(load(system, model_dir), waves, Say(targets), tmp_path, key="model and audio")
         if what == "part":
             (tmp_path / "parts/1.json").write_text('{"key": "')
         elif what == "wav":
             (tmp_path / f"wav/{next(iter(waves))}.wav").unlink()
         elif what == "target":
             targets["utt03"] = ["one"]
-        elif what == "acwt":
-            attacker = replace(attacker, recogniser=replace(attacker.recogniser, decode=DecodeConfig(acwt=0.2)))
-        config = replace(CONFIG, eps=0.04) if what == "eps" else CONFIG
+        recogniser = load(system, model_dir, decode=DecodeConfig(acwt=0.2) if what == "acwt" else None)
+        attack = (Attack if what == "attack" else PGD)(CONFIG, eps=0.04 if what == "eps" else CONFIG.eps)
         key = "another model" if what == "key" else "model and audio"
         made = Counting(monkeypatch)
-        attacker.craft(waves, text, config, tmp_path, targets=targets, key=key)
+        craft(attack, recogniser, waves, Say(targets), tmp_path, key=key)
         total = len(list((tmp_path / "parts").iterdir()))
         assert total >= 3
         assert len(made.utts) == {"nothing": 0, "part": 1, "wav": 1}.get(what, total)
@@ -201,47 +230,48 @@ class TestResuming:
 
 class TestTargets:
     def test_target_that_is_too_long_stops_before_any_work(
-        self, attacker: Attacker, tmp_path: Path, speech: tuple[Any, Any]
+        self, recogniser: Recogniser, tmp_path: Path, speech: tuple[Any, Any]
     ) -> None:
-        waves, text = speech
+        waves, _ = speech
         targets = {utt: ["one"] for utt in waves}
         targets["utt04"] = ["three"] * 90
-        num_frames = attacker.recogniser.model.front_end.num_frames(len(waves["utt04"]))
+        num_frames = recogniser.num_frames(len(waves["utt04"]))
         with pytest.raises(AlignmentError, match=rf"given: target .* needs at least 360 .* the audio has {num_frames}"):
-            attacker.craft(waves, text, CONFIG, tmp_path, targets=targets, targets_name="given")
+            make(recogniser, waves, Say(targets, where="given"), tmp_path)
         assert list(tmp_path.iterdir()) == []
 
     def test_unknown_word_is_named_with_its_place(
-        self, attacker: Attacker, tmp_path: Path, speech: tuple[Any, Any]
+        self, recogniser: Recogniser, tmp_path: Path, speech: tuple[Any, Any]
     ) -> None:
-        waves, text = speech
+        waves, _ = speech
         targets = {utt: ["one", "four"] for utt in waves}
         with pytest.raises(DataError, match="given: utt00: word 'four' is not in"):
-            attacker.craft(waves, text, CONFIG, tmp_path, targets=targets, targets_name="given")
+            make(recogniser, waves, Say(targets, where="given"), tmp_path)
 
     def unalignable(self, monkeypatch: pytest.MonkeyPatch, times: int) -> list[list[str]]:
         """Let the alignment of the first utterance fail so many times; returns the targets that were tried."""
         tried: list[list[str]] = []
-        original = problem.align_targets
+        original = Recogniser.align
 
-        def failing(*args: Any) -> dict[str, np.ndarray]:
-            found = original(*args)
+        def failing(who: Recogniser, scores: Any, targets: Mapping[str, list[str]]) -> dict[str, np.ndarray]:
+            found = original(who, scores, targets)
             if "utt00" in found:
-                tried.append(args[4]["utt00"])
+                tried.append(targets["utt00"])
                 if len(tried) <= times:
                     del found["utt00"]
             return found
 
-        monkeypatch.setattr(problem, "align_targets", failing)
+        monkeypatch.setattr(Recogniser, "align", failing)
         return tried
 
     def test_random_target_without_a_path_is_replaced_and_recorded(
-        self, attacker: Attacker, tmp_path: Path, speech: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch
+        self, recogniser: Recogniser, tmp_path: Path, speech: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch
     ) -> None:
         waves, text = speech
-        first = attacker.choose(waves, text, CONFIG, None, "")
+        goal = Say(spoken=text)
+        first = goal.choose(recogniser, waves, CONFIG.seed)
         tried = self.unalignable(monkeypatch, times=2)
-        records = attacker.craft(waves, text, CONFIG, tmp_path)
+        records = make(recogniser, waves, goal, tmp_path).records
         assert tried[0] == first["utt00"]
         assert len(tried) == 3
         assert records["utt00"]["target"] == tried[-1] != text["utt00"]
@@ -250,21 +280,21 @@ class TestTargets:
         }
 
     def test_after_so_many_targets_it_is_an_error_that_names_the_last(
-        self, attacker: Attacker, tmp_path: Path, speech: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch
+        self, recogniser: Recogniser, tmp_path: Path, speech: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch
     ) -> None:
         tried = self.unalignable(monkeypatch, times=99)
         with pytest.raises(AlignmentError, match="'utt00' cannot be aligned with its target") as error:
-            attacker.craft(*speech, CONFIG, tmp_path)
+            make(recogniser, speech[0], Say(spoken=speech[1]), tmp_path)
         assert len(tried) == MAX_ATTEMPTS
         assert repr(" ".join(tried[-1])) in str(error.value)
 
     def test_given_target_is_never_replaced(
-        self, attacker: Attacker, tmp_path: Path, speech: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch
+        self, recogniser: Recogniser, tmp_path: Path, speech: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch
     ) -> None:
         waves, text = speech
         tried = self.unalignable(monkeypatch, times=99)
         with pytest.raises(AlignmentError, match="'utt00' cannot be aligned with its target 'two'"):
-            attacker.craft(waves, text, CONFIG, tmp_path, targets={utt: ["two"] for utt in waves})
+            make(recogniser, waves, Say({utt: ["two"] for utt in waves}, spoken=text), tmp_path)
         assert tried == [["two"]]
 
 

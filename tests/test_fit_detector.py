@@ -80,7 +80,9 @@ def test_no_engine_is_needed_and_a_network_of_ones_own_is_heard(
     detector = load_detectors(tmp_path / "own/detector")["mean_predictive_entropy"]
     waves = {name: read_wav(name)[0] for name in wavs}
     heard = Recogniser(own.eval(), None, tmp_path).hear(waves, words=False).values()
-    assert detector.benign_mean[0] == pytest.approx(np.mean([one.statistics["mean_predictive_entropy"] for one in heard]))
+    assert detector.benign_mean[0] == pytest.approx(
+        np.mean([one.statistics["mean_predictive_entropy"] for one in heard])
+    )
 
 
 def test_few_files_give_a_warning_in_one_line(place: Path, model_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -12,14 +12,14 @@ import pytest
 import torch
 from torch import Tensor
 
+from kaldi_uq.attacks.attack import random_starts
 from kaldi_uq.attacks.config import AttackConfig
 from kaldi_uq.attacks.constraints import LInf
-from kaldi_uq.attacks.craft import random_starts
+from kaldi_uq.attacks.goal import CrossEntropy
 from kaldi_uq.attacks.loop import Verdict, run_attack
-from kaldi_uq.attacks.losses import target_loss
 from kaldi_uq.config import add_config_file, add_config_flags, config_from
 from tests.conftest import REPO
-from tests.toy import FRAME, GRID, Toy, attack, lengths_of, live_share, on_grid, seeded
+from tests.toy import FRAME, GRID, Toy, attack, lengths_of, live_share, loss_of, on_grid, random_targets, seeded
 
 
 class TestBall:
@@ -98,19 +98,19 @@ class TestDescent:
 
     def test_padded_frames_count_nothing(self) -> None:
         draws = torch.randn(2, 1, 6, 4, generator=seeded()).log_softmax(-1)
-        valid = torch.arange(6)[None] < 4
-        expected = target_loss(draws[:, :, :4], torch.zeros(1, 4, dtype=torch.int64), valid[:, :4])
+        lengths = torch.tensor([4])
+        expected = loss_of(CrossEntropy(torch.zeros(1, 4, dtype=torch.int64), lengths), draws[:, :, :4])
         for padding in (0, 3):
-            targets = torch.tensor([[0, 0, 0, 0, padding, padding]])
-            torch.testing.assert_close(target_loss(draws, targets, valid), expected)
+            goal = CrossEntropy(torch.tensor([[0, 0, 0, 0, padding, padding]]), lengths)
+            torch.testing.assert_close(loss_of(goal, draws), expected)
+            assert not goal.shares(draws, torch.tensor([0]))[:, 4:].any()
 
     def test_first_step_is_the_sign_of_the_gradient(self) -> None:
         wav = on_grid(1, 100, scale=0.1)
         config = AttackConfig(eps=0.5, num_steps=1, step_rule="fixed", step_size=64 / GRID, random_start=False)
         result, _ = attack(config, wav)
         x = wav.clone().requires_grad_(True)
-        targets = torch.randint(4, (1, 5), generator=seeded(5))
-        loss = target_loss(Toy()(x, torch.tensor([100])), targets, torch.ones(1, 5, dtype=torch.bool))
+        loss = loss_of(CrossEntropy(random_targets(wav), torch.tensor([5])), Toy()(x, torch.tensor([100])))
         (gradient,) = torch.autograd.grad(loss.sum(), x)
         assert torch.equal(result.wav - wav, -gradient.sign() * 64 / GRID)
 
@@ -136,16 +136,16 @@ class TestIndependence:
         for row, size in enumerate(sizes):
             wav[row, size:] = 0
         config = AttackConfig(eps=0.1, num_steps=10)
-        targets = torch.randint(4, (3, 10), generator=seeded(5))
+        targets = random_targets(wav)
 
         def run(rows: list[int]) -> Tensor:
             width = max(sizes[row] for row in rows)
             num_samples = torch.tensor([sizes[row] for row in rows])
             start = torch.from_numpy(random_starts([utts[r] for r in rows], num_samples.tolist(), 0))
-            return run_attack(
-                Toy(), wav[rows, :width], num_samples, targets[rows, : width // FRAME], lengths_of(num_samples), config,
-                LInf(wav[rows, :width], num_samples, config.eps), noise=lambda _: start,
-            ).wav  # fmt: skip
+            part = wav[rows, :width]
+            goal = CrossEntropy(targets[rows, : width // FRAME], lengths_of(num_samples))
+            constraint = LInf(part, num_samples, config.eps)
+            return run_attack(Toy(), part, goal, constraint, config, noise=lambda _: start).wav
 
         together = run([0, 1, 2])
         for row, size in enumerate(sizes):
@@ -225,10 +225,9 @@ class TestJudge:
         config = AttackConfig(eps=0.3, num_steps=40, judge_every=2, early_stop=True)
         together, wav = attack(config, judge=Decider(self.goal))
         for row in range(3):
-            one = run_attack(
-                Toy(), wav[[row]], torch.tensor([200]), self.goal[[row]], torch.tensor([10]), config,
-                LInf(wav[[row]], torch.tensor([200]), 0.3), judge=Decider(self.goal[[row]]),
-            )  # fmt: skip
+            goal = CrossEntropy(self.goal[[row]], torch.tensor([10]))
+            constraint = LInf(wav[[row]], torch.tensor([200]), 0.3)
+            one = run_attack(Toy(), wav[[row]], goal, constraint, config, judge=Decider(self.goal[[row]]))
             assert torch.equal(one.wav[0], together.wav[row])
             assert int(one.steps[0]) == int(together.steps[row])
 
@@ -244,13 +243,14 @@ class TestJudge:
         assert torch.equal(result.success, ranks <= 7)
 
     def test_penalty_is_part_of_what_is_minimised(self) -> None:
-        quiet, _ = attack(AttackConfig(eps=0.3, num_steps=20))
+        class Uncertain(CrossEntropy):
+            def shares(self, draws: Tensor, rows: Tensor) -> Tensor:
+                assert self.lengths[rows].tolist() == [10] * 3
+                return super().shares(draws, rows) + draws.exp().amax(-1)[0]  # the model must not be certain
 
-        def certain(draws: Tensor, lengths: Tensor, rows: Tensor) -> Tensor:
-            assert lengths.tolist() == [10] * 3
-            return 10 * draws.exp().amax(-1)[0].mean(1)  # the model must not be certain
-
-        loud, _ = attack(AttackConfig(eps=0.3, num_steps=20), penalty=certain)
+        quiet, wav = attack(AttackConfig(eps=0.3, num_steps=20))
+        goal = Uncertain(random_targets(wav), torch.tensor([10] * 3))
+        loud, _ = attack(AttackConfig(eps=0.3, num_steps=20), goal=goal)
         sizes = torch.tensor([200] * 3)
         peaks = [float(Toy()(result.wav, sizes)[0].exp().amax(-1).mean()) for result in (quiet, loud)]
         assert peaks[1] < 0.6 < peaks[0]
@@ -264,25 +264,45 @@ class TestJudge:
         assert torch.equal(result.wav, wav - 8 / GRID)
 
 
+class Following(CrossEntropy):
+    """Follows the posteriors to given classes of the frames."""
+
+    follows = True
+
+    def __init__(self, towards: Tensor, model: Toy | None = None) -> None:
+        super().__init__(random_targets(on_grid(3, 200)), torch.tensor([10] * 3))
+        self.towards, self.model = towards, model
+        self.calls: list[int] = []  # steps before each of them
+
+    def follow(self, log_mean_post: Tensor, rows: Tensor) -> None:
+        assert rows.tolist() == [0, 1, 2]
+        torch.testing.assert_close(log_mean_post.exp().sum(-1), torch.ones(3, 10))
+        if self.model is not None:
+            # the look at the posteriors is a call of its own
+            self.calls.append(self.model.calls - 1 - len(self.calls))
+        self.targets = self.towards
+
+
 class TestRealignment:
     @pytest.mark.parametrize("every, expected", [(0, []), (3, [3, 6, 9]), (4, [4, 8]), (20, [])])
     def test_targets_are_realigned_every_so_many_steps(self, every: int, expected: list[int]) -> None:
-        model, calls = Toy(num_draws=2), []
-
-        def realign(log_mean_post: Tensor, rows: Tensor) -> Tensor:
-            assert rows.tolist() == [0, 1, 2]
-            torch.testing.assert_close(log_mean_post.exp().sum(-1), torch.ones(3, 10))
-            calls.append(model.calls - 1 - len(calls))  # the look at the posteriors is a call of its own
-            return torch.zeros(3, 10, dtype=torch.int64)
-
-        attack(AttackConfig(eps=0.1, num_steps=10, realign_every=every), model=model, realign=realign)
-        assert calls == expected
+        model = Toy(num_draws=2)
+        goal = Following(torch.zeros(3, 10, dtype=torch.int64), model)
+        attack(AttackConfig(eps=0.1, num_steps=10, realign_every=every), model=model, goal=goal)
+        assert goal.calls == expected
 
     def test_new_targets_are_followed(self) -> None:
-        goal = torch.full((3, 10), 2)
+        towards = torch.full((3, 10), 2)
         config = AttackConfig(eps=0.4, num_steps=30, step_rule="fixed", realign_every=2)
-        result, _ = attack(config, realign=lambda _, rows: goal[rows])
-        assert float((Toy()(result.wav, torch.tensor([200] * 3))[0].argmax(-1) == goal).float().mean()) > 0.9
+        result, _ = attack(config, goal=Following(towards))
+        heard = Toy()(result.wav, torch.tensor([200] * 3))[0].argmax(-1)
+        assert float((heard == towards).float().mean()) > 0.9
+
+    def test_goal_that_does_not_follow_is_not_asked_to(self) -> None:
+        goal = Following(torch.zeros(3, 10, dtype=torch.int64), Toy())
+        goal.follows = False
+        attack(AttackConfig(eps=0.1, num_steps=10, realign_every=2), goal=goal)
+        assert goal.calls == []
 
 
 def config_of(path: Path) -> AttackConfig:

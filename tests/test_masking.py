@@ -11,9 +11,8 @@ import torch
 from torch import Tensor
 
 from kaldi_uq.attacks.config import AttackConfig
-from kaldi_uq.attacks.constraints import Constraint
+from kaldi_uq.attacks.constraints import Constraint, make_constraint
 from kaldi_uq.attacks.masking_constraint import Masking, NoiseToMask
-from kaldi_uq.attacks.methods import make_constraint
 from kaldi_uq.audio.masking import (
     BANDS,
     ShortTime,

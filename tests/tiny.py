@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,14 +16,15 @@ from kaldi_uq.engine.embedded.engine import EmbeddedEngine
 from kaldi_uq.feats.config import FrontEndConfig, MfccConfig
 from kaldi_uq.feats.frontend import FrontEnd
 from kaldi_uq.io.ark import read_alignments
-from kaldi_uq.io.datadir import write_table
+from kaldi_uq.io.datadir import write_data_dir, write_table
 from kaldi_uq.io.files import write_text
 from kaldi_uq.io.kaldi_model import TransitionTable, read_transitions
 from kaldi_uq.io.lang import Lang
 from kaldi_uq.io.wav import to_int16, write_wav
 from kaldi_uq.language.prepare import loop_grammar, prepare_lang
 from kaldi_uq.nnet.config import ModelConfig, model_class
-from kaldi_uq.recogniser.hybrid import HybridModel
+from kaldi_uq.recogniser.hybrid import MODEL_FILE, HybridModel
+from kaldi_uq.recogniser.recogniser import Recogniser
 from kaldi_uq.training.config import TrainConfig
 from kaldi_uq.training.trainer import Trainer, TrainingInputs
 
@@ -77,6 +79,21 @@ def make_waves(num_utts: int, seed: int = 0) -> tuple[dict[str, np.ndarray], dic
         waves[f"utt{number:02d}"] = (np.rint(wave * 32768) / 32768).astype(np.float32)
         text[f"utt{number:02d}"] = words
     return waves, text
+
+
+def write_set(folder: Path, waves: dict[str, np.ndarray], text: dict[str, list[str]]) -> Path:
+    """A data directory with a file for each utterance, each of a speaker of its own."""
+    paths = {utt: folder / "wav" / f"{utt}.wav" for utt in waves}
+    for utt, wav in waves.items():
+        write_wav(paths[utt], to_int16(wav), RATE)
+    write_data_dir(
+        folder,
+        wav_scp={utt: str(path) for utt, path in paths.items()},
+        text={utt: " ".join(words) for utt, words in text.items()},
+        utt2spk={utt: utt for utt in waves},
+        utt2dur={utt: len(wav) / RATE for utt, wav in waves.items()},
+    )
+    return folder
 
 
 def write_segments(folder: Path, waves: dict[str, np.ndarray], text: dict[str, list[str]]) -> Path:
@@ -153,6 +170,39 @@ class TinySystem:
         out.mkdir(parents=True, exist_ok=True)
         given = TrainingInputs(**{**inputs, **changes})
         return Trainer(out, model, given, self.engine, config=config, decode=DecodeConfig(), key=key)
+
+    def train(self, kind: str = "dnn", seed: int = 0) -> HybridModel:
+        """A network that knows the words: half a second of training on the alignments."""
+        model = HybridModel(FRONT_END, self.network(kind), seed=seed)
+        every = torch.from_numpy(np.concatenate(list(features(self.waves).values())))
+        model.front_end.norm.set_stats(every.mean(0), every.std(0))
+        inputs, pdfs = [], []
+        with torch.no_grad():
+            for utt, wav in self.waves.items():
+                x, _ = model.front_end(torch.from_numpy(wav)[None], torch.tensor([len(wav)]))
+                inputs.append(x[0])
+                pdfs.append(torch.from_numpy(self.table.tid_to_pdf[self.alignments[utt]]).long())
+        x, y = torch.cat(inputs), torch.cat(pdfs)
+        model.set_prior(np.bincount(y.numpy(), minlength=self.table.num_pdfs))
+        optimiser = torch.optim.Adam(model.network.parameters(), lr=0.02)
+        generator = torch.Generator().manual_seed(seed)
+        for _ in range(60):
+            optimiser.zero_grad()
+            model.network.training_loss(x, y, num_frames_total=len(y), generator=generator).backward()
+            optimiser.step()
+        return model.eval()
+
+    def write_model(self, model: HybridModel, out: Path) -> Path:
+        """A model directory as a recipe leaves it, with a graph."""
+        model.save(out / MODEL_FILE)
+        for name in ("final.mdl", "tree"):
+            shutil.copy(self.mono / name, out)
+        shutil.copytree(self.graph, out / "graph")
+        return out
+
+    def recogniser(self, model: HybridModel, **options: Any) -> Recogniser:
+        """A recogniser around a model, with the lexicon and the graph of the system."""
+        return Recogniser(model, self.engine, self.mono, graph_dir=self.graph, lang_dir=self.lang.path, **options)
 
 
 MONO = MonoConfig(num_iters=6, max_iter_inc=4, totgauss=20, realign_iters=(1, 2, 3, 4, 5))

@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from kaldi_uq.attacks.config import AttackConfig
+from kaldi_uq.attacks.constraints import make_constraint
+from kaldi_uq.attacks.goal import LOSSES, BatchGoal
 from kaldi_uq.attacks.loop import AttackResult, run_attack
-from kaldi_uq.attacks.methods import make_constraint
 
 GRID = 32768
 FRAME = 20  # samples
@@ -45,23 +46,40 @@ def lengths_of(num_samples: Tensor) -> Tensor:
     return num_samples // FRAME
 
 
+def random_targets(wav: Tensor) -> Tensor:
+    return torch.randint(4, (len(wav), wav.shape[1] // FRAME), generator=seeded(5))
+
+
+def goal_of(config: AttackConfig, targets: Tensor, num_samples: Tensor) -> BatchGoal:
+    """The loss that a configuration names, for given classes of the frames."""
+    kind: Any = LOSSES.get(config.loss)
+    goal: BatchGoal = kind(targets, lengths_of(num_samples), away=config.untargeted)
+    return goal
+
+
+def loss_of(goal: BatchGoal, draws: Tensor) -> Tensor:
+    """The loss (B,) of a whole batch."""
+    return goal.shares(draws, torch.arange(draws.shape[1])).sum(1)
+
+
 def attack(
     config: AttackConfig,
     wav: Tensor | None = None,
     sizes: list[int] | None = None,
     *,
     start: Tensor | None = None,
+    goal: BatchGoal | None = None,
     **options: Any,
 ) -> tuple[AttackResult, Tensor]:
+    """Attack the toy, towards random targets unless there is another goal."""
     wav = on_grid(3, 200) if wav is None else wav
     num_samples = torch.tensor(sizes or [wav.shape[1]] * len(wav))
-    targets = torch.randint(4, (len(wav), wav.shape[1] // FRAME), generator=seeded(5))
     model = options.pop("model", Toy())
     if start is not None:
         options["noise"] = lambda _: start
+    goal = goal or goal_of(config, random_targets(wav), num_samples)
     constraint = make_constraint(config, wav, num_samples, 8000)
-    result = run_attack(model, wav, num_samples, targets, lengths_of(num_samples), config, constraint, **options)
-    return result, wav
+    return run_attack(model, wav, goal, constraint, config, **options), wav
 
 
 def live_share(result: AttackResult, sizes: list[int]) -> list[float]:

@@ -63,6 +63,9 @@ class Attack:
 
     def __init__(self, config: AttackConfig | None = None, **options: Any) -> None:
         self.config = self.Config(**options) if config is None else replace(config, **options)
+        if not isinstance(self.config, self.Config):
+            given = type(self.config).__name__
+            raise ValueError(f"{type(self).__name__}: expected options of {self.Config.__name__}, got {given}")
         CONSTRAINTS.get(self.config.constraint)
         STEP_RULES.get(self.config.step_rule)
         LOSSES.get(self.config.loss)

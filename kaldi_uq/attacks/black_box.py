@@ -21,7 +21,7 @@ from torch.nn.functional import avg_pool1d
 
 from kaldi_uq.attacks.attack import ATTACKS, Attack
 from kaldi_uq.attacks.batch import Batch
-from kaldi_uq.attacks.config import BlackBoxConfig
+from kaldi_uq.attacks.config import AttackConfig, BlackBoxConfig
 from kaldi_uq.attacks.loop import AttackResult, Gradient, Shares
 
 _NOISE = 2 << 40  # added to the seed: the noise is neither the attack's draws nor the judge's
@@ -35,10 +35,19 @@ class BlackBox(Attack):
 
     Args:
         config, options: ``nes_pairs`` has to be 1 or more; the preset is that of the recipe's ``conf/nes.conf``.
+
+    Raises:
+        ValueError: also if ``nes_pairs`` is 0.
     """
 
     Config = BlackBoxConfig
     asked_by = "nes_pairs"
+
+    def __init__(self, config: AttackConfig | None = None, **options: Any) -> None:
+        super().__init__(config, **options)
+        assert isinstance(self.config, BlackBoxConfig)
+        if self.config.nes_pairs < 1:
+            raise ValueError("an attack by queries alone needs nes_pairs >= 1, got 0")
 
     @classmethod
     def nes(cls, eps: float = 0.02, **options: Any) -> BlackBox:

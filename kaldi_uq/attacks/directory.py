@@ -50,7 +50,7 @@ def craft(
         key: digest of the recogniser and the audio; batches of an earlier run with another key are made again.
     """
     words = goal.choose(recogniser, waves, attack.config.seed)
-    key = digest(key, attack.settings, goal.away, words, recogniser.settings)
+    key = digest(key, type(attack).__qualname__, attack.settings, goal.away, words, recogniser.settings)
     for part in (out_dir / "parts").glob("*.json"):
         if _finished(part, key) is None:  # this run overwrites waveforms that it stands for
             part.unlink()
