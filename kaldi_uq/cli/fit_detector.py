@@ -13,13 +13,12 @@ import argparse
 import sys
 from pathlib import Path
 
-from kaldi_uq.cli.model_options import add_network_arguments, use_all_cores
+from kaldi_uq.cli.model_options import add_network_arguments, open_recogniser
 from kaldi_uq.cli.options import directory, non_negative_int, rate
 from kaldi_uq.detector import OneClassDetector
 from kaldi_uq.detector.fit import DETECTOR_DIR, detectors_of, fit_detectors, save_fit
 from kaldi_uq.detector.normal import FrameCounter
 from kaldi_uq.errors import UsageError
-from kaldi_uq.recogniser.recogniser import Recogniser
 
 FEW = 20  # files: with fewer, their largest score says little of the largest of a hundred
 
@@ -44,11 +43,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _fit_on_wavs(args: argparse.Namespace, place: Path) -> dict[str, OneClassDetector]:
-    use_all_cores()
-    try:
-        recogniser = Recogniser.load(args.model_dir, device=args.device, num_draws=args.num_draws or None)
-    except ValueError as error:
-        raise UsageError(str(error)) from None
+    recogniser = open_recogniser(args, words=False)
     wavs = recogniser.read_wavs({path: path for path in args.wavs}, what="heard", allow_pipes=args.allow_pipes)
     # a random model hears each file with the same draws, as it does when it judges it
     heard = recogniser.hear(wavs, seed=args.seed, alone=recogniser.is_random, words=False, desc="scoring")
