@@ -79,7 +79,7 @@ class AcousticModel(nn.Module, ABC):
         What is drawn does not depend on ``chunk``, and the first k draws do not depend on ``num_samples``.
 
         Args:
-            x: features ``(B, T, D)``, float.
+            x: features ``(B, T, D)``, or waveforms ``(B, N)`` for a module that reads these; float.
             num_samples: M; None stands for ``default_num_samples``.  Only a random model can have another number.
             generator: source of the draws, on the device of ``x``; None for PyTorch's default generator.
             chunk: draws per chunk; None chooses it by the size of the batch.
@@ -90,7 +90,7 @@ class AcousticModel(nn.Module, ABC):
         Raises:
             ValueError: a wrong shape or number of draws, or a generator of another device.
         """
-        if x.dim() != 3:
+        if x.dim() != 3 and (self.frame_wise or x.dim() != 2):  # a whole sequence may be a waveform
             raise ValueError(f"features must be (B, T, D), got {tuple(x.shape)}")
         if chunk is not None and chunk < 1:
             raise ValueError(f"chunk must be >= 1, got {chunk}")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -24,7 +25,8 @@ class SequenceModel(AcousticModel):
     """A deterministic module, M = 1; base of the other wrappers.
 
     Args:
-        module: features ``(B, T, D)`` to logits ``(B, T, C)``, with as many frames out as in.
+        module: features ``(B, T, D)`` to logits ``(B, T, C)``, with as many frames out as in; or waveforms ``(B, N)``
+            to logits with any number of frames.
         num_pdfs: C, if it is to be checked against what the module gives.
     """
 
@@ -45,9 +47,13 @@ class SequenceModel(AcousticModel):
                     logits.append(self._check_logits(self.module(x), x))
             yield torch.stack(logits)
 
-    def _check_logits(self, logits: Tensor, x: Tensor) -> Tensor:
-        if logits.dim() != 3 or logits.shape[:2] != x.shape[:2] or self.num_pdfs not in (0, logits.shape[-1]):
-            expected = (*x.shape[:2], self.num_pdfs or "C")
+    def _check_logits(self, logits: Any, x: Tensor) -> Tensor:
+        if not isinstance(logits, Tensor):
+            raise ValueError(f"the module must give one tensor of logits, got {type(logits).__name__}")
+        axes = 2 if x.dim() == 3 else 1  # from a waveform any number of frames is made
+        fits = logits.dim() == 3 and logits.shape[:axes] == x.shape[:axes]
+        if not fits or self.num_pdfs not in (0, logits.shape[-1]):
+            expected = (*x.shape[:2], self.num_pdfs or "C") if axes == 2 else (len(x), "T", self.num_pdfs or "C")
             raise ValueError(f"the module must give logits {expected}, got {tuple(logits.shape)}")
         return logits
 
