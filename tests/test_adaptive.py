@@ -61,7 +61,7 @@ def detectors_of(benign: Mapping[str, np.ndarray], options: AdaptiveConfig) -> l
     """Gaussians as the defender fits them, of the statistics and the sides of a configuration."""
     sides = {"one": (False,), "two": (True,), "both": (True, False)}[options.sided]
     return [
-        GaussianDetector(two_sided, statistic=name).fit(benign).calibrate(options.fpr, benign)
+        GaussianDetector(two_sided=two_sided, statistic=name).fit(benign).calibrate(options.fpr, benign)
         for name in options.names
         for two_sided in sides
     ]

@@ -44,8 +44,8 @@ class Recogniser(BaseRecogniser):
 
     Args:
         model: the acoustic model, on its device.
-        engine: decodes and aligns; an engine, or the name of one, which is made when it is first needed; default: ``kaldi``
-            if ``KALDI_ROOT`` is set, else ``embedded``.
+        engine: decodes and aligns; an engine, or the name of one, which is made when it is first needed; default:
+            ``kaldi`` if ``KALDI_ROOT`` is set, else ``embedded``.
         model_dir: directory of ``final.mdl`` and ``tree``.
         graph_dir: directory of ``HCLG.fst`` and ``words.txt``; default: ``model_dir/graph``.
         lang_dir: language directory, for targets; default: the recipe's, see :meth:`lang`.
