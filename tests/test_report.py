@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import csv
+import gzip
 import io
 import json
 import re
@@ -250,6 +251,23 @@ def test_damaged_results_file_is_named(tmp_path: Path) -> None:
     path.write_text("{")
     with pytest.raises(DataError, match="not a JSON file"):
         Results(path)
+
+
+def test_compressed_results_are_read_and_updated_like_the_others(exp: Path, tmp_path: Path) -> None:
+    packed = Results(exp / "results.json").pack()
+    (tmp_path / "results.json.gz").write_bytes(packed)
+    results = Results(tmp_path / "results.json")
+    assert results.read() == Results(exp / "results.json").read() and results.pack() == packed
+    results.add_timing("train", 3)  # what a stage adds goes into the file that stages write
+    assert json.loads((tmp_path / "results.json").read_text()) == results.read()
+    assert results.read()["timing_s"] == {"train": 3.0} and (tmp_path / "results.json.gz").read_bytes() == packed
+
+
+@pytest.mark.parametrize("damage", [lambda whole: whole[:-9], lambda whole: b"{}", lambda whole: gzip.compress(b"{")])
+def test_damaged_compressed_results_are_named(exp: Path, tmp_path: Path, damage: Callable[[bytes], bytes]) -> None:
+    (tmp_path / "results.json.gz").write_bytes(damage(Results(exp / "results.json").pack()))
+    with pytest.raises(DataError, match=r"results\.json\.gz: not a compressed JSON file"):
+        Results(tmp_path / "results.json")
 
 
 def test_writers_in_several_processes_lose_nothing(tmp_path: Path) -> None:

@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from kaldi_uq.io.files import read_json
 from kaldi_uq.nnet.config import MODEL_KINDS
 from kaldi_uq.report.summary import results_text
 from kaldi_uq.results.names import CHECKS
 from kaldi_uq.results.names import PAPER_STATISTIC as PAPER
+from kaldi_uq.results.table import Results
 
 ROOT = Path(__file__).resolve().parent.parent
 RECIPE = ROOT / "recipes/tidigits"
@@ -23,9 +23,7 @@ COMMANDS = {
 
 
 def results(run: str) -> dict[str, Any]:
-    content = read_json(RECIPE / "results" / run / "results.json")
-    assert isinstance(content, dict)
-    return content
+    return Results(RECIPE / "results" / run / "results.json").read()
 
 
 def test_results_file_is_made_from_the_results() -> None:
@@ -36,7 +34,7 @@ def test_results_file_is_made_from_the_results() -> None:
 
 def test_results_file_of_the_commands_recipe_is_made_from_its_results() -> None:
     recipe = ROOT / "recipes/commands"
-    content = read_json(recipe / "results/results.json")
+    content = Results(recipe / "results/results.json").read()
     text = (recipe / "RESULTS").read_text(encoding="utf-8")
     command = text.splitlines()[0].removeprefix("# ")
     assert command.startswith("run.sh --models 'dnn ensemble dropout bnn'")

@@ -283,10 +283,6 @@ def _rescore(
     return None if check is None else check | {"eps": eps}
 
 
-def _reached(row: AttackRecord, heard: str) -> bool:
-    return heard == row.target if row.target else heard != row.original
-
-
 def _broken_detector(
     model_dir: Path, records: Mapping[tuple[str, float], Sequence[AttackRecord]], attack: str
 ) -> Check | None:

@@ -1,12 +1,14 @@
-"""``exp/results.json``: one file that every stage adds its numbers to."""
+"""``exp/results.json``: one file that every stage adds its numbers to, and its compressed form for safekeeping."""
 
 from __future__ import annotations
 
 import contextlib
 import fcntl
+import gzip
 import json
 import math
 import os
+import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -50,7 +52,7 @@ class Results:
     statistic.  Rows of other detectors are kept in ``detection_other``, with the same fields.
 
     Args:
-        path: the file; it need not exist yet.
+        path: the file; it need not exist yet.  Where only ``<path>.gz`` exists, as :meth:`pack` makes it, that is read.
 
     Raises:
         DataError: the file exists but does not have these sections.
@@ -58,11 +60,17 @@ class Results:
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
+        self.packed = self.path.with_name(f"{self.path.name}.gz")
         self.read()
+
+    def exists(self) -> bool:
+        """Whether there is a file, compressed or not."""
+        return self.path.is_file() or self.packed.is_file()
 
     def read(self) -> dict[str, Any]:
         """The whole content; the sections are there even if the file is not."""
-        content = read_json(self.path) if self.path.exists() else {}
+        packed = not self.path.exists() and self.packed.exists()
+        content = _unpack(self.packed) if packed else read_json(self.path) if self.path.exists() else {}
         if not isinstance(content, dict):
             raise DataError(f"{self.path}: expected a JSON object, found {type(content).__name__}")
         for name, kind in _SECTIONS.items():
@@ -70,11 +78,10 @@ class Results:
                 raise DataError(f"{self.path}: section {name!r} must be a {kind.__name__}; remove the file and rerun")
         return content
 
-    @property
-    def environment(self) -> dict[str, Any]:
-        """Engine, versions, device, seed, options."""
-        section: dict[str, Any] = self.read()["environment"]
-        return section
+    def pack(self) -> bytes:
+        """The content as ``results.json.gz``: every number as it is, no white space, no date."""
+        text = json.dumps(self.read(), separators=(",", ":"), allow_nan=False)
+        return gzip.compress(text.encode(), mtime=0)
 
     def set_environment(self, environment: Mapping[str, Any]) -> None:
         """Replace the environment."""
@@ -190,6 +197,14 @@ class Results:
             content = self.read()
             yield content
             write_json(self.path, content)
+
+
+def _unpack(path: Path) -> Any:
+    try:
+        with gzip.open(path, "rt", encoding="utf-8") as stream:
+            return json.load(stream)
+    except (gzip.BadGzipFile, EOFError, zlib.error, ValueError) as error:  # ValueError: not UTF-8, not JSON
+        raise DataError(f"{path}: not a compressed JSON file ({error})") from None
 
 
 def _checked(row: Mapping[str, Any], fields: tuple[str, ...], what: str) -> dict[str, Any]:
