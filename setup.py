@@ -36,6 +36,9 @@ SYNTH = ["espeakng-loader==0.2.4"]
 # Perceptual measures.  Optional: pesq is C code under the terms of the ITU, and needs a compiler to be installed.
 QUALITY = ["pesq==0.0.4", "pystoi>=0.4,<0.5"]
 
+# Tables, figures and the page of a run.
+REPORT = ["pandas>=2.1,<4", "jinja2>=3.1,<4"]
+
 # Linters to a minor release: a new one brings new findings, and a check that passed yesterday must pass today.
 DEV = [
     "pytest>=8,<10",
@@ -46,6 +49,7 @@ DEV = [
     "kaldi-native-fbank>=1.20,<2",  # an independent front end to compare features with
     "soundfile>=0.12,<1",
     *SYNTH,
+    *REPORT,
 ]
 
 setup(
@@ -57,7 +61,8 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.10",
     packages=find_packages(include=["kaldi_uq*"]),
+    package_data={"kaldi_uq.report": ["page.html.j2"]},
     install_requires=REQUIRES,
-    extras_require={"synth": SYNTH, "quality": QUALITY, "dev": DEV},
+    extras_require={"synth": SYNTH, "quality": QUALITY, "report": REPORT, "dev": DEV},
     entry_points={"console_scripts": ["kaldi-uq = kaldi_uq.cli.main:main"]},
 )

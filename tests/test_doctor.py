@@ -31,7 +31,7 @@ def requirements(name: str) -> dict[str, str]:
 
 
 def test_pins_are_those_of_setup_py() -> None:
-    needed = requirements("REQUIRES") | requirements("SYNTH")
+    needed = requirements("REQUIRES") | requirements("SYNTH") | requirements("REPORT")
     assert set(doctor.PACKAGES) == set(needed)
     for distribution, (_, pin) in doctor.PACKAGES.items():
         assert (needed[distribution] == f"{distribution}=={pin}") == (pin is not None)

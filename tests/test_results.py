@@ -1,4 +1,4 @@
-"""The committed results: RESULTS and the README say what the committed results.json files hold, and nothing else."""
+"""The committed results: RESULTS and the README say what the committed results hold, and nothing else."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from kaldi_uq.io.files import read_json
+from kaldi_uq.cli.main import main
 from kaldi_uq.nnet.config import MODEL_KINDS
-from kaldi_uq.report.summary import results_text
 from kaldi_uq.results.names import CHECKS
 from kaldi_uq.results.names import PAPER_STATISTIC as PAPER
+from kaldi_uq.results.table import Results
 
 ROOT = Path(__file__).resolve().parent.parent
 RECIPE = ROOT / "recipes/tidigits"
@@ -20,27 +20,57 @@ COMMANDS = {
     "synth_full": "run.sh --preset full --model-jobs 4 --nj 12",
     "fsdd_full": "run.sh --preset full --model-jobs 4 --nj 12 --corpus fsdd --corpus-dir DIR",
 }
+WORDS = (
+    "run.sh --models 'dnn ensemble dropout bnn' --attacks 'pgd paper-pgd' --corpus-opts '--num-fit 200 --num-test 200 "
+    "--num-attack 60' --nj 12 --model-jobs 4"
+)
+# directory of results.json.gz -> the command that made them, which opens their part of RESULTS
+RUNS = {RECIPE / "results" / run: command for run, command in COMMANDS.items()}
+RUNS[ROOT / "recipes/commands/results"] = WORDS
 
 
 def results(run: str) -> dict[str, Any]:
-    content = read_json(RECIPE / "results" / run / "results.json")
-    assert isinstance(content, dict)
-    return content
+    return Results(RECIPE / "results" / run / "results.json").read()
 
 
-def test_results_file_is_made_from_the_results() -> None:
-    """After a change of the tables: write what this compares with to recipes/tidigits/RESULTS."""
-    texts = [results_text(results(run), command=command) for run, command in COMMANDS.items()]
-    assert (RECIPE / "RESULTS").read_text(encoding="utf-8") == "\n\n".join(texts)
+@pytest.fixture(scope="module")
+def reports(tmp_path_factory: pytest.TempPathFactory) -> dict[Path, Path]:
+    """What ``kaldi-uq report`` makes of each directory of committed results."""
+    made = {}
+    for directory, command in RUNS.items():
+        made[directory] = tmp_path_factory.mktemp("report")
+        assert main(["report", "--command", command, str(directory), str(made[directory])]) == 0
+    return made
 
 
-def test_results_file_of_the_commands_recipe_is_made_from_its_results() -> None:
-    recipe = ROOT / "recipes/commands"
-    content = read_json(recipe / "results/results.json")
-    text = (recipe / "RESULTS").read_text(encoding="utf-8")
-    command = text.splitlines()[0].removeprefix("# ")
-    assert command.startswith("run.sh --models 'dnn ensemble dropout bnn'")
-    assert text == results_text(content, command=command)
+def test_committed_files_are_those_of_the_report(reports: dict[Path, Path]) -> None:
+    """After a change: write the files that ``kaldi-uq report`` makes of each run to its directory and to RESULTS."""
+    texts: dict[Path, list[str]] = {}
+    for directory, report in reports.items():
+        recipe = ROOT / "recipes" / directory.relative_to(ROOT / "recipes").parts[0]
+        texts.setdefault(recipe, []).append((report / "RESULTS").read_text())
+        made = {path.name for path in report.glob("*.csv")} | {"results.json.gz"}
+        assert made == {path.name for path in directory.iterdir() if path.suffix != ".png"}
+        for name in made - {"results.json.gz"}:
+            assert (report / name).read_text() == (directory / name).read_text(), f"{directory / name}"
+        assert Results(report / "results.json").read() == Results(directory / "results.json").read()
+    for recipe, parts in texts.items():
+        assert (recipe / "RESULTS").read_text(encoding="utf-8") == "\n".join(parts), recipe
+
+
+def test_results_file_is_a_page_that_a_person_reads(reports: dict[Path, Path]) -> None:
+    for directory, report in reports.items():
+        lines = (report / "RESULTS").read_text().splitlines()
+        assert lines[0] == f"# {RUNS[directory]}" and len(lines) <= 120, directory
+
+
+def test_committed_figures_are_those_that_the_readme_shows() -> None:
+    shown = re.findall(r"!\[[^\]]+\]\((.*?\.png)\)", (RECIPE / "README.md").read_text())
+    assert {RECIPE / name for name in shown} == set((ROOT / "recipes").rglob("*.png"))
+
+
+def test_results_of_the_commands_recipe_are_of_all_models() -> None:
+    content = Results(ROOT / "recipes/commands/results/results.json").read()
     assert {(row["model"], row["attack"]) for row in content["attacks"]} == {
         (model, attack) for model in MODEL_KINDS for attack in ("pgd", "paper-pgd")
     }

@@ -38,6 +38,8 @@ PACKAGES: dict[str, tuple[str, str | None]] = {
     "scipy": ("scipy", None),
     "scikit-learn": ("sklearn", None),
     "matplotlib": ("matplotlib", None),
+    "pandas": ("pandas", None),
+    "jinja2": ("jinja2", None),
     "tqdm": ("tqdm", None),
     "safetensors": ("safetensors", None),
     "threadpoolctl": ("threadpoolctl", None),

@@ -1,21 +1,27 @@
-"""One attacked utterance to look at and to listen to."""
+"""Attacked utterances to look at and to listen to."""
 
 from __future__ import annotations
 
 import io
 import wave
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.image import AxesImage
 
+from kaldi_uq.audio.masking import LOUDEST_DB, ShortTime, margin, masking_threshold, unit_of_sound
 from kaldi_uq.report.style import ATTACKED, BENIGN, INK, ORANGE, new_figure, tidy
 from kaldi_uq.results.names import model_name
 
 Words = Sequence[tuple[str, float, float]]
+LEVELS_DB = {"vmin": 0.0, "vmax": LOUDEST_DB, "cmap": "magma"}  # colours of levels, dB SPL
+EXCESS_DB = {"vmin": -40.0, "vmax": 40.0, "cmap": "RdBu_r"}  # of what is above and below the threshold
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,18 +29,11 @@ class Example:
     """An utterance before and after an attack.
 
     Args:
-        utt: utterance id.
-        model: model kind attacked.
-        attack: attack name.
-        eps: bound of the perturbation, full scale 1.
+        utt, model, attack, eps: what was attacked, and how.
         rate: samples per second.
-        original_samples: ``(N,)`` float in [-1, 1].
-        attacked_samples: ``(N,)`` float in [-1, 1].
-        original: what was said.
-        target: the attacker's text.
-        hypothesis: what was recognised in the attacked audio.
-        attacked_entropy: ``(T,)`` predictive entropy of each frame of the attacked audio, nats.
-        original_entropy: ``(T,)`` the same of the original audio; empty if not measured.
+        original_samples, attacked_samples: ``(N,)`` float in [-1, 1].
+        original, target, hypothesis: what was said, what the attacker wants, what was recognised in the attacked audio.
+        attacked_entropy, original_entropy: ``(T,)`` predictive entropy of each frame, nats; empty if not measured.
         frame_shift_s: seconds from frame to frame.
         original_words, target_words, hypothesis_words: (word, start, end) in seconds; the original's on the original
             audio, the target's and the hypothesis's on the attacked.
@@ -51,27 +50,29 @@ class Example:
     original: str
     target: str
     hypothesis: str
-    attacked_entropy: npt.ArrayLike
+    attacked_entropy: npt.ArrayLike = ()
     original_entropy: npt.ArrayLike = ()
     frame_shift_s: float = 0.01
-    original_words: Words = field(default_factory=tuple)
-    target_words: Words = field(default_factory=tuple)
-    hypothesis_words: Words = field(default_factory=tuple)
+    original_words: Words = ()
+    target_words: Words = ()
+    hypothesis_words: Words = ()
     snr_db: float | None = None
 
-    @property
-    def slug(self) -> str:
-        """A name for its files."""
-        name = f"example_{self.model}_{self.attack}_eps{self.eps:g}_{self.utt}"
-        return "".join(c if c.isalnum() or c in "._-" else "_" for c in name)
+
+@dataclass(frozen=True, eq=False)
+class Perturbed:
+    """An utterance under several attacks: ``attacked`` has the samples ``(N,)`` in [-1, 1] by name of the attack."""
+
+    utt: str
+    model: str
+    rate: int
+    original: npt.ArrayLike
+    attacked: Mapping[str, npt.ArrayLike]
 
 
 def wav_bytes(samples: npt.ArrayLike, rate: int) -> bytes:
-    """A 16-bit mono WAV file of samples in [-1, 1]; what is beyond is clipped."""
-    values = np.asarray(samples, dtype=np.float64)
-    if values.ndim != 1:
-        raise ValueError(f"samples must be (N,), got shape {values.shape}")
-    pcm = np.clip(np.rint(values * 32768), -32768, 32767).astype("<i2")
+    """A 16-bit mono WAV file of samples ``(N,)`` in [-1, 1]; what is beyond is clipped."""
+    pcm = np.clip(np.rint(np.asarray(samples, dtype=np.float64) * 32768), -32768, 32767).astype("<i2")
     stream = io.BytesIO()
     with wave.open(stream, "wb") as file:
         file.setnchannels(1)
@@ -81,55 +82,92 @@ def wav_bytes(samples: npt.ArrayLike, rate: int) -> bytes:
     return stream.getvalue()
 
 
-def log_spectrogram(samples: npt.ArrayLike, rate: int, *, range_db: float = 70.0) -> npt.NDArray[np.float64]:
-    """Power in decibels, ``(bins, frames)``, 0 at the loudest cell and ``-range_db`` at the floor.
-
-    Windows of 25 ms every 5 ms, centred, so that column k is at k * 5 ms.
-    """
-    values = np.asarray(samples, dtype=np.float64)
-    width, shift = int(0.025 * rate), int(0.005 * rate)
-    padded = np.pad(values, (width // 2, width))
-    frames = np.lib.stride_tricks.sliding_window_view(padded, width)[: len(values) : shift]
-    size = 1 << (width - 1).bit_length()
-    power = np.abs(np.fft.rfft(frames * np.hanning(width), 2 * size, axis=1)) ** 2
-    decibels = 10 * np.log10(np.maximum(power / max(power.max(), 1e-30), 10 ** (-range_db / 10)))
-    return np.asarray(decibels.T, dtype=np.float64)
-
-
 def entropy_figure(example: Example) -> Figure:
-    """Entropy over time: spectrogram of the attacked audio, predictive entropy of each frame, words on one time axis.
+    """Spectrogram of the attacked audio, predictive entropy of each frame and words, on one time axis.
 
     Vertical lines mark where the words of the hypothesis begin, so that a rise in entropy can be set beside a word.
     """
-    samples = np.asarray(example.attacked_samples, dtype=np.float64)
-    seconds = len(samples) / example.rate
     strips = [
         ("said", example.original_words, BENIGN),
         ("target", example.target_words, ORANGE),
         ("heard", example.hypothesis_words, ATTACKED),
     ]
     strips = [strip for strip in strips if strip[1]]
-    figure = new_figure(7.6, 4.2 + 0.3 * len(strips))
-    heights = [2.2, 2.0] + [0.34 * len(strips)] * bool(strips)
-    panels = figure.subplots(len(heights), 1, sharex=True, height_ratios=heights)
-    top, middle = panels[0], panels[1]
-    picture = log_spectrogram(samples, example.rate)
-    top.imshow(
-        picture, origin="lower", aspect="auto", cmap="magma", extent=(0, seconds, 0, example.rate / 2000),
-        interpolation="nearest",
-    )  # fmt: skip
+    is_measured = bool(np.size(example.attacked_entropy))
+    heights = [2.2] + [2.0] * is_measured + [0.34 * len(strips)] * bool(strips)
+    figure = new_figure(7.6, 2.2 + 2.0 * is_measured + 0.3 * len(strips))
+    panels = figure.subplots(len(heights), 1, sharex=True, height_ratios=heights, squeeze=False).ravel()
+    wav = _tensor(example.attacked_samples)
+    spectrum = ShortTime(example.rate).analyse(wav).abs()
+    _draw(panels[0], spectrum / unit_of_sound(spectrum, example.rate), example.rate, wav.shape[1], **LEVELS_DB)
     title = f"{example.utt}: {model_name(example.model)} under {example.attack}, eps {example.eps:g}"
-    tidy(top, ylabel="kHz", title=title, grid=False)
-    _draw_entropy(middle, example)
-    tidy(middle, ylabel="predictive\nentropy, nats")
-    for axes in (top, middle):
+    tidy(panels[0], ylabel="kHz", title=title, grid=False)
+    if is_measured:
+        _draw_entropy(panels[1], example)
+    for axes, colour in zip(panels[: 1 + is_measured], ("white", INK), strict=False):
         for _, start, _ in example.hypothesis_words:
-            axes.axvline(start, color="white" if axes is top else INK, linewidth=0.7, linestyle=":")
+            axes.axvline(start, color=colour, linewidth=0.7, linestyle=":")
     if strips:
-        _draw_words(panels[2], strips)
+        _draw_words(panels[-1], strips)
     panels[-1].set_xlabel("seconds", color=INK)
-    top.set_xlim(0, seconds)
     return figure
+
+
+def perturbation_figure(example: Perturbed) -> Figure:
+    """Spectrograms on one colour scale: the audio and what it masks, and what each attack adds to it.
+
+    Levels are in dB SPL, 96 for the loudest cell of the audio, the threshold's too; beside each perturbation is how far
+    it lies above (red) or below (blue) the masking threshold.
+    """
+    rate, wav = example.rate, _tensor(example.original)
+    spectrum = ShortTime(rate).analyse(wav).abs()
+    unit, threshold = unit_of_sound(spectrum, rate), masking_threshold(wav, rate)
+    figure = new_figure(9.0, 1.2 + 1.9 * (1 + len(example.attacked)))
+    panels = figure.subplots(1 + len(example.attacked), 2, sharex=True, sharey=True, squeeze=False)
+
+    def draw(axes: Axes, ratio: torch.Tensor, title: str, colours: Mapping[str, Any] = LEVELS_DB) -> AxesImage:
+        tidy(axes, title=title, grid=False)
+        axes.title.set_fontsize(9.5)
+        return _draw(axes, ratio, rate, wav.shape[1], **colours)
+
+    level = excess = draw(panels[0, 0], spectrum / unit, "original")
+    draw(panels[0, 1], threshold / unit, "masking threshold of the original")
+    for (left, right), (name, samples) in zip(panels[1:], example.attacked.items(), strict=True):
+        delta = _tensor(np.asarray(samples, dtype=np.float64) - np.asarray(example.original, dtype=np.float64))
+        added = ShortTime(rate).analyse(delta).abs()
+        draw(left, added / unit, f"added by {name}")
+        found = margin(delta, threshold, torch.tensor([wav.shape[1]]), rate)
+        text = f"against the threshold: {float(found.share_above):.0%} above, mean {float(found.mean_db):+.1f} dB"
+        excess = draw(right, added / threshold, text, EXCESS_DB)
+    for axes in panels[:, 0]:
+        axes.set_ylabel("kHz", color=INK)
+    for axes in panels[-1]:
+        axes.set_xlabel("seconds", color=INK)
+    sides = [(level, 0, "dB SPL")] + [(excess, 1, "dB over the masking threshold")] * bool(example.attacked)
+    for image, column, label in sides:
+        figure.colorbar(image, ax=panels[:, column], location="bottom", label=label, aspect=40, shrink=0.9)
+    title = f"{example.utt}: {model_name(example.model)}"
+    figure.suptitle(title, fontsize=11, color=INK, x=0.01, ha="left")
+    return figure
+
+
+def _tensor(samples: npt.ArrayLike) -> torch.Tensor:
+    return torch.from_numpy(np.asarray(samples, dtype=np.float32))[None]
+
+
+def _draw(axes: Axes, ratio: torch.Tensor, rate: int, size: int, **colours: Any) -> AxesImage:
+    """(1, K, F) magnitudes in decibels over the seconds of ``size`` samples."""
+    frames = ShortTime(rate)
+    # nothing at all is at the lower end of any scale
+    picture = 20.0 * np.log10(np.maximum(ratio[0].numpy().astype(np.float64).T, 1e-10))
+    # the first window ends one hop into the audio; a column is as wide as a hop, around the middle of its window
+    begin = (frames.hop - frames.width / 2 - frames.hop / 2) / rate
+    extent = (begin, begin + picture.shape[1] * frames.hop / rate, 0.0, rate / 2000)
+    image = axes.imshow(
+        picture, origin="lower", aspect="auto", extent=extent, interpolation="nearest", **colours
+    )  # fmt: skip
+    axes.set_xlim(0, size / rate)
+    return image
 
 
 def _draw_entropy(axes: Axes, example: Example) -> None:
@@ -142,10 +180,10 @@ def _draw_entropy(axes: Axes, example: Example) -> None:
         if len(entropy):
             time_s = (np.arange(len(entropy)) + 0.5) * example.frame_shift_s
             axes.plot(time_s, entropy, color=colour, linestyle=line, linewidth=1.4, label=name)
+    tidy(axes, ylabel="predictive\nentropy, nats")
     axes.set_ylim(bottom=0)
     axes.margins(y=0.15)
-    if axes.lines:
-        axes.legend(frameon=False, fontsize=8.5, loc="upper right", ncols=2)
+    axes.legend(frameon=False, fontsize=8.5, loc="upper right", ncols=2)
 
 
 def _draw_words(axes: Axes, strips: Sequence[tuple[str, Words, str]]) -> None:
@@ -154,9 +192,8 @@ def _draw_words(axes: Axes, strips: Sequence[tuple[str, Words, str]]) -> None:
         spans = [(start, end - start) for _, start, end in words]
         axes.broken_barh(spans, (row + 0.08, 0.84), facecolor=colour, alpha=0.25, edgecolor=colour, linewidth=1.0)
         for word, start, end in words:
-            axes.text(
-                (start + end) / 2, row + 0.5, word, ha="center", va="center", fontsize=8.5, color=INK, clip_on=True
-            )
+            centre: dict[str, Any] = {"ha": "center", "va": "center", "clip_on": True}
+            axes.text((start + end) / 2, row + 0.5, word, fontsize=8.5, color=INK, **centre)
     tidy(axes, grid=False)
     axes.set_ylim(0, len(strips))
     axes.set_yticks(np.arange(len(strips)) + 0.5, [name for name, _, _ in reversed(strips)])

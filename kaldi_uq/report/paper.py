@@ -9,52 +9,30 @@ from __future__ import annotations
 
 from typing import Final
 
+# The attack that the numbers are about, by its name here.
+ATTACK: Final = "paper-pgd"
+
 # Table 1: word accuracy on 1000 benign TIDIGITS utterances.
 CLEAN_ACCURACY: Final[dict[str, float]] = {"dnn": 0.991, "ensemble": 0.994, "dropout": 0.973, "bnn": 0.981}
 
-# The columns of tables 2 and 3, in the paper's order: our statistic, the paper's heading.
-MEASURES: Final[dict[str, str]] = {
-    "max_variance": "Variance",
-    "max_akld": "aKLD",
-    "max_mutual_information": "MI",
-    "max_predictive_entropy": "Entropy",
-}
+# The columns of tables 2 and 3, in the paper's order.
+MEASURES: Final = ("max_variance", "max_akld", "max_mutual_information", "max_predictive_entropy")
 
-
-def _by_statistic(rows: dict[str, tuple[float | None, ...]]) -> dict[str, dict[str, float]]:
-    return {
-        model: {name: value for name, value in zip(MEASURES, values, strict=True) if value is not None}
-        for model, values in rows.items()
-    }
-
-
-# Tables 2 and 3 by eps: AUROC of the two-sided Gaussian for 1000 benign and 1000 attacked utterances.
+# Tables 2 and 3: eps -> model -> statistic -> AUROC of the two-sided Gaussian; 1000 utterances benign, 1000 attacked.
 AUROC: Final[dict[float, dict[str, dict[str, float]]]] = {
-    0.05: _by_statistic(
-        {
-            "dnn": (None, None, None, 0.989),
+    eps: {model: dict(zip(MEASURES[-len(row) :], row, strict=True)) for model, row in table.items()}
+    for eps, table in {
+        0.05: {
+            "dnn": (0.989,),  # one posterior has no other measure
             "ensemble": (0.455, 0.892, 0.993, 0.990),
             "dropout": (0.637, 0.443, 0.498, 0.978),
             "bnn": (0.667, 0.777, 0.794, 0.988),
-        }
-    ),
-    0.02: _by_statistic(
-        {
-            "dnn": (None, None, None, 0.997),
+        },
+        0.02: {
+            "dnn": (0.997,),
             "ensemble": (0.461, 0.624, 0.964, 0.996),
             "dropout": (0.937, 0.578, 0.411, 0.991),
             "bnn": (0.489, 0.448, 0.462, 0.998),
-        }
-    ),
+        },
+    }.items()
 }
-TABLE_OF_EPS: Final[dict[float, int]] = {0.05: 2, 0.02: 3}
-
-# The attack that the numbers are about, by its name here.
-ATTACK: Final = "paper-pgd"
-NOTES: Final[tuple[str, ...]] = (
-    "The paper's numbers are for TIDIGITS, 1000 benign and 1000 attacked utterances, and for its own attack: "
-    "cleverhans 2.1.0, 40 steps of 0.01 whatever eps is (here: paper-pgd). Beside another attack or another corpus "
-    "they are a reminder, not a reference.",
-    "The paper's code aligns texts with a gap a hundred times as dear as a substitution; accuracies here are by "
-    "Kaldi's unit costs, which on differing texts are equal or higher.",
-)

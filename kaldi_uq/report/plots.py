@@ -1,4 +1,4 @@
-"""Figures 1, 2 and 3 of the paper, from our numbers."""
+"""Figures 1, 2 and 3 of the paper from our numbers, and curves of attacks."""
 
 from __future__ import annotations
 
@@ -7,108 +7,118 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, PercentFormatter
+from matplotlib.ticker import FuncFormatter, MaxNLocator, PercentFormatter
 
 from kaldi_uq.detector import GaussianDetector, auroc, roc
 from kaldi_uq.nnet.config import MODEL_KINDS
-from kaldi_uq.report.style import ATTACKED, BENIGN, INK, MARKERS, PALETTE, new_figure, tidy
-from kaldi_uq.results.names import PAPER_STATISTIC, model_key, model_name, statistic_key, statistic_name
+from kaldi_uq.report.style import ATTACKED, BENIGN, INK, MARKERS, PALETTE, legend, new_figure, tidy
+from kaldi_uq.results.names import AGGREGATES, MEASURES, model_key, model_name, statistic_key, statistic_name
 
-FloatArray = npt.NDArray[np.float64]
-_MEASURE_COLOURS = {
-    "predictive_entropy": PALETTE[0],
-    "mutual_information": PALETTE[1],
-    "akld": PALETTE[2],
-    "variance": PALETTE[3],
-    "expected_entropy": PALETTE[4],
+Statistics = Mapping[str, npt.NDArray[np.float64]]  # name -> (B,)
+_SIDES = {
+    "target_success": "Heard as the target",
+    "target_accuracy": "Accuracy, attacker's text",
+    "original_accuracy": "Accuracy, original text",
 }
-_AGGREGATE_LINES = {"max": "-", "mean": "--"}
 
 
-def accuracy_figure(rows: Sequence[Mapping[str, Any]], *, attack: str) -> Figure:
-    """Figure 1: accuracy against the attacker's and against the original text over eps, one line a model.
+def accuracy_figure(rows: pd.DataFrame, *, title: str, x: str = "eps") -> Figure:
+    """Figure 1: what an attack reaches, and accuracy against the attacker's and the original text, a line a model.
 
     Args:
-        rows: the ``attacks`` rows of ``results.json``; those of other attacks are left out.
-        attack: which attack.
+        rows: rows of :attr:`kaldi_uq.report.frames.Run.attacks`, of one attack.
+        title: heading.
+        x: column of the horizontal axis, ``eps`` or ``steps``; steps have a logarithmic one.
     """
-    chosen = [row for row in rows if row["attack"] == attack]
-    models = sorted({row["model"] for row in chosen}, key=model_key)
-    sides = [("target_accuracy", "attacker's text"), ("original_accuracy", "original text")]
-    sides = [side for side in sides if any(row[side[0]] is not None for row in chosen)]  # noise has no target
-    figure = new_figure(8.0 if len(sides) > 1 else 4.8, 3.6)
-    panels = np.atleast_1d(figure.subplots(1, max(1, len(sides)), sharey=True))
-    for axes, (field, title) in zip(panels, sides, strict=False):
-        for model in models:
-            points = sorted((r["eps"], r[field]) for r in chosen if r["model"] == model and r[field] is not None)
-            if not points:
-                continue
-            colour, marker = model_style(model, models)
-            x, y = zip(*points, strict=True)
-            axes.plot(x, y, color=colour, marker=marker, markersize=5, linewidth=1.6, label=model_name(model))
-        tidy(axes, xlabel="eps (full scale = 1)", title=f"Against the {title}")
+    figure = _lines({name: rows.assign(y=rows[side]) for side, name in _SIDES.items()}, title=title, x=x)
+    for axes in figure.axes:
         axes.axhline(0, color=INK, linewidth=0.8)
-    panels[0].set_ylabel("word accuracy", color=INK)
-    handles, labels = max((axes.get_legend_handles_labels() for axes in panels), key=lambda pair: len(pair[1]))
-    if labels:
-        figure.legend(handles, labels, loc="outside lower center", ncols=min(len(labels), 4), frameon=False, fontsize=9)
-    figure.suptitle(f"Accuracy under {attack}", fontsize=11, color=INK, x=0.01, ha="left")
+        if x == "steps":
+            ticks = sorted(rows[x].unique())
+            axes.set_xscale("log")
+            axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+            axes.minorticks_off()
+    return figure
+
+
+def evasion_figure(points: pd.DataFrame) -> Figure:
+    """Share of utterances that are heard as the target and pass a detector that the attacker knows, by statistic.
+
+    Args:
+        points: as :meth:`kaldi_uq.report.frames.Run.adaptive` gives them.
+    """
+    statistics = sorted(set(points["statistic"]), key=statistic_key)
+    points = points.assign(y=points["adaptive"])
+    panels = {statistic_name(name): points[points["statistic"] == name] for name in statistics}
+    figure = _lines(panels, title="Reach the target and pass a detector that the attacker knows")
+    for axes in figure.axes:
+        axes.set_ylim(-0.03, 1.03)
+    return figure
+
+
+def _lines(panels: Mapping[str, pd.DataFrame], *, title: str, x: str = "eps") -> Figure:
+    """Panels of rows with ``model``, the column ``x`` and ``y``, a line a model; those without numbers are left out."""
+    panels = {name: rows for name, rows in panels.items() if rows["y"].notna().any()}
+    models = sorted({model for rows in panels.values() for model in rows["model"]}, key=model_key)
+    columns = max(1, min(3, len(panels)))
+    lines = max(1, -(-len(panels) // columns))
+    figure = new_figure(0.6 + (3.4 if columns > 2 else 4.2) * columns, 0.7 + 2.9 * lines)
+    grid = figure.subplots(lines, columns, sharey=True, squeeze=False).ravel()
+    for axes, (name, rows) in zip(grid, panels.items(), strict=False):
+        for model in models:
+            mine = rows[(rows["model"] == model) & rows["y"].notna()].sort_values(x)
+            colour, marker = model_style(model, models)
+            style: dict[str, Any] = {"color": colour, "marker": marker, "markersize": 5, "linewidth": 1.6}
+            if len(mine):
+                axes.plot(mine[x], mine["y"], label=model_name(model), **style)
+        tidy(axes, xlabel="eps (full scale = 1)" if x == "eps" else "gradient steps", title=name)
+        axes.xaxis.set_major_locator(MaxNLocator(5))
+    for axes in grid[len(panels) :]:
+        axes.set_visible(False)
+    for axes in grid[::columns]:
+        axes.set_ylabel("share", color=INK)
+    legend(figure, columns=4)
+    figure.suptitle(title, fontsize=11, color=INK, x=0.01, ha="left")
     return figure
 
 
 def histogram_figure(
-    benign: Mapping[str, FloatArray],
-    attacked: Mapping[str, FloatArray],
-    *,
-    fit: Mapping[str, FloatArray] | None = None,
-    statistics: Sequence[str] = (PAPER_STATISTIC,),
-    title: str = "",
-    label: str = "attacked",
+    benign: Statistics, attacked: Statistics, *, fit: Statistics, names: Sequence[str], title: str = ""
 ) -> Figure:
     """Figure 2: histograms of a statistic over benign and attacked utterances, a panel each.
 
     Args:
-        benign: ``(B1,)`` per statistic, benign test set.
-        attacked: ``(B2,)`` per statistic, under attack.
-        fit: ``(B0,)`` per statistic, the set that the detector is fitted on; with it the fitted normal density and
-            its two thresholds at 1 % false positives are drawn.
-        statistics: which ones.
+        benign, attacked: ``(B,)`` per statistic, the benign test set and the attacked one.
+        fit: ``(B0,)`` per statistic, the set that the detector is fitted on; the fitted normal density and its two
+            thresholds at 1 % false positives are drawn.
+        names: which statistics.
         title: heading, such as the model and the attack.
-        label: what the second set is called.
     """
-    figure = new_figure(4.4 * len(statistics) + 0.4 * (len(statistics) == 1), 3.5)
-    panels = np.atleast_1d(figure.subplots(1, len(statistics)))
-    for axes, statistic in zip(panels, statistics, strict=True):
-        edges = _draw_shares(axes, {"benign": benign[statistic], label: attacked[statistic]})
-        if fit is not None and len(fit[statistic]) > 1:
-            _draw_normal(axes, GaussianDetector(statistic=statistic).fit(fit), edges)
-        tidy(axes, xlabel=f"{statistic_name(statistic)}{_unit(statistic)}")
+    figure = new_figure(4.4 * len(names) + 0.4 * (len(names) == 1), 3.5)
+    panels = np.atleast_1d(figure.subplots(1, len(names)))
+    for axes, name in zip(panels, names, strict=True):
+        edges = _draw_shares(axes, {"benign": benign[name], "attacked": attacked[name]})
+        if len(fit[name]) > 1:
+            _draw_normal(axes, GaussianDetector(statistic=name).fit(fit), edges)
+        tidy(axes, xlabel=statistic_name(name) + ("" if name.endswith("variance") else ", nats"))
         axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
         axes.margins(x=0.01)
     panels[0].set_ylabel("share of utterances", color=INK)
     panels[0].set_title(title, fontsize=10.5, color=INK, loc="left")
-    by_label = {}
-    for axes in panels:  # a panel can lack a line that its neighbour has
-        handles, labels = axes.get_legend_handles_labels()
-        by_label.update(dict(zip(labels, handles, strict=True)))
-    figure.legend(
-        list(by_label.values()), list(by_label), loc="outside lower center", ncols=len(statistics) * 2, frameon=False,
-        fontsize=8.5,
-    )  # fmt: skip
+    legend(figure, columns=2 * len(names))
     return figure
 
 
-def _draw_shares(axes: Axes, samples: Mapping[str, FloatArray]) -> list[float]:
+def _draw_shares(axes: Axes, samples: Statistics) -> list[float]:
     edges: list[float] = np.histogram_bin_edges(np.concatenate(list(samples.values())), bins=40).tolist()
     for (name, sample), colour, hatch in zip(samples.items(), (BENIGN, ATTACKED), ("", "////"), strict=True):
         # shares, so that sets of different size can be compared; hatching, for print without colour
-        weights = np.full(len(sample), 1 / max(len(sample), 1))
-        axes.hist(sample, bins=edges, weights=weights, color=colour, alpha=0.5, label=f"{name} ({len(sample)})")
-        axes.hist(
-            sample, bins=edges, weights=weights, histtype="step", color=colour, linewidth=1.2, hatch=hatch, alpha=0.8
-        )
+        common: dict[str, Any] = {"bins": edges, "weights": np.full(len(sample), 1 / max(len(sample), 1))}
+        axes.hist(sample, color=colour, alpha=0.5, label=f"{name} ({len(sample)})", **common)
+        axes.hist(sample, color=colour, alpha=0.8, histtype="step", linewidth=1.2, hatch=hatch, **common)
     return edges
 
 
@@ -124,31 +134,30 @@ def _draw_normal(axes: Axes, detector: GaussianDetector, edges: list[float]) -> 
             axes.axvline(edge, color=INK, linewidth=1.0, linestyle=":", label="its 1 % thresholds")
 
 
-def roc_figure(scores: Mapping[str, tuple[FloatArray, FloatArray]], *, title: str = "") -> Figure:
+def roc_figure(scores: Mapping[str, tuple[Any, Any]], *, title: str = "") -> Figure:
     """Figure 3: ROC curves of several statistics; the right panel has a logarithmic axis for few false alarms.
 
     Colour says the measure, the dash whether it is the maximum or the mean over frames.
 
     Args:
-        scores: for each statistic the benign and the attacked scores, higher for the more suspicious.
+        scores: for each statistic the benign and the attacked scores ``(B,)``, higher for the more suspicious.
         title: heading.
     """
     figure = new_figure(8.4, 4.0)
     linear, logarithmic = figure.subplots(1, 2)
-    lowest = 1.0
-    spare = iter(PALETTE[5:] * len(scores))
+    lowest = min([1.0, *(0.5 / len(benign) for benign, _ in scores.values())])
     for statistic in sorted(scores, key=statistic_key):
         benign, attacked = scores[statistic]
         fpr, tpr = roc(benign, attacked)
         aggregate, _, measure = statistic.partition("_")
-        colour = _MEASURE_COLOURS.get(measure) or next(spare)
-        line = _AGGREGATE_LINES.get(aggregate, ":")
-        label = f"{statistic_name(statistic)} ({auroc(benign, attacked):.3f})"
-        floor = 0.5 / len(benign)
-        lowest = min(lowest, floor)
-        linear.plot(fpr, tpr, color=colour, linestyle=line, linewidth=1.6, label=label)
+        style: dict[str, Any] = {
+            "color": PALETTE[MEASURES.index(measure) if measure in MEASURES else -1],
+            "linestyle": ("-", "--", "-.")[AGGREGATES.index(aggregate)] if aggregate in AGGREGATES else ":",
+            "linewidth": 1.6,
+        }
+        linear.plot(fpr, tpr, label=f"{statistic_name(statistic)} ({auroc(benign, attacked):.3f})", **style)
         # on this axis a straight line between two observed rates would bend; what is reached for certain is the step
-        logarithmic.step(np.maximum(fpr, floor), tpr, where="post", color=colour, linestyle=line, linewidth=1.6)
+        logarithmic.step(np.maximum(fpr, 0.5 / len(benign)), tpr, where="post", **style)
     chance = np.geomspace(lowest, 1, 100)
     for axes in (linear, logarithmic):
         axes.plot(chance, chance, color=INK, linewidth=0.8, linestyle=":", label="chance")
@@ -159,20 +168,12 @@ def roc_figure(scores: Mapping[str, tuple[FloatArray, FloatArray]], *, title: st
     logarithmic.set_xlim(lowest, 1)
     logarithmic.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:g} %"))
     logarithmic.axvline(0.01, color=INK, linewidth=0.8)
-    handles, labels = linear.get_legend_handles_labels()
-    figure.legend(
-        handles, labels, loc="outside lower center", ncols=3, frameon=False, fontsize=8.5, title="AUROC in brackets",
-        title_fontsize=8.5,
-    )  # fmt: skip
+    legend(figure, columns=3, title="AUROC in brackets")
     return figure
 
 
 def model_style(model: str, models: Sequence[str]) -> tuple[str, str]:
     """Colour and marker: the same for a known model in every figure, the next free ones for others."""
-    others = [m for m in models if m not in MODEL_KINDS]
-    number = MODEL_KINDS.index(model) if model in MODEL_KINDS else len(MODEL_KINDS) + others.index(model)
+    order = [*MODEL_KINDS, *(name for name in models if name not in MODEL_KINDS)]
+    number = order.index(model)
     return PALETTE[number % len(PALETTE)], MARKERS[number % len(MARKERS)]
-
-
-def _unit(statistic: str) -> str:
-    return "" if statistic.endswith("variance") else ", nats"

@@ -19,13 +19,17 @@ PALETTE = (BLUE, VERMILION, GREEN, PURPLE, ORANGE, SKY)
 MARKERS = ("o", "s", "^", "D", "v", "P")
 INK, GRID = "#222222", "#D9D9D9"
 BENIGN, ATTACKED = BLUE, VERMILION
-DPI = 150
 
 _RC: Any = {  # Any: matplotlib's stubs want its names as literals
     "svg.hashsalt": "kaldi-uq",  # ids of an SVG depend on its content only
     "svg.fonttype": "path",  # the same shapes whatever fonts the reader has
     "font.family": "DejaVu Sans",  # comes with matplotlib
     "font.size": 10.0,
+}
+# neither date nor the name of the software
+_METADATA: dict[str, dict[str, None]] = {
+    "png": {"Software": None},
+    "svg": dict.fromkeys(("Date", "Creator", "Format", "Type")),
 }
 
 
@@ -50,28 +54,25 @@ def tidy(axes: Axes, *, xlabel: str = "", ylabel: str = "", title: str = "", gri
         axes.set_axisbelow(True)
 
 
-def svg_bytes(figure: Figure) -> bytes:
-    """The figure as SVG, without date or any other metadata."""
-    stream = io.BytesIO()
-    with matplotlib.rc_context(_RC):
-        nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
-        figure.savefig(stream, format="svg", metadata=nothing)
-    return stream.getvalue()
-
-
-def png_bytes(figure: Figure) -> bytes:
-    """The figure as PNG, without the name of the software."""
-    stream = io.BytesIO()
-    with matplotlib.rc_context(_RC):
-        figure.savefig(stream, format="png", dpi=DPI, metadata={"Software": None})
-    return stream.getvalue()
+def legend(figure: Figure, *, columns: int, title: str | None = None) -> None:
+    """One legend below all panels, each label once: a panel can lack a line that its neighbour has."""
+    handles: dict[str, Any] = {}
+    for axes in figure.axes:
+        handles.update({label: handle for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)})
+    place: dict[str, Any] = {"loc": "outside lower center", "ncols": min(len(handles), columns), "frameon": False}
+    if handles:
+        figure.legend(list(handles.values()), list(handles), fontsize=8.5, title=title, title_fontsize=8.5, **place)
 
 
 def save_figure(figure: Figure, stem: Path) -> tuple[bytes, bytes]:
     """Write ``stem.png`` and ``stem.svg``; what is in them, in this order."""
-    contents = png_bytes(figure), svg_bytes(figure)
-    # not with_suffix, which would cut a name like eps0.02 at its point
-    for suffix, content in zip((".png", ".svg"), contents, strict=True):
-        with atomic_write(stem.with_name(stem.name + suffix), "wb") as stream:
-            stream.write(content)
-    return contents
+    contents = []
+    for kind, metadata in _METADATA.items():
+        buffer = io.BytesIO()
+        with matplotlib.rc_context(_RC):
+            figure.savefig(buffer, format=kind, dpi=150, metadata=metadata)
+        contents.append(buffer.getvalue())
+        # not with_suffix, which would cut a name like eps0.02 at its point
+        with atomic_write(stem.with_name(f"{stem.name}.{kind}"), "wb") as stream:
+            stream.write(contents[-1])
+    return contents[0], contents[1]

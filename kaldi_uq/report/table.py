@@ -1,128 +1,79 @@
-"""A table once, as Markdown, CSV or HTML."""
+"""A table for reading: made of a data frame, shown on the page and as Markdown."""
 
 from __future__ import annotations
 
-import csv
-import html
-import io
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from typing import NamedTuple, TypeAlias
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
 
+import pandas as pd
 
-class Interval(NamedTuple):
-    """An estimate with its 95 % interval; three columns in CSV."""
+from kaldi_uq.results.names import check_name, model_name, statistic_name
 
-    value: float
-    lo: float
-    hi: float
-
-
-Cell: TypeAlias = str | int | float | Interval | None
 EMPTY = "–"
+_LABELS: dict[str | None, Callable[[Any], str]] = {
+    "model": model_name,
+    "source": model_name,
+    "statistic": statistic_name,
+    "check": check_name,
+    "eps": "{:g}".format,
+}
+_HEADS = {"source": "made against", "name": "detector", "audio": "benign audio"}
 
 
 @dataclass(frozen=True)
 class Table:
-    """Rows of cells under headings; numbers keep their value and are rounded only for reading.
+    """Cells as text.
 
     Args:
-        slug: name of its files.
+        slug: id on the page.
         title: one line.
-        columns: headings.
-        rows: cells, None where there is nothing.
+        heads: headings.
+        rows: cells.
+        labels: how many columns from the left are names; what follows are mostly numbers.
         note: what a reader must know to read it rightly.
-        strong: (row, column) of the cells to stress.
-        coarse: columns whose floats are shown with one decimal; the others have three.
     """
 
     slug: str
     title: str
-    columns: tuple[str, ...]
-    rows: tuple[tuple[Cell, ...], ...]
+    heads: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    labels: int
     note: str = ""
-    strong: frozenset[tuple[int, int]] = field(default_factory=frozenset)
-    coarse: frozenset[int] = field(default_factory=frozenset)
 
-    def __post_init__(self) -> None:
-        for row in self.rows:
-            if len(row) != len(self.columns):
-                raise ValueError(f"table {self.slug!r}: row {row} has {len(row)} cells for {len(self.columns)} columns")
+    @classmethod
+    def of(cls, slug: str, title: str, frame: pd.DataFrame, note: str = "") -> Table:
+        """The index levels of a frame are the names of its rows; rows without any number are left out."""
+        frame = frame.dropna(how="all")
+        levels = frame.index.names
+        rows = []
+        for key, cells in zip(frame.index, frame.itertuples(index=False, name=None), strict=True):
+            parts = key if isinstance(key, tuple) else (key,)
+            names = [_LABELS.get(level, str)(part) for level, part in zip(levels, parts, strict=True)]
+            rows.append((*names, *map(show, cells)))
+        by = frame.columns.name
+        columns = [("eps " if by == "eps" else "") + _LABELS.get(by, str)(name) for name in frame.columns]
+        return cls(slug, title, (*(_HEADS.get(x, x) for x in levels), *columns), tuple(rows), len(levels), note)
 
-    def _show(self, cell: Cell, column: int) -> str:
-        if cell is None:
-            return EMPTY
-        if isinstance(cell, Interval):
-            value, lo, hi = (f"{part:.3f}" for part in cell)
-            return f"{value} [{lo}, {hi}]"
-        return f"{cell:.{1 if column in self.coarse else 3}f}" if isinstance(cell, float) else str(cell)
-
-    def to_markdown(self) -> str:
-        """Title, table, note."""
+    def markdown(self) -> str:
+        """Title, note and table."""
         # a line break or a bar inside a cell would end it
-        lines = [[" ".join(name.split()).replace("|", "\\|") for name in self.columns]]
-        for r, row in enumerate(self.rows):
-            shown = [" ".join(self._show(cell, c).split()).replace("|", "\\|") for c, cell in enumerate(row)]
-            lines.append([f"**{text}**" if (r, c) in self.strong else text for c, text in enumerate(shown)])
-        widths = [max(3, *(len(line[c]) for line in lines)) for c in range(len(self.columns))]
-        numeric = [self._is_numeric(c) for c in range(len(self.columns))]
-        rule = ["-" * (w - 1) + ":" if right else "-" * w for w, right in zip(widths, numeric, strict=True)]
-        padded = [
-            "| " + " | ".join(_pad(*cell) for cell in zip(line, widths, numeric, strict=True)) + " |"
-            for line in [lines[0], rule, *lines[1:]]
-        ]
-        note = f"\n{self.note}\n" if self.note else ""
-        return f"**{self.title}**\n\n" + "\n".join(padded) + "\n" + note
-
-    def to_csv(self) -> str:
-        """Headings and unrounded values; an interval becomes three columns."""
-        expand = [any(isinstance(row[c], Interval) for row in self.rows) for c in range(len(self.columns))]
-        stream = io.StringIO()
-        writer = csv.writer(stream, lineterminator="\n")
-        writer.writerow(_expanded(self.columns, expand, lambda name: [name, f"{name} lo", f"{name} hi"]))
-        for row in self.rows:
-            writer.writerow(
-                _expanded(row, expand, lambda cell: list(cell) if isinstance(cell, Interval) else [cell] * 3)
-            )
-        return stream.getvalue()
-
-    def to_html(self) -> str:
-        """A ``<figure>`` whose table scrolls inside its box on a narrow screen."""
-        heads = "".join(
-            f'<th scope="col"{self._css(c)}>{html.escape(name)}</th>' for c, name in enumerate(self.columns)
-        )
-        body = []
-        for r, row in enumerate(self.rows):
-            cells = [html.escape(self._show(cell, c)) for c, cell in enumerate(row)]
-            cells = [f"<strong>{text}</strong>" if (r, c) in self.strong else text for c, text in enumerate(cells)]
-            first, rest = cells[0], cells[1:]
-            tail = "".join(f"<td{self._css(c)}>{text}</td>" for c, text in enumerate(rest, 1))
-            body.append(f'<tr><th scope="row">{first}</th>{tail}</tr>')
-        note = f'<p class="note">{html.escape(self.note)}</p>' if self.note else ""
-        label = html.escape(self.title, quote=True)
-        return (
-            f'<figure class="table" id="{html.escape(self.slug, quote=True)}">'
-            f"<figcaption>{html.escape(self.title)}</figcaption>"
-            f'<div class="scroll" role="region" tabindex="0" aria-label="{label}">'
-            f"<table><thead><tr>{heads}</tr></thead>\n<tbody>"
-            + "\n".join(body)
-            + f"</tbody></table></div>{note}</figure>"
-        )
-
-    def _is_numeric(self, column: int) -> bool:
-        cells = [row[column] for row in self.rows if row[column] is not None]
-        return column > 0 and bool(cells) and not any(isinstance(cell, str) for cell in cells)
-
-    def _css(self, column: int) -> str:
-        return ' class="number"' if self._is_numeric(column) else ""
+        lines = [[" ".join(text.split()).replace("|", "\\|") for text in line] for line in (self.heads, *self.rows)]
+        widths = [max(3, *map(len, column)) for column in zip(*lines, strict=True)]
+        sides = ["<" if c < self.labels else ">" for c in range(len(widths))]
+        lines.insert(1, ["-" * (w - (s == ">")) + ":" * (s == ">") for w, s in zip(widths, sides, strict=True)])
+        padded = [" | ".join(f"{t:{s}{w}}" for t, s, w in zip(line, sides, widths, strict=True)) for line in lines]
+        return "\n".join([f"**{self.title}.** {self.note}".rstrip(), *(f"| {line} |" for line in padded)])
 
 
-def _pad(text: str, width: int, right: bool) -> str:
-    return text.rjust(width) if right else text.ljust(width)
+def show(cell: Any) -> str:
+    """A cell as text.
 
-
-def _expanded(cells: Sequence[Cell], expand: Sequence[bool], three: Callable[[Cell], list[Cell]]) -> list[Cell]:
-    result: list[Cell] = []
-    for cell, is_wide in zip(cells, expand, strict=True):
-        result += three(cell) if is_wide else [cell]
-    return result
+    >>> show(0.12345), show(7), show(None), show("as it is")
+    ('0.123', '7', '–', 'as it is')
+    """
+    if isinstance(cell, str):
+        return cell or EMPTY
+    if cell is None or pd.isna(cell):
+        return EMPTY
+    return f"{cell:.3f}" if isinstance(cell, float) else str(cell)

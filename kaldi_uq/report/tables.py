@@ -1,260 +1,263 @@
-"""The tables of the report, from the content of ``results.json``; the paper's numbers beside ours."""
+"""The tables of the page and of ``RESULTS``; the paper's numbers stand beside ours."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any
 
+import pandas as pd
+
 from kaldi_uq.report import paper
-from kaldi_uq.report.table import Cell, Interval, Table
-from kaldi_uq.report.verdict import LEGEND, verdict
-from kaldi_uq.results import names
-from kaldi_uq.results.names import attack_key, model_key, model_name, statistic_key, statistic_name
+from kaldi_uq.report.frames import REFERENCE, SHOWN_STATISTICS, Run, arrange, pivot, rank, variants
+from kaldi_uq.report.table import EMPTY, Table, show
+from kaldi_uq.results.names import (
+    CHECKS,
+    PAPER_STATISTIC,
+    check_limit,
+    check_name,
+    check_value,
+    model_key,
+    model_name,
+    statistic_name,
+)
 
-Content = Mapping[str, Any]
-
-
-def models_of(results: Content) -> list[str]:
-    """Every model that any section has a number of, in the paper's order."""
-    rows = [*results["attacks"], *results["detection"], *results["detection_other"]]
-    return sorted({*results["clean"], *(row["model"] for row in rows)}, key=model_key)
-
-
-def attacks_of(results: Content, section: str = "detection") -> list[tuple[str, float]]:
-    """The (attack, eps) pairs of a section, weakest attack first, eps rising."""
-    pairs = {(row["attack"], row["eps"]) for row in results[section]}
-    return sorted(pairs, key=lambda pair: (attack_key(pair[0]), pair[1]))
-
-
-def plain_attacks(results: Content) -> list[tuple[str, float]]:
-    """Those of section "detection" that know no detector; the others have a table of their own."""
-    return [(attack, eps) for attack, eps in attacks_of(results) if not attack.startswith(names.ADAPTIVE)]
-
-
-def clean_table(results: Content) -> Table:
-    """Table 1: word accuracy on benign audio."""
-    rows: list[tuple[Cell, ...]] = []
-    for model in sorted(results["clean"], key=model_key):
-        ours = results["clean"][model]
-        counts = (ours["ins"], ours["del"], ours["sub"], ours["num_words"], ours["num_utts"])
-        rows.append((model_name(model), paper.CLEAN_ACCURACY.get(model), float(ours["accuracy"]), *counts))
-    columns = ("model", "accuracy, paper", "accuracy, ours", "ins", "del", "sub", "words", "utterances")
-    note = "Accuracy is (N - I - D - S) / N over the summed counts (equation 7). The paper's column is for TIDIGITS."
-    return Table("table1_clean_accuracy", "Table 1: accuracy on benign audio", columns, tuple(rows), note)
+TICK, CROSS = "✓", "✗"
+# what is measured of the audio: field of an attack row, heading
+QUALITY = {
+    "snr_db_mean": "SNR dB",
+    "segmental_snr_db_mean": "segmental SNR dB",
+    "masking_margin_db_mean": "over masking dB",
+    "share_above_masking_mean": "share over masking",
+    "pesq_mean": "PESQ",
+    "stoi_mean": "STOI",
+}
 
 
-def attack_table(results: Content) -> Table:
-    """How well each attack does what it is for: figure 1 in numbers."""
-    rows: list[tuple[Cell, ...]] = []
-    ordered = sorted(results["attacks"], key=lambda r: (attack_key(r["attack"]), r["eps"], model_key(r["model"])))
-    counted = any(row.get("target_success") is not None for row in ordered)
-    for row in ordered:
-        numbers = [_float(row["target_accuracy"]), _float(row["original_accuracy"])]
-        if counted:
-            numbers.insert(0, _float(row.get("target_success")))
-        snr = _float(row["snr_db_mean"])
-        label = (row["attack"], f"{row['eps']:g}", model_name(row["model"]), row["num_utts"])
-        rows.append((*label, *numbers, snr, checks_text(row["checks"])))
-    accuracies = ("target success", "target accuracy", "original accuracy")[0 if counted else 1 :]
-    columns = ("attack", "eps", "model", "utterances", *accuracies, "SNR dB", "checks")
-    note = "Target success: share of utterances heard as the target, word for word. " if counted else ""
-    note += (
-        "Target accuracy: what the recogniser hears against the attacker's text; original accuracy: against what was "
-        "said. Both can be negative: more errors than words. SNR is the mean over utterances. Checks: what the attack "
-        "reports about its own soundness."
-    )
-    return Table(
-        "attacks",
-        "Attacks: what the recogniser hears",
-        columns,
-        tuple(rows),
-        note,
-        coarse=frozenset({len(columns) - 2}),
-    )
+def page_tables(run: Run) -> dict[str, list[Table]]:
+    """The tables of the page by the place where they stand; those without rows are left out."""
+    models = sorted(set(run.negatives["model"]), key=model_key)
+    one = (overview, clean, attacks, every_attack, measures, detectors, adaptive, negatives, checks, timing)
+    places = {table.__name__: [table(run)] for table in one}
+    places |= {"transfer": transfer(run), "negatives_of": [table for m in models for table in negatives_of(run, m)]}
+    return {place: [table for table in several if table.rows] for place, several in places.items()}
 
 
-def averaging_table(results: Content) -> Table:
-    """Does averaging the gradient over several draws of a random model help the attacker?  Section 4.2 of the paper.
-
-    Rows are attacks whose name ends in ``-eot<n>``: n draws a gradient, the same utterances for every n.
-    """
-    found: dict[tuple[str, str, float], dict[int, Mapping[str, Any]]] = {}
-    for row in results["attacks"]:
-        base, mark, draws = row["attack"].rpartition("-eot")
-        if mark and draws.isdigit():
-            found.setdefault((base, row["model"], row["eps"]), {})[int(draws)] = row
-    rows: list[tuple[Cell, ...]] = []
-    for (base, model, eps), by_draws in sorted(found.items(), key=lambda i: (attack_key(i[0][0]), model_key(i[0][1]))):
-        for draws, row in sorted(by_draws.items()):
-            accuracies = (_float(row["target_accuracy"]), _float(row["original_accuracy"]))
-            rows.append((base, f"{eps:g}", model_name(model), draws, row["num_utts"], *accuracies))
-    columns = ("attack", "eps", "model", "draws", "utterances", "target accuracy", "original accuracy")
-    note = "The paper found that averaging weakens the attack (section 4.2), so its attack uses one draw a gradient."
-    return Table("averaging", "Gradients averaged over draws of a random model", columns, tuple(rows), note)
+def clean(run: Run) -> Table:
+    """Table 1."""
+    names = {"accuracy": "ours", "ins": "insertions", "del": "deletions", "sub": "substitutions", "num_words": "words",
+             "num_utts": "utterances"}  # fmt: skip
+    rows = [
+        {**row, "model": name, "paper": paper.CLEAN_ACCURACY.get(name)} for name, row in run.content["clean"].items()
+    ]
+    frame = pd.DataFrame(rows, columns=["model", "paper", *names]).astype({"paper": float}).rename(columns=names)
+    frame = arrange(frame, "model").set_index("model")
+    return Table.of("clean", "Table 1: word accuracy on benign audio", frame, "The paper's is on TIDIGITS.")
 
 
-def auroc_table(results: Content, attack: str, eps: float) -> Table:
-    """Table 2 or 3 for one attack: AUROC of the paper's measures, the paper's numbers beside ours where it has any."""
-    published = {} if attack in names.CONTROLS else paper.AUROC.get(eps, {})
-    found = {(r["model"], r["statistic"]): r for r in results["detection"] if (r["attack"], r["eps"]) == (attack, eps)}
-    columns = ["model"]
-    for heading in paper.MEASURES.values():
-        columns += [f"{heading}, paper", f"{heading}, ours"] if published else [heading]
-    rows: list[tuple[Cell, ...]] = []
-    strong: set[tuple[int, int]] = set()
-    for model in sorted({model for model, _ in found}, key=model_key):
-        cells: list[Cell] = [model_name(model)]
-        ours: dict[int, float] = {}
-        theirs: dict[int, float] = {}
-        for statistic in paper.MEASURES:
-            if published:
-                number = published.get(model, {}).get(statistic)
-                if number is not None:
-                    theirs[len(cells)] = number
-                cells.append(number)
-            row = found.get((model, statistic))
-            if row is not None:
-                ours[len(cells)] = row["auroc"]
-            cells.append(None if row is None else _interval(row))
-        for numbers in () if attack in names.CONTROLS else (ours, theirs):
-            strong |= {(len(rows), c) for c, number in numbers.items() if number == max(numbers.values())}
-        rows.append(tuple(cells))
-    number_of_table = paper.TABLE_OF_EPS.get(eps) if published else None
-    start = f"Table {number_of_table}: " if number_of_table else ""
-    title = f"{start}AUROC of the paper's measures under {attack}, eps {eps:g}"
+def attacks(run: Run) -> Table:
+    """Every attack at the eps where most were made: what it reaches, and what the paper's detector makes of it."""
+    here = run.plain[run.plain["eps"] == run.eps]
+    here = here[~here["attack"].isin(variants(here["attack"]))]
+    found = run.paper[run.paper["statistic"] == PAPER_STATISTIC]
+    here = here.merge(found[["model", "attack", "eps", "auroc"]], "left", on=["model", "attack", "eps"])
+    here["cell"] = _cells("{} / {}", here["target_success"], here["auroc"])
+    cells = pivot(here, ["attack"], "model", "cell").rename(columns=model_name)
+    means = here.groupby("attack")[["snr_db_mean", "masking_margin_db_mean"]].mean().dropna(axis=1, how="all")
+    frame = cells.join(_decibels(means).rename(columns=QUALITY))
     note = (
-        "Two-sided Gaussian on the maximum over frames; ours with 95 % bootstrap interval; best of each model stressed."
-        if attack not in names.CONTROLS
-        else f"Two-sided Gaussian on the maximum over frames, 95 % bootstrap interval. {attack.capitalize()} is a "
-        "control and no attack: 0.5 is what one hopes for."
+        "Share of utterances heard as the target, word for word / AUROC of the paper's detector, which these attacks "
+        "do not know. Over masking: level of the perturbation over what the audio masks. Means over models."
     )
-    if published and attack != paper.ATTACK:
-        note += f" The paper's columns are for its own attack, which is {paper.ATTACK} here, not {attack}."
-    return Table(
-        f"auroc_{attack}_eps{eps:g}", title[0].upper() + title[1:], tuple(columns), tuple(rows), note, frozenset(strong)
-    )
+    return Table.of("attacks", f"Attacks at eps {run.eps:g}", frame, note)
 
 
-def overview_table(results: Content) -> Table:
-    """What became of the paper's detector under each attack, in a word."""
-    found = {
-        (r["attack"], r["eps"], r["model"]): r for r in results["detection"] if r["statistic"] == names.PAPER_STATISTIC
-    }
-    models = sorted({model for _, _, model in found}, key=model_key)
-    rows: list[tuple[Cell, ...]] = []
-    for attack, eps in attacks_of(results):
-        if attack.startswith(names.ADAPTIVE) and attack != names.ADAPTIVE + names.PAPER_STATISTIC:
-            continue  # it knows another detector than this one
-        cells: list[Cell] = []
-        for model in models:
-            row = found.get((attack, eps, model))
-            word = "" if row is None or attack in names.CONTROLS else f", {verdict(row)}"
-            cells.append(None if row is None else f"{row['auroc']:.3f}{word}")
-        if any(cells):
-            rows.append((attack, f"{eps:g}", *cells))
-    title = f"At a glance: AUROC of the paper's detector ({statistic_name(names.PAPER_STATISTIC)})"
-    controls = [attack for attack, _ in attacks_of(results) if attack in names.CONTROLS]
-    note = LEGEND
-    if controls:
-        note += f" {controls[0].capitalize()} is a control and no attack: a high AUROC there means false alarms."
-    return Table("overview", title, ("attack", "eps", *map(model_name, models)), tuple(rows), note)
-
-
-def statistics_table(results: Content, attack: str, eps: float) -> Table:
-    """Every statistic of every model under one attack: AUROC, and the share caught at 1 % false alarms."""
-    found = _by_model(results["detection"], attack, eps, lambda row: row["statistic"])
-    models = sorted(found, key=model_key)
-    columns = ["statistic"]
-    for model in models:
-        columns += [f"{model_name(model)}, AUROC", f"{model_name(model)}, caught"]
-    rows: list[tuple[Cell, ...]] = []
-    for statistic in sorted({name for rows_of in found.values() for name in rows_of}, key=statistic_key):
-        cells: list[Cell] = [statistic_name(statistic)]
-        for model in models:
-            row = found[model].get(statistic)
-            cells += [None, None] if row is None else [_interval(row), float(row["tpr_at_fpr_1pct"])]
-        rows.append(tuple(cells))
-    title = f"All statistics under {attack}, eps {eps:g}"
+def every_attack(run: Run) -> Table:
+    """All attacks with all their numbers."""
+    names = {"num_utts": "utterances", "target_success": "reach", "target_accuracy": "target accuracy",
+             "original_accuracy": "original accuracy", **QUALITY}  # fmt: skip
+    frame = run.attacks.set_index(["attack", "eps", "model"])
+    shown = _decibels(frame[[name for name in names if name in frame and frame[name].notna().any()]])
+    shown = shown.rename(columns=names).assign(**{"failed checks": list(map(_failed_checks, frame["checks"]))})
     note = (
-        "Two-sided Gaussian; AUROC with 95 % bootstrap interval; caught: share above the threshold that 1 % "
-        "of benign utterances exceed. The best of many rows, chosen after seeing them, is an optimistic choice."
+        "Accuracies are of words, against the attacker's text and against what was said; more errors than words make "
+        "them negative. The measures of the audio are means over utterances."
     )
-    return Table(f"statistics_{attack}_eps{eps:g}", title, tuple(columns), tuple(rows), note)
+    return Table.of("every_attack", "All attacks", shown, note)
 
 
-def detectors_table(results: Content, attack: str, eps: float) -> Table:
-    """AUROC of the detectors other than the paper's."""
-    found = _by_model(results["detection_other"], attack, eps, lambda r: (r["statistic"], r["detector"], r["sided"]))
-    models = sorted(found, key=model_key)
-    keys = sorted({key for rows_of in found.values() for key in rows_of}, key=lambda k: (k[1:], statistic_key(k[0])))
-    rows: list[tuple[Cell, ...]] = []
-    for key in keys:
-        cells = (found[model].get(key) for model in models)
-        detector = f"{key[1]}, {key[2]}-sided" if key[1] == "gaussian" else key[1]
-        rows.append(
-            (detector, statistic_name(key[0]), *(None if row is None else float(row["auroc"]) for row in cells))
-        )
-    title = f"Other detectors under {attack}, eps {eps:g}"
-    note = "AUROC, for comparison with the two-sided Gaussian; 'all' uses every statistic of the model together."
-    columns = ("detector", "statistic", *map(model_name, models))
-    return Table(f"detectors_{attack}_eps{eps:g}", title, columns, tuple(rows), note)
-
-
-def detection_rows_table(results: Content) -> Table:
-    """Every detection row with every number, for further work; meant for CSV."""
-    columns = ("model", "attack", "eps", "statistic", "detector", "sided", "auroc", "tpr_at_fpr_1pct")
-    extra = ("threshold", "fpr_at_threshold", "tpr_at_threshold")
-    rows: list[tuple[Cell, ...]] = []
-    for row in (*results["detection"], *results["detection_other"]):
-        cells = (_interval(row) if name == "auroc" else row[name] for name in columns)
-        rows.append((*cells, *(row.get(name) for name in extra)))
-    return Table("detection", "All detection rows", (*columns, *extra), tuple(rows))
-
-
-def timing_table(results: Content) -> Table:
-    """Wall-clock seconds of the stages."""
-    rows = tuple((stage, float(seconds)) for stage, seconds in results["timing_s"].items())
-    return Table("timing", "Time of the stages", ("stage", "seconds"), rows, coarse=frozenset({1}))
-
-
-def checks_text(checks: Any) -> str:
-    """An attack's checks in one cell.
-
-    Args:
-        checks: a list of warnings, or what :func:`kaldi_uq.attacks.checks.check_attack` gives.
-
-    >>> checks_text([]), checks_text(["gradient is zero"])
-    ('none', 'gradient is zero')
-    >>> checks_text({"eps_respected": {"passed": True, "value": 0.1, "limit": 0.2, "remedy": ""}})
-    '1 passed'
-    >>> checks_text({"eps_respected": {"passed": False, "value": 0.3, "limit": 0.2, "remedy": "mend it"}})
-    'eps respected: 0.3, limit 0.2: mend it'
-    """
-    if not checks:
-        return "none"
-    if not isinstance(checks, Mapping):
-        return checks if isinstance(checks, str) else "; ".join(map(str, checks))
-    failed = {name: outcome for name, outcome in checks.items() if not outcome["passed"]}
-    if not failed:
-        return f"{len(checks)} passed"
-    return "; ".join(
-        f"{name.replace('_', ' ')}: {o['value']:.4g}, limit {o['limit']:g}: {o['remedy']}" for name, o in failed.items()
+def measures(run: Run) -> Table:
+    """Tables 2 and 3: AUROC of the paper's measures under its attack and under the strong one."""
+    shown = [name for name in (paper.ATTACK, REFERENCE) if name in set(run.paper["attack"])]
+    found = run.paper[
+        run.paper["attack"].isin(shown) & run.paper["statistic"].isin([*paper.MEASURES, *SHOWN_STATISTICS])
+    ]
+    every_eps = sorted(found.loc[found["attack"] == shown[0], "eps"].unique(), reverse=True) if shown else []
+    wide = found.pivot(index=["model", "statistic"], columns=["eps", "attack"], values="area").sort_index(key=rank)
+    frame = pd.DataFrame(index=wide.index)
+    for eps in every_eps:
+        if eps in paper.AUROC:
+            published = [paper.AUROC[eps].get(model, {}).get(statistic) for model, statistic in wide.index]
+            frame[f"eps {eps:g}: paper"] = pd.Series(published, wide.index, dtype=float)
+        for attack in shown:
+            if (eps, attack) in wide:
+                frame[f"eps {eps:g}: {attack}"] = wide[eps, attack]
+    note = (
+        "Two-sided Gaussian, 95 % bootstrap intervals; neither attack knows a detector. The paper's numbers are for "
+        f"its own attack, {paper.ATTACK} here, on TIDIGITS."
     )
+    return Table.of("measures", "Tables 2 and 3: AUROC of the paper's measures", frame, note)
 
 
-def _interval(row: Mapping[str, Any]) -> Interval:
-    return Interval(float(row["auroc"]), *map(float, row["auroc_ci95"]))
+def overview(run: Run) -> Table:
+    """The paper's detector under every attack, the one that knows it among them."""
+    found = run.paper[run.paper["statistic"] == PAPER_STATISTIC]
+    frame = pivot(found[found["knows"].isin(["", PAPER_STATISTIC])], ["attack", "eps"], "model", "area")
+    return Table.of("overview", f"AUROC of the paper's detector ({statistic_name(PAPER_STATISTIC)}) by attack", frame)
 
 
-def _by_model(
-    rows: Sequence[Mapping[str, Any]], attack: str, eps: float, key: Callable[[Mapping[str, Any]], Any]
-) -> dict[str, dict[Any, Mapping[str, Any]]]:
-    found: dict[str, dict[Any, Mapping[str, Any]]] = {}
-    for row in rows:
-        if (row["attack"], row["eps"]) == (attack, eps):
-            found.setdefault(row["model"], {})[key(row)] = row
+def detectors(run: Run) -> Table:
+    """Every kind of detector under the strong attack."""
+    found = run.detection[(run.detection["attack"] == run.reference)]
+    found = found[found["eps"] == (run.eps if run.eps in set(found["eps"]) else found["eps"].min())]
+    for shown in (["all"], SHOWN_STATISTICS):  # of a detector with neither all statistics are shown
+        have = set(found.loc[found["statistic"].isin(shown), "name"])
+        found = found[found["statistic"].isin(shown) | ~found["name"].isin(have)]
+    title = f"Detectors under {run.reference}, eps {found['eps'].min():g}: AUROC"
+    note = "One-sided: suspicious is only what is less certain than benign speech; below 0.5 attacks are more certain."
+    return Table.of("detectors", title, pivot(found, ["name", "statistic"], "model", "auroc"), note)
+
+
+def statistics(run: Run, attack: str, eps: float) -> Table:
+    """Every detector and statistic under one attack."""
+    found = run.detection[(run.detection["attack"] == attack) & (run.detection["eps"] == eps)]
+    found = found.assign(cell=_cells("{} / {}", found["area"], found["tpr_at_fpr_1pct"]))
+    frame = pivot(found, ["name", "statistic"], "model", "cell")
+    note = "AUROC / share of attacked utterances over the threshold that 1 % of benign ones exceed."
+    return Table.of(f"statistics_{attack}_eps{eps:g}", f"All detectors under {attack}, eps {eps:g}", frame, note)
+
+
+def adaptive(run: Run) -> Table:
+    """What an attack that knows the detector leaves of it, beside the one that does not."""
+    points = run.adaptive()
+    points["cell"] = _cells("{} → {} ({})", points["plain"], points["adaptive"], points["auroc"])
+    note = (
+        f"Share of utterances heard as the target that pass the detector (threshold for {false_alarms(run)} false "
+        f"alarms): under {REFERENCE}, which does not know the detector → under the attack that knows it (AUROC)."
+    )
+    frame = pivot(points, ["model", "statistic"], "eps", "cell")
+    return Table.of("adaptive", "Attacks that know the detector", frame, note)
+
+
+def transfer(run: Run) -> list[Table]:
+    """Examples of each model on every other, a table an attack and eps."""
+    found = []
+    rows = run.transfer[run.transfer["target_success"].notna()]
+    for (attack, eps), mine in rows.groupby(["attack", "eps"], sort=False):
+        frame = pivot(mine, ["source"], "model", "target_success")
+        note = f"Share of {mine['num_utts'].max():g} utterances that the model of the column hears as the target."
+        title = f"Transfer: {attack} examples of one model on another, eps {eps:g}"
+        found.append(Table.of(f"transfer_{attack}_eps{eps:g}", title, frame, note))
     return found
 
 
-def _float(value: Any) -> float | None:
-    return None if value is None else float(value)
+def negatives(run: Run) -> Table:
+    """False alarms of the paper's detector on benign but hard audio."""
+    rows = run.negatives[(run.negatives["statistic"] == PAPER_STATISTIC) & (run.negatives["sided"] == "two")]
+    frame = pivot(rows, ["audio"], "model", "fpr_at_threshold")
+    fpr = rows["fpr"].max()
+    note = f"Share that the paper's detector calls an attack, with a threshold for {100 * fpr:g} % on clean speech."
+    return Table.of("negatives", "False alarms on benign but hard audio", frame, note)
+
+
+def negatives_of(run: Run, model: str) -> list[Table]:
+    """The same for one model and every statistic, and how well attacks are told from this audio."""
+    rows = run.negatives[(run.negatives["model"] == model) & (run.negatives["sided"] == "two")]
+    frame = pivot(rows, ["audio"], "statistic", "fpr_at_threshold")
+    accuracy = rows.drop_duplicates("audio").set_index("audio")["accuracy"]
+    frame.columns = pd.Index([statistic_name(name) for name in frame.columns])
+    frame.insert(0, "word accuracy", accuracy.reindex(frame.index))
+    note = "Two-sided Gaussian. Level and noise floor are of the audio alone: no model listens."
+    alarms = Table.of(f"negatives_{model}", f"False alarms on benign but hard audio: {model_name(model)}", frame, note)
+    told = run.told[(run.told["model"] == model) & (run.told["sided"] == "two")]
+    told = told[told["knows"] == ""]
+    areas = pivot(told, ["attack", "eps", "audio"], "statistic", "auroc")
+    note = "AUROC; below 0.5 the harmless audio looks more like an attack than the attack does."
+    title = f"Attacks told from benign but hard audio: {model_name(model)}"
+    return [alarms, Table.of(f"told_{model}", title, areas, note)]
+
+
+def checks(run: Run) -> Table:
+    """Ticks and crosses: a row a check, a column a model."""
+    asked = zip(run.checks["check"], run.checks["limit"], strict=True)
+    rows = run.checks.assign(
+        cell=_cells("{} {:.4g}", run.checks["passed"].map({True: TICK, False: CROSS}), run.checks["value"]),
+        asked=[f"{CHECKS.get(n, ('value',))[0]} {check_limit(n, limit)}" for n, limit in asked],
+    )
+    frame = pivot(rows, ["check"], "model", "cell").rename(columns=model_name)
+    limits = rows.groupby("check")["asked"].agg(lambda texts: texts.iloc[0] if texts.nunique() == 1 else "by model")
+    frame = frame.join(limits.rename("asked for"))
+    return Table.of("checks", "Checks of the attacks", frame, "The number is the worst that was seen.")
+
+
+def failed(run: Run) -> list[str]:
+    """Each check that failed: for whom, what was seen, and what to do."""
+    lines = []
+    for name, rows in run.checks[~run.checks["passed"].astype(bool)].groupby("check", sort=False):
+        seen = []
+        for row in rows.to_dict("records"):
+            runs = f" in {', '.join(row['failed'])}" if isinstance(row["failed"], list) and row["failed"] else ""
+            seen.append(f"{model_name(row['model'])} {check_value(str(name), row['value'])}{runs}")
+        asked = " or ".join(dict.fromkeys(check_limit(str(name), limit) for limit in rows["limit"]))
+        remedy = "; ".join(dict.fromkeys(rows["remedy"]))
+        lines.append(
+            f"{CROSS} {check_name(str(name))}: {', '.join(seen)}; asked for: {asked}. {remedy[:1].upper()}{remedy[1:]}."
+        )
+    return lines
+
+
+def timing(run: Run) -> Table:
+    """Wall-clock seconds of the stages."""
+    seconds = pd.Series(run.content["timing_s"], dtype=float).rename_axis("stage").map("{:.1f}".format)
+    return Table.of("timing", "Time of the stages", seconds.to_frame("seconds"))
+
+
+def false_alarms(run: Run) -> str:
+    """The false-positive rate that the thresholds of the detection rows are for, such as ``1 %``."""
+    rates = sorted(run.detection["fpr"].fillna(0.01).unique()) or [0.01]
+    return " and ".join(f"{100 * rate:g} %" for rate in rates)
+
+
+def csv_files(run: Run) -> dict[str, pd.DataFrame]:
+    """Every number in rows: file name -> frame."""
+    attacks = run.attacks.assign(failed_checks=list(map(_failed_checks, run.attacks["checks"])))
+    where = ["model", "kind", "level", "statistic", "sided"]
+    told = run.told.assign(against=_cells("auroc_{}_eps{:g}", run.told["attack"], run.told["eps"]))
+    told = told.pivot(index=where, columns="against", values="auroc").reset_index()
+    files = {
+        "attacks.csv": attacks.drop(columns=["options", "adaptive", "checks", "knows"]),
+        "detection.csv": run.detection.drop(columns=["auroc_ci95", "area", "name", "knows"]),
+        "transfer.csv": run.transfer.drop(columns="knows"),
+        "negatives.csv": run.negatives.merge(told, "left", on=where).drop(columns="audio"),
+        "checks.csv": run.checks.drop(columns="failed"),
+    }
+    return {name: frame for name, frame in files.items() if len(frame)}
+
+
+def _failed_checks(checks: Any) -> str:
+    """An attack's own checks that failed: of name -> ``passed``, ``value``, ``limit``, or a list of warnings."""
+    if not isinstance(checks, Mapping):
+        return "; ".join(map(str, checks or ()))
+    failed = {name: check for name, check in checks.items() if not check["passed"]}
+    return "; ".join(f"{check_name(name)}: {c['value']:.4g}, limit {c['limit']:g}" for name, c in failed.items())
+
+
+def _cells(form: str, *columns: Iterable[Any]) -> list[str]:
+    """A text a row, of several columns."""
+    plain = "{:" not in form
+    return [form.format(*map(show, row) if plain else row) for row in zip(*columns, strict=True)]
+
+
+def _decibels(frame: pd.DataFrame) -> pd.DataFrame:
+    """Columns of decibels as text with one decimal."""
+    texts = {n: [f"{x:.1f}" if pd.notna(x) else EMPTY for x in frame[n]] for n in frame if "_db_" in n}
+    return frame.assign(**texts)

@@ -1,8 +1,11 @@
-"""Names and order of models, attacks, measures and statistics in every table and figure."""
+"""Names and order of models, attacks, statistics, detectors and checks in every table and figure.
+
+Whatever is not listed here has its own name as its label and stands behind what is listed, sorted by name.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from kaldi_uq.nnet.config import MODEL_KINDS
@@ -14,19 +17,18 @@ MODEL_NAMES = {
     "bnn": "BNN",
     "mono": "GMM monophone",
 }
-ATTACK_ORDER = ("noise", "nes", "fgsm", "paper-pgd", "pgd", "apgd", "adaptive")
+ATTACK_ORDER = ("nes", "fgsm", "paper-pgd", "pgd")  # from the weakest to the strongest
 ADAPTIVE = "adaptive-"  # an attack's name: this and the statistic whose detector it knows
 AGGREGATES = ("max", "mean", "q95")
 MEASURES = ("predictive_entropy", "expected_entropy", "mutual_information", "variance", "akld")
-CONTROLS = ("noise",)  # nobody steers the recogniser: whatever a detector flags here is a false alarm
 DETECTOR_ORDER = (("gaussian", "two"), ("gaussian", "one"))
+PAPER_STATISTIC = "max_predictive_entropy"
 
 # The checks of attacks in the order in which they are shown: what the value is, and what it is compared with.
 CHECKS = {
     "eps_respected": ("change", "at most"),
     "rms_respected": ("RMS", "at most"),
     "snr_respected": ("SNR", "at least"),
-    "masking_respected": ("level", "at most"),
     "length_kept": ("kept", "at least"),
     "eps_reaches_16_bit": ("steps of 16 bit", "at least"),
     "gradient_correct": ("error", "at most"),
@@ -48,8 +50,6 @@ CHECKS = {
     "broken_detector_is_caught": ("AUROC", "at most"),
 }
 
-PAPER_STATISTIC = "max_predictive_entropy"
-
 
 def model_name(model: str) -> str:
     """The name of a model as the paper's tables have it, the package's kind in brackets where it differs."""
@@ -62,11 +62,18 @@ def statistic_name(statistic: str) -> str:
     >>> statistic_name("max_mutual_information")
     'max mutual information'
     """
-    return (
-        "all statistics"
-        if statistic == "all"
-        else statistic.replace("_", " ").replace("+", " and ").replace("akld", "aKLD").replace(" db", " dB")
-    )
+    if statistic == "all":
+        return "all statistics"
+    return statistic.replace("_", " ").replace("+", " and ").replace("akld", "aKLD").replace(" db", " dB")
+
+
+def known_statistic(attack: str) -> str:
+    """The statistic whose detector an adaptive attack knows, or nothing.
+
+    >>> known_statistic("adaptive-max_akld"), known_statistic("pgd")
+    ('max_akld', '')
+    """
+    return attack.removeprefix(ADAPTIVE) if attack.startswith(ADAPTIVE) else ""
 
 
 def _rank(value: str, order: Iterable[str]) -> tuple[int, str]:
@@ -88,6 +95,12 @@ def statistic_key(statistic: str) -> tuple[tuple[int, str], tuple[int, str]]:
     """Sort key: the aggregate over frames first, then the measure."""
     aggregate, _, measure = statistic.partition("_")
     return _rank(aggregate, AGGREGATES), _rank(measure, MEASURES)
+
+
+def detector_key(row: Mapping[str, Any]) -> tuple[int, str, str]:
+    """Sort key of a detection row: the paper's two-sided Gaussian, its one-sided form, then others by name."""
+    name = (row["detector"], row["sided"])
+    return (DETECTOR_ORDER.index(name) if name in DETECTOR_ORDER else len(DETECTOR_ORDER), *name)
 
 
 def check_key(check: str) -> tuple[int, str]:
@@ -122,9 +135,3 @@ def check_value(check: str, value: float) -> str:
     """
     noun, _ = CHECKS.get(check, ("", ""))
     return f"{noun} {value:.4g}".strip()
-
-
-def detector_key(row: dict[str, Any]) -> tuple[int, str, str]:
-    """Sort key: the paper's two-sided Gaussian before its one-sided form before others."""
-    name = (row["detector"], row["sided"])
-    return (DETECTOR_ORDER.index(name) if name in DETECTOR_ORDER else len(DETECTOR_ORDER), *name)

@@ -1,12 +1,14 @@
-"""``exp/results.json``: one file that every stage adds its numbers to."""
+"""``exp/results.json``: one file that every stage adds its numbers to, and its compressed form for safekeeping."""
 
 from __future__ import annotations
 
 import contextlib
 import fcntl
+import gzip
 import json
 import math
 import os
+import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -16,26 +18,24 @@ from kaldi_uq.io.files import read_json, write_json
 from kaldi_uq.results.names import attack_key, check_key, detector_key, model_key, statistic_key
 from kaldi_uq.results.word_errors import ErrorRate
 
-_SECTIONS: dict[str, type] = {
-    "environment": dict,
-    "timing_s": dict,
-    "clean": dict,
-    "attacks": list,
-    "detection": list,
-    "detection_other": list,
-    "transfer": list,
-    "negatives": list,
-    "checks": dict,
-}
-_ATTACK_FIELDS = ("model", "attack", "eps", "num_utts", "target_accuracy", "original_accuracy", "snr_db_mean", "checks")
-_DETECTION_FIELDS = ("model", "attack", "eps", "statistic", "auroc", "auroc_ci95", "tpr_at_fpr_1pct")
-_TRANSFER_FIELDS = (
-    "source", "model", "attack", "eps", "num_utts", "target_accuracy", "target_success", "original_accuracy"
-)  # fmt: skip
-_NEGATIVES_FIELDS = (
-    "model", "kind", "level", "num_utts", "accuracy", "statistic", "sided", "fpr", "fpr_at_threshold", "auroc"
-)  # fmt: skip
+Row = Mapping[str, Any]
+# what every row of a section has, in this order; further fields are kept behind them
+_DETECTION = ("model", "attack", "eps", "statistic", "auroc", "auroc_ci95", "tpr_at_fpr_1pct")
+_FIELDS = {
+    "attacks": ("model", "attack", "eps", "num_utts", "target_accuracy", "original_accuracy", "snr_db_mean", "checks"),
+    "detection": _DETECTION,
+    "detection_other": _DETECTION,
+    "transfer": (
+        "source", "model", "attack", "eps", "num_utts", "target_accuracy", "target_success", "original_accuracy"
+    ),
+    "negatives": (
+        "model", "kind", "level", "num_utts", "accuracy", "statistic", "sided", "fpr", "fpr_at_threshold", "auroc"
+    ),
+}  # fmt: skip
 _CHECK_FIELDS = ("passed", "value", "limit", "remedy")
+_SECTIONS: dict[str, type] = {
+    "environment": dict, "timing_s": dict, "clean": dict, **dict.fromkeys(_FIELDS, list), "checks": dict
+}  # fmt: skip
 _DEFAULT_DETECTOR = ("gaussian", "two")
 
 
@@ -50,7 +50,7 @@ class Results:
     statistic.  Rows of other detectors are kept in ``detection_other``, with the same fields.
 
     Args:
-        path: the file; it need not exist yet.
+        path: the file; it need not exist yet.  Where only ``<path>.gz`` exists, as :meth:`pack` makes it, that is read.
 
     Raises:
         DataError: the file exists but does not have these sections.
@@ -58,11 +58,17 @@ class Results:
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
+        self.packed = self.path.with_name(f"{self.path.name}.gz")
         self.read()
+
+    def exists(self) -> bool:
+        """Whether there is a file, compressed or not."""
+        return self.path.is_file() or self.packed.is_file()
 
     def read(self) -> dict[str, Any]:
         """The whole content; the sections are there even if the file is not."""
-        content = read_json(self.path) if self.path.exists() else {}
+        packed = not self.path.exists() and self.packed.exists()
+        content = _unpack(self.packed) if packed else read_json(self.path) if self.path.exists() else {}
         if not isinstance(content, dict):
             raise DataError(f"{self.path}: expected a JSON object, found {type(content).__name__}")
         for name, kind in _SECTIONS.items():
@@ -70,13 +76,12 @@ class Results:
                 raise DataError(f"{self.path}: section {name!r} must be a {kind.__name__}; remove the file and rerun")
         return content
 
-    @property
-    def environment(self) -> dict[str, Any]:
-        """Engine, versions, device, seed, options."""
-        section: dict[str, Any] = self.read()["environment"]
-        return section
+    def pack(self) -> bytes:
+        """The content as ``results.json.gz``: every number as it is, no white space, no date."""
+        text = json.dumps(self.read(), separators=(",", ":"), allow_nan=False)
+        return gzip.compress(text.encode(), mtime=0)
 
-    def set_environment(self, environment: Mapping[str, Any]) -> None:
+    def set_environment(self, environment: Row) -> None:
         """Replace the environment."""
         with self._update() as content:
             content["environment"] = {key: environment[key] for key in sorted(environment)}
@@ -85,15 +90,13 @@ class Results:
         """Set the wall-clock seconds of a stage."""
         if not (math.isfinite(seconds) and seconds >= 0):
             raise ValueError(f"seconds of stage {stage!r} must be finite and >= 0, got {seconds}")
-        with self._update() as content:
-            content["timing_s"] = _sorted_section({**content["timing_s"], stage: round(float(seconds), 3)})
+        self._set("timing_s", stage, round(float(seconds), 3), str)
 
     def set_clean(self, model: str, rate: ErrorRate) -> None:
         """Set a model's accuracy on the benign test set."""
-        with self._update() as content:
-            content["clean"] = _sorted_section({**content["clean"], model: rate.to_dict()}, model_key)
+        self._set("clean", model, rate.to_dict(), model_key)
 
-    def add_attack(self, row: Mapping[str, Any]) -> None:
+    def add_attack(self, row: Row) -> None:
         """Add an attack's row, or replace the one of the same model, attack and eps.
 
         With a row that differs goes all that was measured on the earlier examples: detection, transfer, negatives and
@@ -104,19 +107,18 @@ class Results:
                 ``original_accuracy``, ``snr_db_mean`` (infinite or None where nothing was added; stored as null),
                 ``checks``; further fields are kept.
         """
-        checked = _checked(row, _ATTACK_FIELDS, "attack")
+        checked = _checked(row, "attacks")
         if checked["snr_db_mean"] is not None and math.isinf(checked["snr_db_mean"]):
             checked["snr_db_mean"] = None  # JSON has no infinity
-        key = _attack_key(checked)
         with self._update() as content:
-            earlier = next((row for row in content["attacks"] if _attack_key(row) == key), None)
+            earlier = next((r for r in content["attacks"] if _attack_key(r) == _attack_key(checked)), None)
             if earlier is not None and earlier != json.loads(json.dumps(checked)):
                 _forget(content, checked)
             content["attacks"] = _upsert(content["attacks"], [checked], _attack_key)
 
     def add_detection(
         self,
-        rows: Iterable[Mapping[str, Any]],
+        rows: Iterable[Row],
         *,
         model: str | None = None,
         attack: str | None = None,
@@ -129,18 +131,16 @@ class Results:
                 row counts as the paper's.
             model, attack, eps: set in every row if given.
         """
-        common = {k: v for k, v in (("model", model), ("attack", attack), ("eps", eps)) if v is not None}
-        kind, sided = _DEFAULT_DETECTOR
-        checked = [
-            _checked({**common, "detector": kind, "sided": sided, **row, **common}, _DETECTION_FIELDS, "detection")
-            for row in rows
-        ]
+        given = {"model": model, "attack": attack, "eps": eps}
+        common = {name: value for name, value in given.items() if value is not None}
+        default = dict(zip(("detector", "sided"), _DEFAULT_DETECTOR, strict=True))
+        checked = [_checked({**default, **row, **common}, "detection") for row in rows]
         with self._update() as content:
             for section, is_default in (("detection", True), ("detection_other", False)):
                 mine = [r for r in checked if ((r["detector"], r["sided"]) == _DEFAULT_DETECTOR) == is_default]
                 content[section] = _upsert(content[section], mine, _detection_key)
 
-    def add_transfer(self, row: Mapping[str, Any]) -> None:
+    def add_transfer(self, row: Row) -> None:
         """Add what the examples of one model do to another, or replace the row of the same two, attack and eps.
 
         Args:
@@ -148,11 +148,11 @@ class Results:
                 ``attack``, ``eps``, ``num_utts``, ``target_accuracy`` and ``target_success`` (None: no target),
                 ``original_accuracy``; further fields are kept.
         """
-        checked = _checked(row, _TRANSFER_FIELDS, "transfer")
+        checked = _checked(row, "transfer")
         with self._update() as content:
             content["transfer"] = _upsert(content["transfer"], [checked], _transfer_key)
 
-    def add_negatives(self, rows: Iterable[Mapping[str, Any]]) -> None:
+    def add_negatives(self, rows: Iterable[Row]) -> None:
         """Add rows of benign but hard audio, or replace those of the same model, kind, level, statistic and side.
 
         Args:
@@ -162,24 +162,22 @@ class Results:
                 the threshold), ``auroc``: a list of ``{"attack", "eps", "auroc"}``, how well the score tells each
                 attack from this audio; further fields are kept.
         """
-        checked = [_checked(row, _NEGATIVES_FIELDS, "negatives") for row in rows]
+        checked = [_checked(row, "negatives") for row in rows]
         with self._update() as content:
             content["negatives"] = _upsert(content["negatives"], checked, _negatives_key)
 
-    def set_checks(self, model: str, checks: Mapping[str, Mapping[str, Any]]) -> None:
-        """Set what the checks over all attacks on a model say.
-
-        Args:
-            model: the model.
-            checks: name -> ``passed``, ``value``, ``limit``, ``remedy``; further fields are kept.
-        """
+    def set_checks(self, model: str, checks: Mapping[str, Row]) -> None:
+        """Set what the checks over all attacks on a model say: name -> ``passed``, ``value``, ``limit``, ``remedy``."""
         for name, check in checks.items():
             missing = [field for field in _CHECK_FIELDS if field not in check]
             if missing:
                 raise ValueError(f"check {name!r} of model {model!r} has no {', '.join(missing)}")
-        section = {name: dict(checks[name]) for name in sorted(checks, key=check_key)}
+        self._set("checks", model, {name: dict(checks[name]) for name in sorted(checks, key=check_key)}, model_key)
+
+    def _set(self, section: str, name: str, value: Any, key: Callable[[str], Any]) -> None:
         with self._update() as content:
-            content["checks"] = _sorted_section({**content["checks"], model: section}, model_key)
+            entries = {**content[section], name: value}
+            content[section] = {name: entries[name] for name in sorted(entries, key=key)}
 
     @contextlib.contextmanager
     def _update(self) -> Iterator[dict[str, Any]]:
@@ -192,7 +190,16 @@ class Results:
             write_json(self.path, content)
 
 
-def _checked(row: Mapping[str, Any], fields: tuple[str, ...], what: str) -> dict[str, Any]:
+def _unpack(path: Path) -> Any:
+    try:
+        with gzip.open(path, "rt", encoding="utf-8") as stream:
+            return json.load(stream)
+    except (gzip.BadGzipFile, EOFError, zlib.error, ValueError) as error:  # ValueError: not UTF-8, not JSON
+        raise DataError(f"{path}: not a compressed JSON file ({error})") from None
+
+
+def _checked(row: Row, section: str) -> dict[str, Any]:
+    fields, what = _FIELDS[section], section.removesuffix("s")
     missing = [field for field in fields if field not in row]
     if missing:
         raise ValueError(f"{what} row has no {', '.join(missing)}; it has {', '.join(sorted(row))}")
@@ -203,45 +210,33 @@ def _checked(row: Mapping[str, Any], fields: tuple[str, ...], what: str) -> dict
     return {field: checked[field] for field in (*fields, *sorted(set(checked) - set(fields)))}
 
 
-def _forget(content: dict[str, Any], attack: Mapping[str, Any]) -> None:
+def _forget(content: dict[str, Any], attack: Row) -> None:
     """Remove what was measured on the examples of an attack."""
     model, name, eps = attack["model"], attack["attack"], attack["eps"]
-
-    def is_of(row: Mapping[str, Any], whose: str) -> bool:
-        return (row[whose], row["attack"], row["eps"]) == (model, name, eps)
-
-    for section in ("detection", "detection_other"):
-        content[section] = [row for row in content[section] if not is_of(row, "model")]
-    content["transfer"] = [row for row in content["transfer"] if not is_of(row, "source")]
+    for section, whose in (("detection", "model"), ("detection_other", "model"), ("transfer", "source")):
+        content[section] = [r for r in content[section] if (r[whose], r["attack"], r["eps"]) != (model, name, eps)]
     for row in content["negatives"]:
         if row["model"] == model:
             row["auroc"] = [entry for entry in row["auroc"] if (entry["attack"], entry["eps"]) != (name, eps)]
     content["checks"].pop(model, None)
 
 
-def _attack_key(row: dict[str, Any]) -> Any:
+def _attack_key(row: Row) -> Any:
     return model_key(row["model"]), attack_key(row["attack"]), row["eps"]
 
 
-def _detection_key(row: dict[str, Any]) -> Any:
+def _detection_key(row: Row) -> Any:
     return *_attack_key(row), statistic_key(row["statistic"]), detector_key(row)
 
 
-def _transfer_key(row: dict[str, Any]) -> Any:
+def _transfer_key(row: Row) -> Any:
     return model_key(row["source"]), *_attack_key(row)
 
 
-def _negatives_key(row: dict[str, Any]) -> Any:
+def _negatives_key(row: Row) -> Any:
     return model_key(row["model"]), row["kind"], row["level"], statistic_key(row["statistic"]), row["sided"]
 
 
-def _upsert(
-    rows: list[dict[str, Any]], new: list[dict[str, Any]], key: Callable[[dict[str, Any]], Any]
-) -> list[dict[str, Any]]:
-    by_key = {key(row): row for row in rows}
-    by_key.update({key(row): row for row in new})
+def _upsert(rows: list[dict[str, Any]], new: list[dict[str, Any]], key: Callable[[Row], Any]) -> list[dict[str, Any]]:
+    by_key = {key(row): row for row in (*rows, *new)}
     return [by_key[k] for k in sorted(by_key)]
-
-
-def _sorted_section(section: dict[str, Any], key: Callable[[str], Any] = str) -> dict[str, Any]:
-    return {name: section[name] for name in sorted(section, key=key)}

@@ -27,8 +27,7 @@ class BenignRecord:
 
     Args:
         utt: utterance id.
-        text: what was said.
-        hypothesis: what was recognised.
+        text, hypothesis: what was said, what was recognised.
         errors: counts against ``text``.
         statistics: uncertainty statistics of the utterance by name.
     """
@@ -47,11 +46,9 @@ class AttackRecord:
     Args:
         utt: utterance id.
         eps: bound of the perturbation, full scale 1.
-        target: what the attacker wants recognised; empty if nothing in particular.
-        original: what was said.
-        hypothesis: what was recognised.
-        target_errors: counts against ``target``; None without a target.
-        original_errors: counts against ``original``.
+        target, original, hypothesis: what the attacker wants recognised (empty if nothing in particular), what was
+            said, what was recognised.
+        target_errors, original_errors: counts against ``target`` (None without one) and against ``original``.
         snr_db: signal to perturbation ratio; None if there is no perturbation.
         statistics: uncertainty statistics of the utterance by name.
     """
@@ -204,9 +201,8 @@ class _Line:
             raise DataError(f"{self.where}: field {name!r}: {error}") from None
 
     def statistics(self) -> dict[str, float]:
-        values = self._typed("statistics", dict, "an object of numbers")
-        inner = _Line(f"{self.where}: statistics", values)
-        return {name: inner.number(name) for name in values}
+        inner = _Line(f"{self.where}: statistics", self._typed("statistics", dict, "an object of numbers"))
+        return {name: inner.number(name) for name in inner.values}
 
 
 def _lines(path: Path) -> Iterator[_Line]:

@@ -1,0 +1,188 @@
+"""``results.json`` as data frames whose rows stand in the order of all tables, and the one way to pivot them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import pandas as pd
+
+from kaldi_uq.errors import DataError
+from kaldi_uq.results import names
+
+REFERENCE = "pgd"  # the strong attack, which knows the model and not the detector
+SHOWN_STATISTICS = (names.PAPER_STATISTIC, "mean_predictive_entropy")  # they differ in the aggregate alone
+KEYS = {
+    "model": names.model_key,
+    "source": names.model_key,
+    "attack": names.attack_key,
+    "statistic": names.statistic_key,
+    "check": names.check_key,
+}
+# The columns that a section has even if it has no rows; what else its rows hold comes behind them.
+_ATTACK = ("model", "attack", "eps", "num_utts", "target_success", "target_accuracy", "original_accuracy",
+           "snr_db_mean", "masking_margin_db_mean", "evasion", "options", "adaptive", "checks")  # fmt: skip
+_DETECTION = ("model", "attack", "eps", "statistic", "detector", "sided", "auroc", "auroc_ci95", "tpr_at_fpr_1pct",
+              "evasion", "fpr")  # fmt: skip
+_TRANSFER = ("source", "model", "attack", "eps", "num_utts", "target_success")
+_NEGATIVE = ("model", "kind", "level", "num_utts", "accuracy", "statistic", "sided", "fpr", "fpr_at_threshold")
+_CHECK = ("model", "check", "passed", "value", "limit", "remedy", "failed")
+_NUMBERS = {"eps", "level", "num_utts", "target_success", "target_accuracy", "original_accuracy", "snr_db_mean",
+            "masking_margin_db_mean", "auroc", "tpr_at_fpr_1pct", "evasion", "fpr", "fpr_at_threshold", "accuracy",
+            "value", "limit"}  # fmt: skip
+# Kinds of benign but hard audio in order, and what their level is; a high SNR is mild, a high level of others hard.
+_LEVELS = {"clean": "", "uniform": ", eps {:g}", "white": ", {:g} dB SNR", "babble": ", {:g} dB SNR",
+           "reverb": ", RT60 {:g} s"}  # fmt: skip
+
+
+class Run:
+    """Everything that a run measured.
+
+    Args:
+        content: the content of ``results.json``, as :meth:`kaldi_uq.results.table.Results.read` gives it.
+
+    Attributes:
+        attacks: one row a model, attack and eps; ``knows`` is the statistic whose detector the attack knows, or "".
+        plain: those of ``attacks`` that know no detector.
+        detection: one row a model, attack, eps, statistic and detector of any kind; ``name`` is the detector's label,
+            ``area`` its AUROC with the 95 % interval.
+        paper: those of ``detection`` by the paper's detector, the two-sided Gaussian, of any statistic.
+        transfer, negatives, checks: the sections; ``audio`` is the kind of hard audio with its level.
+        told: how well attacks are told from ``negatives``.
+    """
+
+    def __init__(self, content: Mapping[str, Any]) -> None:
+        self.content = content
+        self.attacks = arrange(_frame(content["attacks"], _ATTACK), "attack", "eps", "model")
+        self.plain = self.attacks[self.attacks["knows"] == ""]
+        self.detection = _detection([*content["detection"], *content["detection_other"]])
+        is_paper = (self.detection["detector"] == "gaussian") & (self.detection["sided"] == "two")
+        self.paper = self.detection[is_paper]
+        self.transfer = arrange(_frame(content["transfer"], _TRANSFER), "attack", "eps", "source", "model")
+        self.negatives, self.told = _negatives(content["negatives"])
+        checks = [{"model": m, "check": n, **c} for m, named in content["checks"].items() for n, c in named.items()]
+        rows = ({field: row.get(field) for field in _CHECK} for row in checks)
+        self.checks = arrange(_frame(rows, _CHECK), "check", "model")
+
+    @property
+    def eps(self) -> float:
+        """The eps at which most attacks were made, the smallest if several: where attacks can be compared."""
+        counts = self.plain["eps"].value_counts()
+        return float(min(counts.index[counts == counts.max()], default=0.0))
+
+    @property
+    def reference(self) -> str:
+        """The attack on which detectors are compared: pgd, or else the last of those that detectors were tried on."""
+        tried = list(self.detection.loc[self.detection["knows"] == "", "attack"].unique())
+        return REFERENCE if REFERENCE in tried else tried[-1] if tried else ""
+
+    def steps(self) -> pd.DataFrame:
+        """Attacks that differ from the reference in nothing but the number of gradient steps, with ``steps``.
+
+        Of two with the same number, such as those with other draws of a random model, the first counts.
+        """
+        options = [dict(row) if isinstance(row, Mapping) else {} for row in self.plain["options"]]
+        frame = self.plain.assign(steps=[row.pop("num_steps", None) for row in options], rest=list(map(repr, options)))
+        base = frame.loc[frame["attack"] == self.reference, ["model", "eps", "rest"]]
+        frame = frame[frame["target_success"].notna() & frame["steps"].notna()].merge(base, on=["model", "eps", "rest"])
+        frame = frame.drop_duplicates(["model", "eps", "steps"])
+        return frame[frame.groupby(["model", "eps"])["steps"].transform("nunique") > 1]
+
+    def adaptive(self) -> pd.DataFrame:
+        """One row an attack that knows a detector: ``model``, ``statistic``, ``eps``, ``detector``, ``sided``, and
+
+        ``plain``, ``adaptive``: the share of utterances that reach their target and pass, under the attack that does
+        not know the detector and under the one that does; ``auroc`` of the latter.
+        """
+        by = ["model", "attack", "eps", "statistic", "detector", "sided"]
+        found = self.detection.set_index(by)[["evasion", "auroc"]].to_dict("index")
+        rows = []
+        for row in self.attacks[self.attacks["knows"] != ""].to_dict("records"):
+            said = row["adaptive"] if isinstance(row["adaptive"], Mapping) else {}
+            form = (said.get("detector", "gaussian"), said.get("sided", "two"))
+            own = found.get((row["model"], row["attack"], row["eps"], row["knows"], *form), {})
+            plain = found.get((row["model"], REFERENCE, row["eps"], row["knows"], *form), {})
+            share = own.get("evasion") if pd.isna(row["evasion"]) else row["evasion"]
+            rows.append((row["model"], row["knows"], row["eps"], *form, plain.get("evasion"), share, own.get("auroc")))
+        frame = pd.DataFrame(
+            rows, columns=["model", "statistic", "eps", "detector", "sided", "plain", "adaptive", "auroc"]
+        )
+        return arrange(frame.astype({"eps": float, "plain": float, "adaptive": float}), "model", "statistic", "eps")
+
+
+def arrange(frame: pd.DataFrame, *columns: str) -> pd.DataFrame:
+    """The rows sorted by columns, names in the order of all tables."""
+    return frame.sort_values(list(columns), key=rank, kind="stable", ignore_index=True)
+
+
+def pivot(frame: pd.DataFrame, index: Sequence[str], columns: str, values: str) -> pd.DataFrame:
+    """A row for each value of ``index``, a column for each of ``columns``, names in the order of all tables."""
+    wide = frame.pivot(index=list(index), columns=columns, values=values)
+    return wide.sort_index(key=rank).sort_index(axis=1, key=rank)
+
+
+def rank(values: Any) -> Any:
+    """The key to sort an index or a series by: positions in the order of all tables."""
+    key = KEYS.get(str(values.name))
+    if key is None:
+        return values
+    places = {value: place for place, value in enumerate(sorted(set(values), key=key))}
+    return values.map(places)
+
+
+def variants(attacks: Iterable[str]) -> set[str]:
+    """Attacks that are another attack with one thing changed, by their names.
+
+    >>> sorted(variants(["pgd", "pgd-2x", "paper-pgd", "paper-pgd-eot10"]))
+    ['paper-pgd-eot10', 'pgd-2x']
+    """
+    known = set(attacks)
+    return {name for name in known if any(name.startswith(f"{other}-") for other in known)}
+
+
+def _frame(rows: Iterable[Mapping[str, Any]], columns: Sequence[str]) -> pd.DataFrame:
+    frame = pd.DataFrame.from_records(list(rows))
+    frame = frame.reindex(columns=[*columns, *(name for name in frame.columns if name not in columns)])
+    for name in set(frame.columns) & _NUMBERS:
+        try:
+            frame[name] = pd.to_numeric(frame[name])
+        except (TypeError, ValueError) as error:
+            raise DataError(f"results.json: field {name!r} must hold numbers: {error}") from None
+    if "attack" in frame:
+        frame["knows"] = [names.known_statistic(name) for name in frame["attack"]]
+    return frame
+
+
+def _detection(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
+    whole = [{"detector": "gaussian", "sided": "two", **row} for row in rows]
+    frame = _frame(sorted(whole, key=names.detector_key), _DETECTION)
+    frame["auroc_lo"], frame["auroc_hi"] = ([interval[i] for interval in frame["auroc_ci95"]] for i in (0, 1))
+    numbers = zip(frame["auroc"], frame["auroc_lo"], frame["auroc_hi"], strict=True)
+    frame["area"] = [f"{area:.3f} [{lo:.3f}, {hi:.3f}]" for area, lo, hi in numbers]
+    # the side is part of the label only where a detector has both
+    sides = frame.groupby("detector")["sided"].nunique()
+    pairs = zip(frame["detector"], frame["sided"], strict=True)
+    labels = [f"{kind}, {sided}-sided" if sides[kind] > 1 else str(kind) for kind, sided in pairs]
+    frame["name"] = pd.Categorical(labels, categories=dict.fromkeys(labels), ordered=True)
+    return arrange(frame, "attack", "eps", "name", "statistic", "model")
+
+
+def _negatives(rows: Iterable[Mapping[str, Any]]) -> tuple[pd.DataFrame, pd.DataFrame]:
+    kinds = list(_LEVELS)
+
+    def mildest_first(row: Mapping[str, Any]) -> tuple[int, str, float]:
+        kind, level = row["kind"], row["level"]
+        place = kinds.index(kind) if kind in kinds else len(kinds)
+        return place, kind, -level if "dB" in _LEVELS.get(kind, "") else level
+
+    ordered = sorted(rows, key=mildest_first)
+    labels = [row["kind"] + _LEVELS.get(row["kind"], " {:g}").format(row["level"]) for row in ordered]
+    audio = pd.CategoricalDtype(dict.fromkeys(labels), ordered=True)
+    frame = _frame(({name: x for name, x in row.items() if name != "auroc"} for row in ordered), _NEGATIVE)
+    told = [
+        {**{name: row[name] for name in _NEGATIVE[:7]}, "audio": label, **entry}
+        for row, label in zip(ordered, labels, strict=True)
+        for entry in row["auroc"]
+    ]
+    areas = _frame(told, [*_NEGATIVE[:7], "audio", "attack", "eps", "auroc"]).astype({"audio": audio})
+    return frame.assign(audio=pd.Series(labels, dtype=audio)), areas

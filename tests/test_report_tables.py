@@ -1,0 +1,377 @@
+"""Tables and headlines of the report say what the numbers say, and no more."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from kaldi_uq.detector import GaussianDetector, evaluate_detection, fit_detectors
+from kaldi_uq.report import paper, plots, tables
+from kaldi_uq.report.build import build_report, results_text
+from kaldi_uq.report.findings import TERMS, findings
+from kaldi_uq.report.frames import Run
+from kaldi_uq.report.table import Table
+from kaldi_uq.results.table import Results
+from kaldi_uq.results.utterances import AttackRecord
+from kaldi_uq.results.word_errors import ErrorRate
+from tests import report as made
+from tests.report import attack_row, detection_row
+
+PAPER, MEAN, MI = "max_predictive_entropy", "mean_predictive_entropy", "max_mutual_information"
+EPS = (0.005, 0.02)
+# (model, statistic) -> share that reaches the target and passes under the attack that knows the detector, by eps
+EVASION = {
+    ("dnn", PAPER): (0.62, 0.9),
+    ("ensemble", PAPER): (0.3, 0.7),
+    ("ensemble", MI): (0.05, 0.4),
+}
+
+
+@pytest.fixture
+def results(tmp_path: Path) -> Results:
+    return Results(tmp_path / "results.json")
+
+
+@pytest.fixture
+def filled(results: Results) -> Results:
+    """Two models: the paper's detector breaks, the ensemble's disagreement holds."""
+    for (model, statistic), shares in EVASION.items():
+        for eps, share in zip(EPS, shares, strict=True):
+            attack(results, model, "pgd", eps, 0.9 if eps > 0.01 else 0.6)
+            attack(results, model, f"adaptive-{statistic}", eps, share + 0.05)
+            detection(results, model, "pgd", eps, statistic, 0.97, evasion=0.02)
+            detection(results, model, f"adaptive-{statistic}", eps, statistic, 0.8 - share / 2, evasion=share)
+    for source in ("dnn", "ensemble"):
+        for model in ("dnn", "ensemble"):
+            share = 0.9 if source == model else 0.125
+            row = {"source": source, "model": model, "attack": "pgd", "eps": 0.02, "num_utts": 80}
+            results.add_transfer(row | {"target_accuracy": 0.5, "target_success": share, "original_accuracy": 0.3})
+    return results
+
+
+def attack(results: Results, model: str, name: str, eps: float, success: float | None, **more: Any) -> None:
+    row = attack_row(model, name, eps, target=success) | {"target_success": success, "options": {"num_steps": 40}}
+    results.add_attack(row | more)
+
+
+def detection(results: Results, model: str, name: str, eps: float, statistic: str, area: float, **more: Any) -> None:
+    results.add_detection([detection_row(model, name, eps, statistic, area, **more)])
+
+
+def run_of(results: Results) -> Run:
+    return Run(results.read())
+
+
+def found(results: Results, *words: str) -> list[str]:
+    """The headlines that hold all of the words."""
+    return [line for line in findings(run_of(results)) if line != TERMS and all(word in line for word in words)]
+
+
+def row_of(table: Table, *begin: str) -> dict[str, str]:
+    rows = [row for row in table.rows if row[: len(begin)] == begin]
+    assert len(rows) == 1, (begin, table.rows)
+    return dict(zip(table.heads, rows[0], strict=True))
+
+
+def negatives(**rates: float) -> list[dict[str, Any]]:
+    """Rows of two kinds of audio and statistics; ``rates``: share called an attack, by kind."""
+    rows = []
+    for kind, level in (("white", 0.0), ("clean", 0.0), ("hum", 50.0), ("white", 20.0)):
+        for statistic, area in ((PAPER, 0.8), ("noise_floor_db", 0.9)):
+            row = {"model": "dnn", "kind": kind, "level": level, "num_utts": 30, "accuracy": 0.75, "fpr": 0.01}
+            row |= {"statistic": statistic, "sided": "two", "fpr_at_threshold": rates.get(f"{kind}{level:g}", 0.01)}
+            rows.append(row | {"auroc": [{"attack": "pgd", "eps": 0.02, "auroc": area if kind == "clean" else 0.4}]})
+    return rows
+
+
+class TestEvasion:
+    def test_is_the_share_that_succeeds_and_passes(self) -> None:
+        fit = {"s": np.linspace(-1, 1, 201)}
+        scores = np.array([0.0, 0.1, 9.0, 9.0])
+        success = [True, False, True, False]
+        row = evaluate_detection(
+            fit_detectors(fit, compare=False), fit, {"s": scores}, seed=0, success=success, num_bootstrap=2
+        )[0]
+        threshold = GaussianDetector(statistic="s").fit(fit).threshold_at(0.01, fit)
+        assert row["threshold"] == threshold
+        assert row["evasion"] == 0.25  # the first alone: the second fails, the third is caught
+        assert row["tpr_at_threshold"] == 0.5
+        plain = evaluate_detection(fit_detectors(fit, compare=False), fit, {"s": scores}, seed=0, num_bootstrap=2)[0]
+        assert "evasion" not in plain
+        assert {name: row[name] for name in plain} == plain
+
+    def test_score_at_the_threshold_passes(self) -> None:
+        fit = {"s": np.array([-1.0, 1.0])}  # scores are 1, and so is the threshold
+        row = evaluate_detection(
+            fit_detectors(fit, compare=False), fit, fit, seed=0, success=[True, True], num_bootstrap=2
+        )[0]
+        assert (row["threshold"], row["evasion"]) == (1.0, 1.0)
+
+    @pytest.mark.parametrize("success", [[True], [1, 0], [[True, False]]])
+    def test_mask_that_does_not_fit_is_refused(self, success: Any) -> None:
+        fit = {"s": [-1.0, 1.0]}
+        with pytest.raises(ValueError, match=r"success must be bool \(2,\)"):
+            evaluate_detection(fit_detectors(fit, compare=False), fit, fit, seed=0, success=success)
+
+    def test_success_of_a_record_is_every_word_of_the_target_or_any_other_than_what_was_said(self) -> None:
+        def record(target: ErrorRate | None, original: ErrorRate) -> AttackRecord:
+            return AttackRecord("u", 0.02, "", "", "", target, original, None, {})
+
+        right, wrong = ErrorRate(num_words=2, num_utts=1), ErrorRate(substitutions=1, num_words=2, num_utts=1)
+        assert record(right, wrong).success and record(right, right).success
+        assert not record(wrong, wrong).success
+        assert record(None, wrong).success and not record(None, right).success
+
+
+class TestTables:
+    def test_markdown_is_aligned_and_no_cell_ends_a_row(self) -> None:
+        table = Table("t", "Title", ("name", "area"), (("a|b\nc", "0.988 [0.900, 1.000]"), ("d", "–")), 1, "A note.")
+        assert table.markdown().splitlines() == [
+            "**Title.** A note.",
+            "| name   |                 area |",
+            "| ------ | -------------------: |",
+            "| a\\|b c | 0.988 [0.900, 1.000] |",
+            "| d      |                    – |",
+        ]
+
+    def test_published_numbers_are_the_papers(self) -> None:
+        assert paper.CLEAN_ACCURACY == {"dnn": 0.991, "ensemble": 0.994, "dropout": 0.973, "bnn": 0.981}
+        assert paper.AUROC[0.05]["ensemble"] == {
+            "max_variance": 0.455, "max_akld": 0.892, "max_mutual_information": 0.993, PAPER: 0.990,
+        }  # fmt: skip
+        assert paper.AUROC[0.02]["dropout"]["max_variance"] == 0.937
+        assert [paper.AUROC[0.02][m][PAPER] for m in paper.CLEAN_ACCURACY] == [0.997, 0.996, 0.991, 0.998]
+        assert paper.AUROC[0.05]["dnn"] == {PAPER: 0.989}
+
+    def test_papers_numbers_stand_beside_ours(self, results: Results) -> None:
+        made.fill(results)
+        row = row_of(tables.measures(run_of(results)), "fNN (dnn)", "max predictive entropy")
+        assert list(row.values())[2:] == ["0.997", "0.993 [0.983, 1.000]", "0.610 [0.600, 0.620]"]
+        assert list(row)[2:] == ["eps 0.02: paper", "eps 0.02: paper-pgd", "eps 0.02: pgd"]
+        clean = row_of(tables.clean(run_of(results)), "deep ensemble")
+        assert (clean["paper"], clean["ours"], clean["substitutions"], clean["words"]) == (
+            "0.994",
+            "0.994",
+            "3",
+            "1000",
+        )
+
+    def test_attack_table_has_success_area_and_noise(self, results: Results) -> None:
+        made.fill(results)
+        attack(results, "dnn", "pgd", 0.02, 0.75, snr_db_mean=20.0, masking_margin_db_mean=3.0)
+        attack(results, "dnn", "pgd-2x", 0.02, 0.8)  # a variant, which is in the long table alone
+        detection(results, "dnn", "pgd", 0.02, PAPER, 0.61)
+        run = run_of(results)
+        row = row_of(tables.attacks(run), "pgd")
+        assert row == {
+            "attack": "pgd", "fNN (dnn)": "0.750 / 0.610", "deep ensemble": "– / 0.970", "SNR dB": "20.7",
+            "over masking dB": "3.0",
+        }  # fmt: skip
+        assert [name for name, *_ in tables.attacks(run).rows] == ["paper-pgd", "pgd", "mine"]
+        row = row_of(tables.every_attack(run), "pgd-2x", "0.02", "fNN (dnn)")
+        assert (row["reach"], row["utterances"], row["original accuracy"]) == ("0.800", "40", "-0.125")
+
+    def test_failed_checks_of_an_attack_are_named(self, results: Results) -> None:
+        wrong = {"passed": False, "value": 0.3, "limit": 0.2, "remedy": "mend it"}
+        attack(
+            results, "dnn", "pgd", 0.02, 0.9, checks={"eps_respected": wrong, "loss_falls": wrong | {"passed": True}}
+        )
+        attack(results, "bnn", "pgd", 0.02, 0.9, checks=["gradient is zero"])
+        shown = {row[2]: row[-1] for row in tables.every_attack(run_of(results)).rows}
+        assert shown == {"fNN (dnn)": "eps respected: 0.3, limit 0.2", "BNN": "gradient is zero"}
+
+    def test_transfer_is_a_matrix_of_sources_and_listeners(self, filled: Results) -> None:
+        (table,) = tables.transfer(run_of(filled))
+        assert table.heads == ("made against", "fNN (dnn)", "deep ensemble")
+        assert table.rows == (("fNN (dnn)", "0.900", "0.125"), ("deep ensemble", "0.125", "0.900"))
+        assert "80 utterances" in table.note
+
+    def test_attack_that_knows_the_detector_stands_beside_the_one_that_does_not(self, filled: Results) -> None:
+        table = tables.adaptive(run_of(filled))
+        assert table.heads == ("model", "statistic", "eps 0.005", "eps 0.02") and len(table.rows) == 3
+        row = row_of(table, "deep ensemble", "max mutual information")
+        assert (row["eps 0.005"], row["eps 0.02"]) == ("0.020 → 0.050 (0.775)", "0.020 → 0.400 (0.600)")
+        overview = {row[0] for row in tables.overview(run_of(filled)).rows}
+        assert overview == {"pgd", f"adaptive-{PAPER}"}  # the other attack knows another detector
+
+    def test_several_detectors_at_once_are_as_the_attack_says(self, filled: Results) -> None:
+        attack(filled, "ensemble", f"adaptive-{PAPER}+{MI}", 0.02, 0.5, evasion=0.11)
+        row = row_of(
+            tables.adaptive(run_of(filled)), "deep ensemble", "max predictive entropy and max mutual information"
+        )
+        assert (row["eps 0.005"], row["eps 0.02"]) == ("–", "– → 0.110 (–)")
+
+    def test_attack_on_another_form_of_detector_is_measured_on_that_one(self, results: Results) -> None:
+        for name, form in ((MEAN, {"sided": "one"}), (MI, {"detector": "kde", "sided": "two"})):
+            attack(results, "dnn", f"adaptive-{name}", 0.02, 0.9, adaptive=form)
+            detection(results, "dnn", f"adaptive-{name}", 0.02, name, 0.9, evasion=0.1)
+            other = {"detector": "gaussian", **form}
+            detection(results, "dnn", f"adaptive-{name}", 0.02, name, 0.3, evasion=0.8, **other)
+            detection(results, "dnn", "pgd", 0.02, name, 0.7, evasion=0.2, **other)
+        for statistic in ("mean predictive entropy", "max mutual information"):
+            row = row_of(tables.adaptive(run_of(results)), "fNN (dnn)", statistic)
+            assert row["eps 0.02"] == "0.200 → 0.800 (0.300)"
+
+    def test_negatives_have_a_row_a_disturbance_the_mildest_first(self, results: Results) -> None:
+        results.add_negatives(negatives(white0=0.625))
+        run = run_of(results)
+        names = ["clean", "white, 20 dB SNR", "white, 0 dB SNR", "hum 50"]
+        assert [row[0] for row in tables.negatives(run).rows] == names
+        alarms, told = tables.negatives_of(run, "dnn")
+        row = row_of(alarms, "white, 0 dB SNR")
+        assert (row["word accuracy"], row["max predictive entropy"], row["noise floor dB"]) == (
+            "0.750",
+            "0.625",
+            "0.625",
+        )
+        assert [row[2] for row in told.rows] == names
+        assert row_of(told, "pgd", "0.02", "clean")["max predictive entropy"] == "0.800"
+
+    def test_checks_have_ticks_crosses_and_remedies(self, results: Results) -> None:
+        right = {"passed": True, "value": 1.0, "limit": 0.9, "remedy": ""}
+        wrong = {"passed": False, "value": 0.5, "limit": 0.02, "remedy": "mend it", "failed": ["pgd eps 0.02"]}
+        results.set_checks("dnn", {"loss_falls": right, "eps_respected": wrong})
+        results.set_checks("bnn", {"loss_falls": right, "my_own": right})
+        run = run_of(results)
+        assert tables.checks(run).rows == (
+            ("eps respected", "✗ 0.5", "–", "change at most 0.02"),
+            ("loss falls", "✓ 1", "✓ 1", "utterances at least 0.9"),
+            ("my own", "–", "✓ 1", "value limit 0.9"),
+        )
+        assert tables.failed(run) == [
+            "✗ eps respected: fNN (dnn) change 0.5 in pgd eps 0.02; asked for: at most 0.02. Mend it."
+        ]
+        assert found(results, "passed: 1 of 2 for fNN (dnn) and 2 of 2 for BNN")
+        results.set_checks("dnn", {"loss_falls": right})  # a model's checks are replaced as a whole
+        assert tables.failed(run_of(results)) == []
+        with pytest.raises(ValueError, match="check 'x' of model 'dnn' has no remedy"):
+            results.set_checks("dnn", {"x": {"passed": True, "value": 1, "limit": 1}})
+
+    def test_what_nobody_here_knows_is_shown_by_its_name(self, results: Results, tmp_path: Path) -> None:
+        """A new model, attack, statistic and detector; nothing of it is known to the report."""
+        results.set_clean("tdnn_ctc", ErrorRate(num_words=10, num_utts=4))
+        attack(results, "tdnn_ctc", "warp", 0.1, 0.9, checks={})
+        detection(results, "tdnn_ctc", "warp", 0.1, "min_margin", 0.81, detector="forest", sided="two", evasion=0.1)
+        attack(results, "tdnn_ctc", "adaptive-min_margin", 0.1, 0.9, evasion=0.7, adaptive={"detector": "forest"})
+        detection(results, "tdnn_ctc", "adaptive-min_margin", 0.1, "min_margin", 0.4, detector="forest", sided="two")
+        run = run_of(results)
+        assert row_of(tables.attacks(run), "warp")["tdnn_ctc"] == "0.900 / –"
+        assert row_of(tables.detectors(run), "forest", "min margin")["tdnn_ctc"] == "0.810"
+        assert row_of(tables.adaptive(run), "tdnn_ctc", "min margin")["eps 0.1"] == "– → 0.700 (0.400)"
+        assert row_of(tables.statistics(run, "warp", 0.1), "forest")["tdnn_ctc"].startswith("0.810 [0.800, 0.820] / ")
+        text = results_text(run, command="run.sh")
+        assert "warp, eps 0.1: word accuracy of the attacker's text 0.900." in text and "| forest" in text
+        build_report(tmp_path, tmp_path / "out", command="run.sh")  # and its figures
+
+
+class TestFindings:
+    def test_paper_detector_breaks_where_half_reach_and_pass(self, filled: Results) -> None:
+        assert found(filled, "An attack that knows") == [
+            "An attack that knows the paper's detector breaks it for fNN (dnn) at eps 0.005; deep ensemble at eps 0.02 "
+            "(0.62 to 0.70 heard as the target and passed)."
+        ]
+
+    def test_model_that_holds_is_said_to_hold(self, filled: Results) -> None:
+        for eps in EPS:
+            detection(filled, "ensemble", f"adaptive-{PAPER}", eps, PAPER, 0.9, evasion=0.1)
+        assert found(filled, "breaks it for fNN (dnn) at eps 0.005 (0.62 heard")
+        assert found(filled, "does not break it for deep ensemble at eps 0.02, the largest tried (0.10 heard")
+        for eps in EPS:
+            detection(filled, "dnn", f"adaptive-{PAPER}", eps, PAPER, 0.9, evasion=0.2)
+        assert not found(filled, "breaks it")
+        assert found(filled, "fNN (dnn) and deep ensemble at eps 0.02, the largest tried (0.10 to 0.20")
+
+    def test_detector_that_nobody_attacked_is_not_said_to_hold_or_break(self, results: Results) -> None:
+        attack(results, "dnn", "pgd", 0.02, 0.9)
+        detection(results, "dnn", "pgd", 0.02, PAPER, 0.6, evasion=0.8)
+        assert found(results, "Nobody who knows the paper's detector has tried to pass it for fNN (dnn).")
+        assert not found(results, "break") and not found(results, "hold")
+
+    def test_what_held_longest_is_named(self, filled: Results) -> None:
+        (line,) = found(filled, "holds longest")
+        assert line.startswith("Of 3 detectors that the attacker knows, the one of deep ensemble on max mutual inform")
+        assert "it is never broken, the first at eps 0.005; with eps 0.02, 0.40 are heard" in line
+        detection(filled, "ensemble", f"adaptive-{MI}", 0.02, MI, 0.4, evasion=0.65)
+        assert found(filled, "max mutual information holds longest: it is broken at eps 0.02, the first at eps 0.005;")
+        for model, statistic in EVASION:
+            detection(filled, model, f"adaptive-{statistic}", 0.005, statistic, 0.4, evasion=0.8)
+        assert found(filled, "every one is broken at eps 0.005.")
+
+    def test_what_was_not_tried_did_not_hold(self, filled: Results) -> None:
+        attack(filled, "ensemble", "adaptive-max_akld", 0.005, 0.1)  # at one eps alone, and it held there
+        detection(filled, "ensemble", "adaptive-max_akld", 0.005, "max_akld", 0.9, evasion=0.0)
+        assert found(filled, "Of 3 detectors", "deep ensemble on max mutual information")
+
+    def test_weak_and_strong_attack_are_said_to_reach_what_they_reach(self, results: Results) -> None:
+        made.fill(results)
+        assert found(results, "eps 0.02:") == [
+            "paper-pgd, eps 0.02: word accuracy of the attacker's text 0.260; AUROC of max predictive entropy 0.993; "
+            "AUROC of mean predictive entropy 0.993.",
+            "pgd, eps 0.02: word accuracy of the attacker's text 0.800; AUROC of max predictive entropy 0.610 to 0.970;"
+            " AUROC of mean predictive entropy 0.985.",
+        ]
+
+    def test_loudness_is_said_to_do_only_where_it_does(self, results: Results) -> None:
+        row = {"model": "dnn", "kind": "clean", "level": 0.0, "num_utts": 9, "accuracy": 1.0, "sided": "two"}
+        row |= {"fpr": 0.01, "fpr_at_threshold": 0.01}
+        for audio, ours, said in ((0.44, 0.31, False), (0.9, 0.8, True), (0.9, 0.95, False)):
+            for statistic, area in (("level_db", audio), (PAPER, ours)):
+                tells = [{"attack": "pgd", "eps": 0.02, "auroc": area}]
+                results.add_negatives([row | {"statistic": statistic, "auroc": tells}])
+            assert bool(found(results, "audio alone tells attacks", "pgd for fNN (dnn) at eps 0.02.")) == said
+
+    def test_hardest_benign_audio_is_named(self, results: Results) -> None:
+        results.add_negatives(negatives(white0=0.625, clean0=0.9))
+        assert found(results, "most often calls an attack: white, 0 dB SNR, fNN (dnn), 62.5 % (threshold for 1 %).")
+
+    def test_certainty_is_said_only_where_the_numbers_say_so(self, filled: Results) -> None:
+        assert not found(filled, "more certain")
+        one = {"detector": "gaussian", "sided": "one"}
+        detection(filled, "dnn", "pgd", 0.02, MEAN, 0.2, **one)
+        detection(filled, "ensemble", "pgd", 0.02, MEAN, 0.495, **one)  # its interval holds 0.5
+        detection(filled, "dnn", f"adaptive-{MEAN}", 0.02, MEAN, 0.1, **one)  # was told to be
+        assert found(filled, "more certain") == [
+            "Attacked audio is more certain than clean speech by mean predictive entropy under pgd: fNN (dnn) at eps "
+            "0.02 (one-sided AUROC 0.200)."
+        ]
+
+    def test_without_numbers_nothing_is_said(self, results: Results) -> None:
+        assert findings(run_of(results)) == ["The results hold no attack yet."]
+        assert results_text(run_of(results), command="x") == "# x\n\nThe results hold no attack yet.\n"
+
+
+class TestCurves:
+    def test_series_of_steps_is_of_rows_that_differ_in_nothing_else(self, results: Results) -> None:
+        for model, draws in (("dnn", 1), ("bnn", 10)):
+            for name, steps, rule in (("pgd", 40, "apgd"), ("pgd-2x", 80, "apgd"), ("cosine", 50, "cosine")):
+                options = {"num_steps": steps, "step_rule": rule, "eot_samples": draws}
+                attack(results, model, name, 0.02, steps / 100, options=options)
+                detection(results, model, name, 0.02, PAPER, 0.9)
+        attack(results, "dnn", "pgd", 0.05, 0.9, options={"num_steps": 40, "step_rule": "apgd", "eot_samples": 1})
+        # the same as pgd of this model, made to be compared with other draws
+        attack(
+            results, "bnn", "pgd-eot10", 0.02, 0.3, options={"num_steps": 40, "step_rule": "apgd", "eot_samples": 10}
+        )
+        rows = run_of(results).steps()
+        assert list(zip(rows["model"], rows["attack"], rows["steps"], strict=True)) == [
+            (model, name, steps) for name, steps in (("pgd", 40), ("pgd-2x", 80)) for model in ("dnn", "bnn")
+        ]
+        figure = plots.accuracy_figure(rows, title="Steps", x="steps")
+        assert [text.get_text() for text in figure.axes[0].get_xticklabels()] == ["40", "80"]
+
+    def test_success_has_a_panel_of_its_own(self, filled: Results) -> None:
+        run = run_of(filled)
+        panels = plots.accuracy_figure(run.plain[run.plain["attack"] == "pgd"], title="pgd").axes
+        assert panels[0].get_title(loc="left") == "Heard as the target"
+        (line,) = [line for line in panels[0].lines if line.get_label() == "deep ensemble"]
+        assert np.asarray(line.get_xydata()).tolist() == [[0.005, 0.6], [0.02, 0.9]]
+
+    def test_evasion_has_a_panel_a_statistic(self, filled: Results) -> None:
+        figure = plots.evasion_figure(run_of(filled).adaptive())
+        panels = {axes.get_title(loc="left"): axes for axes in figure.axes if axes.get_visible()}
+        assert list(panels) == ["max predictive entropy", "max mutual information"]
+        (line,) = panels["max mutual information"].lines
+        assert np.asarray(line.get_xydata()).tolist() == [[0.005, 0.05], [0.02, 0.4]]
