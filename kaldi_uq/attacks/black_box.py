@@ -80,12 +80,12 @@ def nes_gradient(
     anywhere.  The noise of a sample is weighted with the change of the loss in the frames near it.
 
     Args:
-        pairs: of queries an estimate, at least 1.
+        pairs: pairs of queries for one estimate, at least 1.
         sigma: deviation of the noise, full scale 1; queries may leave the constraint by that much.
         context: frames to each side of a sample that it may act on, at least those of the network's context, the deltas
             and the window; 0: all frames.  A penalty on the whole utterance counts less the smaller it is.
         frame_shift: samples from one frame to the next.
-        generator: of the noise, on the device of the audio.
+        generator: generator of the noise, on the device of the audio.
 
     Returns:
         a function for ``run_attack(gradient=...)``; the loss it gives is the mean over the queries.

@@ -196,7 +196,7 @@ def summarise(lines: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
     """What a row of ``results.json`` says of an attack.
 
     Args:
-        lines: of ``results.jsonl``, at least one.
+        lines: lines of ``results.jsonl``, at least one.
 
     Returns:
         ``num_utts``, ``target_accuracy`` and ``target_success`` (share of utterances whose words are exactly the
@@ -237,7 +237,7 @@ def evasion(lines: Iterable[Mapping[str, Any]]) -> float:
     """The share of examples that have what the attack wants *and* that the detectors pass.
 
     Args:
-        lines: of ``results.jsonl`` of an adaptive attack, at least one: ``passes``, and the errors against the target,
+        lines: lines of an adaptive attack's ``results.jsonl``, at least one: ``passes``, and the errors against the target,
             or without one against what was said.
     """
     reached = []

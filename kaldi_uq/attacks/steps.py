@@ -26,7 +26,7 @@ class Stepper:
     """A step of constant size, with or without momentum.
 
     Args:
-        constraint: of the batch.
+        constraint: the admissible perturbations of the batch.
         config: ``step_rule``, ``step_size``, ``num_steps``, ``momentum``.
         warm: the start is an example that is good already; of the rules without a size of their own.
 

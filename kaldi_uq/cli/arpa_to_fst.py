@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("arpa", type=Path, metavar="ARPA", help="plain, or gzipped if its name ends in .gz")
-    parser.add_argument("lang_dir", type=directory, metavar="LANG-DIR", help="for words.txt")
+    parser.add_argument("lang_dir", type=directory, metavar="LANG-DIR", help="language directory with words.txt")
     parser.add_argument("fst", type=Path, metavar="FST", help="file to write, for example data/lang/G.fst")
     add_engine(parser)
 

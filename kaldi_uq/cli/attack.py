@@ -45,14 +45,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     what.add_argument("--target-text", metavar="TEXT", help="what is to be heard, such as 'one two'")
     what.add_argument("--untargeted", action="store_const", const=True, help="anything but what is heard now")
     where = parser.add_mutually_exclusive_group()
-    where.add_argument("--out", type=Path, metavar="WAV", help="of one file: the attacked one")
-    where.add_argument("--out-dir", type=Path, metavar="DIR", help="of several: DIR/<name>.wav of each")
+    where.add_argument("--out", type=Path, metavar="WAV", help="the attacked file, where one is attacked")
+    where.add_argument("--out-dir", type=Path, metavar="DIR", help="directory of the attacked files, DIR/<name>.wav")
     parser.add_argument("--force", action="store_true", help="replace outputs that exist")
     parser.add_argument("--graph-dir", type=directory, metavar="DIR", help="decoding graph [MODEL-DIR/graph]")
     parser.add_argument(
         "--lang-dir", type=directory, metavar="DIR", help="lexicon [MODEL-DIR/../../data/lang, as in a recipe]"
     )
-    parser.add_argument("--statistic", help="of the detector to ask, MODEL-DIR/detector/STATISTIC.json")
+    parser.add_argument("--statistic", help="name of the detector to ask, MODEL-DIR/detector/STATISTIC.json")
     parser.add_argument("--json", action="store_true", help="print one JSON object a file, one a line")
     add_attack_choice(parser)
     add_network_arguments(parser)

@@ -57,7 +57,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "quantile of the normal); default: the saved threshold, which fits the benign utterances themselves",
     )
     parser.add_argument(
-        "--frame-quantile", type=float, choices=PROBABILITIES, default=0.99, help="of benign frames [0.99]"
+        "--frame-quantile",
+        type=float,
+        choices=PROBABILITIES,
+        default=0.99,
+        help="quantile of benign frames that a suspicious one exceeds [0.99]",
     )
     parser.add_argument(
         "--graph-dir", type=directory, metavar="DIR", help="decoding graph, for the words heard [MODEL-DIR/graph]"
@@ -69,7 +73,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "suspicious_frames ([start, end] in seconds), suspicious_values (the peak of each), ...",
     )
     parser.add_argument("--fail-on-attack", action="store_true", help="exit with status 2 if a file is an attack")
-    parser.add_argument("--seed", type=non_negative_int, default=0, help="of the draws of a random model [0]")
+    parser.add_argument("--seed", type=non_negative_int, default=0, help="seed of the draws of a random model [0]")
     add_model_arguments(parser)
 
 
@@ -200,8 +204,8 @@ def _lines(name: str, verdict: Verdict, detector: OneClassDetector, normal: Norm
     """The verdict as text of at most 80 columns; a word that is longer, a path, is not broken."""
     values = ", ".join(f"{key.replace('_', ' ')} {value:.3g}" for key, value in verdict.values.items())
     certain = False
-    if len(verdict.values) == 1 and len(detector.benign_mean):
-        mean = float(detector.benign_mean[0])
+    mean = detector.center
+    if mean is not None:
         values += f" (benign {mean:.3g})"
         certain = verdict.attack and next(iter(verdict.values.values())) < mean
     relation = ">" if verdict.attack else "<="

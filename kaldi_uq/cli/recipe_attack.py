@@ -23,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--statistics", default="", help="adaptive: of the detectors to pass, with commas [max_predictive_entropy]"
     )
-    parser.add_argument("--name", default="", help="under which it is filed [ATTACK, or adaptive-STATISTICS]")
+    parser.add_argument("--name", default="", help="name under which it is filed [ATTACK, or adaptive-STATISTICS]")
     parser.add_argument("--eot-samples", type=int, help="draws that one gradient averages over; added to the name")
     parser.add_argument("--attack-opts", default="", metavar="OPTIONS", help="further options of nnet-attack")
 

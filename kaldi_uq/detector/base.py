@@ -180,6 +180,11 @@ class OneClassDetector(abc.ABC):
         """Whether :meth:`tensor_score` is the score itself, and no surrogate."""
         return type(self)._tensor_score is not OneClassDetector._tensor_score
 
+    @property
+    def center(self) -> float | None:
+        """The benign mean of the statistic; ``None`` of several statistics, or if it is not known."""
+        return float(self.benign_mean[0]) if len(self.benign_mean) == 1 else None
+
     def tensor_score(self, statistics: Mapping[str, Tensor]) -> Tensor:
         """The score for attacks: differentiable.
 

@@ -71,7 +71,7 @@ class KernelDensityDetector(_RefittedDetector):
 
     Args:
         statistics: names; empty: all statistics of the mapping given to ``fit``.
-        bandwidth: in standard deviations; 0: Scott's rule, B ** (-1 / (K + 4)).
+        bandwidth: width of the kernel in standard deviations; 0: Scott's rule, B ** (-1 / (K + 4)).
     """
 
     kind = "kde"

@@ -50,6 +50,10 @@ class GaussianDetector(OneClassDetector):
     def _is_fitted(self) -> bool:
         return not math.isnan(self.mean)
 
+    @property
+    def center(self) -> float | None:
+        return self.mean  # which files of every release hold
+
     def _fit(self, matrix: FloatArray) -> None:
         mean, std = matrix[:, 0].mean(), matrix[:, 0].std()
         self.mean, self.std = float(mean), max(float(std), STD_FLOOR)

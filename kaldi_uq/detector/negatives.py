@@ -23,7 +23,7 @@ def evaluate_negatives(
     Args:
         detectors: detectors with a threshold.
         hard: ``(B1,)`` per statistic, benign but disturbed.
-        attacks: of each attack what its entry says of it (attack, eps), and ``(B2,)`` per statistic.
+        attacks: what the entry of each attack says (attack, eps), and ``(B2,)`` per statistic.
 
     Returns:
         One row a detector: ``statistic``, ``sided``, ``fpr``, ``threshold``, ``fpr_at_threshold`` (share of ``hard``

@@ -65,7 +65,7 @@ class QuantileSketch:
         """A value that a share of at most ``1 - probability`` of the values exceeds, at most 0.1 % above the lowest.
 
         Args:
-            probability: in (0, 1].
+            probability: share of the values at or below it, in (0, 1].
 
         Raises:
             ValueError: there are no values.
@@ -224,7 +224,7 @@ def stretches_above(
         threshold: a frame must be above it.
         frame_shift_s: seconds from one frame to the next; frame t is taken to last from t to t + 1 of these.
         min_frames: shorter stretches are left out.
-        max_gap: of the others, those with so few frames between them are one.
+        max_gap: stretches with at most so many frames between them are one.
 
     >>> stretches_above(np.array([0.0, 2.0, 3.0, 0.0, 0.0, 2.0]), 1.0, 0.01)
     [Stretch(start_s=0.01, end_s=0.03, peak=3.0)]

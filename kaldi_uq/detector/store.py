@@ -44,7 +44,7 @@ def load_detector(path: str | os.PathLike[str], statistic: str = "") -> OneClass
 
     Args:
         path: its file, or a model directory such as ``exp/dnn``, which has one for each statistic.
-        statistic: of a directory, the name of the detector; default: the statistic that is recommended for the kind of
+        statistic: name of the detector of a directory; default: the statistic that is recommended for the kind of
             model, of a network from elsewhere ``mean_predictive_entropy``.
 
     Raises:

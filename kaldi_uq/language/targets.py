@@ -64,7 +64,7 @@ def random_target(
         original: the words that are spoken.
         num_frames: frames of the utterance.
         words: word -> its shortest duration in frames.
-        seed: of the choice.
+        seed: seed of the choice.
         attempt: another choice for the same utterance.
 
     Raises:

@@ -38,8 +38,8 @@ class CtcRecogniser(BaseRecogniser):
     ever padded.
 
     Args:
-        module: from waveforms (B, N) float32 in [-1, 1] to CTC log-posteriors or logits (B, T, C), on its device; or
-            one that :mod:`kaldi_uq.nnet.wrappers` has made random or several.
+        module: torch module from waveforms (B, N) float32 in [-1, 1] to CTC log-posteriors or logits (B, T, C), on its
+            device; or one that :mod:`kaldi_uq.nnet.wrappers` has made random or several.
         tokens: C names, index = class: characters and a separator of words, ``|`` or a blank; or whole words, if no
             token is a separator.  A name in angle brackets, such as ``<unk>``, is no text.
         sample_rate: sample rate of the audio, Hz.

@@ -49,8 +49,8 @@ class HybridModel(nn.Module):
         seed: seed of the network's initial weights.
 
     Attributes:
-        front_end: from waveforms to the input of the network.
-        network: from there to log-posteriors.
+        front_end: module from waveforms to the input of the network.
+        network: module from there to log-posteriors.
         log_prior: (C,) float32, log P(pdf) over the training frames.
     """
 
@@ -77,7 +77,7 @@ class HybridModel(nn.Module):
 
         Args:
             front_end: its context is 0 for a network that reads whole utterances.
-            network: from ``front_end.output_dim`` features to ``num_pdfs`` classes.
+            network: network from ``front_end.output_dim`` features to ``num_pdfs`` classes.
 
         Raises:
             ValueError: the network does not say how many pdfs it has.

@@ -53,7 +53,7 @@ class Recogniser(BaseRecogniser):
         num_draws: draws of a random network; ``None`` for its default.
 
     Attributes:
-        model, model_dir, graph_dir: as above.
+        model, model_dir, graph_dir: the arguments of these names.
         random_targets: ``words`` for random targets of words strung together, ``grammar`` for sentences of ``G.fst``.
     """
 

@@ -61,7 +61,7 @@ def speaker_stats(
     """Statistics for every utterance of a directory.
 
     Args:
-        front_end: of the model.
+        front_end: the model's front end.
         data: the directory.
         waves: its waveforms.
         source: ``scp``: ``cmvn.scp`` of the directory, made with the same feature options as the model's; ``waves``:

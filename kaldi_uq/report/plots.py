@@ -48,7 +48,7 @@ def evasion_figure(points: pd.DataFrame) -> Figure:
     """Share of utterances that are heard as the target and pass a detector that the attacker knows, by statistic.
 
     Args:
-        points: as :meth:`kaldi_uq.report.frames.Run.adaptive` gives them.
+        points: rows as :meth:`kaldi_uq.report.frames.Run.adaptive` gives them.
     """
     statistics = sorted(set(points["statistic"]), key=statistic_key)
     points = points.assign(y=points["adaptive"])
@@ -94,7 +94,7 @@ def histogram_figure(
         benign, attacked: ``(B,)`` per statistic, the benign test set and the attacked one.
         fit: ``(B0,)`` per statistic, the set that the detector is fitted on; the fitted normal density and its two
             thresholds at 1 % false positives are drawn.
-        names: which statistics.
+        names: the statistics to draw.
         title: heading, such as the model and the attack.
     """
     figure = new_figure(4.4 * len(names) + 0.4 * (len(names) == 1), 3.5)
@@ -140,7 +140,7 @@ def roc_figure(scores: Mapping[str, tuple[Any, Any]], *, title: str = "") -> Fig
     Colour says the measure, the dash whether it is the maximum or the mean over frames.
 
     Args:
-        scores: for each statistic the benign and the attacked scores ``(B,)``, higher for the more suspicious.
+        scores: statistic -> the benign and the attacked scores ``(B,)``, higher for the more suspicious.
         title: heading.
     """
     figure = new_figure(8.4, 4.0)

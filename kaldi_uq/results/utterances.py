@@ -123,7 +123,7 @@ def statistics_table(records: Iterable[Measured]) -> dict[str, FloatArray]:
     """Statistics by name, ``(B,)`` each, in the order of the records.
 
     Args:
-        records: of one model, such as ``recogniser.hear(waves).values()``.
+        records: records of one model, such as ``recogniser.hear(waves).values()``.
 
     Raises:
         DataError: two utterances do not have the same statistics.

@@ -115,7 +115,7 @@ def make_training_set(
     """Compute features and bring the alignment to their frames.
 
     Args:
-        model: for its front end; with ``cmvn="speaker"`` it knows the speakers of ``waves``.
+        model: model with the front end; with ``cmvn="speaker"`` it knows the speakers of ``waves``.
         waves: utt -> (N,) float32.
         pdf_alis: utt -> (T,) pdf-ids; utterances without one are left out and named in the log.
         ali_shift_s: frame shift of the alignment, seconds.

@@ -175,7 +175,7 @@ def of_runs(rows: Sequence[Mapping[str, Any]]) -> dict[str, Check]:
     """The checks that attacks report of themselves, over all attacks of a model: the worst of each.
 
     Args:
-        rows: of section "attacks", of one model.
+        rows: rows of one model in section "attacks".
 
     Returns:
         name -> a failed one if there is one, with ``runs`` (how many have it), ``failed`` (which failed) and, if it

@@ -184,7 +184,7 @@ def slope_errors(
     Args:
         loss_of: (B, N) float64 -> (B,), the same for the same input.
         wav: (B, N) float64.
-        generator: of the directions, on the device of ``wav``.
+        generator: generator of the directions, on the device of ``wav``.
         num_directions: how many of them.
 
     Returns:

@@ -191,7 +191,7 @@ def tells_attacks(row: Mapping[str, Any]) -> Check:
     On a few utterances a working detector can have the same two numbers by chance; its interval then has a width.
 
     Args:
-        row: of :func:`kaldi_uq.detector.evaluate_detection`: ``auroc``, ``auroc_ci95``, ``tpr_at_threshold``.
+        row: row of :func:`kaldi_uq.detector.evaluate_detection`: ``auroc``, ``auroc_ci95``, ``tpr_at_threshold``.
     """
     areas = (row["auroc"], *row["auroc_ci95"])
     says_nothing = all(abs(area - 0.5) < 1e-9 for area in areas) and float(row["tpr_at_threshold"]) == 0.0
@@ -214,7 +214,7 @@ def broken_is_caught(row: Mapping[str, Any]) -> Check:
     """The alarm works: a detector that was broken on purpose is found out.
 
     Args:
-        row: of a detector with a constant score, evaluated as every other.
+        row: row of a detector with a constant score, evaluated as every other.
     """
     caught = not tells_attacks(row)["passed"]
     remedy = (
