@@ -237,7 +237,7 @@ def evasion(lines: Iterable[Mapping[str, Any]]) -> float:
     """The share of examples that have what the attack wants *and* that the detectors pass.
 
     Args:
-        lines: lines of an adaptive attack's ``results.jsonl``, at least one: ``passes``, and the errors against the target,
+        lines: lines of an adaptive attack, at least one: ``passes``, and the errors against the target,
             or without one against what was said.
     """
     reached = []
