@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -53,6 +54,14 @@ PROCESSES = {
     "io.pipes": "pipes of wav.scp and feats.scp, with --allow-pipes; sph2pipe for the shorten audio of TIDIGITS",
     "cli.doctor": "a wheel that does not fit the other crashes the interpreter that tries it",
 }
+# what a message of the library never names: it is read beside any recipe, whose own scripts name their stages
+OF_ONE_RECIPE = re.compile(r"\bstages?\s+(\d|of (a|the) recipe)|--stage\b|\brun\.sh\b|(?<![\w/])(local|recipes)/\w")
+# (module, what it names) -> why
+NAMED_ALL_THE_SAME = {
+    ("results.utterances", "local/a"): "the script of every recipe that gives the directories their names"
+}
+
+MAX_PARAMETERS = 9
 STARTS_PROCESSES = {"subprocess", "multiprocessing", "concurrent.futures", "pty"}
 
 
@@ -135,3 +144,44 @@ def test_no_two_modules_import_each_other() -> None:
 
     for name in sorted(graph):
         visit(name, ())
+
+
+def test_no_function_has_more_than_nine_parameters() -> None:
+    """Beside self and cls; the generated constructors of configurations have no source."""
+    found = []
+    for name, tree in modules():
+        for node in ast.walk(tree):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                given = node.args
+                parameters = [*given.posonlyargs, *given.args, *given.kwonlyargs, given.vararg, given.kwarg]
+                count = sum(p is not None and p.arg not in ("self", "cls") for p in parameters)
+                if count > MAX_PARAMETERS:
+                    found.append(f"kaldi_uq.{name}, line {node.lineno}: {node.name} has {count} parameters")
+    assert found == []
+
+
+def texts(tree: ast.Module) -> Iterator[ast.Constant]:
+    """The strings of a module that are no docstrings."""
+    documented = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+    docs = {id(node.body[0].value) for node in ast.walk(tree)
+            if isinstance(node, documented) and node.body and isinstance(node.body[0], ast.Expr)}  # fmt: skip
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in docs:
+            yield node
+
+
+def test_no_message_below_the_commands_names_a_stage_or_a_script_of_one_recipe() -> None:
+    assert all(
+        OF_ONE_RECIPE.search(text) for text in ("stage 4 makes it", "(stages 5 and 7)", "see run.sh", "local/x.sh")
+    )
+    assert not any(map(OF_ONE_RECIPE.search, ("steps/uq/train.sh makes it", "data/local/dict", "a stage", "locally")))
+    found, used = [], set()
+    for name, tree in modules():
+        for text in texts(tree):
+            match = None if within(name, "cli") else OF_ONE_RECIPE.search(text.value)
+            if match and (name, match.group()) in NAMED_ALL_THE_SAME:
+                used.add((name, match.group()))
+            elif match:
+                found.append(f"kaldi_uq.{name}, line {text.lineno}: {text.value!r}")
+    assert found == []
+    assert used == set(NAMED_ALL_THE_SAME)  # no exception that is not needed any more
