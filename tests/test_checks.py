@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,13 +10,16 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from kaldi_uq.attacks import checks
-from kaldi_uq.attacks.checks import check_attack, check_gradient, dead_frames, slope_errors
+from kaldi_uq.attacks.attack import Adversarial, dead_frames
+from kaldi_uq.attacks.checks import one_run
+from kaldi_uq.attacks.checks.one_run import check_gradient, slope_errors
 from kaldi_uq.attacks.config import AttackConfig
 from kaldi_uq.audio.quality import snr_db
+from kaldi_uq.engine.embedded.engine import EmbeddedEngine
 from kaldi_uq.feats.config import FrontEndConfig, MfccConfig
 from kaldi_uq.nnet.config import MODEL_KINDS, model_class
 from kaldi_uq.recogniser.hybrid import HybridModel
+from kaldi_uq.recogniser.recogniser import Recogniser
 
 EPS = 0.02
 NAMES = {"eps_respected", "length_kept", "gradient_reaches_audio", "loss_falls"}
@@ -31,6 +35,15 @@ def example(num_utts: int = 10) -> tuple[dict[str, np.ndarray], dict[str, np.nda
     }
     records = {utt: {"first_loss": 5.0, "last_loss": 0.5, "live_samples": 1.0} for utt in originals}
     return originals, moved, records
+
+
+def check_attack(
+    originals: dict[str, np.ndarray],
+    moved: dict[str, np.ndarray],
+    records: dict[str, dict[str, Any]],
+    config: AttackConfig,
+) -> dict[str, dict[str, Any]]:
+    return one_run.check_attack(Adversarial(moved, records, originals, config))
 
 
 def failures(found: dict[str, dict[str, Any]]) -> set[str]:
@@ -114,7 +127,7 @@ def test_eps_of_zero_asks_nothing_of_the_gradient() -> None:
 
 
 def test_tolerance_is_far_below_a_step_of_16_bit() -> None:
-    assert checks.ROUNDING < 0.01 / 32768
+    assert one_run.ROUNDING < 0.01 / 32768
 
 
 def test_snr_is_the_ratio_of_powers_and_none_without_noise() -> None:
@@ -180,6 +193,11 @@ def model_of(kind: str = "dnn", front_end: str = "kaldi") -> HybridModel:
     return HybridModel(config, network).eval()
 
 
+def recogniser_of(model: HybridModel) -> Recogniser:
+    """One that is not asked for words."""
+    return Recogniser(model, EmbeddedEngine(), Path("nowhere"))
+
+
 def speech() -> dict[str, np.ndarray]:
     rng = np.random.default_rng(0)
     waves = {}
@@ -197,10 +215,11 @@ def test_gradient_through_front_end_and_network_is_the_slope(kind: str, front_en
         pytest.importorskip("torchaudio")
     model = model_of(kind, front_end)
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    found = check_gradient(model, speech())
+    recogniser = recogniser_of(model)
+    found = check_gradient(recogniser, speech())
     assert failures(found) == set()
     assert found["gradient_correct"]["value"] < 1e-4
-    assert found == check_gradient(model, speech())  # whatever is random is fixed
+    assert found == check_gradient(recogniser, speech())  # whatever is random is fixed
     for name, value in model.state_dict().items():  # the model itself stays as it was, float32
         assert value.dtype == before[name].dtype and torch.equal(value, before[name])
 
@@ -231,9 +250,20 @@ class Masked(nn.Module):
 def test_masked_gradient_is_found(how: str) -> None:
     model = model_of()
     model.front_end = Masked(model.front_end, how)  # type: ignore[assignment]
-    found = check_gradient(model, {utt: np.where(wave == 0, np.float32(1e-3), wave) for utt, wave in speech().items()})
+    waves = {utt: np.where(wave == 0, np.float32(1e-3), wave) for utt, wave in speech().items()}
+    found = check_gradient(recogniser_of(model), waves)
     assert failures(found) == {"gradient_correct"}
     assert found["gradient_correct"]["value"] > 0.05
+
+
+def test_checks_of_a_run_are_those_of_its_audio_and_of_its_gradient() -> None:
+    waves = {utt: (wave * 32768).round().astype(np.float32) / np.float32(32768) for utt, wave in speech().items()}
+    records = {utt: {"first_loss": 5.0, "last_loss": 0.5, "live_samples": 1.0} for utt in waves}
+    recogniser, made = recogniser_of(model_of()), Adversarial(waves, records, waves, AttackConfig(eps=EPS, seed=3))
+    found = one_run.check(recogniser, made)
+    assert failures(found) == set()
+    assert set(found) == NAMES | {"gradient_correct"}
+    assert found["gradient_correct"] == check_gradient(recogniser, waves, seed=3)["gradient_correct"]
 
 
 def test_slope_error_is_zero_for_a_smooth_function_and_one_where_gradient_or_slope_is_missing() -> None:

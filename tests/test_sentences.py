@@ -8,12 +8,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from kaldi_uq.attacks.targets import random_target
 
 from kaldi_uq.errors import AlignmentError
 from kaldi_uq.io.fst import ARC, FstArrays
 from kaldi_uq.io.lang import Lang
 from kaldi_uq.language.sentences import GrammarSentences
+from kaldi_uq.language.targets import random_target
 
 WORDS = {0: "<eps>", 1: "<s>", 2: "</s>", 3: "go", 4: "stop", 5: "now", 9: "#0"}
 FRAMES = {"go": 5, "stop": 9, "now": 6}

@@ -10,17 +10,18 @@ from typing import Any
 import numpy as np
 import pytest
 
-from kaldi_uq.attacks import series
-from kaldi_uq.attacks.checks import Check
+from kaldi_uq.attacks.checks import series
+from kaldi_uq.attacks.checks.checklist import Checklist, plan
+from kaldi_uq.attacks.checks.one_run import Check
 from kaldi_uq.attacks.config import AttackConfig
 from kaldi_uq.cli import check_attacks
 from kaldi_uq.cli.main import main
 from kaldi_uq.detector import evaluate_detection, fit_detectors
+from kaldi_uq.errors import DataError
 from kaldi_uq.io.wav import to_int16, write_wav
 from kaldi_uq.results.names import CHECKS
 from kaldi_uq.results.table import Results
 from kaldi_uq.results.word_errors import align_words
-from tests.test_detect_command import train
 from tests.tiny import RATE, make_system, make_waves
 
 UTTS = [f"u{n:03d}" for n in range(100)]
@@ -307,6 +308,22 @@ def test_what_is_not_there_is_said_to_be_not_run(exp: Path, capsys: pytest.Captu
     assert "– iterative beats one step" in out and "needs fgsm" in out
 
 
+def test_checklist_is_the_same_without_the_command(exp: Path) -> None:
+    assert run(exp, "--model", "dnn") == 0
+    opened: list[Path] = []
+    checks, absent = Checklist(exp, open_model=opened.append).of_model("dnn")
+    assert checks == checks_of(exp)
+    assert opened == [exp / "dnn"]
+    assert absent == {
+        "detectors_tell_attacks": "detection",
+        "rescoring_agrees": "a random model, without CMVN by speaker",
+    }
+    Checklist(exp, open_model=opened.append, num_rescores=0).of_model("dnn")
+    assert len(opened) == 1
+    with pytest.raises(DataError, match=r"no attack_apgd_eps<eps>/results\.jsonl to compare the others with"):
+        Checklist(exp, attack="apgd").of_model("dnn")
+
+
 def test_marks_are_plain_where_the_terminal_knows_no_others(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(check_attacks, "_can_print", lambda text: False)
     check = {"passed": False, "value": 2.0, "limit": 1.0, "remedy": "mend it"}
@@ -334,17 +351,13 @@ def test_plan_doubles_what_the_configuration_says(tmp_path: Path, capsys: pytest
         ["mine-2x", "0.05", "--num-steps 140"],
         ["mine-restarts", "0.05", "--num-starts 6"],
     ]
-    assert check_attacks.plan("pgd", AttackConfig())[1][2] == f"--num-steps {2 * AttackConfig().num_steps}"
+    assert plan("pgd", AttackConfig())[1][2] == f"--num-steps {2 * AttackConfig().num_steps}"
 
 
 def test_random_model_is_decoded_again_with_other_draws(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     system = make_system(tmp_path / "system")
     exp = tmp_path / "exp"
-    model_dir = exp / "dropout"
-    train(system, "dropout").save(model_dir / "final.safetensors")
-    for name in ("final.mdl", "tree"):
-        shutil.copy(system.mono / name, model_dir)
-    shutil.copytree(system.graph, model_dir / "graph")
+    model_dir = system.write_model(system.train("dropout"), exp / "dropout")
     waves, text = make_waves(6, seed=3)
     attack_dir = model_dir / "attack_pgd_eps0.02"
     lines = []

@@ -8,22 +8,23 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from kaldi_uq.attacks.targets import (
-    MAX_TARGET_WORDS,
-    align_targets,
-    check_target,
-    min_word_frames,
-    random_target,
-    read_pronunciations,
-    target_words,
-)
-from kaldi_uq.engine.base import DecodeConfig
 from kaldi_uq.engine.embedded.engine import EmbeddedEngine
 from kaldi_uq.errors import AlignmentError, DataError
 from kaldi_uq.io.files import write_text
 from kaldi_uq.io.kaldi_model import read_topology
 from kaldi_uq.io.lang import Lang
 from kaldi_uq.language.prepare import prepare_lang
+from kaldi_uq.language.sentences import GrammarSentences
+from kaldi_uq.language.targets import (
+    MAX_TARGET_WORDS,
+    check_target,
+    min_word_frames,
+    random_target,
+    read_pronunciations,
+    target_words,
+)
+from kaldi_uq.recogniser.hybrid import HybridModel
+from kaldi_uq.recogniser.recogniser import Recogniser
 from tests import tiny
 from tests.tiny import TinySystem
 
@@ -33,6 +34,11 @@ WORDS = {"one": 10, "two": 6, "three": 9, "oh": 6}
 @pytest.fixture(scope="module")
 def system(tmp_path_factory: pytest.TempPathFactory) -> TinySystem:
     return tiny.make_system(tmp_path_factory.mktemp("system"), num_utts=8)
+
+
+@pytest.fixture(scope="module")
+def recogniser(system: TinySystem) -> Recogniser:
+    return system.recogniser(HybridModel(tiny.FRONT_END, system.network()).eval())
 
 
 class TestRandomTargets:
@@ -134,14 +140,15 @@ class TestLexicon:
 
 
 class TestAlignment:
-    def test_pdfs_of_the_frames_are_those_of_the_target_in_its_order(self, system: TinySystem) -> None:
+    def test_pdfs_of_the_frames_are_those_of_the_target_in_its_order(
+        self, system: TinySystem, recogniser: Recogniser
+    ) -> None:
         table = system.table
         rng = np.random.default_rng(0)
         scores = {f"u{n}": rng.standard_normal((30 + n, table.num_pdfs)).astype(np.float32) for n in range(3)}
         targets = {"u0": ["three", "one"], "u1": ["two"], "u2": ["one", "two", "one"]}
-        found = align_targets(
-            system.engine, system.mono, system.lang, scores, targets, table.tid_to_pdf, DecodeConfig()
-        )
+        found = recogniser.align(scores, targets)
+        assert set(found) == set(scores)
         sil = next(pdf for phone, _, pdf, _ in table.tuples if phone == system.lang.phones["sil"])
         pdfs_of = {w: [pdf for p, _, pdf, _ in table.tuples if p == system.lang.phones[w]] for w in tiny.TONES}
         for utt, pdfs in found.items():
@@ -149,15 +156,40 @@ class TestAlignment:
             spoken = [int(pdf) for i, pdf in enumerate(pdfs) if pdf != sil and (i == 0 or pdf != pdfs[i - 1])]
             assert spoken == [pdf for word in targets[utt] for pdf in pdfs_of[word]]
 
-    def test_utterance_without_a_path_is_absent(self, system: TinySystem) -> None:
+    def test_utterance_without_a_path_is_absent(self, recogniser: Recogniser) -> None:
         scores = {"a": np.zeros((2, 10), np.float32), "b": np.zeros((3, 10), np.float32)}
         targets = {"a": ["one"], "b": ["one"]}
-        arguments = (system.engine, system.mono, system.lang, scores, targets, system.table.tid_to_pdf)
-        assert list(align_targets(*arguments, DecodeConfig())) == ["b"]
+        assert list(recogniser.align(scores, targets)) == ["b"]
 
-    def test_unknown_word_is_named_with_its_utterance(self, system: TinySystem) -> None:
+    def test_unknown_word_is_named_with_its_utterance(self, recogniser: Recogniser) -> None:
         scores, targets = {"a": np.zeros((9, 10), np.float32)}, {"a": ["four"]}
         with pytest.raises(DataError, match="target of a: word 'four' is not in"):
-            align_targets(
-                system.engine, system.mono, system.lang, scores, targets, system.table.tid_to_pdf, DecodeConfig()
-            )
+            recogniser.align(scores, targets)
+
+
+class TestOfARecogniser:
+    """What a goal asks of the recogniser, by its own lexicon."""
+
+    def test_random_target_is_that_of_the_lexicon(self, system: TinySystem, recogniser: Recogniser) -> None:
+        words = target_words(system.lang, system.table.topology)
+        assert set(words) == set(tiny.TONES)
+        for attempt in range(3):
+            expected = random_target("a", ["one"], 50, words, seed=4, attempt=attempt)
+            assert recogniser.random_target("a", ["one"], 50, seed=4, attempt=attempt) == expected
+
+    def test_sentences_of_the_grammar_can_be_asked_for(self, system: TinySystem) -> None:
+        recogniser = system.recogniser(HybridModel(tiny.FRONT_END, system.network()).eval())
+        recogniser.random_targets = "grammar"
+        sampler, words = GrammarSentences.of_lang(system.lang), target_words(system.lang, system.table.topology)
+        for utt in ("a", "b", "c"):
+            expected = sampler.sample(utt, ["one"], 50, words, seed=4)
+            assert recogniser.random_target(utt, ["one"], 50, seed=4) == expected
+
+    def test_target_is_checked_against_the_audio_and_the_lexicon(self, recogniser: Recogniser) -> None:
+        recogniser.check_target("a", ["one", "two"], 5, "given")
+        with pytest.raises(AlignmentError, match="given: target 'one two' of utterance 'a' needs at least 5 frames"):
+            recogniser.check_target("a", ["one", "two"], 4, "given")
+        with pytest.raises(DataError, match="given: a: word 'four' is not in"):
+            recogniser.check_target("a", ["four"], 99, "given")
+        with pytest.raises(DataError, match="given: the target of utterance 'a' is empty"):
+            recogniser.check_target("a", [], 99, "given")
