@@ -15,6 +15,8 @@ device=            # cpu or cuda; empty: cuda if there is one
 seed=0             # of targets, starts and draws
 cmvn_from=auto     # statistics of the speakers: scp, waves, or auto
 allow_pipes=false  # run lines of wav.scp that are commands
+network=           # FILE.py:NAME that builds the network of <model-dir>; empty: it is one of kaldi_uq
+recogniser=        # FILE.py:NAME that makes a recogniser of <model-dir>, which is no hybrid model; <graph-dir> is - then
 
 help_message="Usage: $0 [options] <data-dir> <lang-dir> <model-dir> \\
          <graph-dir> <attack-dir>
@@ -35,6 +37,11 @@ Options:
                              computed from the waveforms [$cmvn_from]
   --allow-pipes true|false   run lines of wav.scp that are commands
                              [$allow_pipes]
+  --network <file.py:name>   builds the network of <model-dir>, which is code
+                             of your own
+  --recogniser <file.py:name>
+                             makes a recogniser of <model-dir> that is no hybrid
+                             model; <lang-dir> and <graph-dir> are - then
   --cmd <command>            how to run the job [$cmd]"
 
 echo "$0 $*" >&2
@@ -53,16 +60,18 @@ model=$3
 graph=$4
 dir=$5
 
-[ -f "$graph/HCLG.fst" ] || { echo "$0: error: $graph/HCLG.fst: no such file; utils/mkgraph.sh makes it" >&2; exit 1; }
-[ -f "$model/final.safetensors" ] || { echo "$0: error: $model/final.safetensors: no such file; steps/uq/train.sh makes it (stage 4)" >&2; exit 1; }
-for f in "$data/wav.scp" "$data/text" "$lang/L.fst" ${target_text:+"$target_text"} ${attack_config:+"$attack_config"}; do
+[ -n "$recogniser" ] || [ -f "$graph/HCLG.fst" ] || { echo "$0: error: $graph/HCLG.fst: no such file; utils/mkgraph.sh makes it" >&2; exit 1; }
+[ -n "$recogniser" ] || [ -f "$model/final.safetensors" ] || { echo "$0: error: $model/final.safetensors: no such file; steps/uq/train.sh makes it (stage 4)" >&2; exit 1; }
+[ -n "$recogniser" ] || [ -f "$lang/L.fst" ] || { echo "$0: error: $lang/L.fst: no such file" >&2; exit 1; }
+for f in "$data/wav.scp" "$data/text" ${target_text:+"$target_text"} ${attack_config:+"$attack_config"}; do
   [ -f "$f" ] || { echo "$0: error: $f: no such file" >&2; exit 1; }
 done
 mkdir -p "$dir/log"
 read -ra extra <<<"$attack_opts"
 [ "$allow_pipes" = false ] || extra+=(--allow-pipes)
 $cmd "$dir/log/attack.log" \
-  kaldi-uq nnet-attack --eps "$eps" --attack "$attack" --num-utts "$num_utts" --seed "$seed" --cmvn-from "$cmvn_from" --lang-dir "$lang" \
+  kaldi-uq nnet-attack ${network:+--network "$network"} ${recogniser:+--recogniser "$recogniser"} \
+  --eps "$eps" --attack "$attack" --num-utts "$num_utts" --seed "$seed" --cmvn-from "$cmvn_from" --lang-dir "$lang" \
   ${attack_config:+--config "$attack_config"} ${target_text:+--target-text "$target_text"} ${results:+--results "$results"} \
   ${engine:+--engine "$engine"} ${device:+--device "$device"} ${extra[@]+"${extra[@]}"} \
   "$data" "$model" "$graph" "$dir"

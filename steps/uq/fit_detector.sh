@@ -22,7 +22,7 @@ fi
 # shellcheck source=../../utils/recipe_env.sh
 . "$(dirname -- "${BASH_SOURCE[0]}")/../../utils/recipe_env.sh"
 
-[ -f "$1/final.safetensors" ] || { echo "$0: error: $1/final.safetensors: no such file; steps/uq/train.sh makes it" >&2; exit 1; }
+[ -d "$1" ] || { echo "$0: error: $1: no such directory; steps/uq/train.sh makes it" >&2; exit 1; }
 [ -f "$2/results.jsonl" ] || { echo "$0: error: $2/results.jsonl: no such file; steps/uq/decode.sh makes it" >&2; exit 1; }
 
 mkdir -p "$1/detector/log"
