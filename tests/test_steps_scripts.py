@@ -174,11 +174,7 @@ STEPS = (
         "--attack-config conf/pgd.conf --target-text data/test/text data/test data/lang exp/dnn exp/dnn/graph exp/new",
         (*DATA, *MODEL, "data/lang/L.fst", "conf/pgd.conf"),
     ),
-    Step(
-        "steps/uq/fit_detector.sh",
-        "exp/dnn exp/dnn/score_fit",
-        ("exp/dnn/final.safetensors", "exp/dnn/score_fit/results.jsonl"),
-    ),
+    Step("steps/uq/fit_detector.sh", "exp/dnn exp/dnn/score_fit", ("exp/dnn/score_fit/results.jsonl",)),
     Step(
         "steps/uq/detect.sh",
         "--results new.json exp/dnn exp/dnn/score_fit exp/dnn/score_test exp/dnn/attack_pgd_eps0.02",
