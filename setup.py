@@ -37,7 +37,7 @@ SYNTH = ["espeakng-loader==0.2.4"]
 QUALITY = ["pesq==0.0.4", "pystoi>=0.4,<0.5"]
 
 # Tables, figures and the page of a run.
-REPORT = ["pandas>=2.1,<4", "jinja2>=3.1,<4"]
+REPORT = ["pandas>=2.2,<4", "jinja2>=3.1,<4"]
 
 # Linters to a minor release: a new one brings new findings, and a check that passed yesterday must pass today.
 DEV = [

@@ -25,6 +25,6 @@ def test_stage_8_answers_in_the_results_and_on_the_page(tiny_recipe: Recipe, tmp
         "Attacks that know the detector",
         "False alarms on benign but hard audio",
         "Checks of the attacks",
-        "Can the att",
+        "Can the attacks be heard",
     ):
         assert part in page

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from kaldi_uq.detector import GaussianDetector, evaluate_detection, fit_detectors
+from kaldi_uq.errors import DataError
 from kaldi_uq.report import paper, plots, tables
 from kaldi_uq.report.build import build_report, results_text
 from kaldi_uq.report.findings import TERMS, findings
@@ -249,6 +250,16 @@ class TestTables:
         assert tables.failed(run_of(results)) == []
         with pytest.raises(ValueError, match="check 'x' of model 'dnn' has no remedy"):
             results.set_checks("dnn", {"x": {"passed": True, "value": 1, "limit": 1}})
+
+    def test_damaged_rows_are_named(self, results: Results) -> None:
+        attack(results, "dnn", "pgd", 0.02, 0.9)
+        content = results.read()
+        content["attacks"][0]["target_success"] = "high"
+        with pytest.raises(DataError, match="field 'target_success' must hold numbers"):
+            Run(content)
+        del content["attacks"][0]["snr_db_mean"]
+        with pytest.raises(DataError, match="a row of section 'attacks' has no snr_db_mean"):
+            Run(content)
 
     def test_what_nobody_here_knows_is_shown_by_its_name(self, results: Results, tmp_path: Path) -> None:
         """A new model, attack, statistic and detector; nothing of it is known to the report."""

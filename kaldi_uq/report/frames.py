@@ -9,6 +9,7 @@ import pandas as pd
 
 from kaldi_uq.errors import DataError
 from kaldi_uq.results import names
+from kaldi_uq.results.table import FIELDS
 
 REFERENCE = "pgd"  # the strong attack, which knows the model and not the detector
 SHOWN_STATISTICS = (names.PAPER_STATISTIC, "mean_predictive_entropy")  # they differ in the aggregate alone
@@ -19,14 +20,12 @@ KEYS = {
     "statistic": names.statistic_key,
     "check": names.check_key,
 }
-# The columns that a section has even if it has no rows; what else its rows hold comes behind them.
-_ATTACK = ("model", "attack", "eps", "num_utts", "target_success", "target_accuracy", "original_accuracy",
-           "snr_db_mean", "masking_margin_db_mean", "evasion", "options", "adaptive", "checks")  # fmt: skip
-_DETECTION = ("model", "attack", "eps", "statistic", "detector", "sided", "auroc", "auroc_ci95", "tpr_at_fpr_1pct",
-              "evasion", "fpr")  # fmt: skip
-_TRANSFER = ("source", "model", "attack", "eps", "num_utts", "target_success")
-_NEGATIVE = ("model", "kind", "level", "num_utts", "accuracy", "statistic", "sided", "fpr", "fpr_at_threshold")
-_CHECK = ("model", "check", "passed", "value", "limit", "remedy", "failed")
+# fields that a row of a section need not have, behind those that every row has
+_MORE = {
+    "attacks": ("target_success", "masking_margin_db_mean", "evasion", "options", "adaptive"),
+    "detection": ("auroc_lo", "auroc_hi", "detector", "sided", "evasion", "fpr"),
+    "checks": ("model", "check", "passed", "value", "limit", "remedy", "failed"),
+}
 _NUMBERS = {"eps", "level", "num_utts", "target_success", "target_accuracy", "original_accuracy", "snr_db_mean",
             "masking_margin_db_mean", "auroc", "tpr_at_fpr_1pct", "evasion", "fpr", "fpr_at_threshold", "accuracy",
             "value", "limit"}  # fmt: skip
@@ -53,16 +52,16 @@ class Run:
 
     def __init__(self, content: Mapping[str, Any]) -> None:
         self.content = content
-        self.attacks = arrange(_frame(content["attacks"], _ATTACK), "attack", "eps", "model")
+        self.attacks = arrange(_frame(content["attacks"], "attacks"), "attack", "eps", "model")
         self.plain = self.attacks[self.attacks["knows"] == ""]
         self.detection = _detection([*content["detection"], *content["detection_other"]])
         is_paper = (self.detection["detector"] == "gaussian") & (self.detection["sided"] == "two")
         self.paper = self.detection[is_paper]
-        self.transfer = arrange(_frame(content["transfer"], _TRANSFER), "attack", "eps", "source", "model")
+        self.transfer = arrange(_frame(content["transfer"], "transfer"), "attack", "eps", "source", "model")
         self.negatives, self.told = _negatives(content["negatives"])
         checks = [{"model": m, "check": n, **c} for m, named in content["checks"].items() for n, c in named.items()]
-        rows = ({field: row.get(field) for field in _CHECK} for row in checks)
-        self.checks = arrange(_frame(rows, _CHECK), "check", "model")
+        rows = [{field: row.get(field) for field in _MORE["checks"]} for row in checks]
+        self.checks = arrange(_frame(rows, "checks"), "check", "model")
 
     @property
     def eps(self) -> float:
@@ -140,10 +139,15 @@ def variants(attacks: Iterable[str]) -> set[str]:
     return {name for name in known if any(name.startswith(f"{other}-") for other in known)}
 
 
-def _frame(rows: Iterable[Mapping[str, Any]], columns: Sequence[str]) -> pd.DataFrame:
-    frame = pd.DataFrame.from_records(list(rows))
+def _frame(rows: Sequence[Mapping[str, Any]], section: str) -> pd.DataFrame:
+    """The rows of a section with all of its columns, and what else they have behind these."""
+    missing = {name for row in rows for name in FIELDS.get(section, ()) if name not in row}
+    if missing:
+        raise DataError(f"results.json: a row of section {section!r} has no {', '.join(sorted(missing))}")
+    columns = [*FIELDS.get(section, ()), *_MORE.get(section, ())]
+    frame = pd.DataFrame.from_records(rows)
     frame = frame.reindex(columns=[*columns, *(name for name in frame.columns if name not in columns)])
-    for name in set(frame.columns) & _NUMBERS:
+    for name in set(frame.columns) & (_NUMBERS - {"auroc"} if section == "negatives" else _NUMBERS):
         try:
             frame[name] = pd.to_numeric(frame[name])
         except (TypeError, ValueError) as error:
@@ -155,7 +159,7 @@ def _frame(rows: Iterable[Mapping[str, Any]], columns: Sequence[str]) -> pd.Data
 
 def _detection(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
     whole = [{"detector": "gaussian", "sided": "two", **row} for row in rows]
-    frame = _frame(sorted(whole, key=names.detector_key), _DETECTION)
+    frame = _frame(sorted(whole, key=names.detector_key), "detection")
     frame["auroc_lo"], frame["auroc_hi"] = ([interval[i] for interval in frame["auroc_ci95"]] for i in (0, 1))
     numbers = zip(frame["auroc"], frame["auroc_lo"], frame["auroc_hi"], strict=True)
     frame["area"] = [f"{area:.3f} [{lo:.3f}, {hi:.3f}]" for area, lo, hi in numbers]
@@ -167,22 +171,16 @@ def _detection(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
     return arrange(frame, "attack", "eps", "name", "statistic", "model")
 
 
-def _negatives(rows: Iterable[Mapping[str, Any]]) -> tuple[pd.DataFrame, pd.DataFrame]:
-    kinds = list(_LEVELS)
-
-    def mildest_first(row: Mapping[str, Any]) -> tuple[int, str, float]:
-        kind, level = row["kind"], row["level"]
-        place = kinds.index(kind) if kind in kinds else len(kinds)
-        return place, kind, -level if "dB" in _LEVELS.get(kind, "") else level
-
-    ordered = sorted(rows, key=mildest_first)
-    labels = [row["kind"] + _LEVELS.get(row["kind"], " {:g}").format(row["level"]) for row in ordered]
-    audio = pd.CategoricalDtype(dict.fromkeys(labels), ordered=True)
-    frame = _frame(({name: x for name, x in row.items() if name != "auroc"} for row in ordered), _NEGATIVE)
-    told = [
-        {**{name: row[name] for name in _NEGATIVE[:7]}, "audio": label, **entry}
-        for row, label in zip(ordered, labels, strict=True)
-        for entry in row["auroc"]
-    ]
-    areas = _frame(told, [*_NEGATIVE[:7], "audio", "attack", "eps", "auroc"]).astype({"audio": audio})
-    return frame.assign(audio=pd.Series(labels, dtype=audio)), areas
+def _negatives(rows: Sequence[Mapping[str, Any]]) -> tuple[pd.DataFrame, pd.DataFrame]:
+    frame = _frame(rows, "negatives")
+    kinds = [*_LEVELS, *sorted(set(frame["kind"]) - set(_LEVELS))]
+    mild_if_high = frame["kind"].isin([kind for kind, level in _LEVELS.items() if "dB" in level])
+    frame = frame.assign(place=frame["kind"].map(kinds.index), order=frame["level"].mask(mild_if_high, -frame["level"]))
+    frame = frame.sort_values(["place", "order"], kind="stable", ignore_index=True).drop(columns=["place", "order"])
+    pairs = zip(frame["kind"], frame["level"], strict=True)
+    labels = [kind + _LEVELS.get(kind, " {:g}").format(level) for kind, level in pairs]
+    frame["audio"] = pd.Categorical(labels, categories=dict.fromkeys(labels), ordered=True)
+    told = frame[["model", "audio", "kind", "level", "statistic", "sided", "auroc"]].explode("auroc", ignore_index=True)
+    told = told[told["auroc"].notna()]
+    told = told.assign(**{field: [entry[field] for entry in told["auroc"]] for field in ("attack", "eps", "auroc")})
+    return frame.drop(columns="auroc"), told.assign(knows=list(map(names.known_statistic, told["attack"])))

@@ -21,7 +21,7 @@ from kaldi_uq.results.word_errors import ErrorRate
 Row = Mapping[str, Any]
 # what every row of a section has, in this order; further fields are kept behind them
 _DETECTION = ("model", "attack", "eps", "statistic", "auroc", "auroc_ci95", "tpr_at_fpr_1pct")
-_FIELDS = {
+FIELDS = {
     "attacks": ("model", "attack", "eps", "num_utts", "target_accuracy", "original_accuracy", "snr_db_mean", "checks"),
     "detection": _DETECTION,
     "detection_other": _DETECTION,
@@ -34,7 +34,7 @@ _FIELDS = {
 }  # fmt: skip
 _CHECK_FIELDS = ("passed", "value", "limit", "remedy")
 _SECTIONS: dict[str, type] = {
-    "environment": dict, "timing_s": dict, "clean": dict, **dict.fromkeys(_FIELDS, list), "checks": dict
+    "environment": dict, "timing_s": dict, "clean": dict, **dict.fromkeys(FIELDS, list), "checks": dict
 }  # fmt: skip
 _DEFAULT_DETECTOR = ("gaussian", "two")
 
@@ -199,7 +199,7 @@ def _unpack(path: Path) -> Any:
 
 
 def _checked(row: Row, section: str) -> dict[str, Any]:
-    fields, what = _FIELDS[section], section.removesuffix("s")
+    fields, what = FIELDS[section], section.removesuffix("s")
     missing = [field for field in fields if field not in row]
     if missing:
         raise ValueError(f"{what} row has no {', '.join(missing)}; it has {', '.join(sorted(row))}")
