@@ -175,10 +175,11 @@ class TestFrames:
         ]
         assert goal.follows and goal.of_mean and not goal.away
 
-    def test_random_recogniser_is_attacked_draw_by_draw(self) -> None:
+    @pytest.mark.parametrize("loss", LOSS_NAMES)
+    def test_random_recogniser_is_attacked_draw_by_draw_and_others_as_one(self, loss: str) -> None:
         who = ToyRecogniser()
-        who.is_random = True
-        assert not batch_goal(who, Say(self.targets), toy_waves())[0].of_mean
+        for who.is_random in (True, False):
+            assert batch_goal(who, Say(self.targets), toy_waves(), loss)[0].of_mean != who.is_random
 
     def test_what_is_spoken_is_not_followed_away_from(self) -> None:
         goal, _ = batch_goal(ToyRecogniser(), Untargeted(self.targets), toy_waves())
