@@ -1,16 +1,22 @@
-"""A recogniser of frames that needs no training, and an attack on it, for the tests of the loop and its parts."""
+"""Recognisers that need no training, and an attack on one of them, for the tests of the loop and its parts."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from kaldi_uq.attacks.config import AttackConfig
 from kaldi_uq.attacks.constraints import make_constraint
-from kaldi_uq.attacks.goal import LOSSES, BatchGoal
+from kaldi_uq.attacks.goal import LOSSES, BatchGoal, mean_log_post
 from kaldi_uq.attacks.loop import AttackResult, run_attack
+from kaldi_uq.errors import DataError
+from kaldi_uq.language.targets import check_target, random_target
+from kaldi_uq.recogniser.base import BaseRecogniser
 
 GRID = 32768
 FRAME = 20  # samples
@@ -84,3 +90,79 @@ def attack(
 
 def live_share(result: AttackResult, sizes: list[int]) -> list[float]:
     return (result.live.sum(1) / torch.tensor(sizes)).tolist()
+
+
+class ToyRecogniser(BaseRecogniser):
+    """Writes the letter of each run of frames of one class: a recogniser from elsewhere, without any files.
+
+    The first class is a blank that is not written, as in a recogniser trained by CTC.
+    """
+
+    sample_rate = 8000
+    min_samples = FRAME
+    frame_shift_s = FRAME / 8000
+    is_random = False
+    num_draws = None
+    device = torch.device("cpu")
+    letters = ("a", "b", "c")
+    model_key = "toy"
+    files: list[Path] = []
+    settings: dict[str, Any] = {}
+
+    def __init__(self, model: Toy | None = None) -> None:
+        self.model = model or Toy()
+        self.heard: list[tuple[str, ...]] = []  # utterances of each batch that was listened to
+
+    def num_frames(self, num_samples: Any) -> Any:
+        return num_samples // FRAME
+
+    def draws(
+        self, wav: Tensor, num_samples: Tensor, utts: Sequence[str], **options: Any
+    ) -> tuple[Iterator[Tensor], Tensor]:
+        return iter([self.model(wav, num_samples)]), lengths_of(num_samples)
+
+    def mean_log_post(self, wav: Tensor, num_samples: Tensor, utts: Sequence[str], **options: Any) -> Tensor:
+        return mean_log_post(self.model(wav, num_samples))
+
+    def scores(self, log_mean_post: Tensor) -> Tensor:
+        return log_mean_post
+
+    def decode(self, scores: Iterable[tuple[str, np.ndarray]]) -> dict[str, tuple[str, ...]]:
+        found = {}
+        for utt, of_frames in scores:
+            best = of_frames.argmax(1)
+            runs = [c for i, c in enumerate(best) if c and (i == 0 or c != best[i - 1])]
+            found[utt] = tuple(self.letters[c - 1] for c in runs)
+        self.heard.append(tuple(found))
+        return found
+
+    def align(self, scores: Mapping[str, np.ndarray], targets: Mapping[str, Sequence[str]]) -> dict[str, np.ndarray]:
+        found = {}
+        for utt, of_frames in scores.items():
+            path: list[int] = []
+            for token in self.ctc_tokens(targets[utt]):
+                path += [0, token] if path[-1:] == [token] else [token]  # a blank between two equal letters
+            if len(path) <= len(of_frames):  # all equally long
+                found[utt] = np.array(path)[np.arange(len(of_frames)) * len(path) // len(of_frames)]
+        return found
+
+    def check_target(self, utt: str, words: Sequence[str], num_frames: int, where: str) -> None:
+        check_target(utt, words, num_frames, dict.fromkeys(self.letters, 1), where)
+        unknown = set(words) - set(self.letters)
+        if unknown:
+            raise DataError(f"{where}: {utt}: {min(unknown)!r} is no letter")
+
+    def random_target(
+        self, utt: str, original: Sequence[str], num_frames: int, *, seed: int, attempt: int = 0
+    ) -> list[str]:
+        words = dict.fromkeys(self.letters, 2)
+        return random_target(utt, original, num_frames, words, seed=seed, attempt=attempt)
+
+    def ctc_tokens(self, words: Sequence[str]) -> list[int]:
+        return [1 + self.letters.index(word) for word in words]
+
+
+def toy_waves(num_utts: int = 3, num_samples: int = 240) -> dict[str, np.ndarray]:
+    """Noise, in which the toy hears letters; the later the shorter."""
+    wav = on_grid(num_utts, num_samples, seed=8).numpy()
+    return {f"utt{row}": wav[row, : num_samples - 2 * FRAME * row] for row in range(num_utts)}

@@ -23,6 +23,8 @@ CONFIDENCE = 5.0  # nats by which the margin loss wants the target ahead: more b
 MAX_ATTEMPTS = 5  # random targets of an utterance, one after the other, while no path of one survives the beam
 
 Words = Mapping[str, Sequence[str]]
+Texts = Mapping[str, "str | Sequence[str]"]
+Waves = Mapping[str, np.ndarray]
 BatchGoalT = TypeVar("BatchGoalT", bound="BatchGoal")
 
 
@@ -35,36 +37,40 @@ class Goal(ABC):
         where: the file that the words come from, for messages.
     """
 
-    spoken: Mapping[str, str | Sequence[str]] | None = None
+    spoken: Texts | None = None
     where: str = "text"
 
     away: ClassVar[bool] = False  # from the words, instead of towards them
 
     @abstractmethod
-    def choose(self, recogniser: BaseRecogniser, waves: Mapping[str, np.ndarray], seed: int) -> dict[str, list[str]]:
+    def choose(self, recogniser: BaseRecogniser, waves: Waves, seed: int) -> dict[str, list[str]]:
         """The words of each utterance, checked against its length and the lexicon.
 
         Raises:
             AlignmentError: words too long for the audio, or audio too short for any.
             DataError: no words, or one that the recogniser does not know.
+            ValueError: nothing is given for an utterance.
         """
 
-    def again(self, recogniser: BaseRecogniser, utt: str, num_frames: int, seed: int, attempt: int) -> list[str] | None:
-        """Other words for an utterance that cannot be aligned with the first ones; ``None`` if there are no others."""
+    def again(self, who: BaseRecogniser, utt: str, scores: np.ndarray, seed: int, attempt: int) -> list[str] | None:
+        """Other words for an utterance of scores (T, C), which has no path of the first; ``None`` if there are none."""
         return None
 
-    def _said(self, recogniser: BaseRecogniser, waves: Mapping[str, np.ndarray]) -> dict[str, list[str]]:
+    def _said(self, recogniser: BaseRecogniser, waves: Waves) -> dict[str, list[str]]:
         if self.spoken is None:
             return {utt: list(heard.words or ()) for utt, heard in recogniser.hear(waves).items()}
-        return {utt: as_words(self.spoken[utt]) for utt in waves}
+        return self._words_of(self.spoken, waves, "text of what is spoken")
 
-    def _checked(
-        self, recogniser: BaseRecogniser, waves: Mapping[str, np.ndarray], words: Mapping[str, str | Sequence[str]]
-    ) -> dict[str, list[str]]:
-        chosen = {utt: as_words(words[utt]) for utt in waves}
+    def _words_of(self, table: Texts, waves: Waves, what: str) -> dict[str, list[str]]:
+        missing = [utt for utt in waves if utt not in table]
+        if missing:
+            raise ValueError(f"{self.where}: no {what} for utterance {missing[0]!r} ({len(missing)} are missing)")
+        return {utt: as_words(table[utt]) for utt in waves}
+
+    def _checked(self, who: BaseRecogniser, waves: Waves, words: dict[str, list[str]]) -> dict[str, list[str]]:
         for utt, wav in waves.items():
-            recogniser.check_target(utt, chosen[utt], recogniser.num_frames(len(wav)), self.where)
-        return chosen
+            who.check_target(utt, words[utt], who.num_frames(len(wav)), self.where)
+        return words
 
 
 @dataclass(frozen=True)
@@ -79,35 +85,27 @@ class Say(Goal):
     {'a': 'one two'}
     """
 
-    targets: Mapping[str, str | Sequence[str]] | None = None
+    targets: Texts | None = None
 
-    def __init__(
-        self,
-        targets: Mapping[str, str | Sequence[str]] | None = None,
-        *,
-        spoken: Mapping[str, str | Sequence[str]] | None = None,
-        where: str = "targets",
-    ) -> None:
+    def __init__(self, targets: Texts | None = None, *, spoken: Texts | None = None, where: str = "targets") -> None:
         for name, value in (("targets", targets), ("spoken", spoken), ("where", where)):
             object.__setattr__(self, name, value)
 
-    def choose(self, recogniser: BaseRecogniser, waves: Mapping[str, np.ndarray], seed: int) -> dict[str, list[str]]:
+    def choose(self, recogniser: BaseRecogniser, waves: Waves, seed: int) -> dict[str, list[str]]:
         if self.targets is not None:
-            missing = [utt for utt in waves if utt not in self.targets]
-            if missing:
-                raise ValueError(f"{self.where}: no target for utterance {missing[0]!r} ({len(missing)} are missing)")
-            return self._checked(recogniser, waves, self.targets)
+            return self._checked(recogniser, waves, self._words_of(self.targets, waves, "target"))
         said = self._said(recogniser, waves)
         return {
             utt: recogniser.random_target(utt, said[utt], recogniser.num_frames(len(wav)), seed=seed)
             for utt, wav in waves.items()
         }
 
-    def again(self, recogniser: BaseRecogniser, utt: str, num_frames: int, seed: int, attempt: int) -> list[str] | None:
+    def again(self, who: BaseRecogniser, utt: str, scores: np.ndarray, seed: int, attempt: int) -> list[str] | None:
         if self.targets is not None or attempt >= MAX_ATTEMPTS:
             return None
-        said = as_words(self.spoken[utt]) if self.spoken is not None else []
-        return recogniser.random_target(utt, said, num_frames, seed=seed, attempt=attempt)
+        # a text that is spoken or heard already would be no target
+        said = who.decode([(utt, scores)]).get(utt, ()) if self.spoken is None else self.spoken[utt]
+        return who.random_target(utt, as_words(said), len(scores), seed=seed, attempt=attempt)
 
 
 @dataclass(frozen=True)
@@ -116,7 +114,7 @@ class Untargeted(Goal):
 
     away: ClassVar[bool] = True
 
-    def choose(self, recogniser: BaseRecogniser, waves: Mapping[str, np.ndarray], seed: int) -> dict[str, list[str]]:
+    def choose(self, recogniser: BaseRecogniser, waves: Waves, seed: int) -> dict[str, list[str]]:
         return self._checked(recogniser, waves, self._said(recogniser, waves))
 
 
@@ -372,7 +370,7 @@ def align_all(
     missing = dict(scores)
     for attempt in range(MAX_ATTEMPTS):
         if attempt:
-            new = {utt: goal.again(recogniser, utt, len(missing[utt]), seed, attempt) for utt in missing}
+            new = {utt: goal.again(recogniser, utt, missing[utt], seed, attempt) for utt in missing}
             words |= {utt: other for utt, other in new.items() if other is not None}
             missing = {utt: missing[utt] for utt, other in new.items() if other is not None}
         aligned |= recogniser.align(missing, words) if missing else {}

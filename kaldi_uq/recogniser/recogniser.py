@@ -81,6 +81,8 @@ class Recogniser(BaseRecogniser):
         self.is_random = model.network.is_random
         self.device = model.log_prior.device
         self._speakers: dict[str, np.ndarray] = {}  # utt -> CMVN statistics of its speaker
+        # copies for other speakers share them
+        self._decoder, self._aligner = functools.cache(self._open_decoder), functools.cache(self._open_aligner)
 
     @classmethod
     def load(
@@ -168,14 +170,12 @@ class Recogniser(BaseRecogniser):
             )
         return Lang.read(self.lang_dir or found[0])
 
-    @functools.cached_property
-    def _decoder(self) -> Decoder:
+    def _open_decoder(self) -> Decoder:
         if self.why_no_words:
             raise ModelFileError(self.why_no_words)
         return self.engine.decoder(self.model_dir, self.graph_dir, self.decode_config)
 
-    @functools.cached_property
-    def _aligner(self) -> Aligner:
+    def _open_aligner(self) -> Aligner:
         return self.engine.aligner(self.model_dir, self.lang, self.decode_config)
 
     @functools.cached_property
@@ -223,11 +223,11 @@ class Recogniser(BaseRecogniser):
         return self.model.loglikes(log_mean_post)
 
     def decode(self, scores: Iterable[tuple[str, np.ndarray]]) -> dict[str, tuple[str, ...]]:
-        return {utt: hypothesis.words for utt, hypothesis in self._decoder.decode(scores).items()}
+        return {utt: hypothesis.words for utt, hypothesis in self._decoder().decode(scores).items()}
 
     def align(self, scores: Mapping[str, np.ndarray], targets: Mapping[str, Sequence[str]]) -> dict[str, np.ndarray]:
         transcripts = {utt: self.lang.word_ids(targets[utt], where=f"target of {utt}") for utt in scores}
-        alignments = self._aligner.align(scores.items(), transcripts)
+        alignments = self._aligner().align(scores.items(), transcripts)
         return {utt: self._tid_to_pdf[alignment] for utt, alignment in alignments.items()}
 
     def check_target(self, utt: str, words: Sequence[str], num_frames: int, where: str) -> None:
@@ -241,7 +241,7 @@ class Recogniser(BaseRecogniser):
 
     def word_times(self, words: Sequence[str], scores: np.ndarray) -> list[tuple[str, float, float]]:
         found = (
-            self._aligner.align([("", scores)], {"": self.lang.word_ids(words, where="word times")}) if words else {}
+            self._aligner().align([("", scores)], {"": self.lang.word_ids(words, where="word times")}) if words else {}
         )
         if not found:
             return []
