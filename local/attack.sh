@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Attack a trained model of the recipe, with targets of its own: perturbations of at most eps.
+# Attack a trained model of the recipe: random digit strings as targets, perturbations of at most eps.
 #
 # Usage: $0 [options]
 #  e.g.: $0 --eps 0.02 --model ensemble
