@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from kaldi_uq.cli.main import COMMANDS, command_parser
+from kaldi_uq.io.datadir import read_table
 from tests.conftest import RunScript
 from tests.recipe import REPO, TINY_OPTIONS, Recipe
 
@@ -111,6 +112,7 @@ def test_options_and_files_named_in_the_text_exist(readme: str, run_script: RunS
     scripts = [
         "recipes/tidigits/run.sh",
         "recipes/own_model/run.sh",
+        "recipes/end_to_end/run.sh",
         *(str(p) for p in ("local/attack.sh", "local/detect.sh")),
     ]
     scripts += [str(path.relative_to(REPO)) for path in (REPO / "local").glob("prepare_*.py")]
@@ -123,13 +125,6 @@ def test_options_and_files_named_in_the_text_exist(readme: str, run_script: RunS
         if re.match(r"(conf|local|steps|utils|kaldi_uq|recipes)/", name) and not re.search(r"[<>*{}]|mine", name):
             places = (REPO, RECIPE, (REPO / readme).parent, REPO / "kaldi_uq/nnet")
             assert any((place / name).exists() for place in places), span
-
-
-def test_python_block_runs() -> None:
-    python = [block for block in BLOCKS if block.language == "python"]
-    assert python
-    for block in python:
-        exec(compile(block.text, str(block), "exec"), {"__name__": "readme"})
 
 
 def test_tables_of_what_a_run_leaves_name_what_is_there(tiny_recipe: Recipe) -> None:
@@ -161,6 +156,13 @@ def working_recipe(tiny_recipe: Recipe, tmp_path_factory: pytest.TempPathFactory
     (recipe.path / "uq").symlink_to("steps/uq")
     (recipe.path / "conf/mfcc.conf").symlink_to("mfcc_16k.conf")
     (recipe.path / "exp/tri_ali").symlink_to("mono_ali")
+    audio = {name: list(read_table(recipe.path / f"data/{name}/wav.scp").values()) for name in ("fit", "test")}
+    (recipe.path / "benign").mkdir()
+    for number, wav in enumerate(audio["fit"]):
+        (recipe.path / f"benign/{number}.wav").symlink_to(recipe.path / wav)
+    (recipe.path / "some.wav").symlink_to(
+        recipe.path / max(audio["test"], key=lambda wav: (recipe.path / wav).stat().st_size)
+    )
     return recipe
 
 
@@ -176,3 +178,9 @@ def test_commands_run_as_they_are_printed(block: Block, working_recipe: Recipe) 
     script = "set -euo pipefail\n" + block.text.replace("cd recipes/tidigits\n", "")
     done = working_recipe.run("bash", "-c", script)
     assert done.returncode == 0, done.stderr[-2000:]
+
+
+@pytest.mark.parametrize("block", [block for block in BLOCKS if block.language == "python"], ids=str)
+def test_python_block_runs(block: Block, working_recipe: Recipe, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(working_recipe.path)
+    exec(compile(block.text, str(block), "exec"), {"__name__": "readme"})
