@@ -151,7 +151,7 @@ def attack_of(attack_dir: str | os.PathLike[str]) -> tuple[str, float]:
     """
     match = _ATTACK_DIR.fullmatch(Path(os.path.abspath(attack_dir)).name)
     if not match:
-        raise DataError(f"{attack_dir}: expected a directory named attack_<name>_eps<eps>, as local/attack.sh names it")
+        raise DataError(f"{attack_dir}: expected a directory named attack_<name>_eps<eps>, such as attack_pgd_eps0.02")
     return match["attack"], float(match["eps"])
 
 
