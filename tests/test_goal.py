@@ -209,6 +209,13 @@ class TestFrames:
         assert goal.targets[2, :8].tolist() == turned
         assert torch.equal(goal.targets[:2], first[:2])
 
+    def test_part_of_short_utterances_takes_the_posteriors_of_padded_audio(self) -> None:
+        goal, _ = batch_goal(ToyRecogniser(), Say(self.targets), toy_waves())
+        part = goal.select(torch.tensor([2]))  # 8 frames, padded to 12
+        draws = torch.randn(1, 3, 12, 4, generator=seeded()).log_softmax(-1)
+        expected = goal.shares(draws, torch.arange(3))[[2]]
+        torch.testing.assert_close(part.shares(draws[:, [2]], torch.tensor([0])), expected)
+
     def test_utterance_without_a_new_path_keeps_the_old_one(self) -> None:
         goal, _ = batch_goal(who := Stubborn("utt1", 0), Say(self.targets), toy_waves())
         assert isinstance(goal, FrameGoal)

@@ -239,8 +239,9 @@ class FrameGoal(BatchGoal):
         """Loss (M, B, T) of each frame and draw, from log-posteriors (M, B, T, C) and targets (B, T)."""
 
     def shares(self, draws: Tensor, rows: Tensor) -> Tensor:
-        valid = valid_frames(self.lengths[rows], draws.shape[2])
-        targets = self.targets[rows, : draws.shape[2]]
+        num_frames = draws.shape[2]  # more than the longest of a part, where a recogniser goes by the padded audio
+        valid = valid_frames(self.lengths[rows], num_frames)
+        targets = F.pad(self.targets[rows], (0, max(0, num_frames - self.targets.shape[1])))[:, :num_frames]
         log_post = mean_log_post(draws)[None] if self.of_mean else draws
         losses = self.frame_losses(log_post, targets, away=self.away).mean(0)
         return losses.masked_fill(~valid, 0.0) / valid.sum(1, keepdim=True)
