@@ -231,13 +231,13 @@ class CtcRecogniser(BaseRecogniser):
     def _check_padding(self, alone: Tensor) -> None:
         """Refuse a module that hears what follows an utterance (1, N)."""
         size, frames = alone.shape[1], self.num_frames(alone.shape[1])
-        heard = self._of_one_draw(alone)
+        heard, zeros = self._of_one_draw(alone), torch.zeros_like(alone)
         if heard.shape[1] != frames:
             raise ValueError(_wrong_count(frames, size, heard.shape[1]))
-        padded = self._of_one_draw(torch.cat([alone, torch.zeros_like(alone)], 1))
-        if self.is_random:  # other sizes, other draws: there it is the padding that changes, not its size
+        padded = self._of_one_draw(torch.cat([alone, zeros, zeros], 1))
+        if self.is_random:  # its draws depend on the size, so that something else is changed: what comes much later
             noise = torch.randn(alone.shape, generator=torch.Generator().manual_seed(0)) / 10
-            heard = self._of_one_draw(torch.cat([alone, noise.to(alone)], 1))
+            heard = self._of_one_draw(torch.cat([alone, zeros, noise.to(alone)], 1))
         difference = float((heard[:, :frames].exp() - padded[:, :frames].exp()).abs().max())
         if not difference <= PADDING_LIMIT:
             raise ValueError(
