@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kaldi_uq.cli.model_options import add_model_arguments, open_recogniser
-from kaldi_uq.cli.options import directory, non_negative_int, rate
+from kaldi_uq.cli.options import add_pipes, directory, non_negative_int, rate
 from kaldi_uq.detector.normal import FILE_NAME, PROBABILITIES, Normal, load_frame_quantiles
 from kaldi_uq.errors import DataError, UsageError
 from kaldi_uq.io.datadir import read_table
@@ -75,6 +75,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--fail-on-attack", action="store_true", help="exit with status 2 if a file is an attack")
     parser.add_argument("--seed", type=non_negative_int, default=0, help="seed of the draws of a random model [0]")
     add_model_arguments(parser)
+    add_pipes(parser)
 
 
 def run(args: argparse.Namespace) -> int:

@@ -20,7 +20,7 @@ CMVN_SOURCES = ("auto", "scp", "waves")
 
 
 def add_network_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add what computing with a model needs: which it is, device, draws, and whether pipes are run."""
+    """Add what computing with a model needs: which it is, device and draws."""
     code = parser.add_argument_group("models that are no part of kaldi_uq; the named file is run")
     which = code.add_mutually_exclusive_group()
     which.add_argument(
@@ -38,7 +38,6 @@ def add_network_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--num-draws", type=non_negative_int, default=0, help="draws of a random model; 0: the model's default"
     )
-    add_pipes(parser)
 
 
 def add_cmvn_source(parser: argparse.ArgumentParser) -> None:
@@ -66,6 +65,7 @@ def add_data_and_graph(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model_dir", type=directory, metavar="MODEL-DIR")
     parser.add_argument("graph_dir", type=directory_or_none, metavar="GRAPH-DIR", help="directory with HCLG.fst")
     add_cmvn_source(parser)
+    add_pipes(parser)
 
 
 def directory_or_none(text: str) -> Path | None:

@@ -9,7 +9,7 @@ import argparse
 from pathlib import Path
 
 from kaldi_uq.cli.model_options import add_cmvn_source, add_network_arguments, open_recogniser
-from kaldi_uq.cli.options import directory, non_negative_int, start_logging
+from kaldi_uq.cli.options import add_pipes, directory, non_negative_int, start_logging
 from kaldi_uq.errors import UsageError
 
 
@@ -22,6 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--log-post", action="store_true", help="without dividing by the priors")
     parser.add_argument("--seed", type=non_negative_int, default=0, help="seed of the draws [0]")
     add_network_arguments(parser)
+    add_pipes(parser)
     add_cmvn_source(parser)
 
 

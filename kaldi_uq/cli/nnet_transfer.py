@@ -20,7 +20,7 @@ from kaldi_uq.cli.model_options import (
     model_name,
     open_recogniser,
 )
-from kaldi_uq.cli.options import directory, non_negative_int, start_logging
+from kaldi_uq.cli.options import add_pipes, directory, non_negative_int, start_logging
 from kaldi_uq.errors import DataError
 
 
@@ -39,6 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add_cmvn_source(parser)
     add_model_arguments(parser)
+    add_pipes(parser)
 
 
 def run(args: argparse.Namespace) -> None:
