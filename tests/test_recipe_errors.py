@@ -216,7 +216,8 @@ def test_word_outside_the_lexicon_is_refused(recipe: Recipe, refuse: Callable[..
         ("align-gmm", "data/train", "data/lang", "exp/mono", "exp/x/ali.1.gz"),
     ):
         line = refuse(*words)
-        assert line.startswith(f"data/train/text: utterance '{utt}': word '{word}' is not in data/lang/words.txt; ")
+        where = f"data/train/text: utterance '{utt}': word '{word}' is not in data/lang/words.txt"
+        assert line.startswith(f"{where}, which knows eight, five, four, nine, oh, one, seven, six, three, two, zero; ")
     line = error_line(recipe.run("local/prepare_dict.py", "data/train/text", "data/local/new"))
     assert f"data/train/text:7: utterance '{utt}': word '{word}' is not in the lexicon, which has oh zero" in line
     assert not (recipe.path / "data/local/new").exists()
@@ -278,9 +279,9 @@ def test_eps_that_is_no_bound_is_refused_before_anything_runs(recipe: Recipe, ep
         (["--num-steps", "0"], "num_steps must be >= 1, got 0"),
         (["--num-utts", "7"], "data/attack: 6 utterances, --num-utts asks for 7"),
         (["--num-utts", "-1"], "argument --num-utts: expected an integer >= 0, got '-1'"),
-        (["--num-draws", "3"], "--num-draws 3: exp/dnn is not random"),
+        (["--num-draws", "3"], "num_draws 3: exp/dnn is not random, leave the option out"),
         (["--device", "tpu"], "device must be cpu or cuda, got 'tpu'"),
-        (["--step-rule", "big"], "step_rule must be cosine, fixed or apgd, got 'big'"),
+        (["--step-rule", "big"], "there is no step rule 'big'; there are apgd, cosine, fixed"),
         (["--config", "nowhere"], "--config nowhere: no such file"),
         (["--acwt", "nan"], "argument --acwt: expected a finite number, got 'nan'"),
     ],

@@ -73,7 +73,7 @@ attacks="
 pgd              $bounds  all         all          yes
 paper-pgd        $bounds  all         all          yes"
 
-# The attacks of stage 8, made and detected.
+# The attacks of stage 8, which detects them too: at the first bound of --eps and at 0.02.
 questions="
 adaptive-max_predictive_entropy  ${eps%% *}  20  all  yes  --attack adaptive --statistics max_predictive_entropy
 psychoacoustic                   0.02        20  all  yes"
@@ -82,12 +82,12 @@ checks=(--num-utts 20)
 negatives=(--white 10 --babble 10 --reverb 0.5)
 
 if [ "$preset" = full ]; then
-  # Figure 1: accuracy over eps.  Bounds that are above are left out, where all utterances serve both.
+  # Figure 1: accuracy over eps, of 100 utterances.  Bounds of --eps are left out: their attacks on all utterances are there.
   curve=
   for e in 0 0.005 0.01 0.02 0.03 0.04 0.05 0.06 0.07 0.08 0.09 0.1; do
     [[ " $eps " == *" $e "* ]] || curve=${curve:+$curve,}$e
   done
-  # The four last: does averaging the gradient over draws of a random model help the attacker (section 4.2)?
+  # The four last rows: does averaging the gradient over draws of a random model help the attacker (section 4.2)?
   attacks="$attacks
 pgd              ${curve:-none}  100  all          no
 paper-pgd        ${curve:-none}  100  all          no
