@@ -56,10 +56,6 @@ PROCESSES = {
 }
 # what a message of the library never names: it is read beside any recipe, whose own scripts name their stages
 OF_ONE_RECIPE = re.compile(r"\bstages?\s+(\d|of (a|the) recipe)|--stage\b|\brun\.sh\b|(?<![\w/])(local|recipes)/\w")
-# (module, what it names) -> why
-NAMED_ALL_THE_SAME = {
-    ("results.utterances", "local/a"): "the script of every recipe that gives the directories their names"
-}
 
 MAX_PARAMETERS = 9
 STARTS_PROCESSES = {"subprocess", "multiprocessing", "concurrent.futures", "pty"}
@@ -175,13 +171,10 @@ def test_no_message_below_the_commands_names_a_stage_or_a_script_of_one_recipe()
         OF_ONE_RECIPE.search(text) for text in ("stage 4 makes it", "(stages 5 and 7)", "see run.sh", "local/x.sh")
     )
     assert not any(map(OF_ONE_RECIPE.search, ("steps/uq/train.sh makes it", "data/local/dict", "a stage", "locally")))
-    found, used = [], set()
+    found = []
     for name, tree in modules():
         for text in texts(tree):
             match = None if within(name, "cli") else OF_ONE_RECIPE.search(text.value)
-            if match and (name, match.group()) in NAMED_ALL_THE_SAME:
-                used.add((name, match.group()))
-            elif match:
+            if match:
                 found.append(f"kaldi_uq.{name}, line {text.lineno}: {text.value!r}")
     assert found == []
-    assert used == set(NAMED_ALL_THE_SAME)  # no exception that is not needed any more
