@@ -25,20 +25,20 @@ one_of() {
   die "--$name must be one of $*, got '$value'"
 }
 
-# check_options LAST: of the options that all recipes have; the last stage has this number
+# check_options LAST [KINDS...]: of the options that all recipes have; the last stage has this number, the models are of these
+# kinds, or else of those of the package
 check_options() {
-  local n m
-  [ -z "$engine" ] || one_of engine "$engine" embedded kaldi
+  local n m last=$1 kinds=("${@:2}")
+  [ -z "${engine:-}" ] || one_of engine "$engine" embedded kaldi
   for n in nj model_jobs seed stage stop_stage; do
     [[ ${!n} =~ ^(0|[1-9][0-9]*)$ ]] || die "--${n//_/-} must be a whole number, got '${!n}'"
   done
   [ "$nj" -ge 1 ] && [ "$model_jobs" -ge 1 ] || die "--nj and --model-jobs must be at least 1"
-  [ "$stage" -le "$1" ] || die "--stage $stage: the last stage is $1"
+  [ "$stage" -le "$last" ] || die "--stage $stage: the last stage is $last"
   [ "$stage" -le "$stop_stage" ] || die "--stop-stage $stop_stage is before --stage $stage: nothing to do"
-  local kinds=()
-  for m in "$(dirname -- "${BASH_SOURCE[0]}")"/../kaldi_uq/nnet/kinds/[!_]*.py; do
-    kinds+=("$(basename "$m" .py)")
-  done
+  if [ ${#kinds[@]} = 0 ]; then
+    for m in "$(dirname -- "${BASH_SOURCE[0]}")"/../kaldi_uq/nnet/kinds/[!_]*.py; do kinds+=("$(basename "$m" .py)"); done
+  fi
   for m in $models; do
     one_of models "$m" "${kinds[@]}"
     [[ " ${models// /  } " != *" $m "*" $m "* ]] || die "--models names $m twice"
