@@ -23,8 +23,7 @@ from kaldi_uq.cli.main import main
 from kaldi_uq.detector import GaussianDetector, save_detector
 from kaldi_uq.io.wav import read_wav, to_int16, write_wav
 from kaldi_uq.results.utterances import read_benign, statistics_table
-from tests.test_detect_command import train, write_set
-from tests.tiny import RATE, make_system, make_waves
+from tests.tiny import RATE, make_system, make_waves, write_set
 
 Run = Callable[..., tuple[int, str, str]]
 EPS = 0.1  # the words are loud tones
@@ -37,7 +36,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     system = make_system(folder)
     for kind in ("dnn", "bnn"):
         model_dir = folder / "exp" / kind
-        train(system, kind).save(model_dir / "final.safetensors")
+        system.train(kind).save(model_dir / "final.safetensors")
         for name in ("final.mdl", "tree"):
             shutil.copy(system.mono / name, model_dir)
         shutil.copytree(system.graph, model_dir / "graph")

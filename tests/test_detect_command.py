@@ -23,8 +23,7 @@ from kaldi_uq.detector.normal import PROBABILITIES, QuantileSketch, load_frame_q
 from kaldi_uq.engine.embedded.engine import EmbeddedEngine
 from kaldi_uq.errors import DataError
 from kaldi_uq.feats.config import FrontEndConfig, MfccConfig
-from kaldi_uq.io.datadir import write_data_dir
-from kaldi_uq.io.wav import to_int16, write_wav
+from kaldi_uq.io.wav import write_wav
 from kaldi_uq.nnet.base import AcousticModel
 from kaldi_uq.nnet.config import MODEL_KINDS
 from kaldi_uq.nnet.kinds.bnn import BnnModel
@@ -32,46 +31,9 @@ from kaldi_uq.nnet.kinds.dropout import DropoutConfig
 from kaldi_uq.recogniser.hybrid import HybridModel
 from kaldi_uq.recogniser.recogniser import Recogniser
 from kaldi_uq.results.utterances import read_benign
-from tests.tiny import FRONT_END, RATE, TinySystem, features, make_system, make_waves
+from tests.tiny import FRONT_END, RATE, TinySystem, make_system, make_waves, write_set
 
 Detect = Callable[..., tuple[int, str, str]]
-
-
-def train(system: TinySystem, kind: str, seed: int = 0) -> HybridModel:
-    """A network that knows the tiny words: half a second of training on the alignments."""
-    model = HybridModel(FRONT_END, system.network(kind), seed=seed)
-    feats = features(system.waves)
-    every = torch.from_numpy(np.concatenate(list(feats.values())))
-    model.front_end.norm.set_stats(every.mean(0), every.std(0))
-    inputs, pdfs = [], []
-    with torch.no_grad():
-        for utt, wav in system.waves.items():
-            x, _ = model.front_end(torch.from_numpy(wav)[None], torch.tensor([len(wav)]))
-            inputs.append(x[0])
-            pdfs.append(torch.from_numpy(system.table.tid_to_pdf[system.alignments[utt]]).long())
-    x, y = torch.cat(inputs), torch.cat(pdfs)
-    model.set_prior(np.bincount(y.numpy(), minlength=system.table.num_pdfs))
-    optimiser = torch.optim.Adam(model.network.parameters(), lr=0.02)
-    generator = torch.Generator().manual_seed(seed)
-    for _ in range(60):
-        optimiser.zero_grad()
-        model.network.training_loss(x, y, num_frames_total=len(y), generator=generator).backward()
-        optimiser.step()
-    return model.eval()
-
-
-def write_set(folder: Path, waves: dict[str, np.ndarray], text: dict[str, list[str]]) -> Path:
-    paths = {utt: folder / "wav" / f"{utt}.wav" for utt in waves}
-    for utt, wav in waves.items():
-        write_wav(paths[utt], to_int16(wav), RATE)
-    write_data_dir(
-        folder,
-        wav_scp={utt: str(path) for utt, path in paths.items()},
-        text={utt: " ".join(words) for utt, words in text.items()},
-        utt2spk={utt: utt for utt in waves},
-        utt2dur={utt: len(wav) / RATE for utt, wav in waves.items()},
-    )
-    return folder
 
 
 def noisy(waves: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -91,7 +53,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("detect")
     system = make_system(folder)
     model_dir = folder / "dnn"
-    train(system, "dnn").save(model_dir / "final.safetensors")
+    system.train().save(model_dir / "final.safetensors")
     for name in ("final.mdl", "tree"):
         shutil.copy(system.mono / name, model_dir)
     shutil.copytree(system.graph, model_dir / "graph")

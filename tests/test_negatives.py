@@ -16,8 +16,7 @@ from kaldi_uq.cli.main import main
 from kaldi_uq.detector import GaussianDetector, auroc
 from kaldi_uq.results.table import Results
 from tests.recipe import Recipe, error_line
-from tests.test_detect_command import write_set
-from tests.tiny import RATE, make_waves, write_segments
+from tests.tiny import RATE, make_waves, write_segments, write_set
 
 COUNTS = {"ins": 0, "del": 0, "sub": 1, "num_words": 4}
 

@@ -18,8 +18,7 @@ from kaldi_uq.io.feats_dir import features
 from kaldi_uq.io.pipes import is_pipe, read_pipe, run_program
 from kaldi_uq.io.wav import write_wav
 from kaldi_uq.io.waves import read_waves
-from tests.test_detect_command import write_set
-from tests.tiny import GRAPH_SCALES, RATE, make_lang, make_waves
+from tests.tiny import GRAPH_SCALES, RATE, make_lang, make_waves, write_set
 
 
 @pytest.fixture

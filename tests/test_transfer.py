@@ -17,8 +17,7 @@ from kaldi_uq.io.wav import to_int16, write_wav
 from kaldi_uq.recogniser.recogniser import Recogniser
 from kaldi_uq.results.table import Results
 from tests.recipe import Recipe, error_line
-from tests.test_detect_command import train, write_set
-from tests.tiny import RATE, make_system, make_waves, write_segments
+from tests.tiny import RATE, make_system, make_waves, write_segments, write_set
 
 EPS = 0.3  # the words are loud tones
 DNN, BNN = "exp/dnn/attack_pgd_eps0.3", "exp/bnn/attack_pgd_eps0.3"
@@ -31,7 +30,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     system = make_system(folder)
     for kind in ("dnn", "bnn"):
         model_dir = folder / "exp" / kind
-        train(system, kind).save(model_dir / "final.safetensors")
+        system.train(kind).save(model_dir / "final.safetensors")
         for name in ("final.mdl", "tree"):
             shutil.copy(system.mono / name, model_dir)
         shutil.copytree(system.graph, model_dir / "graph")
