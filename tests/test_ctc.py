@@ -27,6 +27,7 @@ from kaldi_uq.nnet import ensemble, mc_dropout, vmg
 from kaldi_uq.recogniser.ctc import CtcRecogniser
 from kaldi_uq.recogniser.ctc_search import beam_search, best_path, frames_needed, greedy
 from tests import tones
+from tests.recipe import make_recipe
 from tests.tiny import RATE, make_waves
 from tests.tones import TOKENS, Tones
 
@@ -299,6 +300,16 @@ class TestAttacks:
         assert sum(flagged[0]) >= 3 > 1 >= sum(flagged[1])
 
 
+def write_set(folder: Path, count: int, seed: int) -> None:
+    """A data directory of tones, with ``wav`` in it."""
+    waves, text = make_waves(count, seed=seed)
+    for utt, wave in waves.items():
+        write_wav(folder / f"wav/{utt}.wav", to_int16(wave), RATE)
+    write_table(folder / "wav.scp", {utt: str(folder / f"wav/{utt}.wav") for utt in waves})
+    write_table(folder / "text", {utt: " ".join(words) for utt, words in text.items()})
+    write_table(folder / "utt2spk", {utt: utt for utt in waves})
+
+
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """``net.py``, ``exp/ctc`` with weights, and ``data/fit``, ``data/test`` and ``data/attack``."""
@@ -316,15 +327,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "    return CtcRecogniser(mc_dropout(net, p=0.05, num_samples=8), TOKENS, RATE, num_frames=num_frames)\n"
     )
     for seed, (name, count) in enumerate({"fit": 24, "test": 8, "attack": 4}.items()):
-        waves, text = make_waves(count, seed=seed)
-        for utt, wave in waves.items():
-            write_wav(root / f"wav/{name}/{utt}.wav", to_int16(wave), RATE)
-        for table, content in {
-            "wav.scp": {utt: str(root / f"wav/{name}/{utt}.wav") for utt in waves},
-            "text": {utt: " ".join(words) for utt, words in text.items()},
-            "utt2spk": {utt: utt for utt in waves},
-        }.items():
-            write_table(root / f"data/{name}" / table, content)
+        write_set(root / "data" / name, count, seed)
     return root
 
 
@@ -342,11 +345,11 @@ def test_every_command_takes_the_recogniser(
         results = ["--results", "exp/results.json"] if name == "test" else []
         out = call("nnet-decode", *own, *results, f"data/{name}", "exp/ctc", "-", f"exp/ctc/score_{name}")
         assert out.startswith("%WER 0.00 ")
-    wavs = sorted(map(str, place.glob("wav/fit/*.wav")))
+    wavs = sorted(map(str, place.glob("data/fit/wav/*.wav")))
     assert "detectors, thresholds for a false-positive rate of 0.1" in call(
         "fit-detector", *own, "--fpr", "0.1", "exp/ctc", *wavs
     )
-    benign = place / "wav/test/utt00.wav"
+    benign = place / "data/test/wav/utt00.wav"
     (verdict,) = map(json.loads, call("detect", *own, "--json", "exp/ctc", benign).splitlines())
     spoken = make_waves(8, seed=1)[1]["utt00"]
     assert (verdict["hypothesis"], verdict["statistic"]) == (" ".join(spoken), "mean_akld")
@@ -386,3 +389,25 @@ def test_options_that_a_ctc_recogniser_cannot_follow_are_named_in_one_line(
     words = ["nnet-attack", "--recogniser", "net.py:load", "--lang-dir", "-", "data/attack", "exp/ctc", "-", "exp/x"]
     assert main([*words, "--random-targets", "grammar"]) == 1
     assert "are words strung together, not grammar" in capsys.readouterr().err
+
+
+def test_recipe_trains_attacks_detects_and_reports(script_env: dict[str, str], tmp_path: Path) -> None:
+    recipe = make_recipe(tmp_path / "my recipes", script_env, "end_to_end")
+    for seed, (name, count) in enumerate({"train": 32, "fit": 8, "test": 8, "attack": 3}.items()):
+        write_set(tmp_path / "data" / name, count, seed)
+    small = [
+        "--net-opts",
+        "--num-epochs 30 --batch-s 4",
+        "--attack-opts",
+        "--num-steps 20 --num-rounds 2 --round-steps 5",
+    ]
+    recipe.run_sh("--data", tmp_path / "data", "--num-attack", "0", "--eps", "0.05", *small)
+    found = recipe.results()
+    assert found["clean"]["dropout"]["accuracy"] > 0.9  # an untrained network hears nothing
+    assert {row["attack"]: row["num_utts"] for row in found["attacks"]} == {
+        "pgd": 3,
+        "adaptive-max_predictive_entropy": 3,
+    }
+    assert all(row["checks"]["gradient_correct"]["passed"] for row in found["attacks"])
+    assert {row["attack"] for row in found["detection"]} == {row["attack"] for row in found["attacks"]}
+    assert (recipe.path / "exp/report/report.html").is_file()
