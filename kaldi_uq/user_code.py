@@ -28,9 +28,6 @@ _PREFIX = "_user_code_"  # of the modules' names
 def split_name(text: str) -> tuple[Path, str]:
     """The file and the name of ``FILE.py:NAME``.
 
-    >>> split_name("local/net.py:tdnn")
-    (PosixPath('local/net.py'), 'tdnn')
-
     Raises:
         UsageError: the text has another form, or there is no such file.
     """

@@ -9,13 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from kaldi_uq.recogniser.scores import score_waves
 from torch import Tensor, nn
 
 from kaldi_uq.cli.main import main
 from kaldi_uq.engine.base import DecodeConfig
 from kaldi_uq.errors import ModelFileError, UsageError
-from kaldi_uq.feats.conf import write_mfcc_conf
 from kaldi_uq.feats.config import FrontEndConfig
 from kaldi_uq.io.datadir import write_table
 from kaldi_uq.io.files import write_text
@@ -105,6 +103,15 @@ def build(system: TinySystem, name: str = "plain", seed: int = 0) -> HybridModel
     return HybridModel.from_factory(UTTERANCES, FACTORIES[name], system.table.num_pdfs, seed=seed)
 
 
+def loglikes(model: HybridModel, wave: np.ndarray) -> np.ndarray:
+    """(T, C) of one waveform, averaged over draws."""
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        draws, _ = model.iter_log_post(torch.from_numpy(wave)[None], torch.tensor([len(wave)]), generator=generator)
+        found: np.ndarray = model.loglikes(torch.cat(list(draws)).exp().mean(0).log())[0].numpy()
+    return found
+
+
 class TestTraining:
     @pytest.mark.parametrize("name", FACTORIES)
     def test_killed_training_on_utterances_resumes_to_the_same_bits(
@@ -143,8 +150,8 @@ class TestTraining:
         model = system.trainer(tmp_path / "net", build(system, "mc_dropout"), config).run()
         waves, text = tiny.make_waves(5, seed=77)
         system.engine.make_graph(system.lang, tmp_path / "net", tmp_path / "graph", **tiny.GRAPH_SCALES)
-        scores = [(utt, found.loglikes) for utt, found in score_waves(model, waves)]
-        found = system.engine.decode(tmp_path / "net", tmp_path / "graph", scores, DecodeConfig())
+        scores = [(utt, loglikes(model, wave)) for utt, wave in waves.items()]
+        found = system.engine.decoder(tmp_path / "net", tmp_path / "graph", DecodeConfig()).decode(scores)
         assert sum(list(h.words) == text[utt] for utt, h in found.items()) >= 4  # of five
 
     def test_loss_of_an_ensemble_is_that_of_a_member(self, system: TinySystem, tmp_path: Path) -> None:
@@ -216,7 +223,8 @@ def recipe(tmp_path_factory: pytest.TempPathFactory, system: TinySystem) -> Path
     shutil.copytree(system.lang.path, root / "lang")
     shutil.copytree(system.mono, root / "ali")
     write_text(root / "ali/splice_opts", "--left-context=3 --right-context=3\n")
-    write_mfcc_conf(root / "mfcc.conf", FRONT_END.mfcc)
+    options = ("--sample-frequency=8000", "--use-energy=false", "--num-mel-bins=15", "--num-ceps=7")  # of FRONT_END
+    write_text(root / "mfcc.conf", "\n".join(options) + "\n")
     write_text(root / "net.py", CODE)
     write_text(root / "path.sh", "")
     for name in ("steps", "utils"):
@@ -243,7 +251,7 @@ class TestCommand:
         # of the alignment's recipe it has no context frames, as it looks at neighbours itself
         assert (model.front_end.config.left_context, model.front_end.config.right_context) == (0, 0)
         assert model.kind == "SequenceDropout"
-        assert np.isfinite(next(iter(score_waves(model, tiny.make_waves(1)[0])))[1].loglikes).all()
+        assert np.isfinite(loglikes(model, tiny.make_waves(1)[0]["utt00"])).all()
         assert train("--network", network, *places) == 0
         assert "is up to date" in capsys.readouterr().out
         with open(tmp_path / "net.py", "a", encoding="utf-8") as stream:
