@@ -1,4 +1,7 @@
-"""CtcRecogniser: searches against brute force, batches, wrappers, attacks, and every command with --recogniser."""
+"""CtcRecogniser: searches against brute force, batches, wrappers, attacks, and every command with --recogniser.
+
+One file: the commands are asked about the recogniser whose parts the tests before them check.
+"""
 
 from __future__ import annotations
 
@@ -323,7 +326,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "from tests.tones import RATE, TOKENS, Tones, num_frames\n\n\n"
         "def load(model_dir):\n"
         "    net = Tones()\n"
-        "    net.load_state_dict(torch.load(model_dir / 'net.pt'))\n"
+        "    net.load_state_dict(torch.load(model_dir / 'net.pt', weights_only=True))\n"
         "    return CtcRecogniser(mc_dropout(net, p=0.05, num_samples=8), TOKENS, RATE, num_frames=num_frames)\n"
     )
     for seed, (name, count) in enumerate({"fit": 24, "test": 8, "attack": 4}.items()):

@@ -1,4 +1,7 @@
-"""Detectors against scipy, scikit-learn and closed forms; thresholds, intervals, files."""
+"""Detectors against scipy, scikit-learn and closed forms; thresholds, intervals, files.
+
+One file: what holds for one class of detector is asked of all of them, by the same list.
+"""
 
 from __future__ import annotations
 
