@@ -221,6 +221,8 @@ def test_detectors_that_cannot_be_known_are_refused(place: Path, tmp_path: Path,
     assert "fit.jsonl: no detector 'max_variance'; there are mean_predictive_entropy, " in error
     error = one_error(attack(*asked, "--fit", fit, "--nes-pairs", "2"))
     assert "either adaptive (statistics) or black_box (nes_pairs)" in error
+    error = one_error(attack(*words, "--method-options", "share=0.5"))
+    assert "--method-options share=0.5: the attack pgd has no options of its own" in error
     model_dir = Path(shutil.copytree(place / "exp/dnn", tmp_path / "exp/dnn"))
     assert main(["fit-detector", "--scored", str(fit), "--fpr", "0.2", str(model_dir)]) == 0
     error = one_error(attack(*asked, "--model-dir", model_dir, "--lang-dir", place / "data/lang"))

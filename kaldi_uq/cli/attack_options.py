@@ -111,6 +111,8 @@ def attack_of(args: argparse.Namespace, adaptive: AdaptiveConfig, **fixed: Any) 
         kind = load_object(method) if own else ATTACKS.get(method)
         if not (isinstance(kind, type) and issubclass(kind, Attack)):
             raise UsageError(f"--method {method}: expected a subclass of kaldi_uq.attacks.Attack")
+        if args.method_options and kind.Config in every:
+            raise UsageError(f"--method-options {args.method_options}: the attack {method} has no options of its own")
         common = {field.name: getattr(every[AttackConfig], field.name) for field in fields(AttackConfig)}
         config = every.get(kind.Config) or kind.Config(**common, **own_options(args.method_options, kind.Config))
         if issubclass(kind, Adaptive):
