@@ -19,7 +19,7 @@ from kaldi_uq.engine.base import DecodeConfig, DeltasConfig, MonoConfig
 from kaldi_uq.errors import UsageError
 from kaldi_uq.feats.config import FrontEndConfig
 from kaldi_uq.nnet.config import MODEL_KINDS, ModelConfig, config_class
-from kaldi_uq.training.config import TrainConfig
+from kaldi_uq.training.config import RobustConfig, TrainConfig
 from tests.conftest import REPO
 
 KINDS: tuple[type[Config], ...] = tuple(map(config_class, MODEL_KINDS))
@@ -32,7 +32,7 @@ FLAGS: dict[str, tuple[tuple[type[Config], ...], set[str]]] = {
     "align-gmm": ((DecodeConfig,), set()),
     "decode-gmm": ((DecodeConfig,), set()),
     "nnet-train": (
-        (*KINDS, TrainConfig, FrontEndConfig, DecodeConfig),
+        (*KINDS, TrainConfig, RobustConfig, FrontEndConfig, DecodeConfig),
         {"kind", "input_dim", "num_pdfs", "mfcc", "fbank"},
     ),
     "nnet-decode": ((DecodeConfig,), set()),
@@ -55,6 +55,7 @@ CHOICES = {
     "constraint": "snr",
     "eot_draws": "fixed",
     "loss": "margin",
+    "robust_loss": "plain",
     "sided": "both",
     "statistics": "all",
     "step_rule": "fixed",
@@ -254,7 +255,8 @@ class TestOptionFile:
         ids=lambda p: str(p.relative_to(REPO / "recipes")),
     )
     def test_files_of_the_recipe_are_read_by_the_command_they_are_for(self, path: Path) -> None:
-        command = "nnet-train" if path.stem in (*MODEL_KINDS, "train") else "nnet-attack"
+        training = path.stem in (*MODEL_KINDS, "train") or path.stem.startswith("robust")
+        command = "nnet-train" if training else "nnet-attack"
         configs, elsewhere = FLAGS[command]
         known = {
             f.name: typing.get_type_hints(config)[f.name] for config in configs for f in dataclasses.fields(config)

@@ -7,6 +7,8 @@ A network of your own (--network FILE.py:NAME) is what the Python function NAME 
 num_pdfs): a torch module from features (B, T, D) to logits (B, T, C), or what a wrapper of kaldi_uq.nnet makes of one.
 It gets no context frames unless flags ask for them, and is trained on whole utterances.
 
+--robust-eps asks for adversarial training, which every kind of network can have: see conf/robust.conf of the recipe.
+
 Writes final.safetensors (network, front end, priors), final.mdl and tree (the HMM with its transition probabilities
 after Viterbi training).  A killed run resumes after its last epoch.
 """
@@ -34,7 +36,7 @@ from kaldi_uq.io.kaldi_model import read_transitions
 from kaldi_uq.io.lang import Lang
 from kaldi_uq.io.waves import read_waves, waves_digest
 from kaldi_uq.nnet.config import FORMER_FIELDS, ModelConfig, config_class, kind_names
-from kaldi_uq.training.config import UTTERANCE_BATCH, TrainConfig
+from kaldi_uq.training.config import ROBUST_BATCH, UTTERANCE_BATCH, RobustConfig, TrainConfig
 from kaldi_uq.user_code import load_object, split_name
 
 if TYPE_CHECKING:  # --help needs no torch
@@ -68,7 +70,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_engine(parser)
     add_jobs(parser)
     kinds = map(config_class, kind_names())
-    configs: tuple[type[Config], ...] = (ModelConfig, *kinds, TrainConfig, FrontEndConfig, DecodeConfig)
+    configs: tuple[type[Config], ...] = (ModelConfig, *kinds, TrainConfig, RobustConfig, FrontEndConfig, DecodeConfig)
     # from --model, --frontend, --mfcc-config, --fbank-config and the alignments
     elsewhere = {"kind", "input_dim", "num_pdfs", "mfcc", "fbank"}
     add_config_file(parser, *configs, skip=elsewhere)
@@ -89,8 +91,10 @@ def run(args: argparse.Namespace) -> None:
     frontend = _frontend(args)
     transitions = read_transitions(args.ali_dir / "final.mdl")
     model, network = _model(args, frontend, transitions.num_pdfs)
+    robust, decode = config_from(args, RobustConfig), config_from(args, DecodeConfig)
     utterances = {} if model.network.frame_wise else {"batch_size": UTTERANCE_BATCH}
-    config, decode = config_from(args, TrainConfig, beneath=utterances), config_from(args, DecodeConfig)
+    utterances = {"batch_size": ROBUST_BATCH} if robust.robust_eps else utterances
+    config = config_from(args, TrainConfig, beneath=utterances)
     if config.num_viterbi_epochs and not (args.lang_dir / "G.fst").is_file():
         raise DataError(
             f"{args.lang_dir / 'G.fst'}: no such file; take the language directory of the recipe's tests (such as "
@@ -110,7 +114,7 @@ def run(args: argparse.Namespace) -> None:
     )
     inputs = [args.ali_dir / "final.mdl", args.data_dir / "text", *sorted(args.ali_dir.glob("ali.*.gz"))]
     inputs += [args.lang_dir / "G.fst"] if config.num_viterbi_epochs else []
-    options: dict[str, Any] = {c.__class__.__name__: c.to_dict() for c in (frontend, config, decode)}
+    options: dict[str, Any] = {c.__class__.__name__: c.to_dict() for c in (frontend, config, robust, decode)}
     options["ModelConfig"] = network
     if args.network:
         inputs.append(split_name(args.network)[0])
@@ -139,6 +143,7 @@ def run(args: argparse.Namespace) -> None:
         engine,
         config=config,
         decode=decode,
+        robust=robust,
         key=stamp.key,
     )
     trainer.run()

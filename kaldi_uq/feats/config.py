@@ -99,6 +99,11 @@ class FrontEndConfig(Config):
     of the utterance itself, differentiable) or ``speaker`` (given statistics, Kaldi's ``apply-cmvn --utt2spk``);
     ``norm_vars`` divides by the deviation too.  After the deltas every dimension is normalised with the mean and
     deviation of the training set, which the model file carries.
+
+    ``level`` and ``noise_floor`` are root mean squares at full scale 1; 0, the default, leaves Kaldi's values exactly
+    as they are.  ``level`` scales every utterance to one level first, so that quiet speech is not lost below the floor.
+    ``noise_floor`` adds to every energy what white noise of that level adds on average: dithering without randomness.
+    A perturbation of lower power than the floor then moves the logarithms of the energies little.
     """
 
     kind: str = "kaldi"
@@ -110,6 +115,8 @@ class FrontEndConfig(Config):
     delta_window: int = 2
     left_context: int = 4
     right_context: int = 4
+    level: float = 0.0
+    noise_floor: float = 0.0
 
     def __post_init__(self) -> None:
         kinds = ("kaldi", "fbank", "torchaudio")
@@ -119,6 +126,12 @@ class FrontEndConfig(Config):
         )
         require(self.left_context >= 0 and self.right_context >= 0, "left_context and right_context must be >= 0")
         require(self.delta_order >= 0 and self.delta_window > 0, "delta_order must be >= 0, delta_window > 0")
+        for name, value in (("level", self.level), ("noise_floor", self.noise_floor)):
+            require(0 <= value <= 1, f"{name} must be in [0, 1] (rms, full scale is 1; 0: none), got {value}")
+        require(
+            not (self.noise_floor and self.kind == "torchaudio"),
+            "noise_floor is for Kaldi's features (frontend kaldi or fbank), whose energies it is added to",
+        )
 
     @property
     def base(self) -> MfccConfig | FbankConfig:

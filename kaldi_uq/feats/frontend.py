@@ -10,6 +10,7 @@ from kaldi_uq.feats import framing
 from kaldi_uq.feats.cmvn import GlobalNorm, apply_cmvn, utterance_cmvn
 from kaldi_uq.feats.config import FrontEndConfig
 from kaldi_uq.feats.deltas import Deltas
+from kaldi_uq.feats.level import to_level
 from kaldi_uq.feats.mfcc import Fbank, Mfcc
 from kaldi_uq.feats.splice import splice
 from kaldi_uq.feats.torchaudio_mfcc import TorchaudioMfcc
@@ -18,9 +19,9 @@ from kaldi_uq.feats.torchaudio_mfcc import TorchaudioMfcc
 class FrontEnd(nn.Module):
     """From a padded batch of waveforms to the input of the network, differentiable all the way.
 
-    The order is Kaldi's: cepstra (or filter banks), CMVN, derivatives, then normalisation with the training set's
-    statistics, then context.  Of ``config.mfcc`` the kind ``torchaudio`` uses only ``sample_frequency`` and
-    ``num_ceps``; its frames are the paper's.
+    The order is Kaldi's: level (if one is set), cepstra (or filter banks), CMVN, derivatives, then normalisation with
+    the training set's statistics, then context.  Of ``config.mfcc`` the kind ``torchaudio`` uses only
+    ``sample_frequency`` and ``num_ceps``; its frames are the paper's.
 
     Args:
         config: the kind of features and what is done to them.
@@ -47,7 +48,12 @@ class FrontEnd(nn.Module):
             raise ValueError(f"sample_frequency must be a whole number of Hz, got {rate}")
         self.cepstra: Mfcc | Fbank | TorchaudioMfcc
         if config.kind != "torchaudio":
-            self.cepstra = Fbank(config.fbank) if config.kind == "fbank" else Mfcc(config.mfcc)
+            floor = config.noise_floor
+            self.cepstra = (
+                Fbank(config.fbank, noise_floor=floor)
+                if config.kind == "fbank"
+                else Mfcc(config.mfcc, noise_floor=floor)
+            )
             self.frame_shift_s = self.cepstra.shift / self.sample_rate
         else:
             self.cepstra = TorchaudioMfcc(self.sample_rate, config.mfcc.num_ceps)
@@ -70,6 +76,9 @@ class FrontEnd(nn.Module):
 
     def cepstra_of(self, wav: Tensor, num_samples: Tensor) -> tuple[Tensor, Tensor]:
         """Cepstra, or filter banks, ``(B, T, D)`` and lengths ``(B,)``: what CMVN statistics are gathered from."""
+        if self.config.level:
+            framing.check_batch(wav, num_samples, self.min_samples)
+            wav = to_level(wav, num_samples, self.config.level)
         return self.cepstra(wav, num_samples)  # type: ignore[no-any-return]
 
     def features(self, wav: Tensor, num_samples: Tensor, *, cmvn_stats: Tensor | None = None) -> tuple[Tensor, Tensor]:

@@ -25,10 +25,13 @@ class _KaldiFeatures(nn.Module, abc.ABC):
 
     window: Tensor
     filters: Tensor
+    mel_noise: Tensor  # (num_mel_bins,), what the noise floor adds to the mel energies
+    energy_noise: Tensor  # (), and to the energy of a frame
 
-    def __init__(self, config: MfccConfig | FbankConfig) -> None:
+    def __init__(self, config: MfccConfig | FbankConfig, *, noise_floor: float = 0.0) -> None:
         super().__init__()
         self.config = config
+        self.noise_floor = noise_floor
         self.shift = framing.window_shift(config)
         self.fft_size = framing.padded_window_size(config)
         self.min_samples = framing.min_samples(config)
@@ -38,6 +41,36 @@ class _KaldiFeatures(nn.Module, abc.ABC):
         # The configuration determines the tables, therefore they stay out of the state_dict.
         self.register_buffer("window", melbanks.analysis_window(config), persistent=False)
         self.register_buffer("filters", filters, persistent=False)
+        mel_noise, energy_noise = self._noise()
+        self.register_buffer("mel_noise", mel_noise, persistent=False)
+        self.register_buffer("energy_noise", energy_noise, persistent=False)
+
+    def _noise(self) -> tuple[Tensor, Tensor]:
+        """The mean energies (num_mel_bins,) and () that white noise of the level of the floor has in a frame.
+
+        Noise of independent samples adds up sample by sample: the mean energy behind any linear map is the sum of what
+        the map makes of each sample alone.
+        """
+        impulses = torch.eye(len(self.window), dtype=torch.float64) * (self.noise_floor * INT16_SCALE)
+        mel, energy = self._energies(impulses, 1)
+        return mel[:, 0].sum(0).float(), torch.zeros(()) if energy is None else energy[:, 0].sum(0).float()
+
+    def _energies(self, signal: Tensor, size: int) -> tuple[Tensor, Tensor | None]:
+        """Mel energies (B, T, num_mel_bins) and the frames' energies (B, T), if they are used, of ``size`` frames."""
+        config = self.config
+        frames, energy = windowed_frames(
+            signal[:, : (size - 1) * self.shift + len(self.window)],
+            self.window.to(signal.dtype),
+            shift=self.shift,
+            fft_size=self.fft_size,
+            preemphasis=config.preemphasis_coefficient,
+            remove_dc=config.remove_dc_offset,
+            with_energy=config.use_energy and config.raw_energy,
+        )
+        mel = filter_power(frames, self.filters.to(signal.dtype))
+        if config.use_energy and energy is None:
+            mel, energy = mel[..., :-1], mel[..., -1]
+        return mel, energy
 
     def forward(self, wav: Tensor, num_samples: Tensor) -> tuple[Tensor, Tensor]:
         """Compute the features.
@@ -68,20 +101,12 @@ class _KaldiFeatures(nn.Module, abc.ABC):
             beyond = max(0, length - length // 2 - self.shift + 2 * (self.shift // 2))
             signal = framing.reflect_ends(signal, num_samples, max(0, -first), beyond, repeat_edge=True)
             signal = signal[:, max(0, first) :]
-        frames, energy = windowed_frames(
-            signal[:, : (size - 1) * self.shift + length],
-            self.window.to(wav.dtype),
-            shift=self.shift,
-            fft_size=self.fft_size,
-            preemphasis=config.preemphasis_coefficient,
-            remove_dc=config.remove_dc_offset,
-            with_energy=config.use_energy and config.raw_energy,
-        )
-        mel = filter_power(frames, self.filters.to(wav.dtype))
+        mel, energy = self._energies(signal, size)
+        if self.noise_floor:
+            mel = mel + self.mel_noise.to(mel.dtype)
+            energy = None if energy is None else energy + self.energy_noise.to(mel.dtype)
         log_energy = None
-        if config.use_energy:
-            if energy is None:
-                mel, energy = mel[..., :-1], mel[..., -1]
+        if energy is not None:
             log_energy = energy.clamp_min(max(ENERGY_EPS, config.energy_floor)).log().unsqueeze(-1)
         feats = self._compose(mel, log_energy)
         return feats.masked_fill(~framing.valid_mask(lengths, size).unsqueeze(-1), 0)
@@ -96,6 +121,8 @@ class Mfcc(_KaldiFeatures):
 
     Args:
         config: Kaldi's options.
+        noise_floor: root mean square, full scale 1, of white noise whose mean energy is added to each mel energy and to
+            the energy of the frame; 0: Kaldi's values.
 
     Raises:
         ValueError: options that cannot work together, such as more mel bins than the spectrum can fill.
@@ -105,8 +132,8 @@ class Mfcc(_KaldiFeatures):
 
     transform: Tensor
 
-    def __init__(self, config: MfccConfig) -> None:
-        super().__init__(config)
+    def __init__(self, config: MfccConfig, *, noise_floor: float = 0.0) -> None:
+        super().__init__(config, noise_floor=noise_floor)
         self.output_dim = config.num_ceps
         transform = melbanks.cepstral_transform(config)
         self.energy_first = config.use_energy and not config.htk_compat
@@ -128,6 +155,8 @@ class Fbank(_KaldiFeatures):
 
     Args:
         config: Kaldi's options.
+        noise_floor: root mean square, full scale 1, of white noise whose mean energy is added to each mel energy and to
+            the energy of the frame; 0: Kaldi's values.
 
     Raises:
         ValueError: options that cannot work together, such as more mel bins than the spectrum can fill.
@@ -135,8 +164,8 @@ class Fbank(_KaldiFeatures):
     Source: Kaldi ``src/feat/feature-fbank.cc``.
     """
 
-    def __init__(self, config: FbankConfig) -> None:
-        super().__init__(config)
+    def __init__(self, config: FbankConfig, *, noise_floor: float = 0.0) -> None:
+        super().__init__(config, noise_floor=noise_floor)
         self.use_log = config.use_log_fbank
         self.energy_first = not config.htk_compat
         self.output_dim = config.num_mel_bins + int(config.use_energy)

@@ -76,7 +76,10 @@ def speaker_stats(
     """
     expected = front_end.cepstra.output_dim + 1
     problem = ""
-    if source != "waves":
+    changed = front_end.config.level or front_end.config.noise_floor
+    if source != "waves" and changed:
+        problem = f"{data.path / 'cmvn.scp'}: statistics of features without the model's level and noise floor"
+    elif source != "waves":
         spks = set(data.utt2spk.values())
         missing = spks - set(data.cmvn_scp)
         if missing:
@@ -89,6 +92,7 @@ def speaker_stats(
             problem = (
                 f"{data.path / 'cmvn.scp'}: statistics of {min(sizes) - 1} dimensions, the front end has {expected - 1}"
             )
+    if problem:
         if source == "scp":
             raise DataError(f"{problem}; compute them with the feature options of the model, or pass --cmvn-from waves")
         if data.cmvn_scp:

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor
 from tqdm import tqdm
 
 from kaldi_uq.engine.base import DecodeConfig, Engine, builder_of
@@ -25,9 +26,10 @@ from kaldi_uq.io.files import atomic_write, digest, write_json
 from kaldi_uq.io.lang import Lang
 from kaldi_uq.nnet.base import FrameModel
 from kaldi_uq.recogniser.hybrid import MODEL_FILE, HybridModel
-from kaldi_uq.training.config import TrainConfig
+from kaldi_uq.training.config import RobustConfig, TrainConfig
 from kaldi_uq.training.dataset import TrainingSet, make_training_set
 from kaldi_uq.training.minibatches import minibatches
+from kaldi_uq.training.robust import RobustLoss
 
 log = logging.getLogger(__name__)
 
@@ -71,6 +73,7 @@ class Trainer:
         engine: engine of the Viterbi epochs.
         config: options of the training.
         decode: beams and scales of the Viterbi epochs.
+        robust: options of adversarial training; default: ordinary training.
         key: whatever else the training depends on; a checkpoint of another key is not resumed.
     """
 
@@ -83,13 +86,15 @@ class Trainer:
         *,
         config: TrainConfig,
         decode: DecodeConfig,
+        robust: RobustConfig | None = None,
         key: str = "",
     ) -> None:
         self.out_dir, self.model, self.inputs, self.engine = out_dir, model, inputs, engine
-        self.config, self.decode = config, decode
+        self.config, self.decode, self.robust = config, decode, robust or RobustConfig()
         self.device = model.log_prior.device
         network = model.network.config.to_dict() if isinstance(model.network, FrameModel) else model.kind
-        self.key = digest(key, model.front_end.config.to_dict(), network, config.to_dict(), sorted(inputs.waves))
+        options = (model.front_end.config.to_dict(), network, config.to_dict(), self.robust.to_dict())
+        self.key = digest(key, *options, sorted(inputs.waves))
         model.set_speakers(inputs.speakers)
         self.history: list[dict[str, float]] = []
 
@@ -129,18 +134,48 @@ class Trainer:
     def _epoch(self, optimizer: torch.optim.Optimizer, data: TrainingSet, epoch: int, num_epochs: int) -> float:
         """One pass over the data; returns the mean loss of a frame, for an ensemble the mean over its members."""
         config, network = self.config, self.model.network.train()
-        num_steps, steps = minibatches(
-            network, self.model.front_end, data, batch_size=config.batch_size, seed=config.seed, epoch=epoch
-        )
-        generator = torch.Generator(self.device).manual_seed(config.seed * 1_000_003 + epoch)
+        passes = self._passes(data, num_epochs)
         decay = math.log(config.final_learning_rate / config.learning_rate)
-        total = torch.zeros((), device=self.device)
-        bar = tqdm(steps, total=num_steps, desc=f"epoch {epoch + 1}/{num_epochs}", unit="step", mininterval=0.5)
-        for step, minibatch in enumerate(bar):
-            progress = (epoch * num_steps + step) / (num_epochs * num_steps)
-            for group in optimizer.param_groups:
-                group["lr"] = config.learning_rate * math.exp(decay * progress)
-            loss = network.training_loss(
+        total, count = torch.zeros((), device=self.device), 0
+        with tqdm(desc=f"epoch {epoch + 1}/{num_epochs}", unit="step", mininterval=0.5) as bar:
+            for number in range(epoch * passes, (epoch + 1) * passes):
+                num_steps, losses = self._losses(data, number, num_epochs * passes)
+                bar.total = passes * num_steps
+                for step, loss in enumerate(losses):
+                    progress = (number * num_steps + step) / (num_epochs * passes * num_steps)
+                    for group in optimizer.param_groups:
+                        group["lr"] = config.learning_rate * math.exp(decay * progress)
+                    optimizer.zero_grad(set_to_none=True)
+                    loss.backward()  # type: ignore[no-untyped-call]
+                    network.clip_gradients(config.max_grad_norm)
+                    optimizer.step()
+                    total += loss.detach() / max(network.num_members, 1)
+                    count += 1
+                    bar.update()
+        network.eval()
+        return float(total) / count
+
+    def _passes(self, data: TrainingSet, num_epochs: int) -> int:
+        """How many passes over the data an epoch is."""
+        if not self.config.min_steps:
+            return 1
+        return max(1, math.ceil(self.config.min_steps / (num_epochs * self._losses(data, 0, num_epochs)[0])))
+
+    def _losses(self, data: TrainingSet, number: int, num_passes: int) -> tuple[int, Iterator[Tensor]]:
+        """How many steps a pass has, and the loss of each for the weights of the moment."""
+        config, network = self.config, self.model.network
+        generator = torch.Generator(self.device).manual_seed(config.seed * 1_000_003 + number)
+        if self.robust.robust_eps:
+            plan = data.plan(config.batch_size, generator=np.random.default_rng([config.seed, number]))
+            share = (number / num_passes, (number + 1) / num_passes)
+            return len(plan), RobustLoss(self.model, self.inputs.waves, self.robust, config).of_pass(
+                data, plan, seed=(config.seed, number, 1), generator=generator, share=share
+            )
+        num_steps, steps = minibatches(
+            network, self.model.front_end, data, batch_size=config.batch_size, seed=config.seed, epoch=number
+        )
+        losses = (
+            network.training_loss(
                 minibatch.x,
                 minibatch.pdfs,
                 mask=minibatch.mask,
@@ -148,13 +183,9 @@ class Trainer:
                 num_samples=config.num_train_samples or None,
                 generator=generator,
             )
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()  # type: ignore[no-untyped-call]
-            network.clip_gradients(config.max_grad_norm)
-            optimizer.step()
-            total += loss.detach() / max(network.num_members, 1)
-        network.eval()
-        return float(total) / num_steps
+            for minibatch in steps
+        )
+        return num_steps, losses
 
     def _realign(self, data: TrainingSet, epoch: int, hmm_dir: Path) -> Path:
         """Decode the training data; where the words are right, the decoder's path is the new alignment."""

@@ -1,0 +1,35 @@
+"""Scale utterances to one level."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from kaldi_uq.feats.framing import valid_mask
+
+# Added to the root mean square, in power: one step of 16-bit audio, so that silence stays near silence.
+SMALLEST_LEVEL = 1.0 / 32768.0
+
+
+def to_level(wav: Tensor, num_samples: Tensor, level: float) -> Tensor:
+    """Scale each utterance to one root mean square; differentiable through the level too.
+
+    A constant offset of the samples counts for nothing: it is no sound, and features remove it.
+
+    Args:
+        wav: waveforms, ``(B, N)``.
+        num_samples: number of samples of each utterance, ``(B,)`` int64.
+        level: root mean square, full scale 1.
+
+    Returns:
+        ``(B, N)``, 0 in padded samples.
+
+    >>> wav = torch.tensor([[0.5, -0.5, 0.5, -0.5]])
+    >>> to_level(wav, torch.tensor([4]), 0.05).abs().max().item()
+    0.05
+    """
+    inside = valid_mask(num_samples.to(wav.device), wav.shape[1])
+    count = num_samples.to(wav)[:, None]
+    wav = wav.masked_fill(~inside, 0)
+    centred = (wav - wav.sum(1, keepdim=True) / count).masked_fill(~inside, 0)
+    power = centred.square().sum(1, keepdim=True) / count
+    return wav * (level / (power + SMALLEST_LEVEL**2).sqrt())

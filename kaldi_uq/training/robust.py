@@ -1,0 +1,201 @@
+"""Adversarial training: every minibatch is attacked at the waveform, and the network learns to hold.
+
+The attack goes through the model's own front end.  Half of the minibatches, by default, are attacked away from their
+alignment and half towards the alignment of another utterance, which is what a targeted attack does.
+
+Source: Madry et al. 2018; Zhang et al. 2019 (TRADES), on the waveform, with the alignment of the clean speech.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from kaldi_uq.io.waves import pad
+from kaldi_uq.nnet.base import AcousticModel
+from kaldi_uq.recogniser.hybrid import HybridModel
+from kaldi_uq.training.config import RobustConfig, TrainConfig
+from kaldi_uq.training.dataset import TrainingSet
+
+
+@dataclass(frozen=True)
+class Speech:
+    """A minibatch of whole utterances.
+
+    Attributes:
+        wav: (B, N) float32.
+        num_samples: (B,) int64, on the CPU.
+        pdfs: (B, T) int64, the alignment; 0 in padded frames.
+        lengths: (B,) int64, frames.
+        mask: (B, T) bool, False in padded frames.
+        cmvn_stats: statistics of the speakers, or None.
+    """
+
+    wav: Tensor
+    num_samples: Tensor
+    pdfs: Tensor
+    lengths: Tensor
+    mask: Tensor
+    cmvn_stats: Tensor | None
+
+
+class RobustLoss:
+    """The losses of an adversarial training, minibatch by minibatch.
+
+    Args:
+        model: model in training.
+        waves: utt -> (N,) float32 in [-1, 1].
+        config: options of the adversarial training, with ``robust_eps`` above 0.
+        train: options of the training.
+    """
+
+    def __init__(
+        self, model: HybridModel, waves: Mapping[str, np.ndarray], config: RobustConfig, train: TrainConfig
+    ) -> None:
+        self.model, self.waves, self.config, self.train = model, dict(waves), config, train
+        self.recurrent = any(isinstance(part, nn.RNNBase) for part in model.network.modules())
+
+    def of_pass(
+        self,
+        data: TrainingSet,
+        plan: Sequence[list[int]],
+        *,
+        seed: Sequence[int],
+        generator: torch.Generator,
+        share: tuple[float, float],
+    ) -> Iterator[Tensor]:
+        """The loss of each minibatch of a pass over the data, for the weights of the moment.
+
+        Args:
+            data: alignments.
+            plan: numbers of the utterances of each minibatch.
+            seed: seed of the choices that are the same on every device.
+            generator: source of noise and draws, on the model's device.
+            share: share of the training that is over when the pass begins, and when it ends.
+
+        Returns:
+            An iterator over scalars, nats a frame; of an ensemble the sum over its members.
+        """
+        rng = np.random.default_rng(np.random.SeedSequence(seed))
+        for step, indices in enumerate(plan):
+            over = share[0] + (share[1] - share[0]) * step / len(plan)
+            ramp = min(1.0, over / self.config.robust_ramp) if self.config.robust_ramp else 1.0
+            speech = self._speech(data, indices, rng)
+            delta = self._attack(speech, ramp, rng, generator)
+            yield self._loss(speech, delta, data.num_frames, generator)
+
+    def _speech(self, data: TrainingSet, indices: list[int], rng: np.random.Generator) -> Speech:
+        targets = data.batch(indices)
+        audio = pad(self.waves, targets.utts)
+        gain = 10.0 ** (rng.uniform(-1.0, 1.0, len(indices)) * self.config.robust_gain_db / 20.0)
+        if self.model.needs_speakers:  # whose statistics are of the audio as it is
+            gain = np.ones_like(gain)
+        wav = audio.wav * gain[:, None].astype(np.float32)
+        return Speech(
+            wav=torch.from_numpy(wav).to(data.pdfs.device),
+            num_samples=torch.from_numpy(audio.num_samples),
+            pdfs=targets.pdfs,
+            lengths=targets.lengths,
+            mask=targets.mask,
+            cmvn_stats=self.model.cmvn_stats_of(targets.utts),
+        )
+
+    def _attack(self, speech: Speech, ramp: float, rng: np.random.Generator, generator: torch.Generator) -> Tensor:
+        """A perturbation (B, N): projected gradient descent in steps of one size from a random start."""
+        config, wav, network = self.config, speech.wav, self.model.network
+        towards = len(wav) > 1 and rng.random() < config.robust_targeted
+        shift = int(rng.integers(1, len(wav))) if towards else 0
+        targets = other_alignment(speech.pdfs, speech.lengths, shift) if towards else speech.pdfs
+        eps = torch.from_numpy(rng.uniform(0.0, ramp * config.robust_eps, (len(wav), 1))).to(wav)
+        if config.robust_level:
+            level = (wav.square().sum(1, keepdim=True) / speech.num_samples.to(wav)[:, None]).sqrt()
+            eps = eps * level / config.robust_level
+        noise = torch.empty_like(wav).uniform_(-1.0, 1.0, generator=generator)
+        delta = eps * noise
+        num_samples = 1 if network.is_random else None
+        network.eval()  # an attack trains nothing: no running statistics, no dropout of a network that has none at test
+        for _ in range(config.robust_steps):
+            delta.requires_grad_(True)
+            with self._differentiable():
+                x, _ = self._features(speech, delta)
+                log_post = network.log_post(x, num_samples=num_samples, generator=generator)
+                chosen = log_post.mean(0).gather(2, targets[..., None])[..., 0].masked_fill(~speech.mask, 0.0)
+                (slope,) = torch.autograd.grad(chosen.sum() if towards else -chosen.sum(), delta)
+            with torch.no_grad():
+                step = config.robust_step_size * eps
+                delta = torch.clamp(delta + step * slope.sign(), -eps, eps)
+        network.train()
+        return delta.detach()
+
+    def _loss(self, speech: Speech, delta: Tensor, num_frames: int, generator: torch.Generator) -> Tensor:
+        config, network = self.config, self.model.network
+        attacked, _ = self._features(speech, delta)
+        if config.robust_loss == "plain":
+            return self._cross_entropy(attacked, speech, num_frames, generator)
+        clean, _ = self._features(speech, None)
+        loss = self._cross_entropy(clean, speech, num_frames, generator)
+        count = self.train.num_train_samples or network.default_num_train_samples
+        state = generator.get_state()
+        before = network.log_post(clean, num_samples=count, generator=generator)
+        generator.set_state(state)  # the same draws: only what the attack changes is counted
+        after = network.log_post(attacked, num_samples=count, generator=generator)
+        return loss + config.robust_weight * max(network.num_members, 1) * divergence(before, after, speech.mask)
+
+    def _cross_entropy(self, x: Tensor, speech: Speech, num_frames: int, generator: torch.Generator) -> Tensor:
+        network: AcousticModel = self.model.network
+        mask = speech.mask
+        frames = (x[mask], speech.pdfs[mask], None) if network.frame_wise else (x, speech.pdfs, mask)
+        return network.training_loss(
+            frames[0],
+            frames[1],
+            mask=frames[2],
+            num_frames_total=num_frames,
+            num_samples=self.train.num_train_samples or None,
+            generator=generator,
+        )
+
+    def _features(self, speech: Speech, delta: Tensor | None) -> tuple[Tensor, Tensor]:
+        wav = speech.wav if delta is None else speech.wav + delta
+        return self.model.front_end(wav, speech.num_samples, cmvn_stats=speech.cmvn_stats)  # type: ignore[no-any-return]
+
+    def _differentiable(self) -> contextlib.AbstractContextManager[None]:
+        # cuDNN has no gradient of a recurrent network in evaluation mode; PyTorch's own implementation has
+        return torch.backends.cudnn.flags(enabled=False) if self.recurrent else contextlib.nullcontext()
+
+
+def divergence(before: Tensor, after: Tensor, mask: Tensor) -> Tensor:
+    """Kullback-Leibler divergence of attacked posteriors from clean ones, mean over draws and frames, in nats.
+
+    Args:
+        before, after: log-posteriors (M, B, T, C).
+        mask: (B, T) bool, the frames that count.
+    """
+    each = F.kl_div(after, before, log_target=True, reduction="none").sum(3).masked_fill(~mask, 0.0)
+    return each.sum() / (len(before) * mask.sum())
+
+
+def other_alignment(pdfs: Tensor, lengths: Tensor, shift: int) -> Tensor:
+    """The alignment of another utterance of the minibatch for each, stretched to its length.
+
+    Args:
+        pdfs: (B, T) int64.
+        lengths: (B,) int64, frames.
+        shift: how many utterances further the other one is.
+
+    Returns:
+        (B, T) int64.
+
+    >>> other_alignment(torch.tensor([[1, 2, 0, 0], [3, 4, 5, 6]]), torch.tensor([2, 4]), 1).tolist()
+    [[3, 5, 0, 0], [1, 1, 2, 2]]
+    """
+    frames = torch.arange(pdfs.shape[1], device=pdfs.device)
+    others, sizes = pdfs.roll(-shift, 0), lengths.roll(-shift)
+    places = (frames * sizes[:, None]) // lengths[:, None]
+    stretched = others.gather(1, places.clamp(max=pdfs.shape[1] - 1))
+    return stretched.masked_fill(frames >= lengths[:, None], 0)
