@@ -18,7 +18,7 @@ from tests.toy import GRID, Toy, attack, goal_of, loss_of, on_grid, random_targe
 def sizes_of(config: AttackConfig) -> list[float]:
     """How far each step goes, unhindered by the constraint."""
     constraint = LInf(torch.zeros(1, 8), torch.tensor([8]), 1.0)
-    constraint.eps = config.eps  # the unit of the steps, while the cap lies far away
+    constraint.eps = torch.tensor([config.eps])  # the unit of the steps, while the cap lies far away
     stepper = make_stepper(constraint, config)
     sizes, zero = [], torch.zeros(1, 8)
     for _ in range(config.num_steps):

@@ -34,7 +34,7 @@ class Adversarial:
         waves: utt -> (N,) float32 in [-1, 1], on the grid of 16-bit audio.
         records: utt -> ``target`` (words; ``None`` if untargeted), ``first_loss``, ``last_loss`` (nats a frame),
             ``live_samples`` (share that had a gradient), ``dead_frames`` (frames without any), ``steps``, ``starts``,
-            and what the attack adds.
+            ``eps_used`` (the largest change that was allowed, on the 16-bit grid), and what the attack adds.
         originals: utt -> the audio before, as ``waves``.
         config: options of the attack.
     """
@@ -138,6 +138,7 @@ class Attack:
             "dead_frames": dead_frames(result.live, batch.num_samples, batch.lengths, shift).tolist(),
             "steps": result.steps.tolist(),
             "starts": result.starts.tolist(),
+            "eps_used": batch.constraint.eps.tolist(),
             **further,
         }
         return {

@@ -15,6 +15,10 @@ class AttackConfig(Config):
     mean square of the perturbation (``rms``), ``snr`` its power against that of the audio (``snr_db``), ``masking`` its
     spectrum by what the audio masks, plus ``masking_db``.
 
+    ``eps_level`` > 0 makes eps one for speech of that root mean square: each utterance has eps times its own root mean
+    square over ``eps_level``, and with it ``rms``, ``step_size`` and the random start are scaled, so that quiet speakers
+    are attacked at the SNR that loud ones are.  One whose eps is less than a step of 16-bit audio stays as it is.
+
     ``apgd`` halves the step of an utterance where it no longer helps, ``cosine`` decays it to nearly 0, ``fixed`` keeps
     it.  ``step_size`` 0 stands for the strong choice: with ``apgd`` twice eps, but at most 0.1, with the others eps/8,
     and the whole way if there is one step (FGSM: ``num_steps 1``, no random start).  ``realign_every`` k > 0 realigns
@@ -28,6 +32,7 @@ class AttackConfig(Config):
     """
 
     eps: float = 0.02
+    eps_level: float = 0.0  # root mean square of the speech that eps is meant for, full scale 1; 0: eps is absolute
     constraint: str = "linf"
     rms: float = 0.005  # l2 only: root mean square of the perturbation, full scale 1
     snr_db: float = 25.0  # snr only
@@ -49,6 +54,7 @@ class AttackConfig(Config):
 
     def __post_init__(self) -> None:
         require(0 <= self.eps <= 1, f"eps must be a number in [0, 1] (full scale is 1), got {self.eps}")
+        require(0 <= self.eps_level <= 1, f"eps_level must be in [0, 1] (0: eps is absolute), got {self.eps_level}")
         require(0 < self.rms <= 1, f"rms must be in (0, 1], got {self.rms}")
         require(-100 <= self.snr_db <= 200, f"snr_db must be in [-100, 200], got {self.snr_db}")
         require(-100 <= self.masking_db <= 100, f"masking_db must be in [-100, 100], got {self.masking_db}")

@@ -1,6 +1,7 @@
 """How far an attack may move the audio: sets of admissible perturbations, for a batch of utterances.
 
-Whatever the constraint, no sample moves further than ``eps`` or leaves the range of 16-bit audio.
+Whatever the constraint, no sample moves further than ``eps`` or leaves the range of 16-bit audio.  Each utterance has
+an eps of its own, which is the same for all unless it goes by their level (:func:`level_scale`).
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ from kaldi_uq.registry import Registry
 
 ConstraintT = TypeVar("ConstraintT", bound="Constraint")
 
+_ROUNDING = 1e-6  # steps: of a float64 that stands for a whole number of them
+
 CONSTRAINTS: Registry[Callable[..., Constraint]] = Registry("constraint", "kaldi_uq.attacks")
 
 
@@ -28,7 +31,35 @@ def whole_steps(eps: float) -> int:
     >>> whole_steps(0.02), whole_steps(1 / 32768), whole_steps(3e-5)
     (655, 1, 0)
     """
-    return math.floor(eps * INT16_SCALE + 1e-6)
+    return math.floor(eps * INT16_SCALE + _ROUNDING)
+
+
+def level_scale(config: AttackConfig, wav: Tensor, num_samples: Tensor) -> Tensor:
+    """By how much the budget of each utterance is scaled: its root mean square over ``config.eps_level``.
+
+    Args:
+        config: ``eps_level``; 0: the budget is the same for all.
+        wav: (B, N) in [-1, 1], zero on padding.
+        num_samples: (B,) int64.
+
+    Returns:
+        (B,) float64.
+
+    >>> wav = torch.tensor([[0.1, -0.1, 0.1], [0.01, 0.01, 0.0]])
+    >>> level_scale(AttackConfig(eps_level=0.05), wav, torch.tensor([3, 2]))
+    tensor([2.0000, 0.2000], dtype=torch.float64)
+    """
+    if not config.eps_level:
+        return torch.ones(len(wav), dtype=torch.float64, device=wav.device)
+    return (wav.double().square().sum(1) / num_samples).sqrt() / config.eps_level
+
+
+def utterance_eps(config: AttackConfig, wav: Tensor, num_samples: Tensor) -> Tensor:
+    """The largest change (B,) of a sample of each utterance, float64, full scale 1; arguments of :func:`level_scale`.
+
+    One that has less than a step of 16-bit audio cannot be attacked.
+    """
+    return (config.eps * level_scale(config, wav, num_samples)).clamp(max=1.0)
 
 
 class Constraint(abc.ABC):
@@ -37,20 +68,23 @@ class Constraint(abc.ABC):
     Args:
         wav: (B, N) float32 in [-1, 1] on the 16-bit grid (k / 32768).
         num_samples: (B,) int64; what lies behind is padding and stays 0.
-        eps: largest change of a sample, full scale 1.
+        eps: largest change of a sample, full scale 1: one number, or (B,), one an utterance.
 
     Attributes:
-        eps: the largest change on the 16-bit grid, so that rounding cannot lead out of the set.
+        eps: (B,) float32, the largest change on the 16-bit grid, so that rounding cannot lead out of the set; 0: the
+            utterance cannot be attacked.
         inside: (B, N) bool, False on padding.
     """
 
-    def __init__(self, wav: Tensor, num_samples: Tensor, eps: float) -> None:
+    def __init__(self, wav: Tensor, num_samples: Tensor, eps: float | Tensor) -> None:
         self.inside = torch.arange(wav.shape[1], device=wav.device) < num_samples[:, None]
         self.num_samples = num_samples
-        self.eps = whole_steps(eps) / INT16_SCALE
+        wide = torch.as_tensor(eps, dtype=torch.float64, device=wav.device).expand(len(wav))
+        self.eps = (torch.floor(wide * INT16_SCALE + _ROUNDING) / INT16_SCALE).float()
         zero = torch.zeros((), device=wav.device)
-        self._low = torch.where(self.inside, (-1.0 - wav).clamp(min=-self.eps), zero)
-        self._high = torch.where(self.inside, (1.0 - 1.0 / INT16_SCALE - wav).clamp(max=self.eps), zero)
+        bound = self.eps[:, None]
+        self._low = torch.where(self.inside, torch.maximum(-1.0 - wav, -bound), zero)
+        self._high = torch.where(self.inside, torch.minimum(1.0 - 1.0 / INT16_SCALE - wav, bound), zero)
 
     @abc.abstractmethod
     def radius(self) -> Tensor:
@@ -70,7 +104,7 @@ class Constraint(abc.ABC):
 
     def start(self, noise: Tensor) -> Tensor:
         """A random start from uniform noise (B, N) in [-1, 1]."""
-        return self.project(self.eps * noise)
+        return self.project(self.eps[:, None] * noise)
 
     def select(self: ConstraintT, rows: Tensor) -> ConstraintT:
         """The constraint of some utterances of the batch, int64 (b,)."""
@@ -85,7 +119,7 @@ class LInf(Constraint):
     """No sample moves further than ``eps``: the paper's constraint."""
 
     def radius(self) -> Tensor:
-        return torch.full_like(self.num_samples, self.eps, dtype=torch.float32)
+        return self.eps
 
     def direction(self, gradient: Tensor) -> Tensor:
         return gradient.sign()
@@ -102,7 +136,7 @@ class L2(Constraint):
         norms: (B,) the bounds; a little less is used, by what rounding to 16 bit can add.
     """
 
-    def __init__(self, wav: Tensor, num_samples: Tensor, eps: float, norms: Tensor) -> None:
+    def __init__(self, wav: Tensor, num_samples: Tensor, eps: float | Tensor, norms: Tensor) -> None:
         super().__init__(wav, num_samples, eps)
         rounding = 0.5 / INT16_SCALE * num_samples.to(norms).sqrt()
         self._norms = (norms - rounding).clamp(min=0.0)
@@ -138,14 +172,16 @@ def make_constraint(config: AttackConfig, wav: Tensor, num_samples: Tensor, samp
 
 @CONSTRAINTS.register("linf")
 def _linf(config: AttackConfig, wav: Tensor, num_samples: Tensor, sample_rate: float) -> LInf:
-    return LInf(wav, num_samples, config.eps)
+    return LInf(wav, num_samples, utterance_eps(config, wav, num_samples))
 
 
 @CONSTRAINTS.register("l2")
 def _l2(config: AttackConfig, wav: Tensor, num_samples: Tensor, sample_rate: float) -> L2:
-    return L2(wav, num_samples, config.eps, config.rms * num_samples.to(wav.dtype).sqrt())
+    rms = config.rms * level_scale(config, wav, num_samples).to(wav.dtype)
+    return L2(wav, num_samples, utterance_eps(config, wav, num_samples), rms * num_samples.to(wav.dtype).sqrt())
 
 
 @CONSTRAINTS.register("snr")
 def _snr(config: AttackConfig, wav: Tensor, num_samples: Tensor, sample_rate: float) -> L2:
-    return L2(wav, num_samples, config.eps, wav.norm(dim=1) * 10.0 ** (-config.snr_db / 20.0))
+    norms = wav.norm(dim=1) * 10.0 ** (-config.snr_db / 20.0)
+    return L2(wav, num_samples, utterance_eps(config, wav, num_samples), norms)

@@ -24,6 +24,7 @@ from kaldi_uq.io.files import digest, read_json, write_json, write_text
 from kaldi_uq.io.wav import read_wav, write_wav
 from kaldi_uq.io.waves import wave_batches
 from kaldi_uq.recogniser.base import BaseRecogniser
+from kaldi_uq.results.utterances import movable
 from kaldi_uq.results.word_errors import ErrorRate, align_words
 
 # what can be measured of the audio beside the SNR (:mod:`kaldi_uq.audio.quality`)
@@ -110,6 +111,8 @@ def write_attack(
         record = {name: value for name, value in records[line["utt"]].items() if name != "target"}
         # what the attack says of its detectors is of the draws that it chose the example by
         line |= {"eps": config.eps, **record, **attack.record(line["statistics"])}
+        if "target_success" in line:
+            line["target_success"] &= movable(line)
     scp = {utt: str(out_dir / "wav" / f"{utt}.wav") for utt in records}
     for left_over in {str(path) for path in (out_dir / "wav").rglob("*.wav")} - set(scp.values()):
         Path(left_over).unlink()  # of an earlier attack on more utterances
@@ -199,9 +202,9 @@ def summarise(lines: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
         lines: lines of ``results.jsonl``, at least one.
 
     Returns:
-        ``num_utts``, ``target_accuracy`` and ``target_success`` (share of utterances whose words are exactly the
-        target's; both ``None`` without targets), ``original_accuracy`` (``None``: no word was spoken), ``snr_db_mean``
-        (``None``: nothing was added to any utterance), and the mean of each of ``QUALITY`` that was measured, as
+        ``num_utts``, ``target_accuracy`` and ``target_success`` (share of utterances that were attacked and whose
+        words are exactly the target's; both ``None`` without targets), ``original_accuracy`` (``None``: no word was spoken), ``snr_db_mean``
+        and ``snr_db_q05``, the quantile of 5 % (``None``: nothing was added to any utterance), and the mean of each of ``QUALITY`` that was measured, as
         ``segmental_snr_db_mean``.
 
     Raises:
@@ -210,16 +213,19 @@ def summarise(lines: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
     lines = list(lines)
     if not lines:
         raise ValueError("there is no line to summarise")
-    target = [ErrorRate.from_counts(line["target_errors"]) for line in lines if line.get("target_errors") is not None]
+    targeted = [line for line in lines if line.get("target_errors") is not None]
+    target = [ErrorRate.from_counts(line["target_errors"]) for line in targeted]
+    reached = [rate.errors == 0 and movable(line) for rate, line in zip(target, targeted, strict=True)]
     spoken = sum((ErrorRate.from_counts(line["original_errors"]) for line in lines), ErrorRate())
     snr = [float(line["snr_db"]) for line in lines if line.get("snr_db") is not None]
     quality = {name: [float(line[name]) for line in lines if line.get(name) is not None] for name in QUALITY}
     return {
         "num_utts": len(lines),
         "target_accuracy": sum(target, ErrorRate()).accuracy if target else None,
-        "target_success": float(np.mean([rate.errors == 0 for rate in target])) if target else None,
+        "target_success": float(np.mean(reached)) if target else None,
         "original_accuracy": spoken.accuracy if spoken.num_words else None,
         "snr_db_mean": float(np.mean(snr)) if snr else None,
+        "snr_db_q05": float(np.quantile(snr, 0.05)) if snr else None,
         **{f"{name}_mean": float(np.mean(values)) for name, values in quality.items() if values},
     }
 
@@ -244,5 +250,5 @@ def evasion(lines: Iterable[Mapping[str, Any]]) -> float:
     for line in lines:
         target = line.get("target_errors")
         errors = ErrorRate.from_counts(line["original_errors"] if target is None else target).errors
-        reached.append(line["passes"] and (errors > 0 if target is None else errors == 0))
+        reached.append(movable(line) and line["passes"] and (errors > 0 if target is None else errors == 0))
     return float(np.mean(reached))

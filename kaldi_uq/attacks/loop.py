@@ -113,12 +113,13 @@ def run_attack(
         success=nothing.bool(),
         rank=torch.full_like(nothing, torch.inf),
     )
-    if constraint.eps == 0:
+    movable = constraint.eps > 0  # the others stay as they are
+    if not bool(movable.any()):
         return result
     goal.begin()
     run = _Run(log_post, wav, constraint.num_samples, goal, gradient or _autograd)
     for start in range(config.num_starts):
-        rows = torch.arange(size, device=device)[~result.success]
+        rows = torch.arange(size, device=device)[~result.success & movable]
         if not len(rows):
             break
         result.starts[rows] += 1

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from kaldi_uq.attacks.config import AttackConfig
-from kaldi_uq.attacks.constraints import CONSTRAINTS, Constraint
+from kaldi_uq.attacks.constraints import CONSTRAINTS, Constraint, utterance_eps
 from kaldi_uq.audio.masking import HOPS, ShortTime, margin, masking_threshold
 
 PASSES = 4  # between the spectra below the threshold and the spectra of signals
@@ -39,7 +39,7 @@ class Masking(Constraint):
         self,
         wav: Tensor,
         num_samples: Tensor,
-        eps: float,
+        eps: float | Tensor,
         *,
         masking_db: float | Tensor = 0.0,
         sample_rate: float,
@@ -66,7 +66,7 @@ class Masking(Constraint):
     def direction(self, gradient: Tensor) -> Tensor:
         cells = self._frames.analyse(gradient)
         cells = cells * (self._allowed() / cells.abs().clamp(min=1e-20))
-        return self._signal(cells, gradient).clamp(-self.eps, self.eps)
+        return self._signal(cells, gradient).clamp(-self.eps[:, None], self.eps[:, None])
 
     def _shrink(self, delta: Tensor) -> Tensor:
         allowed = self._allowed()
@@ -74,7 +74,7 @@ class Masking(Constraint):
             cells = self._frames.analyse(delta)
             share = (allowed / cells.abs().clamp(min=1e-20)).clamp(max=1.0)
             cells = cells * (share**OVERCUT if number else share)
-            delta = self._signal(cells, delta).clamp(-self.eps, self.eps)
+            delta = self._signal(cells, delta).clamp(-self.eps[:, None], self.eps[:, None])
         return delta
 
     def _allowed(self) -> Tensor:
@@ -103,7 +103,7 @@ class NoiseToMask(Masking):
         return step / self._size(step).clamp(min=1e-20)
 
     def _shrink(self, delta: Tensor) -> Tensor:
-        delta = delta.clamp(-self.eps, self.eps) * self.inside
+        delta = delta.clamp(-self.eps[:, None], self.eps[:, None]) * self.inside
         return delta / self._size(delta).clamp(min=1.0)
 
     def _size(self, delta: Tensor) -> Tensor:
@@ -115,4 +115,5 @@ class NoiseToMask(Masking):
 
 @CONSTRAINTS.register("masking")
 def _masking(config: AttackConfig, wav: Tensor, num_samples: Tensor, sample_rate: float) -> Masking:
-    return Masking(wav, num_samples, config.eps, masking_db=config.masking_db, sample_rate=sample_rate)
+    eps = utterance_eps(config, wav, num_samples)
+    return Masking(wav, num_samples, eps, masking_db=config.masking_db, sample_rate=sample_rate)

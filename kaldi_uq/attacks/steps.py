@@ -129,12 +129,14 @@ def make_stepper(constraint: Constraint, config: AttackConfig, *, warm: bool = F
 def first_size(constraint: Constraint, config: AttackConfig, *, warm: bool = False) -> Tensor:
     """The size (B,) of the first step: the given one, or a share of the radius; one step alone goes all the way."""
     radius = constraint.radius()
+    # of an eps at a level: sizes in full scale are scaled as it is
+    scale = constraint.eps / config.eps if config.eps_level and config.eps else torch.ones_like(radius)
     if config.step_size:
-        return torch.full_like(radius, config.step_size)
+        return scale * config.step_size
     if config.num_steps == 1:
         return radius
     if config.step_rule == "apgd":
-        return (2.0 * radius).clamp(max=LARGEST_STEP) if config.constraint == "linf" else 2.0 * radius
+        return torch.minimum(2.0 * radius, LARGEST_STEP * scale) if config.constraint == "linf" else 2.0 * radius
     return radius * (WARM_STEP if warm else FIRST_STEP)
 
 

@@ -173,7 +173,7 @@ def _lines(record: Mapping[str, Any]) -> list[str]:
     if "target" in record:
         lines.append(f"  target: {record['target']}")
     lines.append(f"  heard:  {record['hypothesis'] or '(nothing)'} (before: {record['original'] or '(nothing)'})")
-    change = f"{record['largest_change']:.4g} of {record['eps']:g} ({steps} steps of 16 bit)"
+    change = f"{record['largest_change']:.4g} of {record['eps_used']:.4g} ({steps} steps of 16 bit)"
     lines.append(f"  {snr}, largest change {change}, {record['steps']} gradient steps")
     shown = {name: value for name, value in record["statistics"].items() if name.startswith(("max_", "mean_"))}
     lines.append("  " + ", ".join(f"{name.replace('_', ' ')} {value:.3g}" for name, value in shown.items()))

@@ -6,7 +6,7 @@ import json
 import math
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -51,6 +51,7 @@ class AttackRecord:
         target_errors, original_errors: counts against ``target`` (None without one) and against ``original``.
         snr_db: signal to perturbation ratio; None if there is no perturbation.
         statistics: uncertainty statistics of the utterance by name.
+        movable: whether there was anything that the attack was allowed to change: eps was a step of 16-bit audio.
     """
 
     utt: str
@@ -62,10 +63,16 @@ class AttackRecord:
     original_errors: ErrorRate
     snr_db: float | None
     statistics: dict[str, float]
+    movable: bool = True
 
     @property
     def success(self) -> bool:
-        """Whether the recogniser wrote down the target word for word; without one, anything but what was said."""
+        """Whether the recogniser wrote down the target word for word; without one, anything but what was said.
+
+        An utterance that could not be attacked is none that fell.
+        """
+        if not self.movable:
+            return False
         if self.target_errors is None:
             return self.original_errors.errors > 0
         return self.target_errors.errors == 0
@@ -107,9 +114,19 @@ def read_attacked(path: str | os.PathLike[str]) -> list[AttackRecord]:
             # JSON has no infinity, but Python writes and reads one
             snr_db=line.number("snr_db") if line.values.get("snr_db") not in (None, math.inf) else None,
             statistics=line.statistics(),
+            movable=movable(line.values),
         )
         for line in _lines(Path(path))
     ]
+
+
+def movable(line: Mapping[str, Any]) -> bool:
+    """Whether the attack of a line was allowed to change anything; one with eps 0 is a baseline that counts as it is.
+
+    >>> movable({"eps": 0.02, "eps_used": 0.0}), movable({"eps": 0.02}), movable({"eps": 0.0, "eps_used": 0.0})
+    (False, True, True)
+    """
+    return bool(line.get("eps") == 0 or line.get("eps_used") != 0)
 
 
 class Measured(Protocol):

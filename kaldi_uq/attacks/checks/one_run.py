@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 from kaldi_uq.attacks.attack import Adversarial
-from kaldi_uq.attacks.constraints import whole_steps
+from kaldi_uq.attacks.config import AttackConfig
+from kaldi_uq.attacks.constraints import level_scale, whole_steps
 from kaldi_uq.audio.quality import snr_db
 from kaldi_uq.io.wav import INT16_SCALE
 from kaldi_uq.recogniser.base import BaseRecogniser
@@ -51,13 +52,15 @@ def check_attack(adversarial: Adversarial) -> dict[str, Check]:
     """Check what an attack wrote, without asking the recogniser; arguments and result as of :func:`check`."""
     originals, attacked, config = adversarial.originals, adversarial.waves, adversarial.config
     records = adversarial.records
-    largest = max(_distance(originals[u], attacked[u]) for u in originals)
+    allowed = {utt: _allowed(config, wave) for utt, wave in originals.items()}
+    change = {u: _distance(originals[u], attacked[u]) for u in originals}
+    furthest = max(originals, key=lambda u: change[u] - allowed[u])
     same_length = all(len(attacked[u]) == len(originals[u]) for u in originals)
     checks = {
         "eps_respected": outcome(
-            largest <= config.eps + ROUNDING,
-            largest,
-            config.eps,
+            change[furthest] <= allowed[furthest] + ROUNDING,
+            change[furthest],
+            allowed[furthest],
             "samples moved further than eps: mend the projection, or the rounding to 16 bit after it",
         ),
         "length_kept": outcome(
@@ -65,11 +68,13 @@ def check_attack(adversarial: Adversarial) -> dict[str, Check]:
         ),
     }
     if config.constraint == "l2":
-        loudest = max(_rms(originals[u], attacked[u]) for u in originals)
+        loudness = {u: _rms(originals[u], attacked[u]) for u in originals}
+        bounds = {u: config.rms * _scale(config, wave) for u, wave in originals.items()}
+        loudest = max(originals, key=lambda u: loudness[u] - bounds[u])
         checks["rms_respected"] = outcome(
-            loudest <= config.rms * (1 + 1e-6),
-            loudest,
-            config.rms,
+            loudness[loudest] <= bounds[loudest] * (1 + 1e-6),
+            loudness[loudest],
+            bounds[loudest],
             "the perturbation is louder than rms: mend the projection, or the rounding to 16 bit after it",
         )
     elif config.constraint == "snr":
@@ -81,15 +86,17 @@ def check_attack(adversarial: Adversarial) -> dict[str, Check]:
                 config.snr_db,
                 "the perturbation is louder than snr_db allows: mend the projection, or the rounding after it",
             )
-    if config.eps > 0 and not whole_steps(config.eps):
+    movable = [u for u in originals if whole_steps(allowed[u])]
+    if config.eps > 0 and len(movable) < len(originals):
+        of = f" for {len(originals) - len(movable)} of {len(originals)} utterances" if config.eps_level else ""
         checks["eps_reaches_16_bit"] = outcome(
             False,
-            config.eps * INT16_SCALE,
+            min(allowed.values()) * INT16_SCALE,
             1,
-            "eps is less than 1/32768, one step of 16-bit audio: choose a larger one",
+            f"eps is less than 1/32768, one step of 16-bit audio{of}: choose a larger one",
         )
-    elif config.eps > 0:
-        checks |= _check_gradients_of_run([records[u] for u in originals], iterates=config.num_steps > 1)
+    if movable:
+        checks |= _check_gradients_of_run([records[u] for u in movable], iterates=config.num_steps > 1)
     return checks
 
 
@@ -219,6 +226,16 @@ def outcome(passed: bool, value: float, limit: float, remedy: str) -> Check:
     {'passed': True, 'value': 0.02, 'limit': 0.02, 'remedy': ''}
     """
     return {"passed": bool(passed), "value": value, "limit": limit, "remedy": "" if passed else remedy}
+
+
+def _scale(config: AttackConfig, wave: np.ndarray) -> float:
+    """By how much the budget of an utterance is scaled."""
+    return float(level_scale(config, torch.from_numpy(wave)[None], torch.tensor([len(wave)])))
+
+
+def _allowed(config: AttackConfig, wave: np.ndarray) -> float:
+    """The largest change of a sample of an utterance."""
+    return min(1.0, config.eps * _scale(config, wave))
 
 
 def _distance(original: np.ndarray, attacked: np.ndarray) -> float:
