@@ -15,7 +15,8 @@ class TrainConfig(Config):
     """Training on an alignment (section 4.1 of the paper).
 
     ``num_epochs`` on the given alignment, then ``num_viterbi_epochs``, each after a realignment with the network's own
-    posteriors.
+    posteriors.  With ``average`` the model has the average of the weights over the last steps: about 1 / (1 - average)
+    of them count.
     """
 
     num_epochs: int = 3
@@ -26,6 +27,7 @@ class TrainConfig(Config):
     weight_decay: float = 0.0
     num_train_samples: int = 0  # draws per training example; 0: the model's default (dropout 10, bnn 1)
     max_grad_norm: float = 5.0
+    average: float = 0.0  # share of the last average in an exponential average of the weights; 0: the last weights
     min_steps: int = 0  # steps that a training on little data has at least: an epoch is then several passes over it
     seed: int = 0
 
@@ -33,6 +35,7 @@ class TrainConfig(Config):
         require(self.num_epochs >= 1, f"num_epochs must be >= 1, got {self.num_epochs}")
         require(self.num_viterbi_epochs >= 0, f"num_viterbi_epochs must be >= 0, got {self.num_viterbi_epochs}")
         require(self.batch_size >= 1, f"batch_size must be >= 1, got {self.batch_size}")
+        require(0 <= self.average < 1, f"average must be in [0, 1), got {self.average}")
         require(self.min_steps >= 0, f"min_steps must be >= 0, got {self.min_steps}")
         require(self.seed >= 0, f"seed must be >= 0, got {self.seed}")
         require(self.learning_rate > 0 and self.final_learning_rate > 0, "learning rates must be positive")

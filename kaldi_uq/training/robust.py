@@ -87,8 +87,10 @@ class RobustLoss:
             over = share[0] + (share[1] - share[0]) * step / len(plan)
             ramp = min(1.0, over / self.config.robust_ramp) if self.config.robust_ramp else 1.0
             speech = self._speech(data, indices, rng)
-            delta = self._attack(speech, ramp, rng, generator)
-            yield self._loss(speech, delta, data.num_frames, generator)
+            with quick_products():
+                delta = self._attack(speech, ramp, rng, generator)
+                loss = self._loss(speech, delta, data.num_frames, generator)
+            yield loss
 
     def _speech(self, data: TrainingSet, indices: list[int], rng: np.random.Generator) -> Speech:
         targets = data.batch(indices)
@@ -167,6 +169,17 @@ class RobustLoss:
     def _differentiable(self) -> contextlib.AbstractContextManager[None]:
         # cuDNN has no gradient of a recurrent network in evaluation mode; PyTorch's own implementation has
         return torch.backends.cudnn.flags(enabled=False) if self.recurrent else contextlib.nullcontext()
+
+
+@contextlib.contextmanager
+def quick_products() -> Iterator[None]:
+    """Let a GPU round the factors of matrix products to 10 bits (TF32), which a training does not feel."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("high")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
 
 
 def divergence(before: Tensor, after: Tensor, mask: Tensor) -> Tensor:

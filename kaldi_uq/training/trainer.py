@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 
 from kaldi_uq.engine.base import DecodeConfig, Engine, builder_of
@@ -35,7 +36,7 @@ log = logging.getLogger(__name__)
 
 CHECKPOINT = "checkpoint.pt"
 REALIGN_FRAMES = 1 << 14  # frames in a batch
-_CHECKPOINT_FIELDS = {"key", "epoch", "network", "optimizer", "pdfs", "history"}
+_CHECKPOINT_FIELDS = {"key", "epoch", "network", "average", "optimizer", "pdfs", "history"}
 
 
 @dataclass(frozen=True)
@@ -96,6 +97,8 @@ class Trainer:
         options = (model.front_end.config.to_dict(), network, config.to_dict(), self.robust.to_dict())
         self.key = digest(key, *options, sorted(inputs.waves))
         model.set_speakers(inputs.speakers)
+        average = get_ema_multi_avg_fn(config.average)
+        self.average = AveragedModel(model.network, multi_avg_fn=average) if config.average else None
         self.history: list[dict[str, float]] = []
 
     def run(self) -> HybridModel:
@@ -121,6 +124,8 @@ class Trainer:
             self.history.append({"epoch": epoch, "loss": loss})
             log.info("epoch %d of %d: loss %.4f nats a frame", epoch + 1, num_epochs, loss)
             self._checkpoint(optimizer, data, epoch + 1)
+        if self.average is not None:
+            self.model.network.load_state_dict(self.average.module.state_dict())
         self.model.set_prior(data.counts(self.model.network.num_pdfs))
         for name in ("final.mdl", "tree"):
             _copy(hmm_dir / name, self.out_dir / name)
@@ -149,6 +154,8 @@ class Trainer:
                     loss.backward()  # type: ignore[no-untyped-call]
                     network.clip_gradients(config.max_grad_norm)
                     optimizer.step()
+                    if self.average is not None:
+                        self.average.update_parameters(network)
                     total += loss.detach() / max(network.num_members, 1)
                     count += 1
                     bar.update()
@@ -238,6 +245,7 @@ class Trainer:
             "key": self.key,
             "epoch": next_epoch,
             "network": self.model.network.state_dict(),
+            "average": self.average.state_dict() if self.average is not None else {},
             "optimizer": optimizer.state_dict(),
             "pdfs": data.pdfs.to(torch.int32),
             "history": self.history,
@@ -263,6 +271,8 @@ class Trainer:
             log.warning("%s: of another configuration; training starts from the beginning", path)
             return 0
         self.model.network.load_state_dict(state["network"])
+        if self.average is not None:
+            self.average.load_state_dict(state["average"])
         optimizer.load_state_dict(state["optimizer"])
         data.pdfs = state["pdfs"].long()
         self.history = state["history"]
