@@ -35,7 +35,9 @@ EVERY: list[dict[str, Any]] = [
 
 def levels() -> Tensor:
     """(4, 400): loud and padded, quiet, very quiet, and so quiet that one step of 16 bit is more than eps."""
-    wav = torch.stack([(on_grid(400, seed=row, scale=0.2) * gain * GRID).round() / GRID for row, gain in enumerate(GAINS)])
+    wav = torch.stack(
+        [(on_grid(400, seed=row, scale=0.2) * gain * GRID).round() / GRID for row, gain in enumerate(GAINS)]
+    )
     wav[3, 0] = 1 / GRID  # no digital silence
     wav[1, 300:] = 0
     return wav
@@ -53,9 +55,7 @@ class TestBudget:
     @pytest.mark.parametrize("options", EVERY, ids=lambda o: str(o["constraint"]))
     def test_each_utterance_stays_within_its_own_eps_on_the_grid(self, options: dict[str, Any]) -> None:
         wav = levels()
-        result, _ = attack(
-            AttackConfig(eps=0.02, eps_level=0.1, num_steps=20, **options), wav, SIZES, start=starts()
-        )
+        result, _ = attack(AttackConfig(eps=0.02, eps_level=0.1, num_steps=20, **options), wav, SIZES, start=starts())
         steps = (result.wav - wav).double() * GRID
         assert torch.equal(steps, steps.round())
         for row, size in enumerate(SIZES):
@@ -106,9 +106,7 @@ class TestBudget:
         whole, _ = attack(config, wav, SIZES, start=starts(), goal=goal_of(config, target, torch.tensor(SIZES)))
         for row, size in enumerate(SIZES):
             goal = goal_of(config, target[row : row + 1, : size // 20], torch.tensor([size]))
-            one, _ = attack(
-                config, wav[row : row + 1, :size], [size], start=starts()[row : row + 1, :size], goal=goal
-            )
+            one, _ = attack(config, wav[row : row + 1, :size], [size], start=starts()[row : row + 1, :size], goal=goal)
             assert torch.equal(one.wav[0], whole.wav[row, :size])
 
     def test_without_a_level_all_have_the_one_eps(self) -> None:

@@ -22,6 +22,7 @@ from torch import Tensor
 from kaldi_uq.attacks.attack import ATTACKS, Attack
 from kaldi_uq.attacks.batch import Batch
 from kaldi_uq.attacks.config import AdaptiveConfig, AttackConfig
+from kaldi_uq.attacks.constraints import LInf
 from kaldi_uq.attacks.goal import BatchGoal
 from kaldi_uq.attacks.loop import AttackResult, Gradient, Judge, Verdict
 from kaldi_uq.attacks.penalised import OneAtATime, Penalised, one_gradient
@@ -123,7 +124,8 @@ class Adaptive(Attack):
         """What a round with the detectors descends, and how, by ``way``; ``weight`` is lambda (B,)."""
         if self.search.way == "penalty":
             return Penalised(batch.goal, self.sentries, weight), None
-        return OneAtATime(batch.goal, self.sentries, batch), one_gradient(orthogonal=self.search.way == "orthogonal")
+        gradient = one_gradient(orthogonal=self.search.way == "orthogonal", signs=isinstance(batch.constraint, LInf))
+        return OneAtATime(batch.goal, self.sentries, batch), gradient
 
     def judge(self, batch: Batch) -> Judge:
         """The decoder and the detectors together; success is to have the words and to pass.

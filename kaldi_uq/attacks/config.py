@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 from kaldi_uq.config import Config, one_of, require
 
-
 WAYS = ("penalty", "orthogonal", "selective")  # of an attack that knows the detector
 
 

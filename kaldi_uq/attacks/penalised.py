@@ -122,13 +122,14 @@ class OneAtATime(_TwoParts):
         return part
 
 
-def one_gradient(*, orthogonal: bool) -> Gradient:
+def one_gradient(*, orthogonal: bool, signs: bool = False) -> Gradient:
     """The gradient of one part of an :class:`OneAtATime` for each utterance.
 
     Of the penalty where the target is reached and something is left of it, else of the target's loss.
 
     Args:
         orthogonal: only what is orthogonal to the gradient of the other part.
+        signs: as of :func:`without`.
 
     Returns:
         a function for ``run_attack(gradient=...)``; the loss it gives is the target's.
@@ -138,24 +139,38 @@ def one_gradient(*, orthogonal: bool) -> Gradient:
         delta = delta.detach().requires_grad_(True)
         loss, penalty, reached = shares_of(delta).sum(2)
         (of_loss,) = torch.autograd.grad(loss.sum(), delta, retain_graph=True)
-        if penalty.requires_grad:
-            (of_penalty,) = torch.autograd.grad(penalty.sum(), delta)
-        else:  # of detectors without a gradient
-            of_penalty = torch.zeros_like(delta)
+        (of_penalty,) = torch.autograd.grad(penalty.sum(), delta)
         quiet = ((reached > 0) & (penalty > 0))[:, None]
         own, other = torch.where(quiet, of_penalty, of_loss), torch.where(quiet, of_loss, of_penalty)
-        return loss.detach(), without(own, other) if orthogonal else own
+        return loss.detach(), without(own, other, signs=signs) if orthogonal else own
 
     return gradient
 
 
-def without(gradient: Tensor, other: Tensor) -> Tensor:
-    """What is left of a gradient (B, N) that is orthogonal to another one, utterance by utterance.
+def without(gradient: Tensor, other: Tensor, *, signs: bool = False) -> Tensor:
+    """A gradient minus so much of another one that what is left is orthogonal to it, utterance by utterance.
 
-    >>> without(torch.tensor([[1.0, 1.0]]), torch.tensor([[0.0, 2.0]]))
-    tensor([[1., 0.]])
+    Where steps are of signs, as within a bound on each sample, those of an orthogonal gradient are not orthogonal to
+    anything.  There the signs have to be: the steepest of these steps is that of ``gradient - share * other``, with the
+    median of ``gradient / other``, weighted with ``|other|``, for the share.
+
+    Args:
+        gradient, other: (B, N).
+        signs: the signs of the result are orthogonal to ``other`` (but for one sample), instead of the result.
+
+    Returns:
+        (B, N).
+
+    >>> one, other = torch.tensor([[1.0, 1.0]]), torch.tensor([[0.0, 2.0]])
+    >>> without(one, other), without(torch.tensor([[3.0, 2.0, 1.0]]), torch.ones(1, 3), signs=True)
+    (tensor([[1., 0.]]), tensor([[ 1.,  0., -1.]]))
     """
     wide, along = gradient.double(), other.double()
     along = along / along.norm(dim=1, keepdim=True).clamp(min=1e-300)
-    left = wide - (wide * along).sum(1, keepdim=True) * along
-    return left.to(gradient.dtype)
+    if signs:
+        ratios, order = torch.where(along == 0, 0.0, wide / along).sort(dim=1)
+        weights = along.abs().gather(1, order).cumsum(1)
+        share = ratios.gather(1, (weights < weights[:, -1:] / 2).sum(1, keepdim=True))
+    else:
+        share = (wide * along).sum(1, keepdim=True)
+    return (wide - share * along).to(gradient.dtype)

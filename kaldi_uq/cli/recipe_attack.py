@@ -41,7 +41,8 @@ def run(args: argparse.Namespace) -> None:
     config = config_file(args.attack)
     name, options = args.name, args.attack_opts
     try:
-        AttackConfig(eps_level=args.eps_level), AdaptiveConfig(fpr=DEFAULT_FPR if args.fpr is None else args.fpr)
+        AttackConfig(eps_level=args.eps_level)
+        AdaptiveConfig(fpr=DEFAULT_FPR if args.fpr is None else args.fpr)
     except ValueError as error:
         raise UsageError(f"--{error}".replace("_", "-")) from None
     if args.attack in KNOWING:
@@ -65,7 +66,7 @@ def run(args: argparse.Namespace) -> None:
     if args.eot_samples is not None:
         name += f"-eot{args.eot_samples}"
         options += f" --eot-samples {args.eot_samples}"
-    print(at_level(name, args.eps_level), config, options.strip())
+    print(at_level(name, args.eps_level), config, " ".join(options.split()))
 
 
 def config_file(attack: str) -> Path:

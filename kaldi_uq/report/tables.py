@@ -77,7 +77,9 @@ def attacks(run: Run) -> Table:
     here = here.merge(found[["model", "attack", "eps", "auroc"]], "left", on=["model", "attack", "eps"])
     here["cell"] = _cells("{} / {}", here["target_success"], here["auroc"])
     cells = pivot(here, ["attack"], "model", "cell").rename(columns=model_name)
-    means = here.groupby("attack")[["snr_db_mean", "snr_db_q05", "masking_margin_db_mean"]].mean().dropna(axis=1, how="all")
+    means = (
+        here.groupby("attack")[["snr_db_mean", "snr_db_q05", "masking_margin_db_mean"]].mean().dropna(axis=1, how="all")
+    )
     frame = cells.join(_decibels(means).rename(columns=QUALITY))
     note = (
         "Share of utterances heard as the target, word for word / AUROC of the paper's detector, which these attacks "
@@ -292,7 +294,8 @@ def _with_loudness(run: Run, frame: pd.DataFrame) -> pd.DataFrame:
 
 def csv_files(run: Run) -> dict[str, pd.DataFrame]:
     """Every number in rows: file name -> frame."""
-    attacks = run.attacks.assign(failed_checks=list(map(_failed_checks, run.attacks["checks"])))
+    unused = [name for name in ("snr_db_q05", "eps_level", "fpr") if run.attacks[name].isna().all()]
+    attacks = run.attacks.drop(columns=unused).assign(failed_checks=list(map(_failed_checks, run.attacks["checks"])))
     where = ["model", "kind", "level", "statistic", "sided"]
     told = run.told.assign(against=_cells("auroc_{}_eps{:g}", run.told["attack"], run.told["eps"]))
     told = told.pivot(index=where, columns="against", values="auroc").reset_index()
