@@ -18,8 +18,8 @@ class AttackConfig(Config):
     spectrum by what the audio masks, plus ``masking_db``.
 
     ``eps_level`` > 0 makes eps one for speech of that root mean square: each utterance has eps times its own root mean
-    square over ``eps_level``, and with it ``rms``, ``step_size`` and the random start are scaled, so that quiet speakers
-    are attacked at the SNR that loud ones are.  One whose eps is less than a step of 16-bit audio stays as it is.
+    square over ``eps_level``, and with it ``rms``, ``step_size`` and the random start are scaled, so that quiet speech
+    is attacked at the SNR that loud speech is.  One whose eps is less than a step of 16-bit audio stays as it is.
 
     ``apgd`` halves the step of an utterance where it no longer helps, ``cosine`` decays it to nearly 0, ``fixed`` keeps
     it.  ``step_size`` 0 stands for the strong choice: with ``apgd`` twice eps, but at most 0.1, with the others eps/8,
@@ -133,9 +133,9 @@ class BlackBoxConfig(AttackConfig):
 class AdaptiveConfig(Config):
     """What an attack that knows the detector does about it; without ``statistics`` the attack knows of none.
 
-    ``way`` ``penalty`` minimises the sum of the target's loss and the detectors' penalty, with a weight that is searched;
-    ``selective`` descends the loss of an utterance while its target is not reached, and else the penalty; ``orthogonal``
-    does the same along the part of that gradient that is orthogonal to the other.
+    Of the ways, ``penalty`` minimises the sum of the target's loss and the detectors' penalty, with a weight that is
+    searched; ``selective`` descends the loss of an utterance while its target is not reached, and else the penalty;
+    ``orthogonal`` does the same along the part of that gradient that is orthogonal to the other.
 
     The detectors are fitted and calibrated as the defender's are.  ``aim`` is the share of benign scores below the
     score that is aimed at.  Nothing is gained from being less suspicious than half of the clean speech; stopping just

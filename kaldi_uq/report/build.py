@@ -125,7 +125,7 @@ def data_uri(content: bytes, mime: str) -> str:
 
 
 def _curves(run: Run, draw: Draw) -> dict[str, list[dict[str, Any]]]:
-    """Accuracy over eps (figure 1), over the SNR and over steps, and what attacks that know the detector keep, over eps."""
+    """Accuracy over eps (figure 1), SNR and steps, and what attacks that know the detector keep, over eps."""
     attacks, evasion = [], []
     for attack, rows in run.plain.groupby("attack", sort=False):
         if rows["eps"].nunique() > 1:  # one eps makes no curve
@@ -141,7 +141,7 @@ def _curves(run: Run, draw: Draw) -> dict[str, list[dict[str, Any]]]:
         title = f"{run.reference} over the number of gradient steps, eps {eps:g}"
         figure = plots.accuracy_figure(rows, title=title, x="steps")
         attacks.append(draw(figure, f"steps_eps{eps:g}", f"{title}; the numbers are in the table."))
-    points = run.adaptive()
+    points = run.strongest()
     if points["eps"].nunique() > 1:
         alt = "Share of utterances that reach their target and pass the detector over eps; the table has the numbers."
         evasion.append(draw(plots.evasion_figure(points), "evasion", alt))

@@ -30,8 +30,8 @@ _MORE = {
     "checks": ("model", "check", "passed", "value", "limit", "remedy", "failed"),
 }  # fmt: skip
 _NUMBERS = {"eps", "level", "num_utts", "target_success", "target_accuracy", "original_accuracy", "snr_db_mean",
-            "snr_db_q05", "eps_level", "masking_margin_db_mean", "auroc", "tpr_at_fpr_1pct", "evasion", "fpr", "fpr_at_threshold", "accuracy",
-            "value", "limit"}  # fmt: skip
+            "snr_db_q05", "eps_level", "masking_margin_db_mean", "auroc", "tpr_at_fpr_1pct", "evasion", "fpr",
+            "fpr_at_threshold", "accuracy", "value", "limit"}  # fmt: skip
 # Kinds of benign but hard audio in order, and what their level is; a high SNR is mild, a high level of others hard.
 _LEVELS = {"clean": "", "uniform": ", eps {:g}", "white": ", {:g} dB SNR", "babble": ", {:g} dB SNR",
            "reverb": ", RT60 {:g} s"}  # fmt: skip
@@ -120,8 +120,9 @@ class Run:
             blind = names.at_level(REFERENCE, names.split_level(row["attack"])[1])
             own = found.get((row["model"], row["attack"], row["eps"], row["knows"], *form), {})
             plain = found.get((row["model"], blind, row["eps"], row["knows"], *form), {})
-            if plain.get("fpr", USUAL_FPR) not in (fpr, None) and not pd.isna(plain["fpr"]):
-                plain = {}  # measured with another threshold
+            measured = plain.get("fpr", fpr)
+            if (USUAL_FPR if pd.isna(measured) else measured) != fpr:
+                plain = {}  # of another threshold
             share = own.get("evasion") if pd.isna(row["evasion"]) else row["evasion"]
             shares = (plain.get("evasion"), share, own.get("auroc"))
             rows.append((row["model"], row["knows"], row["eps"], row["attack"], *form, fpr, *shares))
@@ -132,7 +133,7 @@ class Run:
     def strongest(self) -> pd.DataFrame:
         """Of the rows of :meth:`adaptive` on one detector at one eps, the one that reaches and passes the most.
 
-        Thresholds for more false alarms than the fewest, and budgets at a level where others are absolute, are left out.
+        Left out are thresholds for more false alarms than the fewest, and budgets at a level where others are absolute.
         """
         points = self.adaptive()
         points["level"] = [names.split_level(name)[1] for name in points["attack"]]

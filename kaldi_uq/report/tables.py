@@ -83,8 +83,8 @@ def attacks(run: Run) -> Table:
     frame = cells.join(_decibels(means).rename(columns=QUALITY))
     note = (
         "Share of utterances heard as the target, word for word / AUROC of the paper's detector, which these attacks "
-        "do not know. SNR: mean and 5 % quantile over utterances. Over masking: level of the perturbation over what the "
-        "audio masks. Means over models."
+        "do not know. SNR: mean and 5 % quantile over utterances. Over masking: level of the perturbation over what "
+        "the audio masks. Means over models."
     )
     return Table.of("attacks", f"Attacks at eps {run.eps:g}", frame, note)
 
