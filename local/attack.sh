@@ -8,11 +8,15 @@
 set -euo pipefail
 
 eps=0.02          # <e>: largest change of a sample, full scale 1
+eps_level=        # <l>: eps is for speech of this root mean square, full scale 1, and scaled by the level of each utterance;
+                  # filed as <name>-level<l> [eps is absolute]
 model=dnn         # <name>: directory under exp/
-attack=pgd        # <name>: pgd: the strong default; paper-pgd: the paper's exactly; adaptive: knows the detector; or any
-                  # other with a conf/<name>.conf
-statistics=       # <s>,<s>: adaptive: of the detectors to pass; all: every one [max_predictive_entropy]
-name=             # <name>: under which it is filed; an attack of the same name and eps is replaced [<attack>, or adaptive-<statistics>]
+attack=pgd        # <name>: pgd: the strong default; paper-pgd: the paper's exactly; adaptive, orthogonal, selective:
+                  # know the detector; or any other with a conf/<name>.conf
+statistics=       # <s>,<s>: of the detectors to pass, of an attack that knows them; all: every one [max_predictive_entropy]
+fpr=              # <rate>: false-positive rate of these, fitted on exp/<model>/score_fit; filed as <name>-fpr<rate> unless it is
+                  # 0.01 [those of exp/<model>/detector, for 0.01]
+name=             # <name>: under which it is filed; an attack of the same name and eps is replaced [<attack>, or <attack>-<statistics>]
 data=data/attack  # <dir>: utterances to attack
 num_utts=0        # <n>: attack so many of them, spread over the data; 0: all
 eot_samples=      # <n>: draws that one gradient averages over; filed as <name>-eot<n> [as in conf/, filed as <name>]
@@ -28,9 +32,13 @@ seed=0            # <n>: seed of targets, starts and draws
 
 eps=$(kaldi-uq check-eps "$eps")
 asked=$(kaldi-uq recipe-attack --name="$name" --statistics="$statistics" ${eot_samples:+--eot-samples="$eot_samples"} \
-  --attack-opts="$attack_opts" -- "$attack")
+  ${eps_level:+--eps-level="$eps_level"} ${fpr:+--fpr="$fpr"} --attack-opts="$attack_opts" -- "$attack")
 read -r name conf attack_opts <<<"$asked"
 need_files "stage 4 of run.sh, with --models $model," "exp/$model/final.safetensors"
-steps/uq/attack.sh --eps "$eps" --attack "$name" --attack-config "$conf" --num-utts "$num_utts" --results exp/results.json \
+if [ -n "$fpr" ]; then
+  need_files "stage 5 of run.sh" "exp/$model/score_fit/results.jsonl"
+  attack_opts="$attack_opts --fit exp/$model/score_fit/results.jsonl"
+fi
+steps/uq/attack.sh --eps "$eps" ${eps_level:+--eps-level "$eps_level"} --attack "$name" --attack-config "$conf" --num-utts "$num_utts" --results exp/results.json \
   ${target_text:+--target-text "$target_text"} ${attack_opts:+--attack-opts "$attack_opts"} "${model_opts[@]}" \
   "$data" data/lang "exp/$model" "exp/$model/graph" "exp/$model/attack_${name}_eps$eps"

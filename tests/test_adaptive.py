@@ -281,17 +281,19 @@ def heard(out: Path) -> dict[str, np.ndarray]:
 
 class TestAttack:
     @pytest.mark.parametrize(
-        "kind, statistics, sided, eps",
+        "kind, statistics, sided, eps, way",
         [
-            ("dnn", "mean_predictive_entropy", "two", 0.1),
-            ("dnn", "max_predictive_entropy", "both", 0.1),
-            ("ensemble", "max_mutual_information", "two", 0.05),
+            ("dnn", "mean_predictive_entropy", "two", 0.1, "penalty"),
+            ("dnn", "mean_predictive_entropy", "two", 0.1, "orthogonal"),
+            ("dnn", "max_predictive_entropy", "both", 0.1, "penalty"),
+            ("ensemble", "max_mutual_information", "two", 0.05, "penalty"),
+            ("ensemble", "max_mutual_information,max_predictive_entropy", "two", 0.05, "selective"),
         ],
     )
     def test_it_passes_more_often_than_the_attack_that_does_not_know_the_detector(
-        self, place: Place, tmp_path: Path, kind: str, statistics: str, sided: str, eps: float
+        self, place: Place, tmp_path: Path, kind: str, statistics: str, sided: str, eps: float, way: str
     ) -> None:
-        adaptive = AdaptiveConfig(statistics=statistics, sided=sided, num_rounds=4, round_steps=30)
+        adaptive = AdaptiveConfig(statistics=statistics, sided=sided, num_rounds=4, round_steps=30, way=way)
         config = replace(CONFIG, num_steps=60, eps=eps)
         blind = lines_of(place, kind, tmp_path / "blind", config, adaptive, knows=False)
         lines = lines_of(place, kind, tmp_path / "adaptive", config, adaptive)
@@ -299,13 +301,20 @@ class TestAttack:
         for one, other in zip(heard(tmp_path / "adaptive").values(), speech()[0].values(), strict=True):
             assert np.abs(one - other).max() <= eps
 
-    @pytest.mark.parametrize("kind, statistic", [("bnn", "mean_akld"), ("dropout", "mean_mutual_information")])
+    @pytest.mark.parametrize(
+        "kind, statistic, way",
+        [
+            ("bnn", "mean_akld", "penalty"),
+            ("dropout", "mean_mutual_information", "penalty"),
+            ("dropout", "mean_mutual_information", "selective"),
+        ],
+    )
     def test_random_models_are_attacked_through_several_draws(
-        self, place: Place, tmp_path: Path, kind: str, statistic: str
+        self, place: Place, tmp_path: Path, kind: str, statistic: str, way: str
     ) -> None:
         # a detector that calls a fifth of the clean audio an attack
         adaptive = AdaptiveConfig(
-            statistics=statistic, sided="one", fpr=0.2, aim=0.2, num_rounds=5, round_steps=40, num_scorings=2
+            statistics=statistic, sided="one", fpr=0.2, aim=0.2, num_rounds=5, round_steps=40, num_scorings=2, way=way
         )
         config = replace(CONFIG, num_steps=60, eot_samples=10, eps=0.3)
         targets = {utt: [*words[:-1], "two"] for utt, words in speech()[1].items()}  # near, so that they are reached
@@ -423,7 +432,7 @@ class TestCommand:
         results = tmp_path / "results.json"
         fit = str(place[1] / "dnn/score_fit/results.jsonl")
         options = ("--statistics", "mean_predictive_entropy", "--fit", fit, "--attack", "adaptive-x")
-        options += ("--results", str(results))
+        options += ("--results", str(results), "--way", "selective", "--eps-level", "0.05")
         assert self.run(place, tmp_path / "attack", *options) == 0
         sentries = sentries_of(benign_of(place, "dnn"), AdaptiveConfig(statistics="mean_predictive_entropy"))
         lines = self.lines(tmp_path / "attack")
@@ -434,6 +443,9 @@ class TestCommand:
         (row,) = json.loads(results.read_text())["attacks"]
         assert row["evasion"] == evasion(lines)
         assert row["adaptive"]["statistics"] == "mean_predictive_entropy"
+        assert (row["adaptive"]["way"], row["fpr"], row["eps_level"]) == ("selective", 0.01, 0.05)
+        assert all(line["eps"] == 0.1 != line["eps_used"] > 0 for line in lines)
+        assert sum(of["num_utts"] for of in row["by_speaker"].values()) == len(lines)
 
     def test_another_search_or_another_fit_is_another_attack(self, place: Place, tmp_path: Path) -> None:
         fit = tmp_path / "fit.jsonl"
@@ -465,6 +477,7 @@ class TestCommand:
             (["--statistics", "max_akld", "--fit", "FIT"], "no detector 'max_akld'; there are max_predictive_entropy"),
             (["--statistics", "all", "--fit", "nowhere"], "nowhere: no such file"),
             (["--statistics", "all", "--sided", "three"], "sided must be one, two or both, got 'three'"),
+            (["--statistics", "all", "--way", "up"], "way must be penalty, orthogonal or selective, got 'up'"),
             (["--statistics", "all", "--nes-pairs", "2"], "adaptive (statistics) or black_box (nes_pairs): leave one"),
         ],
     )

@@ -59,6 +59,7 @@ CHOICES = {
     "sided": "both",
     "statistics": "all",
     "step_rule": "fixed",
+    "way": "selective",
 }
 # A field that asks for another one, and the value of that.
 NEEDS = {"momentum": ("step_rule", "cosine")}

@@ -37,6 +37,19 @@ def ask(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
             ["adaptive", "--statistics=a,b", "--eot-samples=3", "--attack-opts=--num-rounds 2"],
             "adaptive-a+b-eot3 conf/adaptive.conf --statistics a,b --num-rounds 2 --eot-samples 3",
         ),
+        (["orthogonal"], "orthogonal-max_predictive_entropy conf/orthogonal.conf --statistics max_predictive_entropy"),
+        (["selective", "--statistics=a"], "selective-a conf/selective.conf --statistics a"),
+        (["adaptive", "--statistics=a", "--fpr=0.01"], "adaptive-a conf/adaptive.conf --statistics a --fpr 0.01"),
+        (
+            ["adaptive", "--statistics=a", "--fpr=0.05", "--eps-level=0.050"],
+            "adaptive-a-fpr0.05-level0.05 conf/adaptive.conf --statistics a --fpr 0.05",
+        ),
+        (
+            ["adaptive", "--statistics=a", "--name=x-fpr0.05", "--fpr=0.05"],
+            "x-fpr0.05 conf/adaptive.conf --statistics a --fpr 0.05",
+        ),
+        (["pgd", "--eps-level=0.05", "--name=x"], "x-level0.05 conf/pgd.conf"),
+        (["pgd", "--eps-level=0"], "pgd conf/pgd.conf"),
     ],
 )
 def test_name_configuration_and_options(ask, words: list[str], answer: str) -> None:
@@ -46,9 +59,12 @@ def test_name_configuration_and_options(ask, words: list[str], answer: str) -> N
 @pytest.mark.parametrize(
     "words, message",
     [
-        (["pdg"], "conf/pdg.conf: no such file; --attack must be one of adaptive, fgsm, l2, nes, paper-pgd, pgd, "),
+        (["pdg"], "conf/pdg.conf: no such file; --attack must be one of adaptive, fgsm, l2, nes, orthogonal, "),
         (["dnn"], "conf/dnn.conf: no such file; --attack must be one of adaptive, "),  # a model's
-        (["pgd", "--statistics=max_akld"], "--statistics is for --attack adaptive, which knows the detector"),
+        (["pgd", "--statistics=max_akld"], "--statistics is for --attack adaptive or orthogonal or selective, which"),
+        (["pgd", "--fpr=0.05"], "--fpr is for --attack adaptive or orthogonal or selective, which knows the detector"),
+        (["adaptive", "--fpr=2"], "--fpr must be in (0, 1), got 2.0"),
+        (["pgd", "--eps-level=-1"], "--eps-level must be in [0, 1] (0: eps is absolute), got -1.0"),
         (["adaptive", "--statistics=a;b"], "--statistics must be names separated by commas, got 'a;b'"),
         (
             ["paper-pgd", "--attack-opts=--num-steps 2"],

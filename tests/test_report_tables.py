@@ -175,6 +175,56 @@ class TestTables:
         row = row_of(tables.every_attack(run), "pgd-2x", "0.02", "fNN (dnn)")
         assert (row["reach"], row["utterances"], row["original accuracy"]) == ("0.800", "40", "-0.125")
 
+    def test_snr_stands_beside_eps_wherever_it_is_known(self, filled: Results) -> None:
+        content = filled.read()
+        for row in content["attacks"]:
+            if (row["attack"], row["eps"]) == ("pgd", 0.02):
+                loud = row["model"] == "dnn"
+                row |= {"snr_db_mean": 20.0 if loud else 22.0, "snr_db_q05": 12.0 if loud else 13.0}
+        run = Run(content)
+        assert (run.loudness("pgd", 0.02), run.loudness("pgd", 0.005), run.loudness("x", 1)) == (
+            "21.0 (12.5)",
+            "21.5",
+            "",
+        )
+        assert row_of(tables.overview(run), "pgd", "0.02")["SNR dB (5 %)"] == "21.0 (12.5)"
+        assert row_of(tables.every_attack(run), "pgd", "0.02", "fNN (dnn)")["SNR dB, 5 %"] == "12.0"
+        noted = [tables.measures(run), *tables.transfer(run), tables.statistics(run, "pgd", 0.02)]
+        assert tables.detectors(run).note.endswith(f"{tables.SNR_NOTE} pgd, eps 0.005: 21.5.")
+        for table in noted:
+            assert f"{tables.SNR_NOTE} " in table.note and "pgd, eps 0.02: 21.0 (12.5)" in table.note
+        assert f"adaptive-{MI}, eps 0.02: 21.5" in tables.adaptive(run).note
+        assert "snr_db_q05" in tables.csv_files(run)["attacks.csv"]
+
+    def test_attack_at_a_level_stands_beside_the_absolute_one(self, filled: Results) -> None:
+        for model in ("dnn", "ensemble"):
+            attack(filled, model, "pgd-level0.05", 0.02, 0.5, eps_level=0.05)
+            attack(filled, model, "pgd-2x-level0.05", 0.02, 0.6, eps_level=0.05)
+            detection(filled, model, "pgd-level0.05", 0.02, PAPER, 0.7)
+        run = run_of(filled)
+        assert [row[0] for row in tables.attacks(run).rows] == ["pgd", "pgd-level0.05"]
+        assert run.reference == "pgd" and "eps 0.02: pgd-level0.05" in tables.measures(run).heads
+        content = filled.read()
+        content["detection"] = [row for row in content["detection"] if row["attack"] == "pgd-level0.05"]
+        assert Run(content).reference == "pgd-level0.05"
+
+    def test_worst_speaker_is_named(self, filled: Results) -> None:
+        spoken = {"ann": {"num_utts": 9, "accuracy": 0.9}, "bob": {"num_utts": 9, "accuracy": 0.99}}
+        filled.set_clean("dnn", ErrorRate(1, 2, 3, 1000, 18), spoken)
+        fallen = {"ann": {"num_utts": 4, "success": 0.25, "snr_db_mean": 12.0},
+                  "bob": {"num_utts": 4, "success": 1.0, "snr_db_mean": None}}  # fmt: skip
+        attack(filled, "dnn", "pgd", 0.02, 0.6, by_speaker=fallen)
+        attack(filled, "dnn", "pgd-2x", 0.02, 0.6, by_speaker=fallen)  # a variant
+        attack(filled, "dnn", "pgd", 0.005, 0.6, by_speaker=fallen)
+        run = run_of(filled)
+        table = tables.speakers(run)
+        assert table.rows[0] == ("clean", "ann 0.900 / bob 0.990")
+        assert table.rows[1:] == (("pgd", "bob 1.000 / ann 0.250"),)
+        rows = tables.csv_files(run)["speakers.csv"]
+        assert len(rows) == 8 and rows["snr_db_mean"].notna().sum() == 3
+        assert "by_speaker" not in tables.csv_files(run)["attacks.csv"]
+        assert "ann 0.900 / bob 0.990" in results_text(run, command="x")
+
     def test_failed_checks_of_an_attack_are_named(self, results: Results) -> None:
         wrong = {"passed": False, "value": 0.3, "limit": 0.2, "remedy": "mend it"}
         attack(
@@ -215,6 +265,23 @@ class TestTables:
         for statistic in ("mean predictive entropy", "max mutual information"):
             row = row_of(tables.adaptive(run_of(results)), "fNN (dnn)", statistic)
             assert row["eps 0.02"] == "0.200 → 0.800 (0.300)"
+
+    def test_ways_and_false_alarm_rates_have_rows_of_their_own(self, filled: Results) -> None:
+        options = {"detector": "gaussian", "sided": "two"}
+        attack(filled, "dnn", f"selective-{PAPER}", 0.02, 0.99, evasion=0.95, adaptive={**options, "fpr": 0.01})
+        attack(filled, "dnn", f"adaptive-{PAPER}-fpr0.05", 0.02, 0.9, evasion=0.3, adaptive={**options, "fpr": 0.05})
+        run = run_of(filled)
+        table = tables.adaptive(run)
+        assert table.heads[:3] == ("model", "statistic", "attack")
+        begin = ("fNN (dnn)", "max predictive entropy")
+        assert row_of(table, *begin, f"selective-{PAPER}")["eps 0.02"] == "0.020 → 0.950 (–)"
+        # what the other attack does to a detector with this threshold was not measured
+        assert row_of(table, *begin, f"adaptive-{PAPER}-fpr0.05")["eps 0.02"] == "– → 0.300 (–)"
+        assert "threshold for 1 % and 5 % false alarms" in table.note
+        strongest = run.strongest().set_index(["model", "statistic", "eps"])["adaptive"].to_dict()
+        assert strongest["dnn", PAPER, 0.02] == 0.95 and strongest["dnn", PAPER, 0.005] == EVASION["dnn", PAPER][0]
+        assert found(filled, "Of 3 detectors that the attacker knows")
+        plots.evasion_figure(run.strongest())
 
     def test_negatives_have_a_row_a_disturbance_the_mildest_first(self, results: Results) -> None:
         results.add_negatives(negatives(white0=0.625))
@@ -372,6 +439,14 @@ class TestCurves:
         ]
         figure = plots.accuracy_figure(rows, title="Steps", x="steps")
         assert [text.get_text() for text in figure.axes[0].get_xticklabels()] == ["40", "80"]
+
+    def test_curve_over_snr_falls_to_the_right(self, results: Results) -> None:
+        for eps, snr, success in ((0.0, None, 0.0), (0.01, 25.0, 0.4), (0.02, 19.0, 0.9)):
+            attack(results, "dnn", "pgd", eps, success, snr_db_mean=snr)
+        panel = plots.accuracy_figure(run_of(results).plain, title="pgd", x="snr_db_mean").axes[0]
+        (line,) = [line for line in panel.lines if line.get_label() == "fNN (dnn)"]
+        assert np.asarray(line.get_xydata()).tolist() == [[19.0, 0.9], [25.0, 0.4]]
+        assert panel.xaxis_inverted() and panel.get_xlabel() == "mean SNR of an eps, dB"
 
     def test_success_has_a_panel_of_its_own(self, filled: Results) -> None:
         run = run_of(filled)

@@ -45,11 +45,16 @@ check_options() {
   done
 }
 
-# check_eps: eps holds bounds, afterwards each in its shortest form
+# check_eps: eps holds bounds, afterwards each in its shortest form, as eps_level, where the script has that option; sets
+# at_level: what the names of attacks end with
 check_eps() {
   local e checked=
   for e in $eps; do checked="$checked $(kaldi-uq check-eps "$e")"; done
   eps=${checked# }
+  [ -z "${eps_level:-}" ] || eps_level=$(kaldi-uq check-eps --option eps-level "$eps_level")
+  [ "${eps_level:-}" != 0 ] || eps_level=
+  # shellcheck disable=SC2034
+  at_level=${eps_level:+-level$eps_level}
 }
 
 # use_run NAME: data and exp become links to runs/RUN/{data,exp}, RUN being NAME with seed and corpus_opts, so that runs with

@@ -3,7 +3,8 @@
 It minimises ``target loss + lambda * penalty``.  The penalty is 0 where every detector's score is at the level that is
 aimed at, which lies below the threshold: a random model is scored again with other draws, and an example that only just
 passes does not pass again.  Lambda is searched for each utterance: where the decoder still writes the target and the
-score is above the aim, it grows; where the target is lost, it shrinks.
+score is above the aim, it grows; where the target is lost, it shrinks.  There are two ways without a lambda, which
+descend one of the two at a time (:mod:`kaldi_uq.attacks.penalised`).
 
 Source: Carlini and Wagner 2017, "Adversarial examples are not easily detected"; Tramèr et al. 2020, "On adaptive
 attacks to adversarial example defenses".
@@ -11,7 +12,6 @@ attacks to adversarial example defenses".
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -22,52 +22,16 @@ from torch import Tensor
 from kaldi_uq.attacks.attack import ATTACKS, Attack
 from kaldi_uq.attacks.batch import Batch
 from kaldi_uq.attacks.config import AdaptiveConfig, AttackConfig
+from kaldi_uq.attacks.constraints import LInf
 from kaldi_uq.attacks.goal import BatchGoal
-from kaldi_uq.attacks.loop import AttackResult, Judge, Verdict
+from kaldi_uq.attacks.loop import AttackResult, Gradient, Judge, Verdict
+from kaldi_uq.attacks.penalised import OneAtATime, Penalised, one_gradient
 from kaldi_uq.attacks.sentries import Sentries
 from kaldi_uq.detector import OneClassDetector
 from kaldi_uq.io.files import digest
-from kaldi_uq.uncertainty import valid_frames
 
 GROWTH = 10.0  # of lambda while only one side of it is known; after that, the geometric mean of both
 _LOST = 2.5  # rank from which on the words are not what is wanted
-
-
-class Penalised(BatchGoal):
-    """A goal, and the detectors' penalty with a weight for each utterance.
-
-    Args:
-        goal: what is wanted of the words.
-        sentries: the detectors.
-        weight: (B,) lambda.
-    """
-
-    def __init__(self, goal: BatchGoal, sentries: Sentries, weight: Tensor) -> None:
-        super().__init__(goal.lengths, away=goal.away, of_mean=goal.of_mean)
-        self.goal, self.sentries, self.weight = goal, sentries, weight
-        self.follows = goal.follows
-
-    @classmethod
-    def of_words(cls, *args: Any, **options: Any) -> Penalised:
-        raise TypeError("a penalised goal is made of another one: Penalised(goal, sentries, weight)")
-
-    def begin(self) -> None:
-        self.goal.begin()
-
-    def follow(self, log_mean_post: Tensor, rows: Tensor) -> None:
-        self.goal.follow(log_mean_post, rows)
-
-    def shares(self, draws: Tensor, rows: Tensor) -> Tensor:
-        lengths = self.lengths[rows]
-        # the penalty is of the whole utterance: every frame has the same part in it
-        penalty = self.weight[rows] * self.sentries.penalty(draws, lengths)
-        valid = valid_frames(lengths, draws.shape[2])
-        return self.goal.shares(draws, rows) + valid * (penalty / lengths)[:, None]
-
-    def select(self, rows: Tensor) -> Penalised:
-        part = copy.copy(super().select(rows))
-        part.goal, part.weight = self.goal.select(rows), self.weight[rows]
-        return part
 
 
 @ATTACKS.register("adaptive")
@@ -76,7 +40,8 @@ class Adaptive(Attack):
 
     So it is never weaker than the attack that does not know the detector, but for the draws of a random model.  The
     rounds are shorter and begin at the best example so far, with steps that decay from eps/32: larger ones lose it.  As
-    long as an utterance has not reached its target, its lambda is 0.
+    long as an utterance has not reached its target, its lambda is 0.  ``orthogonal`` and ``selective`` have the same
+    rounds, judge and best example, and no lambda: it stays 0.
 
     Args:
         detectors: detectors with a threshold, of any class, all of which have to be passed.
@@ -135,14 +100,15 @@ class Adaptive(Attack):
             if number:
                 part = batch.select(going)
                 weight = search.weight[going]
-                goal = Penalised(part.goal, self.sentries, weight)
+                goal, gradient = self.pull(part, weight)
                 start = best.wav[going] - part.wav
-                found = part.run(later, goal=goal, judge=self.judge(part), start_delta=start)
+                found = part.run(later, goal=goal, judge=self.judge(part), start_delta=start, gradient=gradient)
                 better = found.rank < best.rank[going]
                 _take(best, found, going, better)
                 used[going[better]] = weight[better]
             rounds[going] += 1
-            search.update(going, found.rank < _LOST)
+            if self.search.way == "penalty":
+                search.update(going, found.rank < _LOST)
             going = going[found.rank > 0]  # the others have all that is aimed at
             if not len(going):
                 break
@@ -153,6 +119,13 @@ class Adaptive(Attack):
             "excess": excess.tolist(),
             "passes": (excess <= 0).tolist(),
         }
+
+    def pull(self, batch: Batch, weight: Tensor) -> tuple[BatchGoal, Gradient | None]:
+        """What a round with the detectors descends, and how, by ``way``; ``weight`` is lambda (B,)."""
+        if self.search.way == "penalty":
+            return Penalised(batch.goal, self.sentries, weight), None
+        gradient = one_gradient(orthogonal=self.search.way == "orthogonal", signs=isinstance(batch.constraint, LInf))
+        return OneAtATime(batch.goal, self.sentries, batch), gradient
 
     def judge(self, batch: Batch) -> Judge:
         """The decoder and the detectors together; success is to have the words and to pass.

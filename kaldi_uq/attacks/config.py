@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 from kaldi_uq.config import Config, one_of, require
 
+WAYS = ("penalty", "orthogonal", "selective")  # of an attack that knows the detector
+
 
 @dataclass(frozen=True)
 class AttackConfig(Config):
@@ -16,8 +18,8 @@ class AttackConfig(Config):
     spectrum by what the audio masks, plus ``masking_db``.
 
     ``eps_level`` > 0 makes eps one for speech of that root mean square: each utterance has eps times its own root mean
-    square over ``eps_level``, and with it ``rms``, ``step_size`` and the random start are scaled, so that quiet speakers
-    are attacked at the SNR that loud ones are.  One whose eps is less than a step of 16-bit audio stays as it is.
+    square over ``eps_level``, and with it ``rms``, ``step_size`` and the random start are scaled, so that quiet speech
+    is attacked at the SNR that loud speech is.  One whose eps is less than a step of 16-bit audio stays as it is.
 
     ``apgd`` halves the step of an utterance where it no longer helps, ``cosine`` decays it to nearly 0, ``fixed`` keeps
     it.  ``step_size`` 0 stands for the strong choice: with ``apgd`` twice eps, but at most 0.1, with the others eps/8,
@@ -131,6 +133,10 @@ class BlackBoxConfig(AttackConfig):
 class AdaptiveConfig(Config):
     """What an attack that knows the detector does about it; without ``statistics`` the attack knows of none.
 
+    Of the ways, ``penalty`` minimises the sum of the target's loss and the detectors' penalty, with a weight that is
+    searched; ``selective`` descends the loss of an utterance while its target is not reached, and else the penalty;
+    ``orthogonal`` does the same along the part of that gradient that is orthogonal to the other.
+
     The detectors are fitted and calibrated as the defender's are.  ``aim`` is the share of benign scores below the
     score that is aimed at.  Nothing is gained from being less suspicious than half of the clean speech; stopping just
     below the threshold would be enough to pass once, but an example of a random model has to pass again.
@@ -140,6 +146,7 @@ class AdaptiveConfig(Config):
     sided: str = "two"  # the detectors' form; both: one-sided and two-sided ones have to be passed
     fpr: float = 0.01  # false-positive rate of their thresholds on the set that they are fitted on
     aim: float = 0.5
+    way: str = "penalty"
     num_rounds: int = 6  # the first one is the attack without penalty, of num_steps
     round_steps: int = 100  # of each later round
     num_scorings: int = 4  # of a random model: an example is as good as the worst of them
@@ -149,6 +156,7 @@ class AdaptiveConfig(Config):
     def __post_init__(self) -> None:
         require(len(set(self.names)) == len(self.names), f"statistics names one twice: {self.statistics!r}")
         one_of("sided", self.sided, ("one", "two", "both"))
+        one_of("way", self.way, WAYS)
         require(0 < self.fpr < 1, f"fpr must be in (0, 1), got {self.fpr}")
         require(0 < self.aim < 1, f"aim must be in (0, 1), got {self.aim}")
         require(self.num_rounds >= 1, f"num_rounds must be >= 1, got {self.num_rounds}")

@@ -203,9 +203,9 @@ def summarise(lines: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
 
     Returns:
         ``num_utts``, ``target_accuracy`` and ``target_success`` (share of utterances that were attacked and whose
-        words are exactly the target's; both ``None`` without targets), ``original_accuracy`` (``None``: no word was spoken), ``snr_db_mean``
-        and ``snr_db_q05``, the quantile of 5 % (``None``: nothing was added to any utterance), and the mean of each of ``QUALITY`` that was measured, as
-        ``segmental_snr_db_mean``.
+        words are exactly the target's; both ``None`` without targets), ``original_accuracy`` (``None``: no word was
+        spoken), ``snr_db_mean`` and ``snr_db_q05``, the quantile of 5 % (``None``: nothing was added to any utterance),
+        and the mean of each of ``QUALITY`` that was measured, as ``segmental_snr_db_mean``.
 
     Raises:
         ValueError: no line.

@@ -76,6 +76,7 @@ def run(args: argparse.Namespace) -> int:
     checklist = Checklist(
         args.exp_dir,
         attack=args.attack,
+        eps_level=config_from(args, AttackConfig).eps_level,
         black_box=args.black_box,
         noise=args.noise,
         undefended=args.undefended,

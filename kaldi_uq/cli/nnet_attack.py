@@ -135,16 +135,22 @@ def _spread(data: DataDir, count: int) -> list[str]:
 
 def _summary(args: argparse.Namespace, options: dict[str, Any], adaptive: AdaptiveConfig) -> dict[str, Any]:
     from kaldi_uq.attacks.directory import evasion, read_checks, read_lines, summarise
+    from kaldi_uq.io.datadir import read_table
+    from kaldi_uq.results.utterances import by_speaker, read_attacked
 
     lines = read_lines(args.out_dir)
     row = {
         "model": model_name(args.model_dir),
         "attack": args.attack,
         "eps": options["eps"],
+        "eps_level": options["eps_level"],
         **summarise(lines),
         "options": options,
         "checks": read_checks(args.out_dir),
+        "by_speaker": by_speaker(
+            read_attacked(args.out_dir / "results.jsonl"), read_table(args.out_dir / "utt2spk", check_sorted=False)
+        ),
     }
     if adaptive.names:
-        row |= {"adaptive": adaptive.to_dict(), "evasion": evasion(lines)}
+        row |= {"adaptive": adaptive.to_dict(), "fpr": adaptive.fpr, "evasion": evasion(lines)}
     return row

@@ -32,7 +32,7 @@ def run(args: argparse.Namespace) -> None:
     from kaldi_uq.io.datadir import DataDir, write_table
     from kaldi_uq.io.files import DoneStamp, write_text
     from kaldi_uq.results.table import Results
-    from kaldi_uq.results.utterances import read_benign
+    from kaldi_uq.results.utterances import by_speaker, read_benign
     from kaldi_uq.results.word_errors import align_words
 
     start_logging()
@@ -66,8 +66,9 @@ def run(args: argparse.Namespace) -> None:
         write_text(args.out_dir / "results.jsonl", "\n".join(lines) + "\n")
         write_table(args.out_dir / "hypotheses", {utt: " ".join(heard[utt].words or ()) for utt in data.utts})
         stamp.write()
-    rates = [record.errors for record in read_benign(args.out_dir / "results.jsonl")]
+    records = read_benign(args.out_dir / "results.jsonl")
+    rates = [record.errors for record in records]
     total = sum(rates[1:], start=rates[0])
     if args.results:
-        Results(args.results).set_clean(model_name(args.model_dir), total)
+        Results(args.results).set_clean(model_name(args.model_dir), total, by_speaker(records, data.utt2spk))
     print(total.kaldi_line())

@@ -101,7 +101,7 @@ def results_text(run: Run, *, command: str) -> str:
     environment = ", ".join(f"{name}: {short_text(value)}" for name, value in run.content["environment"].items())
     shown = tables.page_tables(run)
     parts = [f"# {command}" + (f"\n# {environment}" if environment else ""), "\n".join(findings(run))]
-    for place in ("clean", "attacks", "measures", "detectors", "adaptive", "transfer", "negatives"):
+    for place in ("clean", "attacks", "speakers", "measures", "detectors", "adaptive", "transfer", "negatives"):
         parts += [table.markdown() for table in shown[place]]
     files = ", ".join(tables.csv_files(run))
     parts += ["\n".join(tables.failed(run)), f"All numbers are beside results.json.gz: {files}." if files else ""]
@@ -125,18 +125,23 @@ def data_uri(content: bytes, mime: str) -> str:
 
 
 def _curves(run: Run, draw: Draw) -> dict[str, list[dict[str, Any]]]:
-    """Accuracy over eps (figure 1) and over steps, and what attacks that know the detector keep, over eps."""
+    """Accuracy over eps (figure 1), SNR and steps, and what attacks that know the detector keep, over eps."""
     attacks, evasion = [], []
     for attack, rows in run.plain.groupby("attack", sort=False):
         if rows["eps"].nunique() > 1:  # one eps makes no curve
             title = f"{attack} over eps"
             alt = f"{title}: success and word accuracy, a line a model; the numbers are in the table."
             attacks.append(draw(plots.accuracy_figure(rows, title=title), f"figure1_accuracy_{attack}", alt))
+        if rows.groupby("model")["snr_db_mean"].nunique().max() > 1:
+            title = f"{attack} over the SNR of its perturbations"
+            alt = f"{title}, the mean of each eps: success and word accuracy; the numbers are in the table."
+            figure = plots.accuracy_figure(rows, title=title, x="snr_db_mean")
+            attacks.append(draw(figure, f"snr_{attack}", alt))
     for eps, rows in run.steps().groupby("eps"):
         title = f"{run.reference} over the number of gradient steps, eps {eps:g}"
         figure = plots.accuracy_figure(rows, title=title, x="steps")
         attacks.append(draw(figure, f"steps_eps{eps:g}", f"{title}; the numbers are in the table."))
-    points = run.adaptive()
+    points = run.strongest()
     if points["eps"].nunique() > 1:
         alt = "Share of utterances that reach their target and pass the detector over eps; the table has the numbers."
         evasion.append(draw(plots.evasion_figure(points), "evasion", alt))

@@ -9,7 +9,7 @@ import pandas as pd
 
 from kaldi_uq.report import paper
 from kaldi_uq.report.frames import REFERENCE, SHOWN_STATISTICS, Run, arrange, variants
-from kaldi_uq.results.names import PAPER_STATISTIC, model_key, model_name, statistic_name
+from kaldi_uq.results.names import PAPER_STATISTIC, model_key, model_name, split_level, statistic_name
 
 BREAKS = 0.5  # share of attacked utterances that reach their target and pass from which on a detector is broken
 AUDIO_STATISTICS = ("level_db", "noise_floor_db")  # of the audio alone
@@ -66,7 +66,7 @@ def _reached(run: Run) -> list[str]:
     here = run.plain[run.plain["eps"] == run.eps]
     names = [name for name in here["attack"].unique() if name not in variants(here["attack"])]
     lines = []
-    for name in [name for name in names if name in (paper.ATTACK, REFERENCE)] or names:
+    for name in [name for name in names if split_level(name)[0] in (paper.ATTACK, REFERENCE)] or names:
         accuracy = here.loc[here["attack"] == name, "target_accuracy"].dropna()
         parts = [f"word accuracy of the attacker's text {span(accuracy)}"] if len(accuracy) else []
         rows = run.paper[(run.paper["attack"] == name) & (run.paper["eps"] == run.eps)]
@@ -79,7 +79,7 @@ def _reached(run: Run) -> list[str]:
 
 def _known_detector(run: Run) -> list[str]:
     """Where an attack that knows the paper's detector breaks it; where nobody has tried, that is said."""
-    points = run.adaptive()
+    points = run.strongest()
     points = points[(points["detector"] == "gaussian") & (points["sided"] == "two")]
     points = points[points["statistic"] == PAPER_STATISTIC]
     broken = points[points["adaptive"] >= BREAKS].groupby("model", as_index=False).first()
@@ -102,7 +102,7 @@ def _held_longest(run: Run) -> str:
 
     Only those that were attacked at every eps are compared: what was not tried did not hold.
     """
-    points = run.adaptive()
+    points = run.strongest()
     ranked = []
     for (model, statistic), curve in points.groupby(["model", "statistic"]):
         if curve["eps"].nunique() == points["eps"].nunique():

@@ -12,6 +12,8 @@ from kaldi_uq.results import names
 from kaldi_uq.results.table import FIELDS
 
 REFERENCE = "pgd"  # the strong attack, which knows the model and not the detector
+CLEAN = "clean"  # in place of an attack's name: benign speech
+USUAL_FPR = 0.01  # of results that do not say for how many false alarms their thresholds are
 SHOWN_STATISTICS = (names.PAPER_STATISTIC, "mean_predictive_entropy")  # they differ in the aggregate alone
 KEYS = {
     "model": names.model_key,
@@ -22,13 +24,14 @@ KEYS = {
 }
 # fields that a row of a section need not have, behind those that every row has
 _MORE = {
-    "attacks": ("target_success", "masking_margin_db_mean", "evasion", "options", "adaptive"),
+    "attacks": ("target_success", "snr_db_q05", "masking_margin_db_mean", "evasion", "options", "adaptive", "eps_level",
+                "fpr", "by_speaker"),
     "detection": ("auroc_lo", "auroc_hi", "detector", "sided", "evasion", "fpr"),
     "checks": ("model", "check", "passed", "value", "limit", "remedy", "failed"),
-}
+}  # fmt: skip
 _NUMBERS = {"eps", "level", "num_utts", "target_success", "target_accuracy", "original_accuracy", "snr_db_mean",
-            "masking_margin_db_mean", "auroc", "tpr_at_fpr_1pct", "evasion", "fpr", "fpr_at_threshold", "accuracy",
-            "value", "limit"}  # fmt: skip
+            "snr_db_q05", "eps_level", "masking_margin_db_mean", "auroc", "tpr_at_fpr_1pct", "evasion", "fpr",
+            "fpr_at_threshold", "accuracy", "value", "limit"}  # fmt: skip
 # Kinds of benign but hard audio in order, and what their level is; a high SNR is mild, a high level of others hard.
 _LEVELS = {"clean": "", "uniform": ", eps {:g}", "white": ", {:g} dB SNR", "babble": ", {:g} dB SNR",
            "reverb": ", RT60 {:g} s"}  # fmt: skip
@@ -48,6 +51,8 @@ class Run:
         paper: those of ``detection`` by the paper's detector, the two-sided Gaussian, of any statistic.
         transfer, negatives, checks: the sections; ``audio`` is the kind of hard audio with its level.
         told: how well attacks are told from ``negatives``.
+        speakers: one row a model, attack, eps and speaker: ``share`` of utterances that have what the attack wants, or
+            of attack ``CLEAN`` the accuracy of the words; ``num_utts``, ``snr_db_mean``.
     """
 
     def __init__(self, content: Mapping[str, Any]) -> None:
@@ -59,6 +64,7 @@ class Run:
         self.paper = self.detection[is_paper]
         self.transfer = arrange(_frame(content["transfer"], "transfer"), "attack", "eps", "source", "model")
         self.negatives, self.told = _negatives(content["negatives"])
+        self.speakers = _speakers(content["clean"], self.attacks)
         checks = [{"model": m, "check": n, **c} for m, named in content["checks"].items() for n, c in named.items()]
         rows = [{field: row.get(field) for field in _MORE["checks"]} for row in checks]
         self.checks = arrange(_frame(rows, "checks"), "check", "model")
@@ -73,7 +79,17 @@ class Run:
     def reference(self) -> str:
         """The attack on which detectors are compared: pgd, or else the last of those that detectors were tried on."""
         tried = list(self.detection.loc[self.detection["knows"] == "", "attack"].unique())
-        return REFERENCE if REFERENCE in tried else tried[-1] if tried else ""
+        strong = [name for name in tried if names.split_level(name)[0] == REFERENCE]
+        return strong[0] if strong else tried[-1] if tried else ""
+
+    def loudness(self, attack: str, eps: float) -> str:
+        """SNR of an attack's perturbations in dB, mean over models: of the mean and, in brackets, of the 5 % quantile.
+
+        Nothing where it is not known, or nothing was added.
+        """
+        here = self.attacks[(self.attacks["attack"] == attack) & (self.attacks["eps"] == eps)]
+        mean, worst = here["snr_db_mean"].mean(), here["snr_db_q05"].mean()
+        return "" if pd.isna(mean) else f"{mean:.1f}" if pd.isna(worst) else f"{mean:.1f} ({worst:.1f})"
 
     def steps(self) -> pd.DataFrame:
         """Attacks that differ from the reference in nothing but the number of gradient steps, with ``steps``.
@@ -88,25 +104,43 @@ class Run:
         return frame[frame.groupby(["model", "eps"])["steps"].transform("nunique") > 1]
 
     def adaptive(self) -> pd.DataFrame:
-        """One row an attack that knows a detector: ``model``, ``statistic``, ``eps``, ``detector``, ``sided``, and
+        """One row an attack that knows a detector: ``model``, ``statistic``, ``eps``, ``attack``, and
 
+        ``detector``, ``sided``, ``fpr``: the detector that it knows, and the false-positive rate of its threshold;
         ``plain``, ``adaptive``: the share of utterances that reach their target and pass, under the attack that does
         not know the detector and under the one that does; ``auroc`` of the latter.
         """
         by = ["model", "attack", "eps", "statistic", "detector", "sided"]
-        found = self.detection.set_index(by)[["evasion", "auroc"]].to_dict("index")
+        found = self.detection.set_index(by)[["evasion", "auroc", "fpr"]].to_dict("index")
         rows = []
         for row in self.attacks[self.attacks["knows"] != ""].to_dict("records"):
             said = row["adaptive"] if isinstance(row["adaptive"], Mapping) else {}
             form = (said.get("detector", "gaussian"), said.get("sided", "two"))
+            fpr = said.get("fpr", USUAL_FPR)
+            blind = names.at_level(REFERENCE, names.split_level(row["attack"])[1])
             own = found.get((row["model"], row["attack"], row["eps"], row["knows"], *form), {})
-            plain = found.get((row["model"], REFERENCE, row["eps"], row["knows"], *form), {})
+            plain = found.get((row["model"], blind, row["eps"], row["knows"], *form), {})
+            measured = plain.get("fpr", fpr)
+            if (USUAL_FPR if pd.isna(measured) else measured) != fpr:
+                plain = {}  # of another threshold
             share = own.get("evasion") if pd.isna(row["evasion"]) else row["evasion"]
-            rows.append((row["model"], row["knows"], row["eps"], *form, plain.get("evasion"), share, own.get("auroc")))
-        frame = pd.DataFrame(
-            rows, columns=["model", "statistic", "eps", "detector", "sided", "plain", "adaptive", "auroc"]
-        )
-        return arrange(frame.astype({"eps": float, "plain": float, "adaptive": float}), "model", "statistic", "eps")
+            shares = (plain.get("evasion"), share, own.get("auroc"))
+            rows.append((row["model"], row["knows"], row["eps"], row["attack"], *form, fpr, *shares))
+        columns = ["model", "statistic", "eps", "attack", "detector", "sided", "fpr", "plain", "adaptive", "auroc"]
+        frame = pd.DataFrame(rows, columns=columns).astype({"eps": float, "plain": float, "adaptive": float})
+        return arrange(frame, "model", "statistic", "attack", "eps")
+
+    def strongest(self) -> pd.DataFrame:
+        """Of the rows of :meth:`adaptive` on one detector at one eps, the one that reaches and passes the most.
+
+        Left out are thresholds for more false alarms than the fewest, and budgets at a level where others are absolute.
+        """
+        points = self.adaptive()
+        points["level"] = [names.split_level(name)[1] for name in points["attack"]]
+        points = points[(points["fpr"] == points["fpr"].min()) & (points["level"] == points["level"].min())]
+        by = ["model", "statistic", "detector", "sided", "eps"]
+        points = points.sort_values("adaptive", ascending=False, kind="stable").drop_duplicates(by)
+        return arrange(points.drop(columns="level"), "model", "statistic", "eps")
 
 
 def arrange(frame: pd.DataFrame, *columns: str) -> pd.DataFrame:
@@ -135,8 +169,12 @@ def variants(attacks: Iterable[str]) -> set[str]:
     >>> sorted(variants(["pgd", "pgd-2x", "paper-pgd", "paper-pgd-eot10"]))
     ['paper-pgd-eot10', 'pgd-2x']
     """
-    known = set(attacks)
-    return {name for name in known if any(name.startswith(f"{other}-") for other in known)}
+    known = {name: names.split_level(name) for name in attacks}
+    return {
+        name
+        for name, (own, level) in known.items()
+        if any(own.startswith(f"{other}-") and level == at for other, at in known.values())
+    }
 
 
 def _frame(rows: Sequence[Mapping[str, Any]], section: str) -> pd.DataFrame:
@@ -155,6 +193,18 @@ def _frame(rows: Sequence[Mapping[str, Any]], section: str) -> pd.DataFrame:
     if "attack" in frame:
         frame["knows"] = [names.known_statistic(name) for name in frame["attack"]]
     return frame
+
+
+def _speakers(clean: Mapping[str, Any], attacks: pd.DataFrame) -> pd.DataFrame:
+    rows = [(model, CLEAN, 0.0, row.get("by_speaker")) for model, row in clean.items()]
+    rows += list(attacks[["model", "attack", "eps", "by_speaker"]].itertuples(index=False, name=None))
+    found = [
+        {"model": model, "attack": attack, "eps": eps, "speaker": spk, "num_utts": of["num_utts"],
+         "share": of.get("success", of.get("accuracy")), "snr_db_mean": of.get("snr_db_mean")}
+        for model, attack, eps, speakers in rows if isinstance(speakers, Mapping) for spk, of in speakers.items()
+    ]  # fmt: skip
+    columns = ["model", "attack", "eps", "speaker", "num_utts", "share", "snr_db_mean"]
+    return pd.DataFrame(found, columns=columns).astype({"share": float, "snr_db_mean": float})
 
 
 def _detection(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:

@@ -18,6 +18,7 @@ from kaldi_uq.report.style import ATTACKED, BENIGN, INK, MARKERS, PALETTE, legen
 from kaldi_uq.results.names import AGGREGATES, MEASURES, model_key, model_name, statistic_key, statistic_name
 
 Statistics = Mapping[str, npt.NDArray[np.float64]]  # name -> (B,)
+AXES = {"eps": "eps (full scale = 1)", "steps": "gradient steps", "snr_db_mean": "mean SNR of an eps, dB"}
 _SIDES = {
     "target_success": "Heard as the target",
     "target_accuracy": "Accuracy, attacker's text",
@@ -31,7 +32,7 @@ def accuracy_figure(rows: pd.DataFrame, *, title: str, x: str = "eps") -> Figure
     Args:
         rows: rows of :attr:`kaldi_uq.report.frames.Run.attacks`, of one attack.
         title: heading.
-        x: column of the horizontal axis, ``eps`` or ``steps``; steps have a logarithmic one.
+        x: column of the horizontal axis, of ``AXES``; that of steps is logarithmic, and the SNR falls to the right.
     """
     figure = _lines({name: rows.assign(y=rows[side]) for side, name in _SIDES.items()}, title=title, x=x)
     for axes in figure.axes:
@@ -41,6 +42,8 @@ def accuracy_figure(rows: pd.DataFrame, *, title: str, x: str = "eps") -> Figure
             axes.set_xscale("log")
             axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
             axes.minorticks_off()
+        if x == "snr_db_mean":
+            axes.invert_xaxis()
     return figure
 
 
@@ -69,12 +72,12 @@ def _lines(panels: Mapping[str, pd.DataFrame], *, title: str, x: str = "eps") ->
     grid = figure.subplots(lines, columns, sharey=True, squeeze=False).ravel()
     for axes, (name, rows) in zip(grid, panels.items(), strict=False):
         for model in models:
-            mine = rows[(rows["model"] == model) & rows["y"].notna()].sort_values(x)
+            mine = rows[(rows["model"] == model) & rows["y"].notna() & rows[x].notna()].sort_values(x)
             colour, marker = model_style(model, models)
             style: dict[str, Any] = {"color": colour, "marker": marker, "markersize": 5, "linewidth": 1.6}
             if len(mine):
                 axes.plot(mine[x], mine["y"], label=model_name(model), **style)
-        tidy(axes, xlabel="eps (full scale = 1)" if x == "eps" else "gradient steps", title=name)
+        tidy(axes, xlabel=AXES[x], title=name)
         axes.xaxis.set_major_locator(MaxNLocator(5))
     for axes in grid[len(panels) :]:
         axes.set_visible(False)

@@ -8,23 +8,38 @@ from typing import Any
 import pandas as pd
 
 from kaldi_uq.report import paper
-from kaldi_uq.report.frames import REFERENCE, SHOWN_STATISTICS, Run, arrange, pivot, rank, variants
+from kaldi_uq.report.frames import (
+    CLEAN,
+    REFERENCE,
+    SHOWN_STATISTICS,
+    USUAL_FPR,
+    Run,
+    arrange,
+    pivot,
+    rank,
+    variants,
+)
 from kaldi_uq.report.table import EMPTY, Table, show
 from kaldi_uq.results.names import (
     CHECKS,
     PAPER_STATISTIC,
+    attack_key,
     check_limit,
     check_name,
     check_value,
     model_key,
     model_name,
+    split_level,
     statistic_name,
 )
 
 TICK, CROSS = "✓", "✗"
+SNR_HEAD = "SNR dB (5 %)"
+SNR_NOTE = "SNR of the perturbation in dB, mean over utterances (5 % quantile)."
 # what is measured of the audio: field of an attack row, heading
 QUALITY = {
     "snr_db_mean": "SNR dB",
+    "snr_db_q05": "SNR dB, 5 %",
     "segmental_snr_db_mean": "segmental SNR dB",
     "masking_margin_db_mean": "over masking dB",
     "share_above_masking_mean": "share over masking",
@@ -36,7 +51,7 @@ QUALITY = {
 def page_tables(run: Run) -> dict[str, list[Table]]:
     """The tables of the page by the place where they stand; those without rows are left out."""
     models = sorted(set(run.negatives["model"]), key=model_key)
-    one = (overview, clean, attacks, every_attack, measures, detectors, adaptive, negatives, checks, timing)
+    one = (overview, clean, attacks, speakers, every_attack, measures, detectors, adaptive, negatives, checks, timing)
     places = {table.__name__: [table(run)] for table in one}
     places |= {"transfer": transfer(run), "negatives_of": [table for m in models for table in negatives_of(run, m)]}
     return {place: [table for table in several if table.rows] for place, several in places.items()}
@@ -62,13 +77,37 @@ def attacks(run: Run) -> Table:
     here = here.merge(found[["model", "attack", "eps", "auroc"]], "left", on=["model", "attack", "eps"])
     here["cell"] = _cells("{} / {}", here["target_success"], here["auroc"])
     cells = pivot(here, ["attack"], "model", "cell").rename(columns=model_name)
-    means = here.groupby("attack")[["snr_db_mean", "masking_margin_db_mean"]].mean().dropna(axis=1, how="all")
+    means = (
+        here.groupby("attack")[["snr_db_mean", "snr_db_q05", "masking_margin_db_mean"]].mean().dropna(axis=1, how="all")
+    )
     frame = cells.join(_decibels(means).rename(columns=QUALITY))
     note = (
         "Share of utterances heard as the target, word for word / AUROC of the paper's detector, which these attacks "
-        "do not know. Over masking: level of the perturbation over what the audio masks. Means over models."
+        "do not know. SNR: mean and 5 % quantile over utterances. Over masking: level of the perturbation over what "
+        "the audio masks. Means over models."
     )
     return Table.of("attacks", f"Attacks at eps {run.eps:g}", frame, note)
+
+
+def speakers(run: Run) -> Table:
+    """By speaker: the one that does worst, and the one that does best; the attacks of :func:`attacks`."""
+    rows = run.speakers[(run.speakers["attack"] == CLEAN) | (run.speakers["eps"] == run.eps)]
+    rows = rows[rows["share"].notna() & ~rows["attack"].isin({*variants(run.plain["attack"]), ""})]
+    rows = rows[(rows["attack"] == CLEAN) | rows["attack"].isin(run.plain["attack"])]
+    cells = []
+    for (attack, model), mine in rows.groupby(["attack", "model"], sort=False):
+        if len(mine) > 1:
+            worst, best = mine.loc[mine["share"].idxmin()], mine.loc[mine["share"].idxmax()]
+            worst, best = (worst, best) if attack == CLEAN else (best, worst)
+            texts = [f"{row['speaker']} {row['share']:.3f}" for row in (worst, best)]
+            cells.append({"attack": attack, "model": model, "cell": " / ".join(texts)})
+    frame = pivot(pd.DataFrame(cells, columns=["attack", "model", "cell"]), ["attack"], "model", "cell")
+    frame = frame.loc[sorted(frame.index, key=lambda name: name != CLEAN)].rename(columns=model_name)
+    note = (
+        "The speaker that does worst / best: word accuracy of clean speech, and share of utterances that have what the "
+        "attack wants. All speakers are in speakers.csv."
+    )
+    return Table.of("speakers", f"By speaker: clean speech, and attacks at eps {run.eps:g}", frame, note)
 
 
 def every_attack(run: Run) -> Table:
@@ -87,7 +126,8 @@ def every_attack(run: Run) -> Table:
 
 def measures(run: Run) -> Table:
     """Tables 2 and 3: AUROC of the paper's measures under its attack and under the strong one."""
-    shown = [name for name in (paper.ATTACK, REFERENCE) if name in set(run.paper["attack"])]
+    known = (paper.ATTACK, REFERENCE)
+    shown = sorted({name for name in run.paper["attack"] if split_level(name)[0] in known}, key=attack_key)
     found = run.paper[
         run.paper["attack"].isin(shown) & run.paper["statistic"].isin([*paper.MEASURES, *SHOWN_STATISTICS])
     ]
@@ -104,7 +144,7 @@ def measures(run: Run) -> Table:
     note = (
         "Two-sided Gaussian, 95 % bootstrap intervals; neither attack knows a detector. The paper's numbers are for "
         f"its own attack, {paper.ATTACK} here, on TIDIGITS."
-    )
+    ) + _loudness(run, found)
     return Table.of("measures", "Tables 2 and 3: AUROC of the paper's measures", frame, note)
 
 
@@ -112,7 +152,9 @@ def overview(run: Run) -> Table:
     """The paper's detector under every attack, the one that knows it among them."""
     found = run.paper[run.paper["statistic"] == PAPER_STATISTIC]
     frame = pivot(found[found["knows"].isin(["", PAPER_STATISTIC])], ["attack", "eps"], "model", "area")
-    return Table.of("overview", f"AUROC of the paper's detector ({statistic_name(PAPER_STATISTIC)}) by attack", frame)
+    frame = _with_loudness(run, frame.rename(columns=model_name))
+    title = f"AUROC of the paper's detector ({statistic_name(PAPER_STATISTIC)}) by attack"
+    return Table.of("overview", title, frame, SNR_NOTE if SNR_HEAD in frame else "")
 
 
 def detectors(run: Run) -> Table:
@@ -124,6 +166,7 @@ def detectors(run: Run) -> Table:
         found = found[found["statistic"].isin(shown) | ~found["name"].isin(have)]
     title = f"Detectors under {run.reference}, eps {found['eps'].min():g}: AUROC"
     note = "One-sided: suspicious is only what is less certain than benign speech; below 0.5 attacks are more certain."
+    note += _loudness(run, found)
     return Table.of("detectors", title, pivot(found, ["name", "statistic"], "model", "auroc"), note)
 
 
@@ -133,6 +176,7 @@ def statistics(run: Run, attack: str, eps: float) -> Table:
     found = found.assign(cell=_cells("{} / {}", found["area"], found["tpr_at_fpr_1pct"]))
     frame = pivot(found, ["name", "statistic"], "model", "cell")
     note = "AUROC / share of attacked utterances over the threshold that 1 % of benign ones exceed."
+    note += _loudness(run, found)
     return Table.of(f"statistics_{attack}_eps{eps:g}", f"All detectors under {attack}, eps {eps:g}", frame, note)
 
 
@@ -141,10 +185,12 @@ def adaptive(run: Run) -> Table:
     points = run.adaptive()
     points["cell"] = _cells("{} → {} ({})", points["plain"], points["adaptive"], points["auroc"])
     note = (
-        f"Share of utterances heard as the target that pass the detector (threshold for {false_alarms(run)} false "
+        f"Share of utterances heard as the target that pass the detector (threshold for {_rates(points['fpr'])} false "
         f"alarms): under {REFERENCE}, which does not know the detector → under the attack that knows it (AUROC)."
     )
-    frame = pivot(points, ["model", "statistic"], "eps", "cell")
+    note += _loudness(run, points)
+    several = bool(points.duplicated(["model", "statistic", "eps"]).any())
+    frame = pivot(points, ["model", "statistic", *(["attack"] if several else [])], "eps", "cell")
     return Table.of("adaptive", "Attacks that know the detector", frame, note)
 
 
@@ -155,6 +201,7 @@ def transfer(run: Run) -> list[Table]:
     for (attack, eps), mine in rows.groupby(["attack", "eps"], sort=False):
         frame = pivot(mine, ["source"], "model", "target_success")
         note = f"Share of {mine['num_utts'].max():g} utterances that the model of the column hears as the target."
+        note += _loudness(run, mine)
         title = f"Transfer: {attack} examples of one model on another, eps {eps:g}"
         found.append(Table.of(f"transfer_{attack}_eps{eps:g}", title, frame, note))
     return found
@@ -181,7 +228,8 @@ def negatives_of(run: Run, model: str) -> list[Table]:
     told = run.told[(run.told["model"] == model) & (run.told["sided"] == "two")]
     told = told[told["knows"] == ""]
     areas = pivot(told, ["attack", "eps", "audio"], "statistic", "auroc")
-    note = "AUROC; below 0.5 the harmless audio looks more like an attack than the attack does."
+    loud = _loudness(run, told)
+    note = "AUROC; below 0.5 the harmless audio looks more like an attack than the attack does." + loud
     title = f"Attacks told from benign but hard audio: {model_name(model)}"
     return [alarms, Table.of(f"told_{model}", title, areas, note)]
 
@@ -223,18 +271,37 @@ def timing(run: Run) -> Table:
 
 def false_alarms(run: Run) -> str:
     """The false-positive rate that the thresholds of the detection rows are for, such as ``1 %``."""
-    rates = sorted(run.detection["fpr"].fillna(0.01).unique()) or [0.01]
-    return " and ".join(f"{100 * rate:g} %" for rate in rates)
+    return _rates(run.detection["fpr"])
+
+
+def _rates(rates: pd.Series) -> str:
+    found = sorted(rates.fillna(USUAL_FPR).unique()) or [USUAL_FPR]
+    return " and ".join(f"{100 * rate:g} %" for rate in found)
+
+
+def _loudness(run: Run, rows: pd.DataFrame) -> str:
+    """The end of a note: how loud the perturbations of the attacks in some rows are, by attack and eps."""
+    pairs = rows[["attack", "eps"]].drop_duplicates().itertuples(index=False, name=None)
+    found = [f"{attack}, eps {eps:g}: {text}" for attack, eps in pairs if (text := run.loudness(attack, eps))]
+    return f" {SNR_NOTE} {'; '.join(found)}." if found else ""
+
+
+def _with_loudness(run: Run, frame: pd.DataFrame) -> pd.DataFrame:
+    """Rows of attack and eps with a column of the SNR, where one is known."""
+    found = [run.loudness(attack, eps) for attack, eps in frame.index]
+    return frame.assign(**{SNR_HEAD: found}) if any(found) else frame
 
 
 def csv_files(run: Run) -> dict[str, pd.DataFrame]:
     """Every number in rows: file name -> frame."""
-    attacks = run.attacks.assign(failed_checks=list(map(_failed_checks, run.attacks["checks"])))
+    unused = [name for name in ("snr_db_q05", "eps_level", "fpr") if run.attacks[name].isna().all()]
+    attacks = run.attacks.drop(columns=unused).assign(failed_checks=list(map(_failed_checks, run.attacks["checks"])))
     where = ["model", "kind", "level", "statistic", "sided"]
     told = run.told.assign(against=_cells("auroc_{}_eps{:g}", run.told["attack"], run.told["eps"]))
     told = told.pivot(index=where, columns="against", values="auroc").reset_index()
     files = {
-        "attacks.csv": attacks.drop(columns=["options", "adaptive", "checks", "knows"]),
+        "attacks.csv": attacks.drop(columns=["options", "adaptive", "checks", "knows", "by_speaker"]),
+        "speakers.csv": run.speakers,
         "detection.csv": run.detection.drop(columns=["auroc_ci95", "area", "name", "knows"]),
         "transfer.csv": run.transfer.drop(columns="knows"),
         "negatives.csv": run.negatives.merge(told, "left", on=where).drop(columns="audio"),

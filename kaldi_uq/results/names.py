@@ -5,6 +5,7 @@ Whatever is not listed here has its own name as its label and stands behind what
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -18,7 +19,10 @@ MODEL_NAMES = {
     "mono": "GMM monophone",
 }
 ATTACK_ORDER = ("nes", "fgsm", "paper-pgd", "pgd")  # from the weakest to the strongest
-ADAPTIVE = "adaptive-"  # an attack's name: this and the statistic whose detector it knows
+# Attacks that know a detector.  The name is one of these, the statistic and what else sets it apart, with dashes.
+KNOWING = ("adaptive", "orthogonal", "selective")
+_KNOWS = re.compile(rf"(?:{'|'.join(KNOWING)})-(?P<statistic>[^-]+)(?:-.*)?")
+_AT_LEVEL = re.compile(r"(?P<attack>.+)-level(?P<level>[0-9]+(?:\.[0-9]+)?(?:e-?[0-9]+)?)")
 AGGREGATES = ("max", "mean", "q95")
 MEASURES = ("predictive_entropy", "expected_entropy", "mutual_information", "variance", "akld")
 DETECTOR_ORDER = (("gaussian", "two"), ("gaussian", "one"))
@@ -70,10 +74,30 @@ def statistic_name(statistic: str) -> str:
 def known_statistic(attack: str) -> str:
     """The statistic whose detector an adaptive attack knows, or nothing.
 
-    >>> known_statistic("adaptive-max_akld"), known_statistic("pgd")
-    ('max_akld', '')
+    >>> known_statistic("adaptive-max_akld"), known_statistic("selective-max_akld-fpr0.05"), known_statistic("pgd")
+    ('max_akld', 'max_akld', '')
     """
-    return attack.removeprefix(ADAPTIVE) if attack.startswith(ADAPTIVE) else ""
+    match = _KNOWS.fullmatch(attack)
+    return match["statistic"] if match else ""
+
+
+def at_level(attack: str, eps_level: float) -> str:
+    """The name of an attack whose eps is for speech of a level; 0: eps is absolute.
+
+    >>> at_level("pgd", 0.05), at_level("pgd-level0.05", 0.05), at_level("pgd", 0)
+    ('pgd-level0.05', 'pgd-level0.05', 'pgd')
+    """
+    return f"{split_level(attack)[0]}-level{eps_level:g}" if eps_level else attack
+
+
+def split_level(attack: str) -> tuple[str, float]:
+    """An attack's name without the level that its eps is for, and the level; 0: eps is absolute.
+
+    >>> split_level("pgd-2x-level0.05"), split_level("pgd")
+    (('pgd-2x', 0.05), ('pgd', 0.0))
+    """
+    match = _AT_LEVEL.fullmatch(attack)
+    return (match["attack"], float(match["level"])) if match else (attack, 0.0)
 
 
 def _rank(value: str, order: Iterable[str]) -> tuple[int, str]:
@@ -86,9 +110,10 @@ def model_key(model: str) -> tuple[int, str]:
     return _rank(model, MODEL_KINDS)
 
 
-def attack_key(attack: str) -> tuple[int, str]:
-    """Sort key: from the weakest to the strongest, then others by name."""
-    return _rank(attack, ATTACK_ORDER)
+def attack_key(attack: str) -> tuple[int, str, float]:
+    """Sort key: from the weakest to the strongest, then others by name; behind each the same at a level."""
+    name, level = split_level(attack)
+    return *_rank(name, ATTACK_ORDER), level
 
 
 def statistic_key(statistic: str) -> tuple[tuple[int, str], tuple[int, str]]:

@@ -92,9 +92,10 @@ class Results:
             raise ValueError(f"seconds of stage {stage!r} must be finite and >= 0, got {seconds}")
         self._set("timing_s", stage, round(float(seconds), 3), str)
 
-    def set_clean(self, model: str, rate: ErrorRate) -> None:
-        """Set a model's accuracy on the benign test set."""
-        self._set("clean", model, rate.to_dict(), model_key)
+    def set_clean(self, model: str, rate: ErrorRate, by_speaker: Mapping[str, Row] | None = None) -> None:
+        """Set a model's accuracy on the benign test set, and that of each speaker (:func:`by_speaker`)."""
+        more = {"by_speaker": {spk: dict(row) for spk, row in by_speaker.items()}} if by_speaker else {}
+        self._set("clean", model, rate.to_dict() | more, model_key)
 
     def add_attack(self, row: Row) -> None:
         """Add an attack's row, or replace the one of the same model, attack and eps.

@@ -129,6 +129,43 @@ def movable(line: Mapping[str, Any]) -> bool:
     return bool(line.get("eps") == 0 or line.get("eps_used") != 0)
 
 
+def by_speaker(
+    records: Iterable[BenignRecord | AttackRecord], utt2spk: Mapping[str, str]
+) -> dict[str, dict[str, float | None]]:
+    """What a set of utterances comes to for each speaker, in alphabetical order.
+
+    Args:
+        records: all of a benign set, or all of an attack.
+        utt2spk: utt -> speaker.
+
+    Returns:
+        speaker -> ``num_utts``, and of an attack ``success``, the share of utterances that have what it wants, and
+        ``snr_db_mean`` (``None``: nothing was added), of a benign set ``accuracy`` of the words (``None``: no word was
+        spoken).
+
+    Raises:
+        DataError: an utterance without a speaker.
+    """
+    grouped: dict[str, list[BenignRecord | AttackRecord]] = {}
+    for record in records:
+        if record.utt not in utt2spk:
+            raise DataError(f"utt2spk has no utterance {record.utt!r}, which results.jsonl holds")
+        grouped.setdefault(utt2spk[record.utt], []).append(record)
+    found: dict[str, dict[str, float | None]] = {}
+    for spk in sorted(grouped):
+        row: dict[str, float | None] = {"num_utts": len(grouped[spk])}
+        attacked = [record for record in grouped[spk] if isinstance(record, AttackRecord)]
+        if attacked:
+            snr = [record.snr_db for record in attacked if record.snr_db is not None]
+            row["success"] = float(np.mean([record.success for record in attacked]))
+            row["snr_db_mean"] = float(np.mean(snr)) if snr else None
+        else:
+            rate = sum((r.errors for r in grouped[spk] if isinstance(r, BenignRecord)), ErrorRate())
+            row["accuracy"] = rate.accuracy if rate.num_words else None
+        found[spk] = row
+    return found
+
+
 class Measured(Protocol):
     """What has statistics: a record of this module, or a :class:`kaldi_uq.recogniser.base.Heard`."""
 

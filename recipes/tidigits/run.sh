@@ -23,6 +23,8 @@ held_out_speakers=     # "<spk> ...": fsdd: these speakers only in test and atta
 preset=mini            # mini|full: mini: minutes; full: the paper's counts and its whole experiment
 models=                # "<model> ...": of dnn, ensemble, dropout and bnn [mini: dnn; full: all four]
 eps=                   # "<e> ...": bounds of the attacks, full scale 1 [mini: 0.02; full: 0.02 0.05, and 0 to 0.1 for figure 1]
+eps_level=             # <l>: the bounds are for speech of this root mean square, full scale 1, and scaled by the level of each
+                       # utterance; the attacks are filed as <name>-level<l> [they are absolute]
 sceptic=               # true|false: stage 8 too, which takes longer than all others: adaptive attacks, transfer, hard
                        # negatives, checks [mini: false; full: true]
 params=ours            # ours|paper: training parameters: conf/*.conf or conf/paper/*.conf
@@ -123,10 +125,11 @@ fi
 make_attack() { # model name eps utterances detect options...
   local utts=0
   [ "$4" = all ] || utts=$(at_most "$4" data/attack/wav.scp)
-  local/attack.sh --model "$1" --eps "$3" --name "$2" --attack "$2" --num-utts "$utts" "${model_opts[@]}" "${@:6}"
+  local/attack.sh --model "$1" --eps "$3" --name "$2" --attack "$2" --num-utts "$utts" "${model_opts[@]}" \
+    ${eps_level:+--eps-level "$eps_level"} "${@:6}"
 }
 detect_attack() { # model name eps utterances detect
-  [ "$5" = no ] || local/detect.sh --model "$1" --eps "$3" --attack "$2" --seed "$seed"
+  [ "$5" = no ] || local/detect.sh --model "$1" --eps "$3" --attack "$2$at_level" --seed "$seed"
 }
 
 # Each corpus and set of options has a directory of its own under runs/.
@@ -208,7 +211,7 @@ if stage_begin 6 "attacks at eps $eps"; then
 fi
 
 need_scores() { need 5 "exp/$1/score_fit/results.jsonl" "exp/$1/score_test/results.jsonl"; }
-need_attack() { [ "$5" = no ] || need 6 "exp/$1/attack_$2_eps$3/results.jsonl"; }
+need_attack() { [ "$5" = no ] || need 6 "exp/$1/attack_$2${at_level}_eps$3/results.jsonl"; }
 
 if stage_begin 7 "detection"; then
   detect_model() {
@@ -229,14 +232,14 @@ if [ "$sceptic" = true ] && stage_begin 8 "a sceptic's questions: adaptive attac
   question_model() {
     local e
     need_scores "$1"
-    for e in $eps; do need 6 "exp/$1/attack_pgd_eps$e/results.jsonl"; done
+    for e in $eps; do need 6 "exp/$1/attack_pgd${at_level}_eps$e/results.jsonl"; done
     for e in $sceptic_eps; do # for comparison
-      [ ! -f "exp/$1/attack_pgd_eps$e/results.jsonl" ] || detect_attack "$1" pgd "$e" all yes
+      [ ! -f "exp/$1/attack_pgd${at_level}_eps$e/results.jsonl" ] || detect_attack "$1" pgd "$e" all yes
     done
     each_attack make_and_detect "$1" "$questions"
-    [[ $models != *" "* ]] || local/transfer.sh --eps "${eps%% *}" --models "$models" --listeners "$1" "${model_opts[@]}"
-    local/negatives.sh --model "$1" --eps "$eps" "${negatives[@]}" "${model_opts[@]}"
-    local/check_attacks.sh --model "$1" "${checks[@]}" "${model_opts[@]}"
+    [[ $models != *" "* ]] || local/transfer.sh --attack "pgd$at_level" --eps "${eps%% *}" --models "$models" --listeners "$1" "${model_opts[@]}"
+    local/negatives.sh --model "$1" --eps "$eps" --attacks "pgd$at_level paper-pgd$at_level psychoacoustic$at_level" "${negatives[@]}" "${model_opts[@]}"
+    local/check_attacks.sh --model "$1" ${eps_level:+--eps-level "$eps_level"} "${checks[@]}" "${model_opts[@]}"
   }
   each_model question_model
   stage_end

@@ -9,6 +9,7 @@ set -euo pipefail
 
 cmd=utils/run.pl   # <command>: how to run the job
 eps=0.02           # <e>: largest change of a sample, full scale 1
+eps_level=         # <l>: root mean square of the speech that eps is for; it is scaled for each utterance [eps is absolute]
 attack_config=     # <file>: options of the attack, one --name=value a line
 attack=pgd         # <name>: name under which results are filed
 num_utts=0         # <n>: attack so many utterances, spread over the data; 0: all
@@ -47,7 +48,7 @@ code_opts=(${network:+--network "$network"} ${recogniser:+--recogniser "$recogni
 read -ra extra <<<"$attack_opts"
 [ "$allow_pipes" = false ] || extra+=(--allow-pipes)
 $cmd "$dir/log/attack.log" \
-  kaldi-uq nnet-attack --eps "$eps" --attack "$attack" --num-utts "$num_utts" --cmvn-from "$cmvn_from" --lang-dir "$lang" \
+  kaldi-uq nnet-attack --eps "$eps" ${eps_level:+--eps-level "$eps_level"} --attack "$attack" --num-utts "$num_utts" --cmvn-from "$cmvn_from" --lang-dir "$lang" \
   ${attack_config:+--config "$attack_config"} ${target_text:+--target-text "$target_text"} ${results:+--results "$results"} \
   "${code_opts[@]}" "${model_opts[@]}" "${extra[@]}" "$data" "$model" "$graph" "$dir"
 

@@ -21,6 +21,7 @@ from kaldi_uq.detector import evaluate_detection, fit_detectors
 from kaldi_uq.errors import DataError
 from kaldi_uq.io.wav import read_wav
 from kaldi_uq.recogniser.base import BaseRecogniser
+from kaldi_uq.results.names import at_level, split_level
 from kaldi_uq.results.table import Results
 from kaldi_uq.results.utterances import AttackRecord, attack_dirs, read_attacked, read_benign
 
@@ -40,7 +41,8 @@ class Checklist:
 
     Attributes:
         exp_dir: directory of the models and of ``results.json``.
-        attack: name of the attack that the others are compared with.
+        attack: name of the attack that the others are compared with, without the level.
+        eps_level: the level that eps of the attacks is for; those of another are not looked at.
         black_box: name of the attack without gradients.
         noise: ``score_<noise><eps>`` is of the audio with uniform noise of the same eps.
         undefended: name of a model without any defence.
@@ -51,6 +53,7 @@ class Checklist:
 
     exp_dir: Path
     attack: str = "pgd"
+    eps_level: float = 0.0
     black_box: str = "nes"
     noise: str = "attack_uniform"
     undefended: str = "dnn"
@@ -61,22 +64,25 @@ class Checklist:
     def of_model(self, model: str) -> tuple[dict[str, Check], dict[str, str]]:
         """Every check of a model that its directories allow, and the name of each other with what it lacks."""
         model_dir = self.exp_dir / model
+        attack = at_level(self.attack, self.eps_level)
         content = Results(self.exp_dir / "results.json").read()
         checks = of_runs([row for row in content["attacks"] if row["model"] == model])
-        records = {(name, eps): read_attacked(path / "results.jsonl") for name, eps, path in attack_dirs(model_dir)}
+        records = {(n, eps): read_attacked(path / "results.jsonl") for n, eps, path in self._attack_dirs(model_dir)}
         runs: Runs = {}
         for (name, eps), rows in records.items():
             runs.setdefault(name, {})[eps] = {row.utt: row.success for row in rows}
         main = runs.get(self.attack)
         if not main:
             raise DataError(
-                f"{model_dir}: no attack_{self.attack}_eps<eps>/results.jsonl to compare the others with; "
+                f"{model_dir}: no attack_{attack}_eps<eps>/results.jsonl to compare the others with; "
                 "steps/uq/attack.sh makes it, or name another with --attack"
             )
-        blind = transfers(model_dir, self.attack)
-        noise = noise_runs(model_dir, self.noise, {eps: records[self.attack, eps] for eps in main})
+        blind = transfers(model_dir, attack)
+        # noise of one eps for all utterances is no match for an attack at a level
+        noisy = {} if self.eps_level else {eps: records[self.attack, eps] for eps in main}
+        noise = noise_runs(model_dir, self.noise, noisy)
         black_box = {name: by_eps for name, by_eps in runs.items() if name == self.black_box}
-        plain = {} if model == self.undefended else _runs_of(self.exp_dir / self.undefended, self.attack)
+        plain = {} if model == self.undefended else self._runs_of(self.exp_dir / self.undefended)
         detection = [row for row in content["detection"] if row["model"] == model]
         weak = "give the stronger attack more steps, another step size, realigned targets or more draws (--eot-samples)"
         masked = "suspect masked gradients; see gradient_correct, and attack with more draws (--eot-samples)"
@@ -122,6 +128,18 @@ class Checklist:
                 checks[name] = found
         return checks, absent
 
+    def _attack_dirs(self, model_dir: Path) -> list[tuple[str, float, Path]]:
+        """The attack directories of the level, by their names without it."""
+        found = [(*split_level(name), eps, path) for name, eps, path in attack_dirs(model_dir)]
+        return [(name, eps, path) for name, level, eps, path in found if level == self.eps_level]
+
+    def _runs_of(self, model_dir: Path) -> dict[float, Success]:
+        return {
+            eps: {record.utt: record.success for record in read_attacked(path / "results.jsonl")}
+            for name, eps, path in self._attack_dirs(model_dir)
+            if name == self.attack
+        }
+
     def _rescore(self, model_dir: Path, records: Records) -> Check | None:
         """Decode examples again with other draws; ``None`` for a model without any, or without the files it takes."""
         recogniser = self.open_model(model_dir) if self.num_rescores else None
@@ -129,7 +147,7 @@ class Checklist:
             return None
         there = {
             eps: path
-            for name, eps, path in attack_dirs(model_dir)
+            for name, eps, path in self._attack_dirs(model_dir)
             if name == self.attack and all((path / "wav" / f"{r.utt}.wav").is_file() for r in records[name, eps])
         }
         if not there:
@@ -215,14 +233,6 @@ def noise_runs(model_dir: Path, noisy_set: str, attacked: Mapping[float, Sequenc
             heard = {record.utt: record.hypothesis for record in read_benign(file)}
             found[eps] = {r.utt: heard[r.utt] == r.target for r in records if r.utt in heard and r.target}
     return {NOISE: found} if found else {}
-
-
-def _runs_of(model_dir: Path, attack: str) -> dict[float, Success]:
-    return {
-        eps: {record.utt: record.success for record in read_attacked(path / "results.jsonl")}
-        for name, eps, path in attack_dirs(model_dir)
-        if name == attack
-    }
 
 
 def _broken_detector(model_dir: Path, records: Records, attack: str) -> Check | None:
