@@ -1,8 +1,8 @@
 """Bounds of differences of a network's logits over all changes of the waveform within eps.
 
 Up to the first layer all is linear in the change of the samples and in what the cells' linear forms leave open, so the
-first layer's sums are ``centre + Z e`` with unknown e in [-1, 1].  From there bounds are propagated back, by lines above
-and below each rectifier (CROWN).  A difference of two classes is bounded as one: the softmax cancels.
+first layer's sums are ``centre + Z e`` with unknown e in [-1, 1].  The layers above are bounded by lines above and
+below each rectifier, followed back to there (CROWN).  A difference of two classes is bounded as one: the softmax cancels.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from kaldi_uq.certify.cells import CellBounds, Cells
+from kaldi_uq.certificate.cells import CellBounds, Cells
 from kaldi_uq.feats.frontend import FrontEnd
 from kaldi_uq.nnet.base import AcousticModel
 from kaldi_uq.nnet.kinds.dnn import DnnModel
@@ -167,9 +167,9 @@ class Rectified:
         """
         for depth in range(len(self._lines) - 1, -1, -1):
             lower, upper, height = self._lines[depth]
-            positive, negative = rows.clamp_min(0), rows.clamp_max(0)
+            positive = rows.clamp_min(0)
             offset = offset + (positive @ height.unsqueeze(-1)).squeeze(-1)
-            rows = positive * upper.unsqueeze(1) + negative * lower.unsqueeze(1)
+            rows = positive * upper.unsqueeze(1) + rows.clamp_max(0) * lower.unsqueeze(1)
             if depth:
                 weight, bias = self.layers[depth]
                 offset = offset + rows @ bias
@@ -199,11 +199,11 @@ class Rectified:
 
 
 def _lines(low: Tensor, high: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Slopes of the lines below and above max(0, s) for s in [low, high], and the height of the upper one at 0."""
+    """Lines around max(0, s) for s in [low, high]: the slope of the lower and of the upper one, its height at 0."""
     crossing = (low < 0) & (high > 0)
-    upper = torch.where(crossing, high / torch.where(crossing, high - low, 1), (high > 0).to(high))
-    upper = torch.where(low >= 0, 1.0, upper)
-    lower = torch.where(crossing, (high > -low).to(high), upper)
+    on = (low >= 0).to(low)
+    upper = torch.where(crossing, high / torch.where(crossing, high - low, 1), on)
+    lower = torch.where(crossing, (high > -low).to(high), on)  # of all lines through 0 the one of the smallest area
     return lower, upper, torch.where(crossing, -upper * low, 0)
 
 

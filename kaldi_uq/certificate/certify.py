@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 
-from kaldi_uq.certify.cells import Cells
-from kaldi_uq.certify.network import Certifiable, members_of
-from kaldi_uq.certify.paths import BestPath, GraphPaths
+from kaldi_uq.certificate.cells import Cells
+from kaldi_uq.certificate.network import Certifiable, members_of
+from kaldi_uq.certificate.paths import BestPath, GraphPaths
 from kaldi_uq.recogniser.base import BaseRecogniser
 from kaldi_uq.recogniser.recogniser import Recogniser
 
@@ -110,7 +111,7 @@ class Certifier:
         graph_score = path.score - float(clean[np.arange(len(clean)), path.pdfs].sum())
         leads: dict[float, tuple[float, float]] = {}
 
-        def certified(which: int, value: float) -> bool:
+        def certified(value: float, which: int) -> bool:
             if value not in leads:
                 upper = self.lead(wave, path, value)
                 any_other = graph_score - self.paths.of_others(upper, path.words)
@@ -118,7 +119,7 @@ class Certifier:
                 leads[value] = over_target, any_other
             return leads[value][which] > LEAD
 
-        found = [_largest(grid, lambda value, which=which: certified(which, value)) for which in (0, 1)]
+        found = [_largest(grid, functools.partial(certified, which=which)) for which in (0, 1)]
         return Certificate(path.words, goal, 0.0 if goal is None else found[0], found[1], dict(sorted(leads.items())))
 
 
