@@ -23,6 +23,7 @@ from kaldi_uq.feats.torchaudio_mfcc import TorchaudioMfcc
 # A cell keeps its linear part if this share of that part, beside what the linear form leaves open, is less than the
 # cell's whole range: over many cells the linear parts, of the same samples, add up to less than the ranges do.
 LINEAR_SHARE = 0.3
+MAX_ERROR = 1e-6  # of features in float64
 
 
 @dataclass(frozen=True)
@@ -130,6 +131,21 @@ class Cells:
             beyond = max(0, length - length // 2 - self.shift + 2 * (self.shift // 2))
             signal = framing.reflect_ends(signal, size, max(0, -first), beyond, repeat_edge=True)[:, max(0, first) :]
         return signal[0].unfold(0, length, self.shift)[: framing.num_frames(len(wav), config)]
+
+    def check(self, front_end: FrontEnd, wav: Tensor) -> None:
+        """Refuse a front end whose features of an utterance, (N,) float64, are not made of these cells.
+
+        Raises:
+            ValueError: a step before the logarithm is not known here.
+        """
+        cepstra, _ = front_end.cepstra_of(wav.unsqueeze(0), torch.tensor([len(wav)], device=wav.device))
+        expected = self.bounds(self.frames(wav), 0.0).centre @ self.compose
+        error = float((cepstra[0] - expected).abs().max())
+        if not error < MAX_ERROR:
+            raise ValueError(
+                f"no certificate: features differ by {error:g} from what is bounded; the front end has a step before the "
+                "logarithm that has no bounds"
+            )
 
     def bounds(self, frames: Tensor, eps: float) -> CellBounds:
         """Bounds of the log energies over all changes of at most ``eps`` a sample.

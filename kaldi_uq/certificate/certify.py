@@ -101,8 +101,13 @@ class Certifier:
             wave: (N,) float in [-1, 1].
             target: the text to certify against, beside any other.
             eps: those to try.
+
+        Raises:
+            ValueError: the front end has a step that has no bounds.
         """
         grid = sorted(set(eps))
+        with torch.no_grad():
+            self.scores.cells.check(self.scores.front_end, torch.from_numpy(wave).double().to(self.recogniser.device))
         clean = self._acwt * self._loglikes(wave)
         path = self.paths.best(clean)
         goal = None if target is None else tuple(target)

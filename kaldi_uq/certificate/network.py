@@ -2,7 +2,8 @@
 
 Up to the first layer all is linear in the change of the samples and in what the cells' linear forms leave open, so the
 first layer's sums are ``centre + Z e`` with unknown e in [-1, 1].  The layers above are bounded by lines above and
-below each rectifier, followed back to there (CROWN).  A difference of two classes is bounded as one: the softmax cancels.
+below each rectifier, followed back to there (CROWN).  Differences of two classes are bounded as such: in them the
+softmax cancels.
 """
 
 from __future__ import annotations
