@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from kaldi_uq.attacks.checks.one_run import check as check
     from kaldi_uq.attacks.goal import Say as Say
     from kaldi_uq.attacks.goal import Untargeted as Untargeted
+    from kaldi_uq.certificate.certify import Certificate as Certificate
+    from kaldi_uq.certificate.certify import certify as certify
     from kaldi_uq.detector import GaussianDetector as GaussianDetector
     from kaldi_uq.detector import IsolationForestDetector as IsolationForestDetector
     from kaldi_uq.detector import KernelDensityDetector as KernelDensityDetector
@@ -58,6 +60,7 @@ if TYPE_CHECKING:
 _PLACES = {
     "Adversarial": "attacks.attack",
     "BaseRecogniser": "recogniser.base",
+    "Certificate": "certificate.certify",
     "CtcRecogniser": "recogniser.ctc",
     "GaussianDetector": "detector",
     "Heard": "recogniser.base",
@@ -71,6 +74,7 @@ _PLACES = {
     "Untargeted": "attacks.goal",
     "Verdict": "detector.judge",
     "attacks": "",
+    "certify": "certificate.certify",
     "check": "attacks.checks.one_run",
     "deterministic": "nnet",
     "ensemble": "nnet",

@@ -27,6 +27,7 @@ LAYERS: dict[str, tuple[str, ...]] = {
     "language": ("io", "engine.base", *BASE),
     "recogniser": ("user_code", "language", "engine", *MODEL),
     "results": ("io", "nnet.config", *BASE),
+    "certificate": (*MODEL, "language"),
     "training": ("engine", *MODEL),
     "detector": ("results", *MODEL),
     "attacks": ("registry", "detector", "language", "audio", "results", *MODEL),

@@ -38,6 +38,7 @@ FLAGS: dict[str, tuple[tuple[type[Config], ...], set[str]]] = {
     "nnet-decode": ((DecodeConfig,), set()),
     "nnet-attack": ((*ATTACKS, AdaptiveConfig, DecodeConfig), set()),
     "nnet-transfer": ((DecodeConfig,), set()),
+    "nnet-certify": ((DecodeConfig,), set()),
     "detect": ((DecodeConfig,), set()),
     "attack": ((*ATTACKS, AdaptiveConfig, DecodeConfig), {"untargeted"}),
     "check-attacks": ((AttackConfig, DecodeConfig), set()),

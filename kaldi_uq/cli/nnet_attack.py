@@ -69,7 +69,7 @@ def run(args: argparse.Namespace) -> None:
     if config.untargeted and args.target_text:
         raise UsageError(f"--target-text {args.target_text}: an untargeted attack has no target; leave it out")
     data = DataDir.read(args.data_dir, need=("wav.scp", "utt2spk", "text"))
-    utts = _spread(data, args.num_utts)
+    utts = spread_utts(data, args.num_utts)
     recogniser = open_recogniser(args)
     recogniser.random_targets = args.random_targets
     recogniser, spoken = recogniser.read(data, utts=utts, allow_pipes=args.allow_pipes, cmvn_from=args.cmvn_from)
@@ -123,7 +123,7 @@ def _goal(args: argparse.Namespace, data: DataDir, text: dict[str, list[str]], *
     return Say({utt: table[utt].split() for utt in text}, spoken=text, where=args.target_text)
 
 
-def _spread(data: DataDir, count: int) -> list[str]:
+def spread_utts(data: DataDir, count: int) -> list[str]:
     """``count`` utterances at equal distances, so that a subset has all speakers, not the first few; 0: all."""
     import numpy as np
 

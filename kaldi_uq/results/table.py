@@ -31,6 +31,7 @@ FIELDS = {
     "negatives": (
         "model", "kind", "level", "num_utts", "accuracy", "statistic", "sided", "fpr", "fpr_at_threshold", "auroc"
     ),
+    "certified": ("model", "eps", "num_utts", "against_target", "against_any", "right"),
 }  # fmt: skip
 _CHECK_FIELDS = ("passed", "value", "limit", "remedy")
 _SECTIONS: dict[str, type] = {
@@ -167,6 +168,18 @@ class Results:
         with self._update() as content:
             content["negatives"] = _upsert(content["negatives"], checked, _negatives_key)
 
+    def add_certified(self, rows: Iterable[Row]) -> None:
+        """Add shares of certified utterances, or replace those of the same model and eps.
+
+        Args:
+            rows: ``model``, ``eps``, ``num_utts``, ``against_target`` (share of utterances of which no change within
+                eps makes the recogniser write the target), ``against_any`` (that it always writes the same), ``right``
+                (and that is what is spoken); further fields are kept.
+        """
+        checked = [_checked(row, "certified") for row in rows]
+        with self._update() as content:
+            content["certified"] = _upsert(content["certified"], checked, _certified_key)
+
     def set_checks(self, model: str, checks: Mapping[str, Row]) -> None:
         """Set what the checks over all attacks on a model say: name -> ``passed``, ``value``, ``limit``, ``remedy``."""
         for name, check in checks.items():
@@ -236,6 +249,10 @@ def _transfer_key(row: Row) -> Any:
 
 def _negatives_key(row: Row) -> Any:
     return model_key(row["model"]), row["kind"], row["level"], statistic_key(row["statistic"]), row["sided"]
+
+
+def _certified_key(row: Row) -> Any:
+    return model_key(row["model"]), row["eps"]
 
 
 def _upsert(rows: list[dict[str, Any]], new: list[dict[str, Any]], key: Callable[[Row], Any]) -> list[dict[str, Any]]:

@@ -1,0 +1,1 @@
+"""Proofs that no small change of the audio makes a recogniser write another text."""

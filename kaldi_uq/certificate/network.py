@@ -1,0 +1,270 @@
+"""Bounds of differences of a network's logits over all changes of the waveform within eps.
+
+Up to the first layer all is linear in the change of the samples and in what the cells' linear forms leave open, so the
+first layer's sums are ``centre + Z e`` with unknown e in [-1, 1].  The layers above are bounded by lines above and
+below each rectifier, followed back to there (CROWN).  Differences of two classes are bounded as such: in them the
+softmax cancels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from kaldi_uq.certificate.cells import CellBounds, Cells
+from kaldi_uq.feats.frontend import FrontEnd
+from kaldi_uq.nnet.base import AcousticModel
+from kaldi_uq.nnet.kinds.dnn import DnnModel
+from kaldi_uq.nnet.kinds.ensemble import EnsembleModel
+
+MAX_ELEMENTS = 1 << 23  # of the largest tensor of a group of frames: 64 MB
+
+Layer = tuple[Tensor, Tensor]  # weight (outputs, inputs), bias (outputs,)
+
+
+def members_of(network: AcousticModel) -> list[list[Layer]]:
+    """The layers of each member, the rectifier between them.
+
+    Raises:
+        ValueError: a network that has no certificate.
+    """
+    if isinstance(network, DnnModel):
+        members = [network]
+    elif isinstance(network, EnsembleModel):
+        members = [network.member(index) for index in range(network.num_members)]
+    else:
+        why = "its draws are random" if network.is_random else "its layers are not known"
+        raise ValueError(f"no certificate for a network of kind {network.kind!r}, {why}: certify a dnn or an ensemble")
+    return [[(layer.weight.detach(), layer.bias.detach()) for layer in member.layers] for member in members]
+
+
+class Windows:
+    """How the network's input hangs on the cells: deltas, context, normalisation; linear, and different at the ends.
+
+    Args:
+        front_end: the front end, in float64.
+        num_frames: frames of the utterance, T.
+
+    Attributes:
+        reach: frames before and after that an input looks at; 0 if it looks at all of them.
+        width: number of these frames, W.
+        weights: (T, K, W) float64, K contexts and derivatives of each cepstrum.
+    """
+
+    def __init__(self, front_end: FrontEnd, num_frames: int) -> None:
+        config = front_end.config
+        device = front_end.norm.mean.device
+        each = torch.eye(num_frames, dtype=torch.float64, device=device).unsqueeze(0)
+        lengths = torch.tensor([num_frames], device=device)
+        if config.cmvn == "utterance":
+            each = each - 1 / num_frames
+        spliced = front_end.splice(front_end.deltas(each, lengths), lengths)
+        weights = spliced.view(num_frames, -1, num_frames)
+        self.reach = config.delta_order * config.delta_window + max(config.left_context, config.right_context)
+        self.width = 2 * self.reach + 1
+        if config.cmvn == "utterance" or self.width >= num_frames:
+            self.reach, self.width, self.weights = 0, num_frames, weights
+            return
+        padded = torch.nn.functional.pad(weights, (self.reach, self.reach))
+        places = torch.arange(num_frames, device=device).unsqueeze(1) + torch.arange(self.width, device=device)
+        self.weights = padded.gather(2, places.unsqueeze(1).expand(-1, weights.shape[1], -1))
+
+    def of(self, cells: Tensor, start: int, stop: int) -> Tensor:
+        """The cells (T, ...) that each of the frames looks at: (F, W, ...)."""
+        if not self.reach:
+            return cells.unsqueeze(0).expand(stop - start, *cells.shape)
+        empty = cells.new_zeros(self.reach, *cells.shape[1:])
+        padded = torch.cat([empty, cells, empty])[start : stop + 2 * self.reach]
+        return padded.unfold(0, self.width, 1).movedim(-1, 1)
+
+
+@dataclass(frozen=True)
+class FirstLayer:
+    """The sums of the first layer of some frames: ``centre + unknown @ e``, e in [-1, 1].
+
+    Attributes:
+        centre: (F, H) float64.
+        unknown: (F, H, S): of the samples, then of what the cells leave open.
+    """
+
+    centre: Tensor
+    unknown: Tensor
+
+
+def first_layers(
+    front_end: FrontEnd, cells: Cells, bounds: CellBounds, layer: Layer, eps: float
+) -> Iterator[tuple[slice, FirstLayer]]:
+    """The sums of the first layer, a group of frames at a time.
+
+    Args:
+        front_end: the front end, in float64.
+        cells: its cells.
+        bounds: their bounds for ``eps``.
+        layer: the first layer.
+        eps: largest change of a sample.
+
+    Yields:
+        frames, and their sums.
+    """
+    num_frames, count = bounds.centre.shape
+    windows = Windows(front_end, num_frames)
+    weight, bias = layer
+    # The normalisation becomes a part of the layer.
+    contexts = weight.shape[1] // front_end.feature_dim
+    scale = front_end.norm.std.repeat(contexts)
+    scaled = weight / scale
+    offset = bias - scaled @ front_end.norm.mean.repeat(contexts)
+    from_cells = torch.einsum("hkd,md->hkm", scaled.view(len(weight), -1, cells.compose.shape[1]), cells.compose)
+    length, shift, width = cells.forms.shape[-1], cells.shift, windows.width
+    samples = (width - 1) * shift + length
+    step = max(1, MAX_ELEMENTS // (len(weight) * (samples + width * count)))
+    for start in range(0, num_frames, step):
+        stop = min(num_frames, start + step)
+        rows = torch.einsum("hkm,fkw->fhwm", from_cells, windows.weights[start:stop])
+        linear = windows.of(bounds.linear, start, stop)
+        centre = torch.einsum("fhwm,fwm->fh", rows, windows.of(bounds.centre, start, stop)) + offset
+        unknown = rows.new_zeros(stop - start, len(weight), samples + width * count)
+        for place in range(width):
+            part = unknown[..., place * shift : place * shift + length]
+            part += eps * (rows[:, :, place] @ linear[:, place])
+        radius = windows.of(bounds.radius, start, stop)
+        unknown[..., samples:] = (rows * radius.unsqueeze(1)).flatten(2)
+        yield slice(start, stop), FirstLayer(centre, unknown)
+
+
+class Rectified:
+    """The layers of one network above the first, with bounds of every sum for some frames.
+
+    Args:
+        first: sums of the first layer.
+        layers: all layers of the network.
+    """
+
+    def __init__(self, first: FirstLayer, layers: Sequence[Layer]) -> None:
+        self.first, self.layers = first, layers
+        reach = first.unknown.abs().sum(-1)
+        self.bounds = [(first.centre - reach, first.centre + reach)]
+        self._lines = [_lines(*self.bounds[0])]
+        for weight, bias in layers[1:-1]:
+            rows = weight.expand(len(first.centre), *weight.shape)
+            low, high = -self.upper(-rows, -bias), self.upper(rows, bias)
+            self.bounds.append((low, torch.maximum(low, high)))
+            self._lines.append(_lines(*self.bounds[-1]))
+
+    def upper(self, rows: Tensor, offset: Tensor) -> Tensor:
+        """Upper bounds of linear functions of the last hidden layer whose bounds are known.
+
+        Args:
+            rows: coefficients, (F, R, H).
+            offset: (R,) or (F, R).
+
+        Returns:
+            (F, R) float64.
+
+        Source: Zhang et al. 2018, Efficient neural network robustness certification with general activation functions.
+        """
+        for depth in range(len(self._lines) - 1, -1, -1):
+            lower, upper, height = self._lines[depth]
+            positive = rows.clamp_min(0)
+            offset = offset + (positive @ height.unsqueeze(-1)).squeeze(-1)
+            rows = positive * upper.unsqueeze(1) + rows.clamp_max(0) * lower.unsqueeze(1)
+            if depth:
+                weight, bias = self.layers[depth]
+                offset = offset + rows @ bias
+                rows = rows @ weight
+        offset = offset + (rows @ self.first.centre.unsqueeze(-1)).squeeze(-1)
+        return offset + (rows @ self.first.unknown).abs().sum(-1)
+
+    def leads(self, classes: Tensor) -> Tensor:
+        """Upper bounds of every logit's lead over that of one class of each frame.
+
+        Args:
+            classes: (F,) int64.
+
+        Returns:
+            (F, C) float64; 0 for the class itself.
+        """
+        return self.upper(*self._leads(classes))
+
+    def lowest_leads(self, classes: Tensor) -> Tensor:
+        """Lower bounds of the same."""
+        rows, offset = self._leads(classes)
+        return -self.upper(-rows, -offset)
+
+    def _leads(self, classes: Tensor) -> tuple[Tensor, Tensor]:
+        weight, bias = self.layers[-1]
+        return weight - weight[classes].unsqueeze(1), bias - bias[classes].unsqueeze(1)
+
+
+def _lines(low: Tensor, high: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Lines around max(0, s) for s in [low, high]: the slope of the lower and of the upper one, its height at 0."""
+    crossing = (low < 0) & (high > 0)
+    on = (low >= 0).to(low)
+    upper = torch.where(crossing, high / torch.where(crossing, high - low, 1), on)
+    lower = torch.where(crossing, (high > -low).to(high), on)  # of all lines through 0 the one of the smallest area
+    return lower, upper, torch.where(crossing, -upper * low, 0)
+
+
+@dataclass(frozen=True)
+class Certifiable:
+    """A front end and a network whose scores can be bounded.
+
+    Attributes:
+        front_end: in float64.
+        cells: its cells.
+        members: the layers of each member of the network.
+    """
+
+    front_end: FrontEnd
+    cells: Cells
+    members: Sequence[Sequence[Layer]]
+
+    def lead_bounds(self, wav: Tensor, classes: Tensor, eps: float) -> Tensor:
+        """Upper bounds of every class's log-posterior minus that of one class of each frame.
+
+        Args:
+            wav: one utterance, (N,) float64 in [-1, 1].
+            classes: (T,) int64.
+            eps: largest change of a sample, full scale 1.
+
+        Returns:
+            (T, C) float64.
+        """
+        bounds = self.cells.bounds(self.cells.frames(wav), eps)
+        leads, lowest = [], []
+        for layers in self.members:
+            above, below = [], []
+            for rows, first in first_layers(self.front_end, self.cells, bounds, layers[0], eps):
+                network = Rectified(first, layers)
+                above.append(network.leads(classes[rows]))
+                if len(self.members) > 1:
+                    below.append(network.lowest_leads(classes[rows]))
+            leads.append(torch.cat(above))
+            lowest += [torch.cat(below)] if below else []
+        return leads[0] if not lowest else mean_lead(torch.stack(leads), torch.stack(lowest), classes)
+
+
+def mean_lead(high: Tensor, low: Tensor, classes: Tensor) -> Tensor:
+    """Upper bounds of the leads of a mean of posteriors, from bounds of each member's leads.
+
+    The ratio of two mean posteriors is a weighted mean of the members' ratios, so it is at most the largest of them; it
+    is also at most the mean of the largest posteriors over the mean of the smallest.
+
+    Args:
+        high: upper bounds, (M, T, C).
+        low: lower bounds, (M, T, C).
+        classes: the class that leads are over, (T,) int64.
+
+    Returns:
+        (T, C).
+    """
+    own = torch.nn.functional.one_hot(classes, high.shape[-1]).bool()
+    # Of each class c: the others at their lowest, c at its highest.
+    rest = low.unsqueeze(-2).expand(*low.shape, low.shape[-1])
+    each = torch.diag_embed(high - low) + rest
+    largest = (high - each.logsumexp(-1)).logsumexp(0)
+    smallest = (-high.logsumexp(-1)).logsumexp(0)
+    return torch.minimum(high.amax(0), largest - smallest.unsqueeze(-1)).masked_fill(own, 0)
