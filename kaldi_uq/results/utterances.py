@@ -51,6 +51,7 @@ class AttackRecord:
         target_errors, original_errors: counts against ``target`` (None without one) and against ``original``.
         snr_db: signal to perturbation ratio; None if there is no perturbation.
         statistics: uncertainty statistics of the utterance by name.
+        passes: whether the detectors that the attack knows pass it; None if it knows none.
     """
 
     utt: str
@@ -62,6 +63,7 @@ class AttackRecord:
     original_errors: ErrorRate
     snr_db: float | None
     statistics: dict[str, float]
+    passes: bool | None = None
 
     @property
     def success(self) -> bool:
@@ -107,6 +109,7 @@ def read_attacked(path: str | os.PathLike[str]) -> list[AttackRecord]:
             # JSON has no infinity, but Python writes and reads one
             snr_db=line.number("snr_db") if line.values.get("snr_db") not in (None, math.inf) else None,
             statistics=line.statistics(),
+            passes=bool(line.values["passes"]) if line.has("passes") else None,
         )
         for line in _lines(Path(path))
     ]
