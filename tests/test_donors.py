@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,12 +18,13 @@ from kaldi_uq.attacks.donors import CERTAIN, Donors, Piece, Speech
 from kaldi_uq.attacks.goal import LOSSES, Goal, Say, Untargeted
 from kaldi_uq.attacks.losses import AHEAD, DecoderMargin, LogitMatch
 from kaldi_uq.attacks.pgd import PGD
+from kaldi_uq.cli.main import main
 from kaldi_uq.errors import DataError
 from kaldi_uq.io.waves import pad
 from kaldi_uq.recogniser.ctc import CtcRecogniser
 from kaldi_uq.recogniser.recogniser import Recogniser
 from kaldi_uq.results.word_errors import align_words
-from tests.tiny import RATE, TinySystem, make_system, make_waves
+from tests.tiny import RATE, TinySystem, make_system, make_waves, write_set
 from tests.toy import FRAME, ToyRecogniser, toy_waves
 
 EPS = 0.02
@@ -40,6 +43,16 @@ def who(system: TinySystem) -> Recogniser:
 @pytest.fixture(scope="module")
 def donors(system: TinySystem) -> Donors:
     return Donors(system.waves, system.text)
+
+
+@pytest.fixture(scope="module")
+def place(system: TinySystem, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory with a model, its graph, and data directories."""
+    folder = tmp_path_factory.mktemp("commands")
+    system.write_model(system.train(), folder / "dnn")
+    write_set(folder / "attack", *make_waves(3, seed=2))
+    write_set(folder / "fit", system.waves, system.text)
+    return folder
 
 
 def scored(who: Recogniser, waves: dict[str, np.ndarray]) -> tuple[dict[str, np.ndarray], Tensor, Tensor]:
@@ -391,5 +404,56 @@ def test_audio_of_donors_is_checked() -> None:
     waves = toy_waves()
     bad = {"d": np.full(100, 3.0)}
     goal = Say(dict.fromkeys(waves, "a"), donors=Donors(bad, {"d": "a"}))
-    with pytest.raises(DataError, match="^d: samples reach 3"):
+    with pytest.raises(DataError, match=r"^d: samples reach 3"):
         PGD(eps=0.1, start="speech")(ToyRecogniser(), waves, goal)
+
+
+class TestCommands:
+    @pytest.mark.parametrize("options", ["--start speech", "--loss logit_match", "--loss decoder_margin"])
+    def test_attack_on_a_data_directory(self, place: Path, system: TinySystem, tmp_path: Path, options: str) -> None:
+        places = ["attack", "dnn", "dnn/graph"]
+        words = [
+            "nnet-attack",
+            *options.split(),
+            "--eps",
+            "0.1",
+            "--lang-dir",
+            str(system.lang.path),
+            "--num-steps",
+            "3",
+        ]
+        found = {}
+        for donors in ("", "fit"):
+            more = ["--donors", str(place / donors)] if donors else []
+            out = tmp_path / f"attack_{donors}_eps0.1"
+            assert main([*words, *more, *[str(place / name) for name in places], str(out)]) == 0
+            found[donors] = [(out / "wav" / f"{utt}.wav").read_bytes() for utt in ("utt00", "utt01", "utt02")]
+        assert (found[""] != found["fit"]) == ("margin" not in options)
+
+    def test_attack_on_files_needs_donors_that_say_the_words(
+        self, place: Path, system: TinySystem, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        words = [
+            "attack",
+            str(place / "attack/wav/utt00.wav"),
+            "--target-text",
+            "two one",
+            "--model-dir",
+            str(place / "dnn"),
+        ]
+        words += ["--lang-dir", str(system.lang.path), "--eps", "0.1", "--start", "speech", "--num-steps", "30"]
+        (place / "empty").mkdir(exist_ok=True)
+        one = {"utt00": make_waves(3, seed=2)[0]["utt00"]}
+        write_set(place / "empty", one, {"utt00": ["one"]})
+        assert main([*words, "--out", str(tmp_path / "x.wav"), "--donors", str(place / "empty")]) == 1
+        assert "no recording in which 'two' can be cut out" in capsys.readouterr().err
+        assert not (tmp_path / "x.wav").exists()
+        assert main([*words, "--out", str(tmp_path / "x.wav"), "--donors", str(place / "fit")]) == 0
+        assert "heard:  two one" in capsys.readouterr().out
+
+    def test_ten_targets_are_recorded(self, place: Path, system: TinySystem, tmp_path: Path) -> None:
+        words = ["nnet-attack", "--num-targets", "3", "--eps", "0.001", "--lang-dir", str(system.lang.path)]
+        words += ["--num-steps", "1", *[str(place / name) for name in ("attack", "dnn", "dnn/graph")]]
+        assert main([*words, str(tmp_path / "attack_ten_eps0.001")]) == 0
+        lines = [json.loads(text) for text in (tmp_path / "attack_ten_eps0.001/results.jsonl").read_text().splitlines()]
+        assert all(one["targets_tried"] == 3 and one["target"] for one in lines)

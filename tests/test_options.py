@@ -56,6 +56,7 @@ CHOICES = {
     "eot_draws": "fixed",
     "loss": "margin",
     "sided": "both",
+    "start": "speech",
     "statistics": "all",
     "step_rule": "fixed",
 }

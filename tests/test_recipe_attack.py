@@ -46,7 +46,7 @@ def test_name_configuration_and_options(ask, words: list[str], answer: str) -> N
 @pytest.mark.parametrize(
     "words, message",
     [
-        (["pdg"], "conf/pdg.conf: no such file; --attack must be one of adaptive, fgsm, l2, nes, paper-pgd, pgd, "),
+        (["pdg"], "conf/pdg.conf: no such file; --attack must be one of adaptive, black-box, "),
         (["dnn"], "conf/dnn.conf: no such file; --attack must be one of adaptive, "),  # a model's
         (["pgd", "--statistics=max_akld"], "--statistics is for --attack adaptive, which knows the detector"),
         (["adaptive", "--statistics=a;b"], "--statistics must be names separated by commas, got 'a;b'"),

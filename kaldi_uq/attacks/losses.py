@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from kaldi_uq.attacks.donors import Speech
 from kaldi_uq.attacks.goal import (
+    CONFIDENCE,
     LOSSES,
     BatchGoal,
     FrameGoal,
@@ -253,6 +254,8 @@ class DecoderMargin(FrameGoal):
         leads = (others - best[..., None]).masked_fill(~valid[..., None], 0.0)  # (M, b, T, K + 1)
         totals, first = (leads.sum(2) + extra.T).max(2)
         lead = leads.gather(3, first[:, :, None, None].expand(-1, -1, num_frames, 1))[..., 0]
+        if not self.away:  # frames that are won count, but need no more: another rival would take the others
+            lead = torch.where(lead < -CONFIDENCE, lead.detach(), lead)
         sizes = valid.sum(1)[:, None]
         lead = lead + (totals - lead.sum(2))[..., None] / sizes
         if self.away:

@@ -44,4 +44,4 @@ def run(args: argparse.Namespace) -> None:
 
 def _shown(row: Mapping[str, Any], name: str) -> str:
     low, high = row[f"{name}_ci95"]
-    return f"{row[name]:.3f} [{low:.3f}, {high:.3f}] of {row['num_utts']} utterances"
+    return f"{row[name]:.3f} [{low:.3f}, {high:.3f}] of {row.get(f'{name}_num_utts', row['num_utts'])} utterances"

@@ -54,8 +54,8 @@ def worst_case(attacks: Mapping[str, Sequence[AttackRecord]]) -> dict[str, Any]:
     Returns:
         ``num_utts``, ``attacks`` (each name with its ``num_utts`` and ``success``), ``success`` and
         ``success_ci95``; with targets ``by_words``, the same for each number of target words; and where attacks know
-        detectors, ``evasion`` and ``evasion_ci95``: the share for which an example has what its attack wants and
-        passes, over the attacks whose records say so.
+        detectors, ``evasion``, ``evasion_ci95`` and ``evasion_num_utts``: the share for which an example has what its
+        attack wants and passes, over the attacks whose records say so.
 
     Raises:
         ValueError: no utterance, or attacks with targets beside attacks without.
@@ -86,7 +86,7 @@ def worst_case(attacks: Mapping[str, Sequence[AttackRecord]]) -> dict[str, Any]:
     judged = [record for record in records if record.passes is not None]
     if judged:
         share = _share(judged, "evasion", lambda record: record.success and bool(record.passes))
-        row |= {name: value for name, value in share.items() if name != "num_utts"}
+        row |= {"evasion_num_utts": share.pop("num_utts"), **share}
     return row
 
 
