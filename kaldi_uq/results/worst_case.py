@@ -100,7 +100,8 @@ def read_attacks(directories: Sequence[str | os.PathLike[str]]) -> tuple[str, fl
         DataError: directories of several models or several eps, one that is named twice, or one that is empty.
     """
     found: dict[str, list[AttackRecord]] = {}
-    models, bounds = {}, {}
+    models: dict[str, Path] = {}
+    bounds: dict[float, Path] = {}
     for path in (Path(os.path.abspath(directory)) for directory in directories):
         name = re.sub(r"^attack_|_eps[^_]*$", "", path.name)
         records = read_attacked(path / "results.jsonl")
@@ -112,7 +113,8 @@ def read_attacks(directories: Sequence[str | os.PathLike[str]]) -> tuple[str, fl
         models.setdefault(path.parent.name, path)
         for record in records:
             bounds.setdefault(record.eps, path)
-    for what, values in (("model", models), ("eps", bounds)):
+    kinds: tuple[tuple[str, dict[Any, Path]], ...] = (("model", models), ("eps", bounds))
+    for what, values in kinds:
         if len(values) > 1:
             (first, one), (second, other) = list(values.items())[:2]
             raise DataError(f"{one} is of {what} {first}, {other} of {second}: the worst case is of one {what}")
