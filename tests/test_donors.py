@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from kaldi_uq.attacks.attack import Adversarial, random_starts, speech_starts
+from kaldi_uq.attacks.checks.one_run import check_attack
 from kaldi_uq.attacks.config import AttackConfig
 from kaldi_uq.attacks.donors import CERTAIN, Donors, Piece, Speech
 from kaldi_uq.attacks.goal import LOSSES, Goal, Say, Untargeted
@@ -317,6 +318,10 @@ class TestDecoderMargin:
         options: dict[str, Any] = {"eps": 0.1, "num_steps": 60, "realign_every": 5, "loss": "decoder_margin"}
         made = PGD(**options)(who, waves, Say(targets, spoken=text))
         assert heard(who, made) == targets
+        checks = check_attack(made)
+        assert all(one["passed"] for one in checks.values())
+        # in some frames the texts agree, so that these say nothing
+        assert "loss_falls" in checks and "gradient_on_every_frame" not in checks
         made = PGD(**options)(who, waves, Untargeted(text))
         assert all(words != text[utt] for utt, words in heard(who, made).items())
 

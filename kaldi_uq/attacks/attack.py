@@ -15,7 +15,7 @@ from kaldi_uq.attacks.batch import Batch
 from kaldi_uq.attacks.config import AttackConfig
 from kaldi_uq.attacks.constraints import CONSTRAINTS, make_constraint
 from kaldi_uq.attacks.donors import Donors
-from kaldi_uq.attacks.goal import LOSSES, Goal, as_words
+from kaldi_uq.attacks.goal import LOSSES, Goal
 from kaldi_uq.attacks.loop import AttackResult
 from kaldi_uq.attacks.steps import STEP_RULES
 from kaldi_uq.config import Config as AnyConfig
@@ -100,13 +100,7 @@ class Attack:
         if not self.needs_donors:
             return goal, words
         if goal.donors is None:
-            heard = {} if goal.spoken is not None else recogniser.hear(waves)
-            text = (
-                {utt: as_words(goal.spoken[utt]) for utt in waves}
-                if goal.spoken is not None
-                else {utt: list(one.words or ()) for utt, one in heard.items()}
-            )
-            goal = replace(goal, donors=Donors(waves, text, where="the attacked utterances"))
+            goal = replace(goal, donors=Donors(waves, goal.said(recogniser, waves), where="the attacked set"))
         assert goal.donors is not None
         speech = goal.donors.speech(recogniser)
         for utt in waves:
@@ -180,13 +174,15 @@ class Attack:
             result, records = self._records(batch, part)
             for i, utt in enumerate(left):
                 rank = not bool(result.success[i]), float(result.rank[i])
-                steps = records[utt]["steps"] + (found[utt][1]["steps"] if target else 0)
+                record = records[utt]
+                cost: dict[str, Any] = {name: record[name] for name in ("steps", "queries") if name in record}
+                if target:
+                    cost = {name: value + found[utt][1][name] for name, value in cost.items()}
+                    cost["targets_tried"] = target + 1
                 if utt not in ranks or rank < ranks[utt]:
-                    found[utt] = to_int16(result.wav[i, : part.num_samples[i]].cpu().numpy()), records[utt]
+                    found[utt] = to_int16(result.wav[i, : part.num_samples[i]].cpu().numpy()), record
                     ranks[utt] = rank
-                found[utt][1]["steps"] = steps
-                if self.config.num_targets > 1:
-                    found[utt][1]["targets_tried"] = target + 1
+                found[utt][1].update(cost)
         return found
 
     def _records(self, batch: Batch, waves: WaveBatch) -> tuple[AttackResult, dict[str, dict[str, Any]]]:
@@ -200,6 +196,7 @@ class Attack:
             "dead_frames": dead_frames(result.live, batch.num_samples, batch.lengths, shift).tolist(),
             "steps": result.steps.tolist(),
             "starts": result.starts.tolist(),
+            **({"targets_tried": [1] * len(batch.utts)} if batch.config.num_targets > 1 else {}),
             **further,
         }
         away = batch.config.untargeted

@@ -65,7 +65,8 @@ class Goal(ABC):
         """Other words for an utterance of scores (T, C), which has no path of the first; ``None`` if there are none."""
         return None
 
-    def _said(self, recogniser: BaseRecogniser, waves: Waves) -> dict[str, list[str]]:
+    def said(self, recogniser: BaseRecogniser, waves: Waves) -> dict[str, list[str]]:
+        """The words that are spoken, or else heard, in each utterance."""
         if self.spoken is None:
             return {utt: list(heard.words or ()) for utt, heard in recogniser.hear(waves).items()}
         return self._words_of(self.spoken, waves, "text of what is spoken")
@@ -114,7 +115,7 @@ class Say(Goal):
     def choose(self, recogniser: BaseRecogniser, waves: Waves, seed: int) -> dict[str, list[str]]:
         if self.targets is not None:
             return self._checked(recogniser, waves, self._words_of(self.targets, waves, "target"))
-        said = self._said(recogniser, waves)
+        said = self.said(recogniser, waves)
         return {
             utt: recogniser.random_target(utt, said[utt], recogniser.num_frames(len(wav)), seed=seed)
             for utt, wav in waves.items()
@@ -135,7 +136,7 @@ class Untargeted(Goal):
     away: ClassVar[bool] = True
 
     def choose(self, recogniser: BaseRecogniser, waves: Waves, seed: int) -> dict[str, list[str]]:
-        return self._checked(recogniser, waves, self._said(recogniser, waves))
+        return self._checked(recogniser, waves, self.said(recogniser, waves))
 
 
 def as_words(text: str | Sequence[str]) -> list[str]:
@@ -164,6 +165,7 @@ class BatchGoal(ABC):
 
     follows = False  # whether :meth:`follow` does anything
     needs_donors = False  # whether it is made of real speech: ``goal.donors`` is given then
+    of_all_frames = True  # whether every frame has a part in it: one without a gradient is a fault then
 
     def __init__(self, lengths: Tensor, *, away: bool = False, of_mean: bool = False) -> None:
         self.lengths, self.away, self.of_mean = lengths, away, of_mean

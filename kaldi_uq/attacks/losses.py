@@ -176,6 +176,8 @@ class DecoderMargin(FrameGoal):
     Source: Carlini and Wagner 2017, eq. 6, with the paths of a decoder instead of classes.
     """
 
+    of_all_frames = False
+
     def __init__(self, targets: Tensor, lengths: Tensor, *, away: bool = False, of_mean: bool = False) -> None:
         super().__init__(targets, lengths, away=away, of_mean=of_mean)
         self._texts: dict[str, list[tuple[str, ...]]] = {}  # the other texts, the one heard last first
