@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
 # Play the examples made against each model to every model: who hears the target?
+# Of a surrogate: --models dnn-robust --listeners "dnn ensemble-robust".
 #
 # Usage: $0 [options]
 #  e.g.: $0 --eps 0.02 --models "dnn ensemble"
@@ -8,8 +9,8 @@
 # own examples are judged again, by other draws.
 set -euo pipefail
 
-models="dnn ensemble dropout bnn"   # "<name> ...": directories under exp/; one that was not trained is left out
-listeners=                          # "<name> ...": of them, those that listen [all]
+models="dnn ensemble dropout bnn"   # "<name> ...": attacked ones, directories under exp/; one that was not trained is left out
+listeners=                          # "<name> ...": those that listen, attacked themselves or not [the attacked ones]
 attack=pgd                          # <name>: name of the attack
 eps=0.02                            # <e>: of the attack
 data=data/attack                    # <dir>: what was attacked

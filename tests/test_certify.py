@@ -292,7 +292,7 @@ def test_front_ends_without_a_certificate_are_refused(changes_: dict[str, Any], 
 def test_a_step_of_the_front_end_without_bounds_is_found(system: TinySystem) -> None:
     certifier = Certifier(system.recogniser(system.train("dnn")))
     certifier.scores.cells.offsets = certifier.scores.cells.offsets + 10.0
-    with pytest.raises(ValueError, match="no certificate: features differ by .* a step before the logarithm"):
+    with pytest.raises(ValueError, match=r"no certificate: features differ by .* a step before the logarithm"):
         certifier.certify(wave_of(system), None, [1e-4])
 
 

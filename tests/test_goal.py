@@ -16,8 +16,9 @@ from torch.nn import functional as F
 
 from kaldi_uq.attacks.config import AttackConfig
 from kaldi_uq.attacks.constraints import LInf
-from kaldi_uq.attacks.goal import LOSSES, MAX_ATTEMPTS, BatchGoal, CrossEntropy, Ctc, FrameGoal, Goal, Say, Untargeted
+from kaldi_uq.attacks.goal import LOSSES, MAX_ATTEMPTS, BatchGoal, CrossEntropy, FrameGoal, Goal, Say, Untargeted
 from kaldi_uq.attacks.loop import run_attack
+from kaldi_uq.attacks.losses import Ctc
 from kaldi_uq.attacks.pgd import PGD
 from kaldi_uq.errors import AlignmentError, DataError
 from tests.toy import Toy, ToyRecogniser, lengths_of, loss_of, on_grid, seeded, toy_waves
@@ -25,6 +26,8 @@ from tests.toy import Toy, ToyRecogniser, lengths_of, loss_of, on_grid, seeded, 
 LENGTHS = torch.tensor([9, 6])
 TOKENS, SIZES = torch.tensor([[1, 2, 2], [3, 1, 0]]), torch.tensor([3, 2])
 LOSS_NAMES = LOSSES.names()
+# the toy aligns without a look at the scores: its paths are neither its decoder's nor those of what its donors say
+REACHED_BY_TOY = [name for name in LOSS_NAMES if name not in ("decoder_margin", "logit_match")]
 
 
 def draws_of(num_draws: int = 2, seed: int = 0) -> Tensor:
@@ -339,7 +342,7 @@ class TestUntargeted:
             Untargeted().choose(Deaf(), toy_waves(), 0)
 
 
-@pytest.mark.parametrize("loss", LOSS_NAMES)
+@pytest.mark.parametrize("loss", REACHED_BY_TOY)
 class TestAttacks:
     """Goals in a run, on a recogniser that has neither files nor an engine."""
 

@@ -58,6 +58,7 @@ CHOICES = {
     "loss": "margin",
     "robust_loss": "plain",
     "sided": "both",
+    "start": "speech",
     "statistics": "all",
     "step_rule": "fixed",
     "way": "selective",

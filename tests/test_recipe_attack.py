@@ -59,7 +59,7 @@ def test_name_configuration_and_options(ask, words: list[str], answer: str) -> N
 @pytest.mark.parametrize(
     "words, message",
     [
-        (["pdg"], "conf/pdg.conf: no such file; --attack must be one of adaptive, fgsm, l2, nes, orthogonal, "),
+        (["pdg"], "conf/pdg.conf: no such file; --attack must be one of adaptive, black-box, "),
         (["dnn"], "conf/dnn.conf: no such file; --attack must be one of adaptive, "),  # a model's
         (["pgd", "--statistics=max_akld"], "--statistics is for --attack adaptive or orthogonal or selective, which"),
         (["pgd", "--fpr=0.05"], "--fpr is for --attack adaptive or orthogonal or selective, which knows the detector"),

@@ -209,3 +209,9 @@ def test_script_fills_the_matrix_of_the_trained_models(tiny_recipe: Recipe, tmp_
     line = error_line(recipe.run("local/transfer.sh", "--eps", "0.5"))
     assert line.endswith("local/attack.sh --model dnn --eps 0.5 makes it")
     assert "none of exp/{x,y} has a final.safetensors" in error_line(recipe.run("local/transfer.sh", "--models", "x y"))
+    # another model by its name, a link here, as the surrogate of one that was not attacked itself
+    (recipe.path / "exp/dnn-robust").symlink_to("dnn")
+    done = recipe.run("local/transfer.sh", "--models", "dnn-robust", "--listeners", "dnn", "--device", "cpu")
+    assert done.returncode == 0, done.stderr[-3000:]
+    rows = [(r["source"], r["model"]) for r in recipe.results()["transfer"] if r["eps"] == 0.02]
+    assert ("dnn-robust", "dnn") in rows

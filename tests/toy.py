@@ -12,6 +12,7 @@ from torch import Tensor
 
 from kaldi_uq.attacks.config import AttackConfig
 from kaldi_uq.attacks.constraints import make_constraint
+from kaldi_uq.attacks.donors import runs_of
 from kaldi_uq.attacks.goal import LOSSES, BatchGoal, mean_log_post
 from kaldi_uq.attacks.loop import AttackResult, run_attack
 from kaldi_uq.errors import DataError
@@ -145,6 +146,12 @@ class ToyRecogniser(BaseRecogniser):
             if len(path) <= len(of_frames):  # all equally long
                 found[utt] = np.array(path)[np.arange(len(of_frames)) * len(path) // len(of_frames)]
         return found
+
+    def word_times(self, words: Sequence[str], scores: np.ndarray) -> list[tuple[str, float, float]]:
+        path = self.align({"": scores}, {"": words}).get("") if words else None
+        runs = [run for run in runs_of(path) if run[0]] if path is not None else []
+        shift = self.frame_shift_s
+        return [(word, start * shift, end * shift) for word, (_, start, end) in zip(words, runs, strict=True)]
 
     def check_target(self, utt: str, words: Sequence[str], num_frames: int, where: str) -> None:
         check_target(utt, words, num_frames, dict.fromkeys(self.letters, 1), where)

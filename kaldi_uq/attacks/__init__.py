@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from kaldi_uq.attacks.black_box import BlackBox as BlackBox
     from kaldi_uq.attacks.config import AdaptiveConfig as AdaptiveConfig
     from kaldi_uq.attacks.config import AttackConfig as AttackConfig
+    from kaldi_uq.attacks.donors import Donors as Donors
     from kaldi_uq.attacks.hiding import Psychoacoustic as Psychoacoustic
     from kaldi_uq.attacks.pgd import PGD as PGD
 
@@ -44,6 +45,7 @@ _PLACES = {
     "Attack": "attack",
     "AttackConfig": "config",
     "BlackBox": "black_box",
+    "Donors": "donors",
     "PGD": "pgd",
     "Psychoacoustic": "hiding",
 }

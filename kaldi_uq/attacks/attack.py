@@ -14,14 +14,17 @@ from torch import Tensor
 from kaldi_uq.attacks.batch import Batch
 from kaldi_uq.attacks.config import AttackConfig
 from kaldi_uq.attacks.constraints import CONSTRAINTS, make_constraint
+from kaldi_uq.attacks.donors import Donors
 from kaldi_uq.attacks.goal import LOSSES, Goal
 from kaldi_uq.attacks.loop import AttackResult
 from kaldi_uq.attacks.steps import STEP_RULES
 from kaldi_uq.config import Config as AnyConfig
 from kaldi_uq.io.wav import INT16_SCALE, on_grid, to_int16
-from kaldi_uq.io.waves import WaveBatch
+from kaldi_uq.io.waves import WaveBatch, pad
 from kaldi_uq.recogniser.base import BaseRecogniser
 from kaldi_uq.registry import Registry
+
+_NEXT_TARGET = 1 << 20  # added to the seed: another target has other words, starts and draws
 
 ATTACKS: Registry[type[Attack]] = Registry("attack", "kaldi_uq.attacks")
 
@@ -34,7 +37,8 @@ class Adversarial:
         waves: utt -> (N,) float32 in [-1, 1], on the grid of 16-bit audio.
         records: utt -> ``target`` (words; ``None`` if untargeted), ``first_loss``, ``last_loss`` (nats a frame),
             ``live_samples`` (share that had a gradient), ``dead_frames`` (frames without any), ``steps``, ``starts``,
-            ``eps_used`` (the largest change that was allowed, on the 16-bit grid), and what the attack adds.
+            ``eps_used`` (the largest change that was allowed, on the 16-bit grid), with several targets
+            ``targets_tried``, and what the attack adds.  Steps are counted over all targets.
         originals: utt -> the audio before, as ``waves``.
         config: options of the attack.
     """
@@ -75,6 +79,35 @@ class Attack:
         """JSON-able options that the result depends on."""
         return self.config.to_dict()
 
+    @property
+    def needs_donors(self) -> bool:
+        """Whether the attack uses real speech of the target: ``goal.donors``, or the attacked utterances."""
+        starts = {self.config.start_of(number) for number in range(self.config.num_starts)}
+        return "speech" in starts or LOSSES.get(self.config.loss).needs_donors
+
+    def prepare(
+        self, recogniser: BaseRecogniser, waves: Mapping[str, np.ndarray], goal: Goal
+    ) -> tuple[Goal, dict[str, list[str]]]:
+        """The goal with what the attack needs of it, and the words that it chooses; before anything is computed.
+
+        Raises:
+            DataError: there is no recording of a word.
+            ValueError: goal and options do not fit each other; and as of :meth:`Goal.choose`.
+        """
+        config = self.config
+        if config.num_targets > 1 and not goal.is_random:
+            raise ValueError(f"num_targets {config.num_targets} is of random targets: leave it 1, or give no targets")
+        words = goal.choose(recogniser, waves, config.seed)
+        if not self.needs_donors:
+            return goal, words
+        if goal.donors is None:
+            goal = replace(goal, donors=Donors(waves, goal.said(recogniser, waves), where="the attacked set"))
+        assert goal.donors is not None
+        speech = goal.donors.speech(recogniser)
+        for utt in waves:
+            speech.choose(utt, words[utt], config.seed)
+        return goal, words
+
     def on_batch(self, batch: Batch) -> tuple[AttackResult, Mapping[str, Sequence[Any]]]:
         """Attack a batch.
 
@@ -101,7 +134,7 @@ class Attack:
         """
         originals = {utt: on_grid(wave) for utt, wave in recogniser.check_audio(waves, what="attacked").items()}
         who = recogniser.with_speakers(originals)
-        words = goal.choose(who, originals, self.config.seed)
+        goal, words = self.prepare(who, originals, goal)
         found: dict[str, tuple[np.ndarray, dict[str, Any]]] = {}
         for number, batch in enumerate(who.batches(originals)):
             found |= self.attack(who, batch, goal, words, number)
@@ -127,10 +160,36 @@ class Attack:
         Returns:
             utt -> (N,) int16 samples, and its record.
         """
-        batch = self._batch(recogniser, waves, goal, {utt: words[utt] for utt in waves.utts}, number)
+        found: dict[str, tuple[np.ndarray, dict[str, Any]]] = {}
+        ranks: dict[str, tuple[bool, float]] = {}  # of the kept examples: failure, and what the judge said
+        for target in range(self.config.num_targets):
+            left = [utt for utt in waves.utts if utt not in ranks or ranks[utt][0]]
+            if not left:
+                break
+            seed = self.config.seed + target * _NEXT_TARGET
+            part = waves
+            if target:
+                samples = {utt: waves.wav[i, : waves.num_samples[i]] for i, utt in enumerate(waves.utts)}
+                part, words = pad(samples, left), goal.choose(recogniser, {utt: samples[utt] for utt in left}, seed)
+            batch = self._batch(recogniser, part, goal, {utt: words[utt] for utt in left}, number, seed)
+            result, records = self._records(batch, part)
+            for i, utt in enumerate(left):
+                rank = not bool(result.success[i]), float(result.rank[i])
+                record = records[utt]
+                cost: dict[str, Any] = {name: record[name] for name in ("steps", "queries") if name in record}
+                if target:
+                    cost = {name: value + found[utt][1][name] for name, value in cost.items()}
+                    cost["targets_tried"] = target + 1
+                if utt not in ranks or rank < ranks[utt]:
+                    found[utt] = to_int16(result.wav[i, : part.num_samples[i]].cpu().numpy()), record
+                    ranks[utt] = rank
+                found[utt][1].update(cost)
+        return found
+
+    def _records(self, batch: Batch, waves: WaveBatch) -> tuple[AttackResult, dict[str, dict[str, Any]]]:
+        """What the attack makes of a batch, and the record of each utterance."""
         result, further = self.on_batch(batch)
-        output = result.wav.cpu().numpy()
-        shift = round(recogniser.frame_shift_s * recogniser.sample_rate)
+        shift = round(batch.recogniser.frame_shift_s * batch.recogniser.sample_rate)
         columns: dict[str, Sequence[Any]] = {
             "first_loss": result.first_loss.tolist(),
             "last_loss": result.last_loss.tolist(),
@@ -139,33 +198,35 @@ class Attack:
             "steps": result.steps.tolist(),
             "starts": result.starts.tolist(),
             "eps_used": batch.constraint.eps.tolist(),
+            **({"targets_tried": [1] * len(batch.utts)} if batch.config.num_targets > 1 else {}),
             **further,
         }
-        return {
-            utt: (
-                to_int16(output[i, : waves.num_samples[i]]),
-                {"target": None if goal.away else list(batch.words[utt]), **{k: v[i] for k, v in columns.items()}},
-            )
+        away = batch.config.untargeted
+        return result, {
+            utt: {"target": None if away else list(batch.words[utt]), **{k: v[i] for k, v in columns.items()}}
             for i, utt in enumerate(waves.utts)
         }
 
     def _batch(
-        self, who: BaseRecogniser, waves: WaveBatch, goal: Goal, words: dict[str, list[str]], number: int
+        self, who: BaseRecogniser, waves: WaveBatch, goal: Goal, words: dict[str, list[str]], number: int, seed: int
     ) -> Batch:
         config = replace(self.config, untargeted=goal.away)
-        seed = config.seed * 1_000_003 + number
+        draws_seed = seed * 1_000_003 + number
         wav = torch.from_numpy(np.round(waves.wav * INT16_SCALE) / np.float32(INT16_SCALE)).to(who.device)
         num_samples = torch.from_numpy(waves.num_samples).to(who.device)
         lengths = who.num_frames(num_samples)
         with torch.no_grad():
-            generator = torch.Generator(who.device).manual_seed(seed)
+            generator = torch.Generator(who.device).manual_seed(draws_seed)
             clean = who.scores(who.mean_log_post(wav, num_samples, waves.utts, generator=generator)).cpu().numpy()
         sizes = zip(waves.utts, lengths.tolist(), strict=True)
         scores = {utt: np.ascontiguousarray(clean[i, :size]) for i, (utt, size) in enumerate(sizes)}
-        loss = LOSSES.get(config.loss).of_words(who, words, scores, goal, lengths, seed=config.seed)
+        loss = LOSSES.get(config.loss).of_words(who, words, scores, goal, lengths, seed=seed)
 
         def noise(start: int) -> Tensor:
-            starts = random_starts(waves.utts, waves.num_samples.tolist(), config.seed, start)
+            if config.start_of(start) == "speech":
+                starts = speech_starts(who, scores, words, goal, waves, seed=seed + start)
+            else:
+                starts = random_starts(waves.utts, waves.num_samples.tolist(), seed, start)
             return torch.from_numpy(starts).to(who.device)
 
         return Batch(
@@ -178,7 +239,7 @@ class Attack:
             goal=loss,
             words=words,
             noise=noise,
-            seed=seed,
+            seed=draws_seed,
         )
 
 
@@ -198,6 +259,39 @@ def random_starts(utts: Sequence[str], num_samples: Sequence[int], seed: int, st
     for row, (utt, size) in enumerate(zip(utts, num_samples, strict=True)):
         rng = np.random.default_rng([seed, 1 + start, zlib.crc32(utt.encode())])
         starts[row, :size] = rng.uniform(-1.0, 1.0, size)
+    return starts
+
+
+def speech_starts(
+    who: BaseRecogniser,
+    scores: Mapping[str, np.ndarray],
+    words: Mapping[str, Sequence[str]],
+    goal: Goal,
+    waves: WaveBatch,
+    *,
+    seed: int,
+) -> np.ndarray:
+    """Speech of each utterance's target in the voices of donors, the same whatever batch it is in; zero padding.
+
+    Args:
+        who: the recogniser under attack.
+        scores: utt -> (T, C) float32 of the audio as it is.
+        words: utt -> the target; away from the words, random other ones are said.
+        goal: has the donors.
+        waves: the batch.
+        seed: seed of the choice of the donors.
+
+    Returns:
+        (B, N) float32 in [-1, 1].
+    """
+    assert goal.donors is not None
+    speech = goal.donors.speech(who)
+    starts = np.zeros_like(waves.wav)
+    for row, (utt, size) in enumerate(zip(waves.utts, waves.num_samples.tolist(), strict=True)):
+        text = words[utt]
+        if goal.away:
+            text = who.random_target(utt, text, len(scores[utt]), seed=seed)
+        starts[row, :size] = speech.overlay(utt, text, who.word_times(text, scores[utt]), size, seed=seed)
     return starts
 
 

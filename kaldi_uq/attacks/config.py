@@ -31,6 +31,9 @@ class AttackConfig(Config):
     targets are worth tens of points at small eps, and ten draws of a random model in a gradient 2 to 10 points.  The
     paper's attack (cleverhans 2.1.0, ``MadryEtAl``) is ``step_rule fixed``, ``step_size 0.01``, ``num_steps 40``,
     whatever eps is, one draw, and targets aligned once.
+
+    ``start`` is where a start begins: ``noise``, ``zero`` (the audio itself), or ``speech`` (the target in the voices
+    of donors, laid over the audio); several with commas are taken in turn by successive starts.
     """
 
     eps: float = 0.02
@@ -45,8 +48,10 @@ class AttackConfig(Config):
     step_rule: str = "apgd"
     step_size: float = 0.0
     momentum: float = 0.0  # share of the last direction that stays in the next (MI-FGSM: 1, with fixed steps)
-    random_start: bool = True
+    random_start: bool = True  # false: the first start is zero
+    start: str = "noise"
     num_starts: int = 1  # the judge's best is kept; what succeeds is not started again
+    num_targets: int = 1  # random targets of an utterance, an attack each; the judge's best is kept
     realign_every: int = 25  # the frames of a target are a choice: follow the posteriors; 0: never
     judge_every: int = 0  # 0: at the end of each start, where there are several; every 20 steps to stop early
     early_stop: bool = False  # leave an utterance as soon as the decoder writes what is wanted
@@ -71,22 +76,39 @@ class AttackConfig(Config):
             not (self.momentum and self.step_rule == "apgd"),
             "apgd has a momentum of its own: leave momentum 0, or set step_rule to fixed or cosine",
         )
+        for start in self.start.split(","):
+            one_of("start", start, ("noise", "zero", "speech"))
+        require(
+            self.random_start or self.start == "noise",
+            f"random_start false is start zero: leave it out, or start {self.start}",
+        )
         require(self.num_starts >= 1, f"num_starts must be >= 1, got {self.num_starts}")
+        require(self.num_targets >= 1, f"num_targets must be >= 1, got {self.num_targets}")
+        require(
+            self.num_targets == 1 or not self.untargeted, "num_targets is of targets, and an untargeted attack has none"
+        )
         require(self.realign_every >= 0, f"realign_every must be >= 0, got {self.realign_every}")
         require(self.judge_every >= 0, f"judge_every must be >= 0, got {self.judge_every}")
         require(self.eot_samples >= 1, f"eot_samples must be >= 1, got {self.eot_samples}")
         one_of("eot_draws", self.eot_draws, ("fresh", "fixed"))
         require(
-            self.eot_draws == "fresh" or not (self.early_stop or self.num_starts > 1),
-            "eot_draws fixed is for a whole batch: early_stop and num_starts leave utterances out, and the others "
-            "would have new draws",
+            self.eot_draws == "fresh" or not (self.early_stop or self.num_starts > 1 or self.num_targets > 1),
+            "eot_draws fixed is for a whole batch: early_stop, num_starts and num_targets leave utterances out, and "
+            "the others would have new draws",
         )
         require(self.seed >= 0, f"seed must be >= 0, got {self.seed}")
 
     @property
     def needs_judge(self) -> bool:
         """Whether the decoder takes part."""
-        return self.looks_every > 0 or self.num_starts > 1
+        return self.looks_every > 0 or self.num_starts > 1 or self.num_targets > 1
+
+    def start_of(self, number: int) -> str:
+        """Where a start begins: noise, zero or speech."""
+        if not (self.random_start or number):
+            return "zero"
+        starts = self.start.split(",")
+        return starts[number % len(starts)]
 
     @property
     def looks_every(self) -> int:

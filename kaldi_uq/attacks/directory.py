@@ -50,8 +50,9 @@ def craft(
         out_dir: the attack directory.
         key: digest of the recogniser and the audio; batches of an earlier run with another key are made again.
     """
-    words = goal.choose(recogniser, waves, attack.config.seed)
-    key = digest(key, type(attack).__qualname__, attack.settings, goal.away, words, recogniser.settings)
+    goal, words = attack.prepare(recogniser, waves, goal)
+    donors = goal.donors.key if goal.donors and attack.needs_donors else ""
+    key = digest(key, type(attack).__qualname__, attack.settings, goal.away, words, recogniser.settings, donors)
     for part in (out_dir / "parts").glob("*.json"):
         if _finished(part, key) is None:  # this run overwrites waveforms that it stands for
             part.unlink()

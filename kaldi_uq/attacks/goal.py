@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from kaldi_uq.attacks.donors import Donors
 from kaldi_uq.errors import AlignmentError
 from kaldi_uq.recogniser.base import BaseRecogniser
 from kaldi_uq.registry import Registry
@@ -26,6 +27,7 @@ Words = Mapping[str, Sequence[str]]
 Texts = Mapping[str, "str | Sequence[str]"]
 Waves = Mapping[str, np.ndarray]
 BatchGoalT = TypeVar("BatchGoalT", bound="BatchGoal")
+FrameGoalT = TypeVar("FrameGoalT", bound="FrameGoal")
 
 
 @dataclass(frozen=True)
@@ -35,12 +37,19 @@ class Goal(ABC):
     Attributes:
         spoken: utt -> what is said, words or one string; ``None``: what the recogniser hears.
         where: the file that the words come from, for messages.
+        donors: recordings of real speech, for attacks that use them; ``None``: the utterances themselves.
     """
 
     spoken: Texts | None = None
     where: str = "text"
+    donors: Donors | None = None
 
     away: ClassVar[bool] = False  # from the words, instead of towards them
+
+    @property
+    def is_random(self) -> bool:
+        """Whether another seed gives other words."""
+        return False
 
     @abstractmethod
     def choose(self, recogniser: BaseRecogniser, waves: Waves, seed: int) -> dict[str, list[str]]:
@@ -56,7 +65,8 @@ class Goal(ABC):
         """Other words for an utterance of scores (T, C), which has no path of the first; ``None`` if there are none."""
         return None
 
-    def _said(self, recogniser: BaseRecogniser, waves: Waves) -> dict[str, list[str]]:
+    def said(self, recogniser: BaseRecogniser, waves: Waves) -> dict[str, list[str]]:
+        """The words that are spoken, or else heard, in each utterance."""
         if self.spoken is None:
             return {utt: list(heard.words or ()) for utt, heard in recogniser.hear(waves).items()}
         return self._words_of(self.spoken, waves, "text of what is spoken")
@@ -87,14 +97,25 @@ class Say(Goal):
 
     targets: Texts | None = None
 
-    def __init__(self, targets: Texts | None = None, *, spoken: Texts | None = None, where: str = "targets") -> None:
-        for name, value in (("targets", targets), ("spoken", spoken), ("where", where)):
+    def __init__(
+        self,
+        targets: Texts | None = None,
+        *,
+        spoken: Texts | None = None,
+        where: str = "targets",
+        donors: Donors | None = None,
+    ) -> None:
+        for name, value in (("targets", targets), ("spoken", spoken), ("where", where), ("donors", donors)):
             object.__setattr__(self, name, value)
+
+    @property
+    def is_random(self) -> bool:
+        return self.targets is None
 
     def choose(self, recogniser: BaseRecogniser, waves: Waves, seed: int) -> dict[str, list[str]]:
         if self.targets is not None:
             return self._checked(recogniser, waves, self._words_of(self.targets, waves, "target"))
-        said = self._said(recogniser, waves)
+        said = self.said(recogniser, waves)
         return {
             utt: recogniser.random_target(utt, said[utt], recogniser.num_frames(len(wav)), seed=seed)
             for utt, wav in waves.items()
@@ -115,7 +136,7 @@ class Untargeted(Goal):
     away: ClassVar[bool] = True
 
     def choose(self, recogniser: BaseRecogniser, waves: Waves, seed: int) -> dict[str, list[str]]:
-        return self._checked(recogniser, waves, self._said(recogniser, waves))
+        return self._checked(recogniser, waves, self.said(recogniser, waves))
 
 
 def as_words(text: str | Sequence[str]) -> list[str]:
@@ -143,6 +164,8 @@ class BatchGoal(ABC):
     """
 
     follows = False  # whether :meth:`follow` does anything
+    needs_donors = False  # whether it is made of real speech: ``goal.donors`` is given then
+    of_all_frames = True  # whether every frame has a part in it: one without a gradient is a fault then
 
     def __init__(self, lengths: Tensor, *, away: bool = False, of_mean: bool = False) -> None:
         self.lengths, self.away, self.of_mean = lengths, away, of_mean
@@ -217,7 +240,7 @@ class FrameGoal(BatchGoal):
 
     @classmethod
     def of_words(
-        cls: type[FrameGoal],
+        cls: type[FrameGoalT],
         recogniser: BaseRecogniser,
         words: dict[str, list[str]],
         scores: Mapping[str, np.ndarray],
@@ -225,7 +248,7 @@ class FrameGoal(BatchGoal):
         lengths: Tensor,
         *,
         seed: int,
-    ) -> FrameGoal:
+    ) -> FrameGoalT:
         new = cls(lengths.new_zeros(0, 0), lengths, away=goal.away, of_mean=not recogniser.is_random)
         new._recogniser, new._words, new._utts = recogniser, words, tuple(words)
         new._paths = align_all(recogniser, words, scores, goal, seed)
@@ -239,19 +262,18 @@ class FrameGoal(BatchGoal):
         """Loss (M, B, T) of each frame and draw, from log-posteriors (M, B, T, C) and targets (B, T)."""
 
     def shares(self, draws: Tensor, rows: Tensor) -> Tensor:
-        num_frames = draws.shape[2]  # more than the longest of a part, where a recogniser goes by the padded audio
-        valid = valid_frames(self.lengths[rows], num_frames)
-        targets = F.pad(self.targets[rows], (0, max(0, num_frames - self.targets.shape[1])))[:, :num_frames]
+        valid = valid_frames(self.lengths[rows], draws.shape[2])
         log_post = mean_log_post(draws)[None] if self.of_mean else draws
-        losses = self.frame_losses(log_post, targets, away=self.away).mean(0)
+        losses = self._losses(log_post, rows).mean(0)
         return losses.masked_fill(~valid, 0.0) / valid.sum(1, keepdim=True)
+
+    def _losses(self, log_post: Tensor, rows: Tensor) -> Tensor:
+        """Loss (M, b, T) of each frame and draw of some utterances."""
+        return self.frame_losses(log_post, fitted(self.targets[rows], log_post.shape[2]), away=self.away)
 
     def begin(self) -> None:
         if self._utts:
-            packed = np.zeros((len(self._utts), int(self.lengths.max())), dtype=np.int64)
-            for row, utt in enumerate(self._utts):
-                packed[row, : len(self._paths[utt])] = self._paths[utt]
-            self.targets = torch.from_numpy(packed).to(self.lengths.device)
+            self.targets = packed([self._paths[utt] for utt in self._utts], self.lengths)
 
     def follow(self, log_mean_post: Tensor, rows: Tensor) -> None:
         """New paths for the current posteriors; an utterance without one keeps the old path."""
@@ -259,9 +281,13 @@ class FrameGoal(BatchGoal):
             return
         scores = self._recogniser.scores(log_mean_post).cpu().numpy()
         utts, sizes = [self._utts[row] for row in rows.tolist()], self.lengths[rows].tolist()
-        current = {u: np.ascontiguousarray(scores[i, : sizes[i]]) for i, u in enumerate(utts)}
-        self._paths |= self._recogniser.align(current, {u: self._words[u] for u in utts})
+        self._follow({u: np.ascontiguousarray(scores[i, : sizes[i]]) for i, u in enumerate(utts)})
         self.begin()
+
+    def _follow(self, scores: dict[str, np.ndarray]) -> None:
+        """New paths for scores (T, C) of some utterances."""
+        assert self._recogniser is not None
+        self._paths |= self._recogniser.align(scores, {utt: self._words[utt] for utt in scores})
 
     def select(self, rows: Tensor) -> FrameGoal:
         part = super().select(rows)
@@ -277,8 +303,8 @@ class CrossEntropy(FrameGoal):
 
     @staticmethod
     def frame_losses(log_post: Tensor, targets: Tensor, *, away: bool = False) -> Tensor:
-        chosen = _chosen(log_post, targets)[0]
-        return chosen if away else -chosen
+        best = chosen(log_post, targets)[0]
+        return best if away else -best
 
 
 @LOSSES.register("margin")
@@ -293,70 +319,9 @@ class Margin(FrameGoal):
 
     @staticmethod
     def frame_losses(log_post: Tensor, targets: Tensor, *, away: bool = False) -> Tensor:
-        chosen, index = _chosen(log_post, targets)
-        lead = chosen - log_post.scatter(3, index, -math.inf).amax(3)
+        best, index = chosen(log_post, targets)
+        lead = best - log_post.scatter(3, index, -math.inf).amax(3)
         return lead if away else (-lead).clamp(min=-CONFIDENCE)
-
-
-@LOSSES.register("ctc")
-class Ctc(BatchGoal):
-    """-log P(words) over all their paths, of a recogniser trained by connectionist temporal classification.
-
-    The loss is divided by the number of frames, so that it is in nats a frame as the others are.
-
-    Args:
-        targets: (B, L) int64 tokens, padded with anything; sizes: (B,) int64, tokens of each.
-        lengths, away, of_mean: as of :class:`BatchGoal`.
-        blank: the blank token.
-
-    Source: Graves et al. 2006; Carlini and Wagner 2018, "Audio adversarial examples", section III.
-    """
-
-    def __init__(
-        self, targets: Tensor, sizes: Tensor, lengths: Tensor, *, blank: int, away: bool = False, of_mean: bool = False
-    ) -> None:
-        super().__init__(lengths, away=away, of_mean=of_mean)
-        self.targets, self.sizes, self.blank = targets, sizes, blank
-
-    @classmethod
-    def of_words(
-        cls: type[Ctc],
-        recogniser: BaseRecogniser,
-        words: dict[str, list[str]],
-        scores: Mapping[str, np.ndarray],
-        goal: Goal,
-        lengths: Tensor,
-        *,
-        seed: int,
-    ) -> Ctc:
-        align_all(recogniser, words, scores, goal, seed)  # only words that the audio can hold
-        tokens = [torch.tensor(recogniser.ctc_tokens(words[utt])) for utt in words]
-        return cls(
-            torch.nn.utils.rnn.pad_sequence(tokens, batch_first=True).to(lengths.device),
-            torch.tensor([len(part) for part in tokens], device=lengths.device),
-            lengths,
-            blank=recogniser.ctc_blank,
-            away=goal.away,
-            of_mean=not recogniser.is_random,
-        )
-
-    def shares(self, draws: Tensor, rows: Tensor) -> Tensor:
-        log_post = mean_log_post(draws)[None] if self.of_mean else draws
-        lengths = self.lengths[rows]
-        losses = [
-            F.ctc_loss(
-                part.transpose(0, 1), self.targets[rows], lengths, self.sizes[rows], blank=self.blank, reduction="none"
-            )
-            for part in log_post
-        ]
-        loss = torch.stack(losses).mean(0) / lengths
-        valid = valid_frames(lengths, draws.shape[2])
-        return valid * ((-loss if self.away else loss) / lengths)[:, None]
-
-    def select(self, rows: Tensor) -> Ctc:
-        part = super().select(rows)
-        part.targets, part.sizes = self.targets[rows], self.sizes[rows]
-        return part
 
 
 def align_all(
@@ -392,7 +357,21 @@ def mean_log_post(draws: Tensor) -> Tensor:
     return draws[0] if len(draws) == 1 else torch.logsumexp(draws, 0) - math.log(len(draws))
 
 
-def _chosen(log_post: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+def packed(rows: Sequence[np.ndarray], lengths: Tensor) -> Tensor:
+    """Arrays (T, ...) of the utterances of a batch as one (B, T, ...), on the device of their lengths (B,)."""
+    whole = np.zeros((len(rows), int(lengths.max()), *rows[0].shape[1:]), dtype=rows[0].dtype)
+    for row, values in enumerate(rows):
+        whole[row, : len(values)] = values
+    return torch.from_numpy(whole).to(lengths.device)
+
+
+def fitted(values: Tensor, num_frames: int) -> Tensor:
+    """Values (b, T', ...) for T frames: more than the longest, where a recogniser goes by the padded audio."""
+    missing = max(0, num_frames - values.shape[1])
+    return F.pad(values, (*([0, 0] * (values.dim() - 2)), 0, missing))[:, :num_frames]
+
+
+def chosen(log_post: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
     """Log-posteriors (M, B, T) of the targets, and the index that picks them."""
     index = targets[None, :, :, None].expand(len(log_post), -1, -1, 1)
     return log_post.gather(3, index)[..., 0], index

@@ -41,7 +41,7 @@ Judge = Callable[[Tensor, Tensor], Verdict]
 Shares = Callable[[Tensor], Tensor]
 # (shares of the loss, perturbation (b, N)) -> loss (b,), its gradient (b, N)
 Gradient = Callable[[Shares, Tensor], tuple[Tensor, Tensor]]
-# number of the start -> uniform noise (B, N) in [-1, 1]
+# number of the start -> (B, N) in [-1, 1], 1 being the bound: uniform noise, or speech
 Noise = Callable[[int], Tensor]
 
 
@@ -89,7 +89,7 @@ def run_attack(
         goal: the loss of the batch, which may follow the posteriors every ``config.realign_every`` steps.
         constraint: the admissible perturbations of the batch.
         config: steps, step rule, starts.
-        noise: gives the random start of each start; without it, or without ``config.random_start``, the original.
+        noise: gives what each start begins with, unless that is zero; without it all begin at the original.
         start_delta: (B, N) perturbation to begin the first start at, instead of noise or the original.
         judge: decides on candidates, every ``config.judge_every`` steps and at the end of each start.  The best
             candidate of an utterance is kept; one that succeeds is not started again, and with ``config.early_stop``
@@ -124,13 +124,16 @@ def run_attack(
             break
         result.starts[rows] += 1
         current = constraint.select(rows)
-        begin = noise(start)[rows] if noise is not None and (config.random_start or start) else None
+        kind = config.start_of(start)
+        begin = noise(start)[rows] if noise is not None and kind != "zero" else None
         delta = torch.zeros_like(wav[rows]) if begin is None else current.start(begin)
         if start_delta is not None and start == 0:
             delta = current.project(start_delta[rows])
         stepper = make_stepper(current, config, warm=start_delta is not None and start == 0)
         for step in range(config.num_steps):
-            if goal.follows and config.realign_every and step and step % config.realign_every == 0:
+            # where speech of the target was laid over the audio, its path is there from the first step
+            turn = config.realign_every and step % config.realign_every == 0 and (step or kind == "speech")
+            if goal.follows and turn:
                 goal.follow(run.mean_log_post(delta, rows), rows)
             loss, slope = run.gradient(delta, rows)
             slope = torch.where(slope.isnan(), 0.0, slope)  # counted as none, which the checks find

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kaldi_uq.attacks.config import AdaptiveConfig, AttackConfig
-from kaldi_uq.cli.attack_options import ATTACK_CONFIGS, add_attack_choice, attack_of
+from kaldi_uq.cli.attack_options import ATTACK_CONFIGS, add_attack_choice, attack_of, read_donors
 from kaldi_uq.cli.model_options import add_network_arguments, open_recogniser
 from kaldi_uq.cli.options import add_engine, directory
 from kaldi_uq.config import add_config_file, add_flags_once, config_from
@@ -31,6 +31,7 @@ from kaldi_uq.engine.base import DecodeConfig
 from kaldi_uq.errors import DataError, UsageError
 
 if TYPE_CHECKING:  # --help needs no torch
+    from kaldi_uq.attacks.goal import Goal
     from kaldi_uq.detector import OneClassDetector
     from kaldi_uq.recogniser.base import BaseRecogniser
 
@@ -85,7 +86,11 @@ def run(args: argparse.Namespace) -> None:
             if not words:
                 raise DataError(f"{outputs[name][0]}: the recogniser hears no word in it, so none can be made another")
     targets = None if target is None else {name: target for name in originals}
-    goal = Untargeted(text) if targets is None else Say(targets, spoken=text, where="--target-text")
+    donors = read_donors(args, recogniser) if attack.needs_donors else None
+    if targets is None:
+        goal: Goal = Untargeted(text, donors=donors)
+    else:
+        goal = Say(targets, spoken=text, where="--target-text", donors=donors)
     adversarial = attack(who, originals, goal)
     heard = adversarial.waves  # on the 16-bit grid: what a file of them holds
     # other draws than the attack's own

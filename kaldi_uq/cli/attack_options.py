@@ -9,19 +9,22 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kaldi_uq.attacks.config import AdaptiveConfig, AttackConfig, BlackBoxConfig, HidingConfig
+from kaldi_uq.cli.options import directory
 from kaldi_uq.config import Config, config_from, parse_fields
 from kaldi_uq.errors import DataError, UsageError
 from kaldi_uq.user_code import load_object, mistakes_named
 
 if TYPE_CHECKING:  # no command's --help needs torch
     from kaldi_uq.attacks.attack import Attack
+    from kaldi_uq.attacks.donors import Donors
     from kaldi_uq.detector import OneClassDetector
+    from kaldi_uq.recogniser.base import BaseRecogniser
 
 ATTACK_CONFIGS: tuple[type[Config], ...] = (AttackConfig, HidingConfig, BlackBoxConfig, AdaptiveConfig)
 
 
 def add_attack_choice(parser: argparse.ArgumentParser) -> None:
-    """Add ``--method``, ``--method-options`` and ``--fit``."""
+    """Add ``--method``, ``--method-options``, ``--fit`` and ``--donors``."""
     parser.add_argument(
         "--method",
         metavar="NAME",
@@ -32,11 +35,34 @@ def add_attack_choice(parser: argparse.ArgumentParser) -> None:
         "--method-options", default="", metavar="NAME=VALUE,...", help="options that only an attack of your own has"
     )
     parser.add_argument(
+        "--donors",
+        type=directory,
+        metavar="DATA-DIR",
+        help="with --start speech or --loss logit_match: recordings whose words are used [the attacked set]",
+    )
+    parser.add_argument(
         "--fit",
         type=Path,
         metavar="JSONL",
         help="with --statistics: fit the detectors on these benign scores [those of MODEL-DIR/detector]",
     )
+
+
+def read_donors(args: argparse.Namespace, recogniser: BaseRecogniser, default: Path | None = None) -> Donors | None:
+    """The recordings of ``--donors``, or else of ``default``; ``None`` if there are none.
+
+    Raises:
+        DataError: audio or text that cannot be used.
+    """
+    from kaldi_uq.attacks.donors import Donors
+    from kaldi_uq.io.datadir import DataDir
+
+    path = args.donors or default
+    if path is None:
+        return None
+    data = DataDir.read(path, need=("wav.scp", "utt2spk", "text"))
+    _, waves = recogniser.read(data, allow_pipes=getattr(args, "allow_pipes", False))
+    return Donors(waves, {utt: data.words(utt) for utt in waves}, where=str(path))
 
 
 def fit_file(args: argparse.Namespace, adaptive: AdaptiveConfig) -> Path | None:

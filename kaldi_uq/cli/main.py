@@ -46,6 +46,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "nnet-negatives": ("nnet_negatives", "measure detectors on benign but hard audio"),
     "nnet-detect": ("nnet_detect", "measure the detectors of a model against an attack"),
     "nnet-certify": ("nnet_certify", "prove that no small change makes a model write another text"),
+    "worst-case": ("worst_case", "say which utterances any of several attacks reaches"),
     "check-attacks": ("check_attacks", "say whether the attacks on a model are meaningful"),
     "report": ("report", "tables, figures and one HTML page from results.json"),
     "check-eps": ("check_eps", "check a perturbation bound and print its shortest form"),

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kaldi_uq.attacks.config import AdaptiveConfig
-from kaldi_uq.cli.attack_options import ATTACK_CONFIGS, add_attack_choice, attack_of, fit_file, own_code
+from kaldi_uq.cli.attack_options import ATTACK_CONFIGS, add_attack_choice, attack_of, fit_file, own_code, read_donors
 from kaldi_uq.cli.model_options import (
     add_data_and_graph,
     add_model_arguments,
@@ -83,11 +83,13 @@ def run(args: argparse.Namespace) -> None:
             raise DataError(f"{path}: no such file")
     options = {"attack": args.attack, "method": args.method, "config": attack.settings, **recogniser.settings}
     options |= {"num_utts": args.num_utts, "audio": recogniser.audio_key(waves), "random_targets": args.random_targets}
+    donors = read_donors(args, recogniser, args.data_dir) if attack.needs_donors else None
+    options |= {"donors": donors.key} if donors else {}
     stamp = DoneStamp(args.out_dir, "attack", options=options, inputs=inputs)
     if not stamp.is_current():
         text = {utt: data.words(utt) for utt in waves}
-        goal = _goal(args, data, text, away=config.untargeted)
-        goal.choose(recogniser, waves, config.seed)  # a mistake in them leaves an earlier result in place
+        goal = replace(_goal(args, data, text, away=config.untargeted), donors=donors)
+        attack.prepare(recogniser, waves, goal)  # a mistake leaves an earlier result in place
         stamp.clear()
         (args.out_dir / "results.jsonl").unlink(missing_ok=True)
         adversarial = craft(attack, recogniser, waves, goal, args.out_dir, key=stamp.key)

@@ -11,6 +11,7 @@ again, by other draws of a random model.
 from __future__ import annotations
 
 import argparse
+import os
 from pathlib import Path
 
 from kaldi_uq.cli.model_options import (
@@ -57,7 +58,7 @@ def run(args: argparse.Namespace) -> None:
     if not examples:
         raise DataError(f"{args.attack_dir / 'results.jsonl'}: empty; attack again")
     attack = args.attack or attack_of(args.attack_dir)[0]
-    source = args.source or model_name(args.attack_dir.resolve().parent)
+    source = args.source or model_name(Path(os.path.abspath(args.attack_dir)).parent)
     recogniser = open_recogniser(args)
     _, attacked = recogniser.read(DataDir.read(args.attack_dir))
     # the speakers' statistics are of the benign audio, which an attack on one utterance does not move

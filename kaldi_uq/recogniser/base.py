@@ -223,6 +223,14 @@ class BaseRecogniser(ABC):
         """
         return []
 
+    def graph_weights(self, paths: Mapping[str, np.ndarray]) -> dict[str, float]:
+        """What the decoding graph adds to the scores along paths, in their unit; a path without is not known.
+
+        Args:
+            paths: name -> (T,) int64 classes, one a frame.
+        """
+        return {}
+
     def in_double(self: RecogniserT) -> RecogniserT:
         """A copy that computes in float64, for checks of the gradient."""
         raise ValueError(f"{type(self).__name__} does not compute in float64")

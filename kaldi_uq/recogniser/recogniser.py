@@ -35,6 +35,7 @@ from kaldi_uq.recogniser.speakers import speaker_stats, speakers_digest, stats_o
 
 HMM_FILES = ("final.mdl", "tree")  # in the directory of the model
 GRAPH_FILES = ("HCLG.fst", "words.txt")
+OFF_PATH = -1e5  # score of a class that a path does not have in a frame: far beyond any beam
 
 
 class Recogniser(BaseRecogniser):
@@ -248,6 +249,18 @@ class Recogniser(BaseRecogniser):
         table = read_transitions(self.model_dir / "final.mdl")
         silence = frozenset(int(i) for i in (self.lang.path / "phones/silence.int").read_text().split())
         return word_times(found[""], words, table, read_pronunciations(self.lang), silence, self.frame_shift_s)
+
+    def graph_weights(self, paths: Mapping[str, np.ndarray]) -> dict[str, float]:
+        def only(path: np.ndarray) -> np.ndarray:
+            scores = np.full((len(path), len(self.model.log_prior)), OFF_PATH, dtype=np.float32)
+            scores[np.arange(len(path)), path] = 0.0
+            return scores
+
+        # what is left of the score of the decoder's best path, where scores let it take no other
+        found = self._decoder().decode((name, only(path)) for name, path in paths.items())
+        acwt = self.decode_config.acwt
+        weights = {name: hypothesis.score / acwt for name, hypothesis in found.items() if hypothesis.reached_final}
+        return {name: weight for name, weight in weights.items() if weight > OFF_PATH / 2}
 
     def in_double(self) -> Recogniser:
         other = copy.copy(self)

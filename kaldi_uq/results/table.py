@@ -28,6 +28,7 @@ FIELDS = {
     "transfer": (
         "source", "model", "attack", "eps", "num_utts", "target_accuracy", "target_success", "original_accuracy"
     ),
+    "worst": ("model", "attack", "eps", "num_utts", "attacks", "success", "success_ci95"),
     "negatives": (
         "model", "kind", "level", "num_utts", "accuracy", "statistic", "sided", "fpr", "fpr_at_threshold", "auroc"
     ),
@@ -153,6 +154,17 @@ class Results:
         checked = _checked(row, "transfer")
         with self._update() as content:
             content["transfer"] = _upsert(content["transfer"], [checked], _transfer_key)
+
+    def add_worst(self, row: Row) -> None:
+        """Add a worst case over attacks, or replace the row of the same model, name and eps.
+
+        Args:
+            row: ``model``, ``attack`` (the name of the worst case), ``eps``, and what
+                :func:`kaldi_uq.results.worst_case.worst_case` gives.
+        """
+        checked = _checked(row, "worst")
+        with self._update() as content:
+            content["worst"] = _upsert(content["worst"], [checked], _attack_key)
 
     def add_negatives(self, rows: Iterable[Row]) -> None:
         """Add rows of benign but hard audio, or replace those of the same model, kind, level, statistic and side.

@@ -52,6 +52,7 @@ class AttackRecord:
         snr_db: signal to perturbation ratio; None if there is no perturbation.
         statistics: uncertainty statistics of the utterance by name.
         movable: whether there was anything that the attack was allowed to change: eps was a step of 16-bit audio.
+        passes: whether the detectors that the attack knows pass it; None if it knows none.
     """
 
     utt: str
@@ -64,6 +65,7 @@ class AttackRecord:
     snr_db: float | None
     statistics: dict[str, float]
     movable: bool = True
+    passes: bool | None = None
 
     @property
     def success(self) -> bool:
@@ -115,6 +117,7 @@ def read_attacked(path: str | os.PathLike[str]) -> list[AttackRecord]:
             snr_db=line.number("snr_db") if line.values.get("snr_db") not in (None, math.inf) else None,
             statistics=line.statistics(),
             movable=movable(line.values),
+            passes=bool(line.values["passes"]) if line.has("passes") else None,
         )
         for line in _lines(Path(path))
     ]
