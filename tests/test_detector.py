@@ -315,7 +315,7 @@ def test_evaluation_lists_each_detector_once_and_the_papers_first() -> None:
     keys = [(row["detector"], row["sided"], row["statistic"]) for row in rows]
     assert len(set(keys)) == len(keys)
     assert [key[:2] for key in keys[:2]] == [("gaussian", "two")] * 2
-    assert {key[0] for key in keys} == {"gaussian", "kde", "mahalanobis"}
+    assert {key[0] for key in keys} == {"gaussian", "joint", "kde", "mahalanobis"}
     assert ("mahalanobis", "two", "all") in keys
     json.dumps(rows, allow_nan=False)
 
@@ -518,7 +518,7 @@ def test_detectors_of_a_directory_come_back_by_name_and_in_their_order(tmp_path:
     names = list(fit)
     assert list(detectors) == [
         *(f"{name}{form}" for form in ("", "-one-sided", "-kde") for name in names),
-        *("all-mahalanobis", "all-kde"),
+        *("all-joint", "all-mahalanobis", "all-kde"),
     ]
     assert list(fit_detectors({"x": [1.0, 2.0]})) == ["x", "x-one-sided", "x-kde"]
     assert list(fit_detectors(fit, compare=False)) == names

@@ -33,7 +33,7 @@ def run(args: argparse.Namespace) -> None:
     name, options = args.name, args.attack_opts
     if args.attack == ADAPTIVE:
         statistics = args.statistics or "max_predictive_entropy"
-        if not re.fullmatch(r"[a-z0-9_]+(,[a-z0-9_]+)*", statistics):
+        if not re.fullmatch(r"[a-z0-9_-]+(,[a-z0-9_-]+)*", statistics):
             raise UsageError(f"--statistics must be names separated by commas, got {statistics!r}")
         name = name or f"{ADAPTIVE}-{statistics.replace(',', '+')}"
         options = f"--statistics {statistics} {options}"

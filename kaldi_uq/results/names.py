@@ -23,6 +23,7 @@ AGGREGATES = ("max", "mean", "q95")
 MEASURES = ("predictive_entropy", "expected_entropy", "mutual_information", "variance", "akld")
 DETECTOR_ORDER = (("gaussian", "two"), ("gaussian", "one"))
 PAPER_STATISTIC = "max_predictive_entropy"
+GATE = "all-joint"  # the detector that judges by default
 
 # The checks of attacks in the order in which they are shown: what the value is, and what it is compared with.
 CHECKS = {
@@ -62,8 +63,8 @@ def statistic_name(statistic: str) -> str:
     >>> statistic_name("max_mutual_information")
     'max mutual information'
     """
-    if statistic == "all":
-        return "all statistics"
+    if statistic in ("all", GATE):
+        return "all statistics" + (" jointly" if statistic == GATE else "")
     return statistic.replace("_", " ").replace("+", " and ").replace("akld", "aKLD").replace(" db", " dB")
 
 
