@@ -51,9 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("wavs", nargs="*", metavar="WAV", help="mono, of the model's sample rate")
     parser.add_argument("--scp", metavar="FILE", help="judge the files of this wav.scp instead")
     which = parser.add_mutually_exclusive_group()
-    which.add_argument(
-        "--statistic", help=f"use MODEL-DIR/detector/STATISTIC.json [{GATE}: all statistics together]"
-    )
+    which.add_argument("--statistic", help=f"use MODEL-DIR/detector/STATISTIC.json [{GATE}: all statistics together]")
     which.add_argument("--detector", type=Path, metavar="FILE", help="use this detector")
     parser.add_argument(
         "--fpr",
@@ -212,7 +210,10 @@ def _lines(name: str, verdict: Verdict, detector: OneClassDetector, normal: Norm
     centers: list[float | None] = [detector.center] if len(names) == 1 else detector.benign_mean.tolist()
     if len(names) > 1 and centers:  # those that are most unlike benign speech first
         far = np.abs(detector.deviations({name: [value] for name, value in verdict.values.items()})[0])
-        order = np.argsort(-far, kind="stable")[:MAX_VALUES].tolist()
+        first: dict[float, int] = {}  # of one posterior several statistics are the same number
+        for i in np.argsort(-far, kind="stable").tolist():
+            first.setdefault(verdict.values[names[i]], i)
+        order = list(first.values())[:MAX_VALUES]
     shown = [(names[i], verdict.values[names[i]], centers[i]) for i in order] if centers else []
     values = ", ".join(
         f"{key.replace('_', ' ')} {value:.3g}" + ("" if mean is None else f" (benign {mean:.3g})")

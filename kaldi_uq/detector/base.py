@@ -244,7 +244,7 @@ class OneClassDetector(abc.ABC):
         )
 
     def deviations(self, values: Values) -> FloatArray:
-        """How far each statistic is from what is benign, ``(B, K)``, as :meth:`deviation` counts it; negative: below."""
+        """How far each statistic is from the benign centre, ``(B, K)``, as :meth:`deviation` counts it."""
         import torch
 
         self._require_fitted()

@@ -41,8 +41,8 @@ def fit_detectors(
     """Fit every detector on benign utterances, and choose its threshold on them.
 
     The normal's own quantile trusts a tail that the statistics need not have, so the threshold is the quantile of the
-    scores of these utterances.  A kernel density scores each of them by the density of the others, the joint detector by
-    a fit on others.
+    scores of these utterances.  A kernel density scores each of them by the density of the others, the joint detector
+    by a fit on others.
 
     Args:
         benign: ``(B,)`` per statistic.

@@ -23,11 +23,11 @@ KEYS = {
 # fields that a row of a section need not have, behind those that every row has
 _MORE = {
     "attacks": ("target_success", "masking_margin_db_mean", "evasion", "options", "adaptive"),
-    "detection": ("auroc_lo", "auroc_hi", "detector", "sided", "evasion", "fpr"),
+    "detection": ("auroc_lo", "auroc_hi", "detector", "sided", "reached", "evasion", "fpr"),
     "checks": ("model", "check", "passed", "value", "limit", "remedy", "failed"),
 }
 _NUMBERS = {"eps", "level", "num_utts", "target_success", "target_accuracy", "original_accuracy", "snr_db_mean",
-            "masking_margin_db_mean", "auroc", "tpr_at_fpr_1pct", "evasion", "fpr", "fpr_at_threshold", "accuracy",
+            "masking_margin_db_mean", "auroc", "tpr_at_fpr_1pct", "reached", "evasion", "fpr", "fpr_at_threshold", "accuracy",
             "value", "limit"}  # fmt: skip
 # Kinds of benign but hard audio in order, and what their level is; a high SNR is mild, a high level of others hard.
 _LEVELS = {"clean": "", "uniform": ", eps {:g}", "white": ", {:g} dB SNR", "babble": ", {:g} dB SNR",
@@ -46,6 +46,7 @@ class Run:
         detection: one row a model, attack, eps, statistic and detector of any kind; ``name`` is the detector's label,
             ``area`` its AUROC with the 95 % interval.
         paper: those of ``detection`` by the paper's detector, the two-sided Gaussian, of any statistic.
+        gate: those of ``detection`` by the default detector, with ``caught``, the share of what reaches its target.
         transfer, negatives, checks: the sections; ``audio`` is the kind of hard audio with its level.
         told: how well attacks are told from ``negatives``.
     """
@@ -57,6 +58,8 @@ class Run:
         self.detection = _detection([*content["detection"], *content["detection_other"]])
         is_paper = (self.detection["detector"] == "gaussian") & (self.detection["sided"] == "two")
         self.paper = self.detection[is_paper]
+        rows = self.detection[(self.detection["statistic"] == "all") & (self.detection["detector"] == "joint")]
+        self.gate = rows.assign(caught=1 - rows["evasion"] / rows["reached"].where(rows["reached"] > 0))
         self.transfer = arrange(_frame(content["transfer"], "transfer"), "attack", "eps", "source", "model")
         self.negatives, self.told = _negatives(content["negatives"])
         checks = [{"model": m, "check": n, **c} for m, named in content["checks"].items() for n, c in named.items()]
@@ -99,8 +102,11 @@ class Run:
         for row in self.attacks[self.attacks["knows"] != ""].to_dict("records"):
             said = row["adaptive"] if isinstance(row["adaptive"], Mapping) else {}
             form = (said.get("detector", "gaussian"), said.get("sided", "two"))
-            own = found.get((row["model"], row["attack"], row["eps"], row["knows"], *form), {})
-            plain = found.get((row["model"], REFERENCE, row["eps"], row["knows"], *form), {})
+            statistic = row["knows"]
+            if statistic == names.GATE:
+                statistic, form = "all", ("joint", "two")
+            own = found.get((row["model"], row["attack"], row["eps"], statistic, *form), {})
+            plain = found.get((row["model"], REFERENCE, row["eps"], statistic, *form), {})
             share = own.get("evasion") if pd.isna(row["evasion"]) else row["evasion"]
             rows.append((row["model"], row["knows"], row["eps"], *form, plain.get("evasion"), share, own.get("auroc")))
         frame = pd.DataFrame(
