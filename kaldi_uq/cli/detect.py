@@ -206,7 +206,7 @@ def _record(
 
 def _lines(name: str, verdict: Verdict, detector: OneClassDetector, normal: Normal | None) -> list[str]:
     """The verdict as text of at most 80 columns; a word that is longer, a path, is not broken."""
-    names, order = list(verdict.values), [0]
+    names, order = list(verdict.values), list(range(len(verdict.values)))
     centers: list[float | None] = [detector.center] if len(names) == 1 else detector.benign_mean.tolist()
     if len(names) > 1 and centers:  # those that are most unlike benign speech first
         far = np.abs(detector.deviations({name: [value] for name, value in verdict.values.items()})[0])
@@ -214,12 +214,13 @@ def _lines(name: str, verdict: Verdict, detector: OneClassDetector, normal: Norm
         for i in np.argsort(-far, kind="stable").tolist():
             first.setdefault(verdict.values[names[i]], i)
         order = list(first.values())[:MAX_VALUES]
-    shown = [(names[i], verdict.values[names[i]], centers[i]) for i in order] if centers else []
+    means = [centers[i] if centers else None for i in order]  # none of an early release's detector
     values = ", ".join(
-        f"{key.replace('_', ' ')} {value:.3g}" + ("" if mean is None else f" (benign {mean:.3g})")
-        for key, value, mean in shown or [(*item, None) for item in verdict.values.items()]
+        f"{names[i].replace('_', ' ')} {verdict.values[names[i]]:.3g}"
+        + ("" if mean is None else f" (benign {mean:.3g})")
+        for i, mean in zip(order, means, strict=True)
     )
-    certain = verdict.attack and bool(shown) and shown[0][2] is not None and shown[0][1] < shown[0][2]
+    certain = verdict.attack and means[0] is not None and verdict.values[names[order[0]]] < means[0]
     relation = ">" if verdict.attack else "<="
     lines = [
         f"{'ATTACK' if verdict.attack else 'benign'} {name}",

@@ -100,7 +100,7 @@ def _gate(run: Run) -> list[str]:
 
 
 def _known_detector(run: Run) -> list[str]:
-    """Where an attack that knows the paper's or the default detector breaks it; where nobody has tried, that is said."""
+    """Where an attack that knows the paper's or the default detector breaks it, and where nobody has tried."""
     gaussian = ("the paper's detector", PAPER_STATISTIC, "gaussian", run.paper)
     return [*_known(run, *gaussian), *_known(run, "the default detector", GATE, "joint", run.gate)]
 

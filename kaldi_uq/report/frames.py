@@ -27,8 +27,8 @@ _MORE = {
     "checks": ("model", "check", "passed", "value", "limit", "remedy", "failed"),
 }
 _NUMBERS = {"eps", "level", "num_utts", "target_success", "target_accuracy", "original_accuracy", "snr_db_mean",
-            "masking_margin_db_mean", "auroc", "tpr_at_fpr_1pct", "reached", "evasion", "fpr", "fpr_at_threshold", "accuracy",
-            "value", "limit"}  # fmt: skip
+            "masking_margin_db_mean", "auroc", "tpr_at_fpr_1pct", "reached", "evasion", "fpr", "fpr_at_threshold",
+            "accuracy", "value", "limit"}  # fmt: skip
 # Kinds of benign but hard audio in order, and what their level is; a high SNR is mild, a high level of others hard.
 _LEVELS = {"clean": "", "uniform": ", eps {:g}", "white": ", {:g} dB SNR", "babble": ", {:g} dB SNR",
            "reverb": ", RT60 {:g} s"}  # fmt: skip

@@ -46,9 +46,7 @@ def gate_lines(row: Mapping[str, Any], *, model: str, attack: str, eps: float) -
     """
     share = caught(row)
     if share is None:
-        return [
-            f"{model} {attack} eps {eps:g}: no utterance reaches its target, which the default detector could catch."
-        ]
+        return [f"{model} {attack} eps {eps:g}: no utterance reaches its target: nothing to catch."]
     lines = [
         f"{model} {attack} eps {eps:g}: {row['reached']:.2f} of the utterances reach their target, and the default "
         f"detector ({GATE}, {100 * row['fpr']:g} % false alarms) catches {share:.2f} of these."
