@@ -520,7 +520,7 @@ def test_detectors_of_a_directory_come_back_by_name_and_in_their_order(tmp_path:
         *(f"{name}{form}" for form in ("", "-one-sided", "-kde") for name in names),
         *("all-joint", "all-mahalanobis", "all-kde"),
     ]
-    assert list(fit_detectors({"x": [1.0, 2.0]})) == ["x", "x-one-sided", "x-kde"]
+    assert list(fit_detectors({"x": [1.0, 2.0]})) == ["x", "x-one-sided", "x-kde", "all-joint"]
     assert list(fit_detectors(fit, compare=False)) == names
     with pytest.raises(DataError, match="no statistic to fit"):
         fit_detectors({})
@@ -560,7 +560,8 @@ def test_detectors_are_fitted_again_only_on_other_scores_or_for_another_rate(tmp
     assert file.stat().st_mtime_ns > made
     # scores of a model with fewer statistics: what looks at others is left out
     write_scores(scores, {"max_predictive_entropy": np.arange(20.0)})
-    assert list(detectors_of(place, scores)) == [f"max_predictive_entropy{form}" for form in ("", "-one-sided", "-kde")]
+    names = [f"max_predictive_entropy{form}" for form in ("", "-one-sided", "-kde")]
+    assert list(detectors_of(place, scores)) == [*names, "all-joint"]
 
 
 def test_import_and_judgement_need_neither_torch_nor_scikit_learn() -> None:
