@@ -318,7 +318,10 @@ class TestFindings:
             "attack": "pgd", "eps": "0.02", "fNN (dnn)": "0.800 / 0.500", "deep ensemble": "0.800 / 1.000"
         }  # fmt: skip
         assert found(
-            results, "Nobody who knows the default detector", "fNN (dnn) and deep ensemble; ", "all-joint does."
+            results,
+            "Nobody who knows the default detector",
+            "fNN (dnn) and deep ensemble; ",
+            "kaldi-uq nnet-attack --statistics all-joint.",
         )
         attack(results, "dnn", "adaptive-all-joint", 0.02, 0.9, evasion=0.7)
         detection(results, "dnn", "adaptive-all-joint", 0.02, "all", 0.4, reached=0.9, evasion=0.7, **joint)

@@ -57,7 +57,7 @@ def run(args: argparse.Namespace) -> None:
     for row in rows:
         if is_gate(row):
             for line in gate_lines(row, model=args.model, attack=args.attack, eps=args.eps):
-                print(textwrap.fill(line, WIDTH, subsequent_indent="  "))
+                print(textwrap.fill(line, WIDTH, subsequent_indent="  ", break_on_hyphens=False))
         name = row["statistic"]
         if name not in SHOWN or (row["detector"], row["sided"]) != ("gaussian", "two"):
             continue

@@ -42,8 +42,9 @@ class JointDetector(OneClassDetector):
         statistics: names; empty: all statistics of the mapping given to ``fit``, in its order.
 
     Source: Wilson 2019, "The harmonic mean p-value for combining dependent tests"; Wilson and Hilferty 1931, "The
-    distribution of chi-square"; Ledoit and Wolf 2004.  The tail is the predictive distribution of the exponential,
-    ``(1 + x / sum)^-k`` for k observed excesses (Lawless 1973).
+    distribution of chi-square"; Ledoit and Wolf 2004, "A well-conditioned estimator for large-dimensional covariance
+    matrices".  Of an exponential tail, a new excess x over the mean of k others has an F distribution with 2 and 2 k
+    degrees of freedom, so that a larger one has the probability ``(1 + x / sum)^-k``.
     """
 
     kind = "joint"

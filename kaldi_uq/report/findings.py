@@ -119,8 +119,8 @@ def _known(run: Run, what: str, statistic: str, kind: str, measured: pd.DataFram
     untried = sorted(set(measured["model"]) - set(points["model"]), key=model_key)
     if untried:
         lines.append(
-            f"Nobody who knows {what} has tried to pass it for {listing(map(model_name, untried))}; "
-            f"--attack adaptive --statistics {statistic} does."
+            f"Nobody who knows {what} has tried to pass it for {listing(map(model_name, untried))}; to try: "
+            f"kaldi-uq nnet-attack --statistics {statistic}."
         )
     return lines
 

@@ -9,8 +9,8 @@ from kaldi_uq.results.names import GATE
 
 ENOUGH = 0.9  # share of the examples that reach their target which a detector should catch to be relied on
 ELSE = (
-    "do not rely on it alone. A model of several posteriors (ensemble, dropout, bnn) shows it more, and a larger "
-    "network, or one that is trained on attacks, is harder to attack."
+    "do not rely on it alone. A model of several posteriors (ensemble, dropout, bnn) is measured in more ways, and one "
+    "that is trained on attacks, best a larger network, is harder to attack."
 )
 
 
