@@ -6,7 +6,7 @@ The face of the package; the rooms behind it are for those who change it::
 
     rec = uq.Recogniser.load("exp/ensemble")  # or uq.CtcRecogniser(module, tokens, sample_rate=16000)
     heard = rec.hear({"a": samples})  # words, statistics, frames of each; int16 or float, checked
-    det = uq.load_detector("exp/ensemble/detector/max_mutual_information.json")
+    det = uq.load_detector("exp/ensemble")
     adv = uq.attacks.PGD(eps=0.02)(rec, {"a": samples}, uq.Say({"a": "one two"}))
     verdicts = uq.judge(rec, det, adv.waves)
     report = uq.check(rec, adv)  # is this attack meaningful?
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from kaldi_uq.certificate.certify import certify as certify
     from kaldi_uq.detector import GaussianDetector as GaussianDetector
     from kaldi_uq.detector import IsolationForestDetector as IsolationForestDetector
+    from kaldi_uq.detector import JointDetector as JointDetector
     from kaldi_uq.detector import KernelDensityDetector as KernelDensityDetector
     from kaldi_uq.detector import MultivariateGaussianDetector as MultivariateGaussianDetector
     from kaldi_uq.detector import OneClassDetector as OneClassDetector
@@ -65,6 +66,7 @@ _PLACES = {
     "GaussianDetector": "detector",
     "Heard": "recogniser.base",
     "IsolationForestDetector": "detector",
+    "JointDetector": "detector",
     "KaldiUqError": "errors",
     "KernelDensityDetector": "detector",
     "MultivariateGaussianDetector": "detector",

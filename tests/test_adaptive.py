@@ -27,7 +27,7 @@ from kaldi_uq.attacks.pgd import PGD
 from kaldi_uq.attacks.sentries import Sentries
 from kaldi_uq.cli.attack_options import detectors_to_pass
 from kaldi_uq.cli.main import main
-from kaldi_uq.detector import GaussianDetector, OneClassDetector, fit_detectors, save_detectors
+from kaldi_uq.detector import GaussianDetector, JointDetector, OneClassDetector, fit_detectors, save_detectors
 from kaldi_uq.errors import DataError, UsageError
 from kaldi_uq.io import waves as io_waves
 from kaldi_uq.io.wav import read_wav
@@ -86,6 +86,24 @@ class TestPenalty:
         logits = random_draws(99, 2.0).requires_grad_(True)
         assert (penalty(logits) > 0).all() or sided == "one"
         assert torch.autograd.gradcheck(penalty, logits, atol=1e-4)
+
+    @pytest.mark.parametrize("scale", [0.1, 4.0])  # less certain than benign speech, and more
+    def test_of_the_joint_detector_it_has_the_gradient_that_leads_back_to_the_aim(self, scale: float) -> None:
+        benign = benign_statistics()
+        sentries = Sentries.of([JointDetector().fit(benign).calibrate(0.01)])
+
+        def penalty(logits: Tensor) -> Tensor:
+            return sentries.penalty(logits.log_softmax(-1), LENGTHS)
+
+        logits = random_draws(98, scale).requires_grad_(True)
+        before = penalty(logits)
+        assert (before > 0).all() and torch.autograd.gradcheck(penalty, logits, atol=1e-4, rtol=1e-2)
+        optimiser = torch.optim.Adam([logits], lr=0.03)
+        for _ in range(300):
+            optimiser.zero_grad()
+            penalty(logits).sum().backward()
+            optimiser.step()
+        assert (sentries.excess(statistics_of(logits.detach().log_softmax(-1))) <= 0).all()
 
     @pytest.mark.parametrize("sided", ["one", "two", "both"])
     def test_it_is_zero_at_the_aim_and_below_and_grows_above(self, sided: str) -> None:
@@ -409,6 +427,8 @@ class TestDetectorsToPass:
 
     def test_those_of_the_model_are_taken_where_no_scores_are_named(self, copy: Place) -> None:
         save_detectors(copy[1] / "dnn/detector", fit_detectors(benign_of(copy, "dnn"), 0.02))
+        (joint,) = self.chosen(copy, None, AdaptiveConfig(statistics="all-joint", fpr=0.02))
+        assert isinstance(joint, JointDetector)
         (kde,) = self.chosen(copy, None, AdaptiveConfig(statistics="all-kde", fpr=0.02))
         assert kde.kind == "kde"
         (gaussian,) = self.chosen(copy, None, AdaptiveConfig(statistics="max_predictive_entropy", fpr=0.02))

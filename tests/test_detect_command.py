@@ -209,7 +209,8 @@ def test_verdicts_are_the_detectors_on_the_statistics_of_decoding(place: Path, d
         .calibrate(0.01, list(fit.values()))
     )
     decoded = {r.utt: r for r in read_benign(place / "dnn/score_noisy/results.jsonl")}
-    status, out, err = detect(place / "dnn", *wavs(place / "noisy"), "--json")
+    words = ["--statistic", "mean_predictive_entropy", "--json"]
+    status, out, err = detect(place / "dnn", *wavs(place / "noisy"), *words)
     assert (status, err) == (0, "")
     for record, path in zip(records(out), wavs(place / "noisy"), strict=True):
         value = [decoded[path.stem].statistics["mean_predictive_entropy"]]
@@ -265,7 +266,9 @@ def test_text_has_everything_in_80_columns(place: Path, detect: Detect, monkeypa
     assert (status, err) == (0, "")
     assert max(map(len, out.splitlines())) <= 80
     _, text = make_waves(1, seed=2)
-    assert "dnn/detector/mean_predictive_entropy.json" in out
+    assert "dnn/detector/all-joint.json (joint, false-positive rate 0.01)" in out
+    # one posterior: the expected entropy is the predictive one, and is not shown again
+    assert "predictive entropy" in out and "expected entropy" not in out and " (benign " in out
     assert "benign test/wav/utt00.wav\n" in out
     assert "ATTACK noisy/wav/utt00.wav\n" in out
     assert f"heard: {' '.join(text['utt00'])}\n" in out
@@ -289,7 +292,8 @@ def test_audio_that_is_too_certain_is_said_to_be(place: Path, tmp_path: Path, co
 
 
 def test_fpr_takes_the_threshold_of_the_detectors_model(place: Path, detect: Detect) -> None:
-    _, out, _ = detect(place / "dnn", "--json", "--fpr", "0.2", wavs(place / "test")[0])
+    words = ["--statistic", "mean_predictive_entropy", "--json", "--fpr", "0.2"]
+    _, out, _ = detect(place / "dnn", *words, wavs(place / "test")[0])
     record = records(out)[0]
     assert record["threshold"] == pytest.approx(stats.norm.isf(0.1))
     assert record["fpr"] == 0.2
@@ -312,6 +316,18 @@ def test_detector_of_several_statistics_gives_all_its_values(place: Path, copy: 
     record = records(out)[0]
     assert record["statistic"] == ",".join(names)
     assert list(record["value"]) == list(names)
+
+
+def test_all_statistics_judge_by_default_and_the_recommended_one_where_an_earlier_fit_has_no_such_detector(
+    place: Path, copy: Path, detect: Detect, caplog: pytest.LogCaptureFixture
+) -> None:
+    _, out, _ = detect(copy, "--json", wavs(place / "noisy")[0])
+    fit = read_benign(place / "dnn/score_fit/results.jsonl")
+    assert records(out)[0]["statistic"] == ",".join(fit[0].statistics)
+    (copy / "detector/all-joint.json").unlink()
+    _, out, _ = detect(copy, "--json", wavs(place / "noisy")[0])
+    assert records(out)[0]["statistic"] == "mean_predictive_entropy"
+    assert "all-joint.json: no such detector; mean_predictive_entropy.json, of one statistic, judges" in caplog.text
 
 
 def test_recommended_statistics_are_measured_by_their_models(place: Path) -> None:

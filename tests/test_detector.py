@@ -315,7 +315,7 @@ def test_evaluation_lists_each_detector_once_and_the_papers_first() -> None:
     keys = [(row["detector"], row["sided"], row["statistic"]) for row in rows]
     assert len(set(keys)) == len(keys)
     assert [key[:2] for key in keys[:2]] == [("gaussian", "two")] * 2
-    assert {key[0] for key in keys} == {"gaussian", "kde", "mahalanobis"}
+    assert {key[0] for key in keys} == {"gaussian", "joint", "kde", "mahalanobis"}
     assert ("mahalanobis", "two", "all") in keys
     json.dumps(rows, allow_nan=False)
 
@@ -518,9 +518,9 @@ def test_detectors_of_a_directory_come_back_by_name_and_in_their_order(tmp_path:
     names = list(fit)
     assert list(detectors) == [
         *(f"{name}{form}" for form in ("", "-one-sided", "-kde") for name in names),
-        *("all-mahalanobis", "all-kde"),
+        *("all-joint", "all-mahalanobis", "all-kde"),
     ]
-    assert list(fit_detectors({"x": [1.0, 2.0]})) == ["x", "x-one-sided", "x-kde"]
+    assert list(fit_detectors({"x": [1.0, 2.0]})) == ["x", "x-one-sided", "x-kde", "all-joint"]
     assert list(fit_detectors(fit, compare=False)) == names
     with pytest.raises(DataError, match="no statistic to fit"):
         fit_detectors({})
@@ -560,7 +560,8 @@ def test_detectors_are_fitted_again_only_on_other_scores_or_for_another_rate(tmp
     assert file.stat().st_mtime_ns > made
     # scores of a model with fewer statistics: what looks at others is left out
     write_scores(scores, {"max_predictive_entropy": np.arange(20.0)})
-    assert list(detectors_of(place, scores)) == [f"max_predictive_entropy{form}" for form in ("", "-one-sided", "-kde")]
+    names = [f"max_predictive_entropy{form}" for form in ("", "-one-sided", "-kde")]
+    assert list(detectors_of(place, scores)) == [*names, "all-joint"]
 
 
 def test_import_and_judgement_need_neither_torch_nor_scikit_learn() -> None:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from kaldi_uq.cli.main import main
-from kaldi_uq.detector import load_detectors
+from kaldi_uq.detector import JointDetector, load_detectors
 from kaldi_uq.detector.normal import load_frame_quantiles
 from kaldi_uq.io.files import file_digest
 from kaldi_uq.io.wav import on_grid, read_wav, to_int16, write_wav
@@ -47,7 +47,7 @@ def test_detectors_of_wav_files_are_those_of_what_the_model_measures_in_them(
     options = ["--num-draws", "3", "--device", "cpu", "--seed", "5", "--fpr", "0.1"]
     assert main(["fit-detector", *options, str(model_dir), *wavs]) == 0
     out, err = capsys.readouterr()
-    assert out == f"{model_dir}/detector: 47 detectors, thresholds for a false-positive rate of 0.1\n"
+    assert out == f"{model_dir}/detector: 48 detectors, thresholds for a false-positive rate of 0.1\n"
     assert "warning" not in err
     recogniser = Recogniser.load(model_dir, num_draws=3, device="cpu")
     waves = {f"{number}": on_grid(wave) for number, wave in enumerate(make_waves(24, seed=3)[0].values())}
@@ -55,7 +55,8 @@ def test_detectors_of_wav_files_are_those_of_what_the_model_measures_in_them(
     benign = {name: np.array([one.statistics[name] for one in heard]) for name in heard[0].statistics}
     for detector in load_detectors(model_dir / "detector").values():
         assert detector.fpr == 0.1
-        assert detector.benign_score(0.5) == pytest.approx(np.median(detector.score(benign)))
+        scores = detector.held_out if isinstance(detector, JointDetector) else detector.score(benign)
+        assert detector.benign_score(0.5) == pytest.approx(np.median(scores))
     frames = load_frame_quantiles(model_dir / "detector/frame_quantiles.json")
     assert frames.model == file_digest(model_dir / "final.safetensors")
     values = np.concatenate([one.frames["akld"] for one in heard])
@@ -97,11 +98,12 @@ def test_scores_give_detectors_and_no_attack_is_needed(model_dir: Path, capsys: 
     shutil.copy(model_dir / "final.mdl", model_dir / "detector.json")  # no detector, and nobody looks at it
     assert main(["fit-detector", "--scored", str(scores), str(model_dir)]) == 0
     assert (
-        capsys.readouterr().out == f"{model_dir}/detector: 8 detectors, thresholds for a false-positive rate of 0.01\n"
+        capsys.readouterr().out == f"{model_dir}/detector: 9 detectors, thresholds for a false-positive rate of 0.01\n"
     )
     benign = two_statistics(0, 50)
     for detector in load_detectors(model_dir / "detector").values():
-        assert detector.benign_score(0.99) == np.quantile(detector.score(benign), 0.99)
+        scores = detector.held_out if isinstance(detector, JointDetector) else detector.score(benign)
+        assert detector.benign_score(0.99) == np.quantile(scores, 0.99)
 
 
 @pytest.mark.parametrize(
@@ -140,7 +142,7 @@ def test_script_fits_what_detection_then_uses(tiny_recipe: Recipe, tmp_path: Pat
     shutil.rmtree(detectors)
     done = recipe.run("steps/uq/fit_detector.sh", "exp/dnn", "exp/dnn/score_fit")
     assert done.returncode == 0, done.stderr
-    assert "exp/dnn/detector: 20 detectors, thresholds for a false-positive rate of 0.01" in done.stderr
+    assert "exp/dnn/detector: 21 detectors, thresholds for a false-positive rate of 0.01" in done.stderr
     assert {path.name: path.read_text() for path in detectors.glob("*.json")} == before
     made = {path: path.stat().st_mtime_ns for path in detectors.glob("*.json")}
     assert recipe.run("local/detect.sh", "--eps", "0.02").returncode == 0

@@ -33,6 +33,7 @@ def ask(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
         (["paper-pgd", "--eot-samples=2"], "paper-pgd-eot2 conf/paper/pgd.conf --eot-samples 2"),
         (["pgd", "--name=x", "--attack-opts=--num-steps 9"], "x conf/pgd.conf --num-steps 9"),
         (["adaptive"], "adaptive-max_predictive_entropy conf/adaptive.conf --statistics max_predictive_entropy"),
+        (["adaptive", "--statistics=all-joint"], "adaptive-all-joint conf/adaptive.conf --statistics all-joint"),
         (
             ["adaptive", "--statistics=a,b", "--eot-samples=3", "--attack-opts=--num-rounds 2"],
             "adaptive-a+b-eot3 conf/adaptive.conf --statistics a,b --num-rounds 2 --eot-samples 3",

@@ -365,8 +365,41 @@ class TestFindings:
     def test_detector_that_nobody_attacked_is_not_said_to_hold_or_break(self, results: Results) -> None:
         attack(results, "dnn", "pgd", 0.02, 0.9)
         detection(results, "dnn", "pgd", 0.02, PAPER, 0.6, evasion=0.8)
-        assert found(results, "Nobody who knows the paper's detector has tried to pass it for fNN (dnn).")
+        assert found(
+            results,
+            "Nobody who knows the paper's detector has tried to pass it for fNN (dnn); ",
+            f"--statistics {PAPER}",
+        )
         assert not found(results, "break") and not found(results, "hold")
+
+    def test_default_detector_says_what_it_catches_warns_and_who_has_tried(self, results: Results) -> None:
+        joint: dict[str, Any] = {"detector": "joint", "fpr": 0.01}
+        for model, evasion in (("dnn", 0.4), ("ensemble", 0.0)):
+            attack(results, model, "pgd", 0.02, 0.8)
+            detection(results, model, "pgd", 0.02, "all", 0.9, reached=0.8, evasion=evasion, **joint)
+        assert found(
+            results, "pgd, eps 0.02", "catches 0.50 for fNN (dnn) and 1.00 for deep ensemble (1 % false alarms)"
+        )
+        assert found(results, "WARNING: the default detector", "pgd on fNN (dnn) at eps 0.02: do not rely on it alone")
+        assert row_of(tables.gate(run_of(results)), "pgd", "0.02") == {
+            "attack": "pgd", "eps": "0.02", "fNN (dnn)": "0.800 / 0.500", "deep ensemble": "0.800 / 1.000"
+        }  # fmt: skip
+        assert found(
+            results,
+            "Nobody who knows the default detector",
+            "fNN (dnn) and deep ensemble; ",
+            "kaldi-uq nnet-attack --statistics all-joint.",
+        )
+        attack(results, "dnn", "adaptive-all-joint", 0.02, 0.9, evasion=0.7)
+        detection(results, "dnn", "adaptive-all-joint", 0.02, "all", 0.4, reached=0.9, evasion=0.7, **joint)
+        assert found(
+            results, "An attack that knows the default detector breaks it for fNN (dnn) at eps 0.02 (0.70 heard"
+        )
+        assert found(results, "Nobody who knows the default detector has tried to pass it for deep ensemble;")
+        assert (
+            not found(results, "WARNING", "adaptive") and not found(results, "not break") and not found(results, "hold")
+        )
+        assert row_of(tables.adaptive(run_of(results)), "fNN (dnn)")["eps 0.02"] == "0.400 → 0.700 (0.400)"
 
     def test_what_held_longest_is_named(self, filled: Results) -> None:
         (line,) = found(filled, "holds longest")

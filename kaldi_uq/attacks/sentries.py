@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from kaldi_uq.detector import GaussianDetector, OneClassDetector
+from kaldi_uq.detector import GaussianDetector, JointDetector, OneClassDetector
 from kaldi_uq.uncertainty import NEED_DRAWS, Statistic, measures_from_draws, utterance_statistics, valid_frames
 
 TYPICAL = 0.67  # standard deviations within which half of the benign values lie, where scores have another unit
@@ -54,7 +54,8 @@ class Sentry:
         """How far an utterance is above the aim, (B,); of a Gaussian in standard deviations of the benign statistic.
 
         A maximum or a quantile is the value of one or two frames, and a gradient that moves only these makes others
-        the largest.  So the mean over frames of what lies above the aimed value is added.
+        the largest.  So the mean over frames of what lies above the aimed value is added; for the joint detector, to
+        which too low a statistic is as suspicious, also that of what its largest frames lack.
 
         Args:
             measures: measure -> (B, T).
@@ -67,10 +68,14 @@ class Sentry:
         for index, statistic in enumerate(self.statistics):
             if statistic.aggregate == "mean":
                 continue
-            mean, std = float(detector.benign_mean[index]), float(detector.benign_std[index])
-            z = (measures[statistic.measure] - mean) / std
+            frames = measures[statistic.measure]
+            z = detector.deviation(frames, index)
             above = (z - aim).relu().masked_fill(~valid, 0.0)
             total = total + above.sum(1) / valid.sum(1)
+            if isinstance(detector, JointDetector):
+                top = valid & (frames >= statistics[statistic.name].detach()[:, None])
+                below = (-aim - z).relu().masked_fill(~top, 0.0)
+                total = total + below.sum(1) / top.sum(1).clamp(min=1)
         return total
 
 

@@ -142,9 +142,10 @@ def _outputs(args: argparse.Namespace) -> dict[str, tuple[Path, Path]]:
 
 
 def _detector(args: argparse.Namespace, recogniser: BaseRecogniser) -> OneClassDetector | None:
-    from kaldi_uq.detector import load_detector
+    from kaldi_uq.detector.store import default_detector, load_detector
 
-    path = args.model_dir / "detector" / f"{args.statistic or recogniser.recommended_statistic}.json"
+    own = args.model_dir / "detector" / f"{args.statistic}.json"
+    path = own if args.statistic else default_detector(args.model_dir, recogniser.recommended_statistic)
     if not path.is_file():
         if args.statistic:
             raise DataError(f"{path}: no such detector; kaldi-uq fit-detector makes it of benign speech")

@@ -1,8 +1,9 @@
 """Judge WAV files with a trained model: is this audio an attack, what is heard in it, and which parts are suspicious.
 
 The score says how unlike that of benign speech the model's uncertainty is; above the threshold the verdict is attack.
-The p-value is the share of benign speech with such a score or a higher one, by the detector's model of it.  A part is
-suspicious where the measure of the (first) statistic is, for at least 2 frames on end, above the --frame-quantile of
+The p-value is the share of benign speech with such a score or a higher one, by the detector's model of it.  Of several
+statistics the three that are most unlike benign speech are shown.  A part is suspicious where the measure of the
+(first) statistic is, for at least 2 frames on end, above the --frame-quantile of
 benign frames.  A strong attack can make a network more certain than benign speech does: then no part stands out.
 
 A model that normalises by speaker (--cmvn speaker) takes each file for a speaker of its own.
@@ -24,12 +25,15 @@ import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from kaldi_uq.cli.model_options import add_model_arguments, open_recogniser
 from kaldi_uq.cli.options import add_pipes, directory, non_negative_int, rate
 from kaldi_uq.detector.normal import FILE_NAME, PROBABILITIES, Normal, load_frame_quantiles
 from kaldi_uq.errors import DataError, UsageError
 from kaldi_uq.io.datadir import read_table
 from kaldi_uq.io.pipes import is_pipe
+from kaldi_uq.results.names import GATE
 
 if TYPE_CHECKING:  # --help needs no torch
     from kaldi_uq.detector import OneClassDetector
@@ -38,6 +42,7 @@ if TYPE_CHECKING:  # --help needs no torch
 
 WIDTH = 80  # columns
 MAX_SHOWN = 8  # stretches of a file in the text; --json has them all
+MAX_VALUES = 3  # statistics of a file in the text; --json has them all
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -46,15 +51,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("wavs", nargs="*", metavar="WAV", help="mono, of the model's sample rate")
     parser.add_argument("--scp", metavar="FILE", help="judge the files of this wav.scp instead")
     which = parser.add_mutually_exclusive_group()
-    which.add_argument(
-        "--statistic", help="use MODEL-DIR/detector/STATISTIC.json [what is recommended for the kind of model]"
-    )
+    which.add_argument("--statistic", help=f"use MODEL-DIR/detector/STATISTIC.json [{GATE}: all statistics together]")
     which.add_argument("--detector", type=Path, metavar="FILE", help="use this detector")
     parser.add_argument(
         "--fpr",
         type=rate,
         help="threshold for this false-positive rate by the detector's own benign model (for a Gaussian one the "
-        "quantile of the normal); default: the saved threshold, which fits the benign utterances themselves",
+        "quantile of the normal); default: the saved threshold",
     )
     parser.add_argument(
         "--frame-quantile",
@@ -121,11 +124,11 @@ def _files(args: argparse.Namespace) -> list[tuple[str | None, str]]:
 
 def find_detector(args: argparse.Namespace, recogniser: BaseRecogniser) -> tuple[Path, OneClassDetector]:
     """The detector that the options ask for and its file, with the threshold to use."""
-    from kaldi_uq.detector import load_detector
+    from kaldi_uq.detector.store import default_detector, load_detector
 
-    statistic = args.statistic or recogniser.recommended_statistic
     folder = args.model_dir / "detector"
-    path = args.detector or folder / f"{statistic}.json"
+    path = args.detector or (folder / f"{args.statistic}.json" if args.statistic else None)
+    path = path or default_detector(args.model_dir, recogniser.recommended_statistic)
     if not args.detector and not (path.is_file() and path.parent == folder):
         found = sorted(p.stem for p in folder.glob("*.json") if p.name != FILE_NAME)
         there = f"; there are {', '.join(found)}" if found else ""
@@ -203,12 +206,21 @@ def _record(
 
 def _lines(name: str, verdict: Verdict, detector: OneClassDetector, normal: Normal | None) -> list[str]:
     """The verdict as text of at most 80 columns; a word that is longer, a path, is not broken."""
-    values = ", ".join(f"{key.replace('_', ' ')} {value:.3g}" for key, value in verdict.values.items())
-    certain = False
-    mean = detector.center
-    if mean is not None:
-        values += f" (benign {mean:.3g})"
-        certain = verdict.attack and next(iter(verdict.values.values())) < mean
+    names, order = list(verdict.values), list(range(len(verdict.values)))
+    centers: list[float | None] = [detector.center] if len(names) == 1 else detector.benign_mean.tolist()
+    if len(names) > 1 and centers:  # those that are most unlike benign speech first
+        far = np.abs(detector.deviations({name: [value] for name, value in verdict.values.items()})[0])
+        first: dict[float, int] = {}  # of one posterior several statistics are the same number
+        for i in np.argsort(-far, kind="stable").tolist():
+            first.setdefault(verdict.values[names[i]], i)
+        order = list(first.values())[:MAX_VALUES]
+    means = [centers[i] if centers else None for i in order]  # none of an early release's detector
+    values = ", ".join(
+        f"{names[i].replace('_', ' ')} {verdict.values[names[i]]:.3g}"
+        + ("" if mean is None else f" (benign {mean:.3g})")
+        for i, mean in zip(order, means, strict=True)
+    )
+    certain = verdict.attack and means[0] is not None and verdict.values[names[order[0]]] < means[0]
     relation = ">" if verdict.attack else "<="
     lines = [
         f"{'ATTACK' if verdict.attack else 'benign'} {name}",

@@ -7,6 +7,7 @@ DETECTOR-DIR; with --fit they are first fitted on these scores, as fit-detector 
 from __future__ import annotations
 
 import argparse
+import textwrap
 from pathlib import Path
 
 import numpy as np
@@ -15,9 +16,11 @@ from kaldi_uq.cli.options import non_negative_int, rate
 from kaldi_uq.detector import evaluate_detection, load_detectors
 from kaldi_uq.detector.fit import detectors_of
 from kaldi_uq.errors import DataError, UsageError
+from kaldi_uq.results.gate import gate_lines, is_gate
 from kaldi_uq.results.table import Results
 from kaldi_uq.results.utterances import read_attacked, read_benign, statistics_table
 
+WIDTH = 80  # columns
 SHOWN = ("max_predictive_entropy", "mean_predictive_entropy")  # in the log; results.json has all
 
 
@@ -52,6 +55,9 @@ def run(args: argparse.Namespace) -> None:
     rows = evaluate_detection(detectors, benign, attacked, seed=args.seed, success=success)
     Results(args.results).add_detection(rows, model=args.model, attack=args.attack, eps=args.eps)
     for row in rows:
+        if is_gate(row):
+            for line in gate_lines(row, model=args.model, attack=args.attack, eps=args.eps):
+                print(textwrap.fill(line, WIDTH, subsequent_indent="  ", break_on_hyphens=False))
         name = row["statistic"]
         if name not in SHOWN or (row["detector"], row["sided"]) != ("gaussian", "two"):
             continue

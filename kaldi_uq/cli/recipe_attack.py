@@ -47,7 +47,7 @@ def run(args: argparse.Namespace) -> None:
         raise UsageError(f"--{error}".replace("_", "-")) from None
     if args.attack in KNOWING:
         statistics = args.statistics or "max_predictive_entropy"
-        if not re.fullmatch(r"[a-z0-9_]+(,[a-z0-9_]+)*", statistics):
+        if not re.fullmatch(r"[a-z0-9_-]+(,[a-z0-9_-]+)*", statistics):
             raise UsageError(f"--statistics must be names separated by commas, got {statistics!r}")
         name = name or f"{args.attack}-{statistics.replace(',', '+')}"
         options = f"--statistics {statistics} {options}"

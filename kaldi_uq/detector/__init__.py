@@ -1,6 +1,7 @@
 """One-class detectors of attacked audio: fitted on benign statistics only, no attack is ever seen in fitting.
 
 =====================================  ==========================================================================
+:class:`JointDetector`                 the default: all statistics together, suspicious on both sides
 :class:`GaussianDetector`              the paper's: one statistic, a normal distribution, low density is an attack
 :class:`MultivariateGaussianDetector`  several statistics together, Mahalanobis distance
 :class:`KernelDensityDetector`         density without the normal assumption
@@ -20,11 +21,13 @@ from kaldi_uq.detector.density import IsolationForestDetector, KernelDensityDete
 from kaldi_uq.detector.evaluate import evaluate_detection
 from kaldi_uq.detector.fit import fit_detectors, load_detectors, save_detectors
 from kaldi_uq.detector.gaussian import GaussianDetector, MultivariateGaussianDetector
+from kaldi_uq.detector.joint import JointDetector
 from kaldi_uq.detector.store import load_detector, save_detector
 
 __all__ = [
     "GaussianDetector",
     "IsolationForestDetector",
+    "JointDetector",
     "KernelDensityDetector",
     "MultivariateGaussianDetector",
     "OneClassDetector",

@@ -107,6 +107,7 @@ class OneClassDetector(abc.ABC):
         threshold: a score above it is an attack; None until :meth:`calibrate`.
         benign_mean, benign_std: ``(K,)``, of the statistics of the fitting set; empty until fitted.
         benign_scores: ``(101,)``, quantiles of the scores of the fitting set at 0, 1, ..., 100 %; empty until fitted.
+            Of a detector that is fitted in folds, each score is by a fit without the utterance.
     """
 
     kind: ClassVar[str]
@@ -147,7 +148,7 @@ class OneClassDetector(abc.ABC):
         self.fpr = self.threshold = None
         self._fit(matrix)
         self.benign_mean, self.benign_std = matrix.mean(axis=0), np.maximum(matrix.std(axis=0), STD_FLOOR)
-        self.benign_scores = np.quantile(self._score(matrix), QUANTILES)
+        self.benign_scores = np.quantile(self._benign(matrix), QUANTILES)
         return self
 
     def score(self, values: Values) -> FloatArray:
@@ -210,16 +211,44 @@ class OneClassDetector(abc.ABC):
 
     def _tensor_score(self, x: Tensor) -> Tensor:
         """The score of statistics (B, K), as :meth:`_score` but differentiable."""
+        return self._deviations(x).norm(dim=1) / len(self.statistics) ** 0.5
+
+    def _deviations(self, x: Tensor) -> Tensor:
+        """:meth:`deviation` of all statistics (B, K)."""
+        import torch
+
+        return torch.stack([self.deviation(column, index) for index, column in enumerate(x.unbind(1))], 1)
+
+    def deviation(self, values: Tensor, index: int) -> Tensor:
+        """Values of a statistic, or of frames of its measure, in benign deviations from the benign centre; signed.
+
+        Args:
+            values: any shape.
+            index: of the statistic among ``statistics``.
+
+        Raises:
+            DataError: the detector's file is of an early release, which did not keep mean and standard deviation.
+        """
         if not len(self.benign_mean):
             raise self._without_benign("mean and standard deviation")
-        z = (x - x.new_tensor(self.benign_mean)) / x.new_tensor(self.benign_std)
-        return z.norm(dim=1) / len(self.statistics) ** 0.5
+        return (values - float(self.benign_mean[index])) / float(self.benign_std[index])
+
+    def _benign(self, matrix: FloatArray) -> FloatArray:
+        """Scores of the fitting set (B, K), to compare new ones with."""
+        return self._score(matrix)
 
     def _without_benign(self, what: str) -> DataError:
         return DataError(
             f"the {self.kind} detector of {', '.join(self.statistics)} was saved without {what} of its benign set: fit "
             "it again (kaldi-uq fit-detector)"
         )
+
+    def deviations(self, values: Values) -> FloatArray:
+        """How far each statistic is from the benign centre, ``(B, K)``, as :meth:`deviation` counts it."""
+        import torch
+
+        self._require_fitted()
+        return np.asarray(self._deviations(torch.from_numpy(stack(values, self.statistics))).numpy(), dtype=np.float64)
 
     def p_value(self, values: Values) -> FloatArray:
         """Probability, under the benign model, of a score at least as high: ``(B,)`` in [0, 1]."""

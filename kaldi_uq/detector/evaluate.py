@@ -40,8 +40,8 @@ def evaluate_detection(
         One row a detector, in their order: ``statistic`` (``all`` of those named ``all-...``), ``detector`` (its
         kind), ``sided``, ``auroc``, ``auroc_ci95`` [lo, hi], ``tpr_at_fpr_1pct`` (threshold chosen on ``benign``),
         ``threshold`` and ``fpr`` of the detector, and what that threshold gives on the two sets:
-        ``fpr_at_threshold``, ``tpr_at_threshold``.  With ``success`` also ``evasion``: the share of the attacked
-        utterances that succeed *and* whose score is at or below ``threshold``.
+        ``fpr_at_threshold``, ``tpr_at_threshold``.  With ``success`` also ``reached``, the share of the attacked
+        utterances that succeed, and ``evasion``: of those that succeed *and* whose score is at or below ``threshold``.
 
     Raises:
         DataError: a statistic is missing or not finite, or a set has no utterances.
@@ -107,5 +107,6 @@ def _row(
         "tpr_at_threshold": float(np.mean(attack_scores > threshold)),
     }
     if reached is not None:
+        row["reached"] = float(np.mean(reached))
         row["evasion"] = float(np.mean(reached & (attack_scores <= threshold)))
     return row

@@ -1,12 +1,13 @@
 """Fits the detectors of a model on benign statistics, keeps them in a directory and finds them there again.
 
-=========================  =============================================================
+=========================  ===================================================================
 ``<statistic>``            two-sided Gaussian of one statistic, the paper's
 ``<statistic>-one-sided``  one-sided Gaussian: only large values are suspicious
 ``<statistic>-kde``        kernel density of one statistic
+``all-joint``              all statistics together, each on both sides: judges by default
 ``all-mahalanobis``        multivariate Gaussian of all statistics together
 ``all-kde``                kernel density of all statistics together
-=========================  =============================================================
+=========================  ===================================================================
 """
 
 from __future__ import annotations
@@ -20,16 +21,18 @@ import numpy.typing as npt
 from kaldi_uq.detector.base import OneClassDetector
 from kaldi_uq.detector.density import KernelDensityDetector
 from kaldi_uq.detector.gaussian import GaussianDetector, MultivariateGaussianDetector
+from kaldi_uq.detector.joint import JointDetector
 from kaldi_uq.detector.normal import FILE_NAME, FrameQuantiles, load_frame_quantiles, save_frame_quantiles
 from kaldi_uq.detector.store import load_detector, save_detector
 from kaldi_uq.errors import DataError
 from kaldi_uq.io.files import DoneStamp
+from kaldi_uq.results.names import GATE
 from kaldi_uq.results.utterances import read_benign, statistics_table
 
 DETECTOR_DIR = "detector"  # in the directory of a model
 ALL = "all"  # statistics together
 _FORMS = ("", "-one-sided", "-kde")  # of the detectors of one statistic
-_JOINT = (f"{ALL}-mahalanobis", f"{ALL}-kde")
+_JOINT = (GATE, f"{ALL}-mahalanobis", f"{ALL}-kde")
 
 
 def fit_detectors(
@@ -38,7 +41,8 @@ def fit_detectors(
     """Fit every detector on benign utterances, and choose its threshold on them.
 
     The normal's own quantile trusts a tail that the statistics need not have, so the threshold is the quantile of the
-    scores of these utterances.  A kernel density scores each of them by the density of the others.
+    scores of these utterances.  A kernel density scores each of them by the density of the others, the joint detector
+    by a fit on others.
 
     Args:
         benign: ``(B,)`` per statistic.
@@ -57,12 +61,14 @@ def fit_detectors(
     if compare:
         found |= {f"{name}-one-sided": GaussianDetector(two_sided=False, statistic=name) for name in benign}
         found |= {f"{name}-kde": KernelDensityDetector([name]) for name in benign}
-        if len(benign) > 1:
+        found[GATE] = JointDetector(tuple(benign))
+        if len(benign) > 1:  # of one statistic, the others are there already
             joint = (MultivariateGaussianDetector(tuple(benign)), KernelDensityDetector(tuple(benign)))
-            found |= dict(zip(_JOINT, joint, strict=True))
+            found |= dict(zip(_JOINT[1:], joint, strict=True))
     for detector in found.values():
         detector.fit(benign)
-        detector.calibrate(fpr, None if isinstance(detector, KernelDensityDetector) else benign)
+        unseen = isinstance(detector, JointDetector | KernelDensityDetector)
+        detector.calibrate(fpr, None if unseen else benign)
     return found
 
 
@@ -108,7 +114,8 @@ def detectors_of(
     frames, kept = scores.parent / FILE_NAME, Path(detector_dir) / FILE_NAME
     inputs = [path for path in (scores, frames) if path.is_file()]
     stamp = DoneStamp(detector_dir, "fit", options={"fpr": fpr}, inputs=inputs)
-    if not (stamp.is_current() and frames.is_file() == kept.is_file()):
+    whole = (Path(detector_dir) / f"{GATE}.json").is_file()  # early releases had no such detector
+    if not (whole and stamp.is_current() and frames.is_file() == kept.is_file()):
         found = fit_detectors(benign, fpr)
         if not keep:
             return found

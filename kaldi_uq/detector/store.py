@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,9 @@ from kaldi_uq.detector.base import KINDS, QUANTILES, STD_FLOOR, OneClassDetector
 from kaldi_uq.detector.fields import read_matrix, read_number, require_fields
 from kaldi_uq.errors import DataError
 from kaldi_uq.io.files import read_json, write_json
+from kaldi_uq.results.names import GATE
+
+log = logging.getLogger(__name__)
 
 FORMAT = "kaldi-uq-detector"
 VERSION = 1
@@ -43,16 +47,15 @@ def load_detector(path: str | os.PathLike[str], statistic: str = "") -> OneClass
     """Read a detector written by :func:`save_detector`.
 
     Args:
-        path: its file, or a model directory such as ``exp/dnn``, which has one for each statistic.
-        statistic: name of the detector of a directory; default: the statistic that is recommended for the kind of
-            model, of a network from elsewhere ``mean_predictive_entropy``.
+        path: its file, or a model directory such as ``exp/dnn``, which has several.
+        statistic: name of the detector of a directory; default: that of :func:`default_detector`.
 
     Raises:
         DataError: the file is missing, is not a detector, or holds a value that no fitted detector has.
     """
     path = Path(path)
     if path.is_dir():
-        path = path / "detector" / f"{statistic or _recommended(path)}.json"
+        path = path / "detector" / f"{statistic}.json" if statistic else default_detector(path)
         if not path.is_file():
             raise DataError(f"{path}: no such detector; kaldi-uq fit-detector makes it of benign speech")
     try:
@@ -63,6 +66,28 @@ def load_detector(path: str | os.PathLike[str], statistic: str = "") -> OneClass
         return _from_content(content)
     except DataError as error:
         raise DataError(f"{path}: {error}") from None
+
+
+def default_detector(model_dir: str | os.PathLike[str], recommended: str = "") -> Path:
+    """The file of the detector that judges by default: of all statistics together.
+
+    A directory that was fitted before there was this detector has that of the recommended statistic, which is taken
+    instead; the log says so.
+
+    Args:
+        model_dir: such as ``exp/dnn``; whether it has any detector is not checked.
+        recommended: name of that statistic; default: by the kind of model, of a network from elsewhere
+            ``mean_predictive_entropy``.
+    """
+    folder = Path(model_dir) / "detector"
+    path = folder / f"{GATE}.json"
+    if path.is_file():
+        return path
+    other = folder / f"{recommended or _recommended(Path(model_dir))}.json"
+    if not other.is_file():
+        return path
+    log.warning("%s: no such detector; %s, of one statistic, judges instead: fit again for it", path, other.name)
+    return other
 
 
 def _recommended(model_dir: Path) -> str:

@@ -38,9 +38,9 @@ class AcousticModel(nn.Module, ABC):
         default_num_train_samples: draws per training example when ``num_samples`` is None.
         num_members: M of an ensemble, whose loss is the sum over members; a frame-wise one is trained with a minibatch
             for each member.  0 for any other model.
-        recommended_statistic: statistic that found both of the recipe's attacks in a model of this kind, by AUROC and
-            at the saved threshold.  Where there are draws or members, their disagreement also shows the attacks that
-            leave the mean more certain than benign speech.
+        recommended_statistic: the one statistic to detect with, where a directory has no detector of all of them: it
+            found both of the recipe's attacks in a model of this kind.  Where there are draws or members, their
+            disagreement also shows the attacks that leave the mean more certain than benign speech.
     """
 
     num_pdfs: int = 0

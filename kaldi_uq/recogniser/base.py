@@ -176,7 +176,7 @@ class BaseRecogniser(ABC):
 
     @property
     def recommended_statistic(self) -> str:
-        """The statistic to detect attacks with."""
+        """The one statistic to detect attacks with, where no detector looks at all of them."""
         return "mean_predictive_entropy"
 
     @property

@@ -101,7 +101,7 @@ def results_text(run: Run, *, command: str) -> str:
     environment = ", ".join(f"{name}: {short_text(value)}" for name, value in run.content["environment"].items())
     shown = tables.page_tables(run)
     parts = [f"# {command}" + (f"\n# {environment}" if environment else ""), "\n".join(findings(run))]
-    for place in ("clean", "attacks", "speakers", "measures", "detectors", "adaptive", "transfer", "negatives"):
+    for place in ("clean", "attacks", "gate", "speakers", "measures", "detectors", "adaptive", "transfer", "negatives"):
         parts += [table.markdown() for table in shown[place]]
     files = ", ".join(tables.csv_files(run))
     parts += ["\n".join(tables.failed(run)), f"All numbers are beside results.json.gz: {files}." if files else ""]

@@ -9,7 +9,8 @@ import pandas as pd
 
 from kaldi_uq.report import paper
 from kaldi_uq.report.frames import REFERENCE, SHOWN_STATISTICS, Run, arrange, variants
-from kaldi_uq.results.names import PAPER_STATISTIC, model_key, model_name, split_level, statistic_name
+from kaldi_uq.results.gate import ELSE, ENOUGH
+from kaldi_uq.results.names import GATE, PAPER_STATISTIC, model_key, model_name, split_level, statistic_name
 
 BREAKS = 0.5  # share of attacked utterances that reach their target and pass from which on a detector is broken
 AUDIO_STATISTICS = ("level_db", "noise_floor_db")  # of the audio alone
@@ -22,7 +23,7 @@ TERMS = (
 
 def findings(run: Run) -> list[str]:
     """What was found, as far as there are numbers: a short line each."""
-    lines = [*_reached(run), *_known_detector(run), _held_longest(run), *_certain(run), _hard_audio(run)]
+    lines = [*_reached(run), *_gate(run), *_known_detector(run), _held_longest(run), *_certain(run), _hard_audio(run)]
     lines += [_loudness(run), _checks(run)]
     terms = [TERMS] if len(run.paper) else []
     return terms + ([line for line in lines if line] or ["The results hold no attack yet."])
@@ -77,22 +78,49 @@ def _reached(run: Run) -> list[str]:
     return lines
 
 
+def _gate(run: Run) -> list[str]:
+    """What the default detector catches of each attack, and where that is not enough."""
+    rows = run.gate[(run.gate["knows"] == "") & run.gate["caught"].notna()]
+    here = rows[(rows["eps"] == run.eps) & ~rows["attack"].isin(variants(rows["attack"]))]
+    lines = []
+    for attack, found in here.groupby("attack", sort=False):
+        reached = [f"{row.caught:.2f} for {model_name(row.model)}" for row in found.itertuples()]
+        lines.append(
+            f"{attack}, eps {run.eps:g}: of the utterances that reach their target the default detector, {GATE}, "
+            f"catches {listing(reached)} ({100 * found['fpr'].max():g} % false alarms)."
+        )
+    few = rows[rows["caught"] < ENOUGH]
+    if len(few):
+        pairs = few.groupby("attack", sort=False)
+        places = "; ".join(f"{attack} on {where(found)}" for attack, found in pairs)
+        lines.append(
+            f"WARNING: the default detector catches fewer than {ENOUGH:g} of what reaches its target: {places}: {ELSE}"
+        )
+    return lines
+
+
 def _known_detector(run: Run) -> list[str]:
-    """Where an attack that knows the paper's detector breaks it; where nobody has tried, that is said."""
+    """Where an attack that knows the paper's or the default detector breaks it, and where nobody has tried."""
+    gaussian = ("the paper's detector", PAPER_STATISTIC, "gaussian", run.paper)
+    return [*_known(run, *gaussian), *_known(run, "the default detector", GATE, "joint", run.gate)]
+
+
+def _known(run: Run, what: str, statistic: str, kind: str, measured: pd.DataFrame) -> list[str]:
     points = run.strongest()
-    points = points[(points["detector"] == "gaussian") & (points["sided"] == "two")]
-    points = points[points["statistic"] == PAPER_STATISTIC]
+    points = points[(points["statistic"] == statistic) & (points["detector"] == kind) & (points["sided"] == "two")]
+    points = points[points["adaptive"].notna()]
     broken = points[points["adaptive"] >= BREAKS].groupby("model", as_index=False).first()
     held = points[~points["model"].isin(broken["model"])].groupby("model", as_index=False).last()
     lines = []
     for verb, found, end in (("breaks", broken, ""), ("does not break", held, ", the largest tried")):
         if len(found):
             shares = f"{span(found['adaptive'], '.2f')} heard as the target and passed"
-            lines.append(f"An attack that knows the paper's detector {verb} it for {where(found)}{end} ({shares}).")
-    untried = sorted(set(run.paper["model"]) - set(points["model"]), key=model_key)
+            lines.append(f"An attack that knows {what} {verb} it for {where(found)}{end} ({shares}).")
+    untried = sorted(set(measured["model"]) - set(points["model"]), key=model_key)
     if untried:
         lines.append(
-            f"Nobody who knows the paper's detector has tried to pass it for {listing(map(model_name, untried))}."
+            f"Nobody who knows {what} has tried to pass it for {listing(map(model_name, untried))}; to try: "
+            f"kaldi-uq nnet-attack --statistics {statistic}."
         )
     return lines
 
@@ -103,6 +131,7 @@ def _held_longest(run: Run) -> str:
     Only those that were attacked at every eps are compared: what was not tried did not hold.
     """
     points = run.strongest()
+    points = points[points["adaptive"].notna()]
     ranked = []
     for (model, statistic), curve in points.groupby(["model", "statistic"]):
         if curve["eps"].nunique() == points["eps"].nunique():

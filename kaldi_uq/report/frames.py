@@ -26,12 +26,12 @@ KEYS = {
 _MORE = {
     "attacks": ("target_success", "snr_db_q05", "masking_margin_db_mean", "evasion", "options", "adaptive", "eps_level",
                 "fpr", "by_speaker"),
-    "detection": ("auroc_lo", "auroc_hi", "detector", "sided", "evasion", "fpr"),
+    "detection": ("auroc_lo", "auroc_hi", "detector", "sided", "reached", "evasion", "fpr"),
     "checks": ("model", "check", "passed", "value", "limit", "remedy", "failed"),
 }  # fmt: skip
 _NUMBERS = {"eps", "level", "num_utts", "target_success", "target_accuracy", "original_accuracy", "snr_db_mean",
-            "snr_db_q05", "eps_level", "masking_margin_db_mean", "auroc", "tpr_at_fpr_1pct", "evasion", "fpr",
-            "fpr_at_threshold", "accuracy", "value", "limit"}  # fmt: skip
+            "snr_db_q05", "eps_level", "masking_margin_db_mean", "auroc", "tpr_at_fpr_1pct", "reached", "evasion",
+            "fpr", "fpr_at_threshold", "accuracy", "value", "limit"}  # fmt: skip
 # Kinds of benign but hard audio in order, and what their level is; a high SNR is mild, a high level of others hard.
 _LEVELS = {"clean": "", "uniform": ", eps {:g}", "white": ", {:g} dB SNR", "babble": ", {:g} dB SNR",
            "reverb": ", RT60 {:g} s"}  # fmt: skip
@@ -49,6 +49,7 @@ class Run:
         detection: one row a model, attack, eps, statistic and detector of any kind; ``name`` is the detector's label,
             ``area`` its AUROC with the 95 % interval.
         paper: those of ``detection`` by the paper's detector, the two-sided Gaussian, of any statistic.
+        gate: those of ``detection`` by the default detector, with ``caught``, the share of what reaches its target.
         transfer, negatives, checks: the sections; ``audio`` is the kind of hard audio with its level.
         told: how well attacks are told from ``negatives``.
         speakers: one row a model, attack, eps and speaker: ``share`` of utterances that have what the attack wants, or
@@ -62,6 +63,8 @@ class Run:
         self.detection = _detection([*content["detection"], *content["detection_other"]])
         is_paper = (self.detection["detector"] == "gaussian") & (self.detection["sided"] == "two")
         self.paper = self.detection[is_paper]
+        rows = self.detection[(self.detection["statistic"] == "all") & (self.detection["detector"] == "joint")]
+        self.gate = rows.assign(caught=1 - rows["evasion"] / rows["reached"].where(rows["reached"] > 0))
         self.transfer = arrange(_frame(content["transfer"], "transfer"), "attack", "eps", "source", "model")
         self.negatives, self.told = _negatives(content["negatives"])
         self.speakers = _speakers(content["clean"], self.attacks)
@@ -116,10 +119,12 @@ class Run:
         for row in self.attacks[self.attacks["knows"] != ""].to_dict("records"):
             said = row["adaptive"] if isinstance(row["adaptive"], Mapping) else {}
             form = (said.get("detector", "gaussian"), said.get("sided", "two"))
-            fpr = said.get("fpr", USUAL_FPR)
+            fpr, statistic = said.get("fpr", USUAL_FPR), row["knows"]
+            if statistic == names.GATE:
+                statistic, form = "all", ("joint", "two")
             blind = names.at_level(REFERENCE, names.split_level(row["attack"])[1])
-            own = found.get((row["model"], row["attack"], row["eps"], row["knows"], *form), {})
-            plain = found.get((row["model"], blind, row["eps"], row["knows"], *form), {})
+            own = found.get((row["model"], row["attack"], row["eps"], statistic, *form), {})
+            plain = found.get((row["model"], blind, row["eps"], statistic, *form), {})
             measured = plain.get("fpr", fpr)
             if (USUAL_FPR if pd.isna(measured) else measured) != fpr:
                 plain = {}  # of another threshold

@@ -22,6 +22,7 @@ from kaldi_uq.report.frames import (
 from kaldi_uq.report.table import EMPTY, Table, show
 from kaldi_uq.results.names import (
     CHECKS,
+    GATE,
     PAPER_STATISTIC,
     attack_key,
     check_limit,
@@ -51,7 +52,10 @@ QUALITY = {
 def page_tables(run: Run) -> dict[str, list[Table]]:
     """The tables of the page by the place where they stand; those without rows are left out."""
     models = sorted(set(run.negatives["model"]), key=model_key)
-    one = (overview, clean, attacks, speakers, every_attack, measures, detectors, adaptive, negatives, checks, timing)
+    one = (
+        *(overview, clean, attacks, gate, speakers, every_attack, measures),
+        *(detectors, adaptive, negatives, checks, timing),
+    )
     places = {table.__name__: [table(run)] for table in one}
     places |= {"transfer": transfer(run), "negatives_of": [table for m in models for table in negatives_of(run, m)]}
     return {place: [table for table in several if table.rows] for place, several in places.items()}
@@ -168,6 +172,17 @@ def detectors(run: Run) -> Table:
     note = "One-sided: suspicious is only what is less certain than benign speech; below 0.5 attacks are more certain."
     note += _loudness(run, found)
     return Table.of("detectors", title, pivot(found, ["name", "statistic"], "model", "auroc"), note)
+
+
+def gate(run: Run) -> Table:
+    """What the default detector catches of each attack."""
+    rows = run.gate.assign(cell=_cells("{} / {}", run.gate["reached"], run.gate["caught"]))
+    note = (
+        "Share of utterances that reach their target / of these, the share that the detector catches (threshold for "
+        f"{false_alarms(run)} false alarms)."
+    )
+    frame = pivot(rows[rows["reached"].notna()], ["attack", "eps"], "model", "cell").rename(columns=model_name)
+    return Table.of("gate", f"The default detector ({GATE})", frame, note)
 
 
 def statistics(run: Run, attack: str, eps: float) -> Table:

@@ -21,12 +21,13 @@ MODEL_NAMES = {
 ATTACK_ORDER = ("nes", "fgsm", "paper-pgd", "pgd")  # from the weakest to the strongest
 # Attacks that know a detector.  The name is one of these, the statistic and what else sets it apart, with dashes.
 KNOWING = ("adaptive", "orthogonal", "selective")
-_KNOWS = re.compile(rf"(?:{'|'.join(KNOWING)})-(?P<statistic>[^-]+)(?:-.*)?")
+_KNOWS = re.compile(rf"(?:{'|'.join(KNOWING)})-(?P<statistic>[^-]+(?:-(?:joint|kde|mahalanobis))?)(?:-.*)?")
 _AT_LEVEL = re.compile(r"(?P<attack>.+)-level(?P<level>[0-9]+(?:\.[0-9]+)?(?:e-?[0-9]+)?)")
 AGGREGATES = ("max", "mean", "q95")
 MEASURES = ("predictive_entropy", "expected_entropy", "mutual_information", "variance", "akld")
 DETECTOR_ORDER = (("gaussian", "two"), ("gaussian", "one"))
 PAPER_STATISTIC = "max_predictive_entropy"
+GATE = "all-joint"  # the detector that judges by default
 
 # The checks of attacks in the order in which they are shown: what the value is, and what it is compared with.
 CHECKS = {
@@ -66,16 +67,16 @@ def statistic_name(statistic: str) -> str:
     >>> statistic_name("max_mutual_information")
     'max mutual information'
     """
-    if statistic == "all":
-        return "all statistics"
+    if statistic in ("all", GATE):
+        return "all statistics" + (" jointly" if statistic == GATE else "")
     return statistic.replace("_", " ").replace("+", " and ").replace("akld", "aKLD").replace(" db", " dB")
 
 
 def known_statistic(attack: str) -> str:
     """The statistic whose detector an adaptive attack knows, or nothing.
 
-    >>> known_statistic("adaptive-max_akld"), known_statistic("selective-max_akld-fpr0.05"), known_statistic("pgd")
-    ('max_akld', 'max_akld', '')
+    >>> known_statistic("adaptive-all-joint"), known_statistic("selective-max_akld-fpr0.05"), known_statistic("pgd")
+    ('all-joint', 'max_akld', '')
     """
     match = _KNOWS.fullmatch(attack)
     return match["statistic"] if match else ""

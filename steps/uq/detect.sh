@@ -35,4 +35,6 @@ $cmd "$1/detector/log/$name.log" \
   --model "$(basename "$1")" --attack "$attack" --eps "$eps" --fpr "$fpr" --results "$results" \
   --detector-dir "$1/detector" --seed "$seed"
 
-grep -a '^.*AUROC' "$1/detector/log/$name.log" | sed "s|^|$0: |" >&2
+log=$1/detector/log/$name.log
+grep -a '^.*AUROC' "$log" | sed "s|^|$0: |" >&2
+grep -av -e AUROC -e '^#' "$log" >&2 || true # what the default detector catches, of 80 columns
