@@ -355,7 +355,7 @@ def test_every_command_takes_the_recogniser(
     benign = place / "data/test/wav/utt00.wav"
     (verdict,) = map(json.loads, call("detect", *own, "--json", "exp/ctc", benign).splitlines())
     spoken = make_waves(8, seed=1)[1]["utt00"]
-    assert (verdict["hypothesis"], verdict["statistic"]) == (" ".join(spoken), "mean_akld")
+    assert verdict["hypothesis"] == " ".join(spoken) and "mean_akld" in verdict["statistic"].split(",")
     assert isinstance(verdict["suspicious_frames"], list)
 
     steps = ["--eps", "0.05", "--num-steps", "40", "--eot-samples", "2", "--loss", "ctc"]
