@@ -18,7 +18,7 @@ from kaldi_uq.results.names import KNOWING, at_level
 PAPER = "paper-pgd"
 DEFAULT_FPR = AdaptiveConfig().fpr
 # what else has a file in conf: features and acoustic models
-_NO_ATTACKS = re.compile("|".join(["mfcc.*", "fbank.*", *map(re.escape, MODEL_KINDS)]))
+_NO_ATTACKS = re.compile("|".join(["mfcc.*", "fbank.*", "robust.*", *map(re.escape, MODEL_KINDS)]))
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -15,7 +15,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator, PercentFormatter
 from kaldi_uq.detector import GaussianDetector, auroc, roc
 from kaldi_uq.nnet.config import MODEL_KINDS
 from kaldi_uq.report.style import ATTACKED, BENIGN, INK, MARKERS, PALETTE, legend, new_figure, tidy
-from kaldi_uq.results.names import AGGREGATES, MEASURES, model_key, model_name, statistic_key, statistic_name
+from kaldi_uq.results.names import AGGREGATES, MEASURES, ROBUST, model_key, model_name, statistic_key, statistic_name
 
 Statistics = Mapping[str, npt.NDArray[np.float64]]  # name -> (B,)
 AXES = {"eps": "eps (full scale = 1)", "steps": "gradient steps", "snr_db_mean": "mean SNR of an eps, dB"}
@@ -75,6 +75,8 @@ def _lines(panels: Mapping[str, pd.DataFrame], *, title: str, x: str = "eps") ->
             mine = rows[(rows["model"] == model) & rows["y"].notna() & rows[x].notna()].sort_values(x)
             colour, marker = model_style(model, models)
             style: dict[str, Any] = {"color": colour, "marker": marker, "markersize": 5, "linewidth": 1.6}
+            if model.endswith(ROBUST):
+                style |= {"linestyle": "--", "markerfacecolor": "white"}
             if len(mine):
                 axes.plot(mine[x], mine["y"], label=model_name(model), **style)
         tidy(axes, xlabel=AXES[x], title=name)
@@ -176,7 +178,11 @@ def roc_figure(scores: Mapping[str, tuple[Any, Any]], *, title: str = "") -> Fig
 
 
 def model_style(model: str, models: Sequence[str]) -> tuple[str, str]:
-    """Colour and marker: the same for a known model in every figure, the next free ones for others."""
-    order = [*MODEL_KINDS, *(name for name in models if name not in MODEL_KINDS)]
-    number = order.index(model)
+    """Colour and marker: the same for a known model in every figure, the next free ones for others.
+
+    A robust model has those of the model of its kind; its line is dashed.
+    """
+    kinds = [name.removesuffix(ROBUST) for name in models]
+    order = list(dict.fromkeys([*MODEL_KINDS, *kinds]))
+    number = order.index(model.removesuffix(ROBUST))
     return PALETTE[number % len(PALETTE)], MARKERS[number % len(MARKERS)]

@@ -18,6 +18,7 @@ MODEL_NAMES = {
     "bnn": "BNN",
     "mono": "GMM monophone",
 }
+ROBUST = "-robust"  # ending of a model's name: it was attacked while it was trained
 ATTACK_ORDER = ("nes", "fgsm", "paper-pgd", "pgd")  # from the weakest to the strongest
 # Attacks that know a detector.  The name is one of these, the statistic and what else sets it apart, with dashes.
 KNOWING = ("adaptive", "orthogonal", "selective")
@@ -57,8 +58,14 @@ CHECKS = {
 
 
 def model_name(model: str) -> str:
-    """The name of a model as the paper's tables have it, the package's kind in brackets where it differs."""
-    return MODEL_NAMES.get(model, model)
+    """The name of a model as the paper's tables have it, the package's kind in brackets where it differs.
+
+    >>> model_name("bnn"), model_name("dnn-robust")
+    ('BNN', 'robust fNN (dnn)')
+    """
+    kind = model.removesuffix(ROBUST)
+    name = MODEL_NAMES.get(kind, kind)
+    return name if kind == model else f"robust {name}"
 
 
 def statistic_name(statistic: str) -> str:
@@ -107,8 +114,8 @@ def _rank(value: str, order: Iterable[str]) -> tuple[int, str]:
 
 
 def model_key(model: str) -> tuple[int, str]:
-    """Sort key: the paper's order, then others by name."""
-    return _rank(model, MODEL_KINDS)
+    """Sort key: the paper's order, a robust model behind the one of its kind, then others by name."""
+    return _rank(model.removesuffix(ROBUST), MODEL_KINDS)[0], model
 
 
 def attack_key(attack: str) -> tuple[int, str, float]:

@@ -22,6 +22,8 @@ corpus_opts=           # <options>: further options of local/prepare_<corpus>.py
 held_out_speakers=     # "<spk> ...": fsdd: these speakers only in test and attack
 preset=mini            # mini|full: mini: minutes; full: the paper's counts and its whole experiment
 models=                # "<model> ...": of dnn, ensemble, dropout and bnn [mini: dnn; full: all four]
+robust=true            # true|false: of each model a robust one too, exp/<model>-robust, which is attacked while it is trained
+robust_conf=           # <file>: options of that training [mini: conf/robust_fast.conf; full: conf/robust.conf]
 eps=                   # "<e> ...": bounds of the attacks, full scale 1 [mini: 0.02; full: 0.02 0.05, and 0 to 0.1 for figure 1]
 eps_level=             # <l>: the bounds are for speech of this root mean square, full scale 1, and scaled by the level of each
                        # utterance; the attacks are filed as <name>-level<l> [they are absolute]
@@ -48,11 +50,20 @@ one_of frontend "$frontend" kaldi torchaudio
 one_of params "$params" ours paper
 if [ "$preset" = full ]; then
   models=${models:-dnn ensemble dropout bnn} eps=${eps:-0.02 0.05} sceptic=${sceptic:-true}
+  robust_conf=${robust_conf:-conf/robust.conf}
 else
   models=${models:-dnn} eps=${eps:-0.02} sceptic=${sceptic:-false}
+  robust_conf=${robust_conf:-conf/robust_fast.conf}
 fi
 check_options 9
 one_of sceptic "$sceptic" true false
+one_of robust "$robust" true false
+need_files "" "$robust_conf"
+if [ "$robust" = true ]; then
+  trained=
+  for m in $models; do trained="$trained $m $m-robust"; done
+  models=${trained# }
+fi
 [ "$sceptic" = true ] || { [ "$stage" != 8 ] && [ "$stop_stage" != 8 ]; } || die "stage 8 needs --sceptic true or --preset full"
 if [ "$corpus" != synth ]; then
   [ -n "$corpus_dir" ] || die "--corpus $corpus needs --corpus-dir: where the corpus is"
@@ -78,6 +89,7 @@ paper-pgd        $bounds  all         all          yes"
 # The attacks of stage 8, which detects them too: at the first bound of --eps and at 0.02.
 questions="
 adaptive-max_predictive_entropy  ${eps%% *}  20  all  yes  --attack adaptive --statistics max_predictive_entropy
+adaptive-all-joint               ${eps%% *}  20  all  yes  --attack adaptive --statistics all-joint
 psychoacoustic                   0.02        20  all  yes"
 sceptic_eps=${eps%% *}
 checks=(--num-utts 20)
@@ -108,6 +120,7 @@ adaptive-mean_predictive_entropy  $bounds  100  all       yes  --attack adaptive
 adaptive-max_mutual_information   $bounds  100  $several  yes  --attack adaptive --statistics max_mutual_information
 adaptive-max_akld                 $bounds  100  $several  yes  --attack adaptive --statistics max_akld
 adaptive-all                      $bounds  100  $several  yes  --attack adaptive --statistics all
+adaptive-all-joint                $bounds  100  all       yes  --attack adaptive --statistics all-joint
 # the strong attack with fewer steps; local/check_attacks.sh makes the one with twice as many
 pgd-10                            0.02     100  all       no   --attack pgd --attack-opts=--num-steps=10
 pgd-25                            0.02     100  all       no   --attack pgd --attack-opts=--num-steps=25
@@ -181,7 +194,15 @@ if stage_begin 4 "acoustic models: $models (progress: exp/<model>/log/train.log)
   need 0 data/train/wav.scp data/lang/G.fst
   need 2 exp/mono_ali/final.mdl exp/mono_ali/ali.1.gz exp/mono_ali/num_jobs
   train_model() {
-    steps/uq/train.sh --cmd "$train_cmd" "${model_opts[@]}" --model "$1" --train-config "$conf/$1.conf" \
+    local kind=${1%-robust} train=(--train-config "$conf/$1.conf")
+    if [ "$1" != "$kind" ]; then
+      train=(--train-config "$robust_conf")
+      case $kind in # what only this kind has, or can afford
+        ensemble) train+=(--train-opts "--hidden-dims 256,256") ;;
+        dropout) train+=(--train-opts "--dropout 0.2 --num-train-samples 2") ;;
+      esac
+    fi
+    steps/uq/train.sh --cmd "$train_cmd" "${model_opts[@]}" --model "$kind" "${train[@]}" \
       --mfcc-config "$mfcc_config" --frontend "$frontend" data/train data/lang exp/mono_ali "exp/$1"
   }
   each_model train_model
