@@ -1,4 +1,7 @@
-"""Attacks with real speech of the target, against the decoder's own margin, and of several targets."""
+"""Attacks with real speech of the target, against the decoder's own margin, and of several targets.
+
+One file: all are checked on the same trained recogniser, which takes seconds to make.
+"""
 
 from __future__ import annotations
 
