@@ -61,7 +61,8 @@ class RobustConfig(Config):
     robust_steps: int = 6  # of the attack on a minibatch
     robust_step_size: float = 0.25  # share of eps
     robust_targeted: float = 0.5  # share of the minibatches attacked towards another utterance's alignment
-    robust_ramp: float = 0.3  # share of the training in which eps grows to robust_eps
+    robust_after: int = 0  # epochs of ordinary training before
+    robust_ramp: float = 0.3  # share of the adversarial training in which eps grows to robust_eps
     robust_gain_db: float = 6.0  # utterances are made louder or softer at random by up to so much
 
     def __post_init__(self) -> None:
@@ -72,5 +73,6 @@ class RobustConfig(Config):
         require(self.robust_steps >= 1, f"robust_steps must be >= 1, got {self.robust_steps}")
         require(self.robust_step_size > 0, f"robust_step_size must be positive, got {self.robust_step_size}")
         require(0 <= self.robust_targeted <= 1, f"robust_targeted must be in [0, 1], got {self.robust_targeted}")
+        require(self.robust_after >= 0, f"robust_after must be >= 0, got {self.robust_after}")
         require(0 <= self.robust_ramp <= 1, f"robust_ramp must be in [0, 1], got {self.robust_ramp}")
         require(0 <= self.robust_gain_db <= 40, f"robust_gain_db must be in [0, 40], got {self.robust_gain_db}")

@@ -144,7 +144,7 @@ class Trainer:
         total, count = torch.zeros((), device=self.device), 0
         with tqdm(desc=f"epoch {epoch + 1}/{num_epochs}", unit="step", mininterval=0.5) as bar:
             for number in range(epoch * passes, (epoch + 1) * passes):
-                num_steps, losses = self._losses(data, number, num_epochs * passes)
+                num_steps, losses = self._losses(data, number, passes, num_epochs)
                 bar.total = passes * num_steps
                 for step, loss in enumerate(losses):
                     progress = (number * num_steps + step) / (num_epochs * passes * num_steps)
@@ -166,15 +166,25 @@ class Trainer:
         """How many passes over the data an epoch is."""
         if not self.config.min_steps:
             return 1
-        return max(1, math.ceil(self.config.min_steps / (num_epochs * self._losses(data, 0, num_epochs)[0])))
+        last = num_epochs - 1  # an adversarial one, if there are any
+        return max(1, math.ceil(self.config.min_steps / (num_epochs * self._losses(data, last, 1, num_epochs)[0])))
 
-    def _losses(self, data: TrainingSet, number: int, num_passes: int) -> tuple[int, Iterator[Tensor]]:
-        """How many steps a pass has, and the loss of each for the weights of the moment."""
+    def _losses(self, data: TrainingSet, number: int, passes: int, num_epochs: int) -> tuple[int, Iterator[Tensor]]:
+        """How many steps a pass has, and the loss of each for the weights of the moment.
+
+        Args:
+            data: features and alignments.
+            number: number of the pass.
+            passes: passes in an epoch.
+            num_epochs: epochs of the training.
+        """
         config, network = self.config, self.model.network
         generator = torch.Generator(self.device).manual_seed(config.seed * 1_000_003 + number)
-        if self.robust.robust_eps:
+        first = self.robust.robust_after * passes
+        if self.robust.robust_eps and number >= first:
             plan = data.plan(config.batch_size, generator=np.random.default_rng([config.seed, number]))
-            share = (number / num_passes, (number + 1) / num_passes)
+            attacked = num_epochs * passes - first
+            share = ((number - first) / attacked, (number - first + 1) / attacked)
             return len(plan), RobustLoss(self.model, self.inputs.waves, self.robust, config).of_pass(
                 data, plan, seed=(config.seed, number, 1), generator=generator, share=share
             )
