@@ -18,6 +18,7 @@ from kaldi_uq.certificate.certify import Certifier
 from kaldi_uq.certificate.network import Rectified, first_layers, mean_lead
 from kaldi_uq.certificate.paths import _Search
 from kaldi_uq.cli.main import main
+from kaldi_uq.errors import DataError
 from kaldi_uq.feats.config import FbankConfig, FrontEndConfig, MfccConfig
 from kaldi_uq.feats.frontend import FrontEnd
 from kaldi_uq.io.fst import ARC, FstArrays
@@ -240,6 +241,11 @@ def test_the_best_path_is_the_decoders(system: TinySystem, certifier: Certifier)
         assert certifier.paths.of_others(scaled, ["one"] * 9) == pytest.approx(path.score)
 
 
+def test_a_target_of_unknown_words_is_refused(system: TinySystem, certifier: Certifier) -> None:
+    with pytest.raises(DataError, match="no word 'tow'"):
+        certifier.certify(wave_of(system), ["one", "tow"], [1e-4])
+
+
 GRID = (1e-5, 3e-5, 1e-4, 2e-4, 4e-4, 8e-4)
 
 
@@ -292,7 +298,7 @@ def test_front_ends_without_a_certificate_are_refused(changes_: dict[str, Any], 
 def test_a_step_of_the_front_end_without_bounds_is_found(system: TinySystem) -> None:
     certifier = Certifier(system.recogniser(system.train("dnn")))
     certifier.scores.cells.offsets = certifier.scores.cells.offsets + 10.0
-    with pytest.raises(ValueError, match="no certificate: features differ by .* a step before the logarithm"):
+    with pytest.raises(ValueError, match=r"no certificate: features differ by .* a step that has no bounds"):
         certifier.certify(wave_of(system), None, [1e-4])
 
 
