@@ -10,6 +10,7 @@ The face of the package; the rooms behind it are for those who change it::
     adv = uq.attacks.PGD(eps=0.02)(rec, {"a": samples}, uq.Say({"a": "one two"}))
     verdicts = uq.judge(rec, det, adv.waves)
     report = uq.check(rec, adv)  # is this attack meaningful?
+    proof = uq.certify(rec, {"a": samples}, [1e-5, 1e-4])  # within which eps does every change leave the words alone?
 
 Everywhere M is members or draws, B utterances, T frames, C classes (pdfs or tokens), D features, N samples; the order
 is ``(M, B, T, C)``.  Audio in Python is float32 in [-1, 1]; ``eps`` is on that scale.

@@ -18,6 +18,7 @@ from kaldi_uq.certificate.certify import Certifier
 from kaldi_uq.certificate.network import Rectified, first_layers, mean_lead
 from kaldi_uq.certificate.paths import _Search
 from kaldi_uq.cli.main import main
+from kaldi_uq.errors import DataError
 from kaldi_uq.feats.config import FbankConfig, FrontEndConfig, MfccConfig
 from kaldi_uq.feats.frontend import FrontEnd
 from kaldi_uq.io.fst import ARC, FstArrays
@@ -52,12 +53,14 @@ def system(tmp_path_factory: pytest.TempPathFactory) -> TinySystem:
     return tiny.make_system(tmp_path_factory.mktemp("certify"))
 
 
-@pytest.fixture(scope="module", params=["dnn", "ensemble", "utterance mean, two layers"])
+@pytest.fixture(scope="module", params=["dnn", "ensemble", "utterance mean, two layers", "no context"])
 def certifier(request: pytest.FixtureRequest, system: TinySystem) -> Certifier:
     if request.param in ("dnn", "ensemble"):
         return Certifier(system.recogniser(system.train(request.param)))
     recogniser = system.recogniser(system.train("dnn"))
-    config = FrontEndConfig.from_dict({**tiny.FRONT_END.to_dict(), "cmvn": "utterance", "left_context": 3})
+    other: dict[str, Any] = {"delta_order": 0, "left_context": 0, "right_context": 0}
+    other = other if request.param == "no context" else {"cmvn": "utterance", "left_context": 3}
+    config = FrontEndConfig.from_dict({**tiny.FRONT_END.to_dict(), **other})
     size = {"input_dim": FrontEnd(config).output_dim, "hidden_dims": (12, 9), "num_pdfs": system.table.num_pdfs}
     recogniser.model = type(recogniser.model)(config, type(system.network()).from_dict({"kind": "dnn", **size}), seed=3)
     return Certifier(recogniser)
@@ -240,6 +243,11 @@ def test_the_best_path_is_the_decoders(system: TinySystem, certifier: Certifier)
         assert certifier.paths.of_others(scaled, ["one"] * 9) == pytest.approx(path.score)
 
 
+def test_a_target_of_unknown_words_is_refused(system: TinySystem, certifier: Certifier) -> None:
+    with pytest.raises(DataError, match="no word 'tow'"):
+        certifier.certify(wave_of(system), ["one", "tow"], [1e-4])
+
+
 GRID = (1e-5, 3e-5, 1e-4, 2e-4, 4e-4, 8e-4)
 
 
@@ -256,7 +264,10 @@ def test_no_attack_succeeds_within_a_certificate(system: TinySystem) -> None:
         assert one.eps_any <= one.eps_target
         values = list(one.leads.values())
         assert values == sorted(values, reverse=True)  # a larger eps proves less
-    for name, goal in (("eps_target", uq.Say(targets)), ("eps_any", uq.Untargeted({u: heard[u].words for u in waves}))):
+    for name, goal in (
+        ("eps_target", uq.Say(targets)),
+        ("eps_any", uq.Untargeted({u: list(heard[u].words or ()) for u in waves})),
+    ):
         for eps in {getattr(one, name) for one in found.values()} - {0.0}:
             those = {utt: waves[utt] for utt, one in found.items() if getattr(one, name) == eps}
             attack = uq.attacks.PGD(eps=eps, num_steps=25)(recogniser, those, goal)
@@ -292,7 +303,7 @@ def test_front_ends_without_a_certificate_are_refused(changes_: dict[str, Any], 
 def test_a_step_of_the_front_end_without_bounds_is_found(system: TinySystem) -> None:
     certifier = Certifier(system.recogniser(system.train("dnn")))
     certifier.scores.cells.offsets = certifier.scores.cells.offsets + 10.0
-    with pytest.raises(ValueError, match=r"no certificate: features differ by .* a step before the logarithm"):
+    with pytest.raises(ValueError, match=r"no certificate: features differ by .* a step that has no bounds"):
         certifier.certify(wave_of(system), None, [1e-4])
 
 

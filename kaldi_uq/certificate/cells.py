@@ -143,8 +143,8 @@ class Cells:
         error = float((cepstra[0] - expected).abs().max())
         if not error < MAX_ERROR:
             raise ValueError(
-                f"no certificate: features differ by {error:g} from what is bounded; the front end has a step "
-                "before the logarithm that has no bounds"
+                f"no certificate: features differ by {error:g} from what is bounded; before the logarithm there "
+                "is a step that has no bounds"
             )
 
     def bounds(self, frames: Tensor, eps: float) -> CellBounds:

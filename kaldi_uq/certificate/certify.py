@@ -158,7 +158,7 @@ def certify(
 
     Raises:
         ValueError: a recogniser that has no certificate, or an eps that is not positive.
-        DataError: audio that cannot be used.
+        DataError: audio that cannot be used, or a target with a word that the graph does not have.
     """
     if not eps or not all(0 < value <= 1 for value in eps):
         raise ValueError(f"eps must be numbers in (0, 1] (full scale is 1), got {list(eps)}")

@@ -49,7 +49,8 @@ class Windows:
         num_frames: frames of the utterance, T.
 
     Attributes:
-        reach: frames before and after that an input looks at; 0 if it looks at all of them.
+        whole: whether an input looks at all frames.
+        reach: frames before and after that it looks at; 0 if at all of them.
         width: number of these frames, W.
         weights: (T, K, W) float64, K contexts and derivatives of each cepstrum.
     """
@@ -65,7 +66,8 @@ class Windows:
         weights = spliced.view(num_frames, -1, num_frames)
         self.reach = config.delta_order * config.delta_window + max(config.left_context, config.right_context)
         self.width = 2 * self.reach + 1
-        if config.cmvn == "utterance" or self.width >= num_frames:
+        self.whole = config.cmvn == "utterance" or self.width >= num_frames
+        if self.whole:
             self.reach, self.width, self.weights = 0, num_frames, weights
             return
         padded = torch.nn.functional.pad(weights, (self.reach, self.reach))
@@ -74,7 +76,7 @@ class Windows:
 
     def of(self, cells: Tensor, start: int, stop: int) -> Tensor:
         """The cells (T, ...) that each of the frames looks at: (F, W, ...)."""
-        if not self.reach:
+        if self.whole:
             return cells.unsqueeze(0).expand(stop - start, *cells.shape)
         empty = cells.new_zeros(self.reach, *cells.shape[1:])
         padded = torch.cat([empty, cells, empty])[start : stop + 2 * self.reach]

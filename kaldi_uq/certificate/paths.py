@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from kaldi_uq.errors import DataError
 from kaldi_uq.io.fst import FstArrays, read_fst_arrays
 from kaldi_uq.io.kaldi_model import read_transitions
 from kaldi_uq.io.lang import read_symbols
@@ -38,7 +39,8 @@ class GraphPaths:
 
     def __init__(self, model_dir: Path, graph_dir: Path) -> None:
         self._fst = read_fst_arrays(graph_dir / "HCLG.fst")
-        self._ids = read_symbols(graph_dir / "words.txt")
+        self._path = graph_dir / "words.txt"
+        self._ids = read_symbols(self._path)
         self._pdfs = read_transitions(model_dir / "final.mdl").tid_to_pdf
 
     def best(self, scores: np.ndarray) -> BestPath | None:
@@ -80,7 +82,10 @@ class GraphPaths:
 
     def _score(self, scores: np.ndarray, words: Sequence[str]) -> np.ndarray:
         """The best score of paths that wrote the first k of these words, for each k, and of those that did not."""
-        search = _Search(self._fst, self._pdfs, [self._ids.get(word, -1) for word in words])
+        unknown = [word for word in words if word not in self._ids]
+        if unknown:
+            raise DataError(f"{self._path}: no word {unknown[0]!r}, which a certificate is asked for")
+        search = _Search(self._fst, self._pdfs, [self._ids[word] for word in words])
         ends = search.forward(scores, keep=False)[-1] + search.finals
         return ends.reshape(len(words) + 2, -1).max(1)
 
