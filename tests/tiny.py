@@ -25,7 +25,7 @@ from kaldi_uq.language.prepare import loop_grammar, prepare_lang
 from kaldi_uq.nnet.config import ModelConfig, model_class
 from kaldi_uq.recogniser.hybrid import MODEL_FILE, HybridModel
 from kaldi_uq.recogniser.recogniser import Recogniser
-from kaldi_uq.training.config import TrainConfig
+from kaldi_uq.training.config import RobustConfig, TrainConfig
 from kaldi_uq.training.trainer import Trainer, TrainingInputs
 
 RATE = 8000
@@ -156,7 +156,16 @@ class TinySystem:
         sizes = {"input_dim": FrontEnd(FRONT_END).output_dim, "num_pdfs": self.table.num_pdfs, "hidden_dims": (16,)}
         return config(**sizes, **own.get(kind, {}))
 
-    def trainer(self, out: Path, model: HybridModel, config: TrainConfig, *, key: str = "", **changes: Any) -> Trainer:
+    def trainer(
+        self,
+        out: Path,
+        model: HybridModel,
+        config: TrainConfig,
+        *,
+        robust: RobustConfig | None = None,
+        key: str = "",
+        **changes: Any,
+    ) -> Trainer:
         """A training of this model on the alignments of the monophone system."""
         inputs: dict[str, Any] = {
             "waves": self.waves,
@@ -169,7 +178,7 @@ class TinySystem:
         }
         out.mkdir(parents=True, exist_ok=True)
         given = TrainingInputs(**{**inputs, **changes})
-        return Trainer(out, model, given, self.engine, config=config, decode=DecodeConfig(), key=key)
+        return Trainer(out, model, given, self.engine, config=config, decode=DecodeConfig(), robust=robust, key=key)
 
     def train(self, kind: str = "dnn", seed: int = 0) -> HybridModel:
         """A network that knows the words: half a second of training on the alignments."""

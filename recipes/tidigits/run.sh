@@ -112,6 +112,7 @@ paper-pgd-eot10  0.02            100  dropout,bnn  no  --attack paper-pgd --atta
 
   sceptic_eps="0.005 0.01 0.02 0.05"
   bounds=${sceptic_eps// /,}
+  reviewed=0.01,0.02
   several=ensemble,dropout,bnn # models of several posteriors
   # on fewer utterances than in stage 6: an attack that knows the detector costs rounds of an ordinary one
   questions="
@@ -130,7 +131,18 @@ pgd-100                           0.02     100  all       no   --attack pgd --at
 l2                                0.02     100  all       yes
 snr                               0.02     100  all       yes
 psychoacoustic                    0.02     100  all       yes
-untargeted                        0.02     100  all       yes"
+untargeted                        0.02     100  all       yes
+# what a reviewer would bring against a defence: other starts, losses and targets, many steps; and whoever knows the
+# default detector, at two rates of false alarms
+speech-start                      $reviewed  100  all  no
+logit-match                       $reviewed  100  all  no
+decoder-margin                    $reviewed  100  all  no
+ten-targets                       $reviewed  100  all  no
+strongest                         $reviewed  50   all  no
+black-box                         $reviewed  20   all  no
+orthogonal-all-joint              $reviewed  100  all  yes  --attack orthogonal --statistics all-joint
+selective-all-joint               $reviewed  100  all  yes  --attack selective --statistics all-joint
+adaptive-all-joint-fpr0.05        $reviewed  100  all  no   --attack adaptive --statistics all-joint --fpr 0.05"
   checks=(--num-utts 100)
   negatives=()
 fi
@@ -250,6 +262,13 @@ if [ "$sceptic" = true ] && stage_begin 8 "a sceptic's questions: adaptive attac
     make_attack "$@"
     detect_attack "$@"
   }
+  worst_case() { # model eps name attacks...: over those of the attacks that were made
+    local attack made=()
+    for attack in "${@:4}"; do
+      [ ! -f "exp/$1/attack_$attack${at_level}_eps$2/results.jsonl" ] || made+=("exp/$1/attack_$attack${at_level}_eps$2")
+    done
+    [ ${#made[@]} = 0 ] || kaldi-uq worst-case --name "$3$at_level" --results exp/results.json "${made[@]}"
+  }
   question_model() {
     local e
     need_scores "$1"
@@ -258,6 +277,10 @@ if [ "$sceptic" = true ] && stage_begin 8 "a sceptic's questions: adaptive attac
       [ ! -f "exp/$1/attack_pgd${at_level}_eps$e/results.jsonl" ] || detect_attack "$1" pgd "$e" all yes
     done
     each_attack make_and_detect "$1" "$questions"
+    for e in $sceptic_eps; do
+      worst_case "$1" "$e" worst pgd paper-pgd speech-start logit-match decoder-margin ten-targets strongest black-box
+      worst_case "$1" "$e" worst-known adaptive-all-joint orthogonal-all-joint selective-all-joint
+    done
     [[ $models != *" "* ]] || local/transfer.sh --attack "pgd$at_level" --eps "${eps%% *}" --models "$models" --listeners "$1" "${model_opts[@]}"
     local/negatives.sh --model "$1" --eps "$eps" --attacks "pgd$at_level paper-pgd$at_level psychoacoustic$at_level" "${negatives[@]}" "${model_opts[@]}"
     local/check_attacks.sh --model "$1" ${eps_level:+--eps-level "$eps_level"} "${checks[@]}" "${model_opts[@]}"
