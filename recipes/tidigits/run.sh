@@ -59,6 +59,8 @@ check_options 9
 one_of sceptic "$sceptic" true false
 one_of robust "$robust" true false
 need_files "" "$robust_conf"
+papers=${models// /,} # models that the paper's attack, the weaker one, is made on too
+[ "$preset" = mini ] || papers=all
 if [ "$robust" = true ]; then
   trained=
   for m in $models; do trained="$trained $m $m-robust"; done
@@ -84,7 +86,7 @@ bounds=${eps// /,}
 attacks="
 # name           eps      utterances  models       detect  options of local/attack.sh
 pgd              $bounds  all         all          yes
-paper-pgd        $bounds  all         all          yes"
+paper-pgd        $bounds  all         $papers      yes"
 
 # The attacks of stage 8, which detects them too: at the first bound of --eps and at 0.02.
 questions="
