@@ -79,7 +79,7 @@ def text_of(share: float, num_utts: int = 100) -> str:
     """The cell by another implementation of the interval."""
     count = round(share * num_utts)
     found = binomtest(count, num_utts).proportion_ci(0.95, "exact")
-    return f"{share:.3f} [{found.low:.3f}, {found.high:.3f}] {count}/{num_utts}"
+    return f"{share:.3f} {count}/{num_utts}\n[{found.low:.3f}, {found.high:.3f}]"
 
 
 class TestRobustAuroc:
@@ -126,7 +126,7 @@ class TestTable:
         robust = row_of(table, "robust fNN (dnn)", "0.02")
         assert [robust[f"reached and passed, {rate} %"] for rate in (1, 5)] == [UNTRIED] * 2
         assert robust["reached, worst"] == UNTRIED and robust["robust AUROC"] == "≥ 0.960"  # 1 - reached
-        assert robust["certified"] == "0.750 / 0.250"
+        assert robust["certified"] == "0.750 /\n0.250"
         assert set(row_of(table, "robust BNN", "0.02").values()) == {"robust BNN", "0.02", "0.970", UNTRIED}
         assert not any("–" in cell for row in table.rows for cell in row)
 
@@ -210,6 +210,12 @@ class TestFinding:
         assert [line for line in findings(run_of(results)) if line.startswith("robust BNN")] == [
             "robust BNN is heard as the target in 0.50 of utterances where BNN is in 0.50 (pgd, eps 0.05)."
         ]
+
+    def test_is_of_the_worst_case_too(self, results: Results) -> None:
+        row = {"attack": "worst", "eps": 0.02, "attacks": [], "by_words": [{"num_words": 1, **share(0.125)}]}
+        results.add_worst({"model": "dnn-robust", **row, **share(0.125, 80)})
+        said = [line for line in findings(run_of(results)) if "worst of the attacks tried, eps 0.02" in line]
+        assert len(said) == 1 and "in 0.12 of utterances where fNN (dnn) is in 0.99" in said[0]
 
     def test_robust_model_that_nobody_tried_to_pass_neither_holds_nor_breaks(self, results: Results) -> None:
         lines = findings(run_of(results))

@@ -234,15 +234,10 @@ def _detection(rows: Sequence[Mapping[str, Any]], attacks: pd.DataFrame) -> pd.D
     frame = _frame(sorted(whole, key=names.detector_key), "detection")
     frame["auroc_lo"], frame["auroc_hi"] = ([interval[i] for interval in frame["auroc_ci95"]] for i in (0, 1))
     by = ["model", "attack", "eps"]
-    counts = (
-        (attacks["target_success"] * attacks["num_utts"])
-        .round()
-        .groupby([attacks[name] for name in by])
-        .max()
-        .to_dict()
-    )
+    counts = attacks.assign(count=(attacks["target_success"] * attacks["num_utts"]).round())
+    reached = counts.groupby(by)["count"].max().to_dict()
     places = frame[by].itertuples(index=False, name=None)
-    frame["failed"] = pd.Series([counts.get(place, FEW) < FEW for place in places], frame.index, dtype=bool)
+    frame["failed"] = pd.Series([reached.get(place, FEW) < FEW for place in places], frame.index, dtype=bool)
     marks = [FAILED * failed for failed in frame["failed"]]
     numbers = zip(frame["auroc"], frame["auroc_lo"], frame["auroc_hi"], marks, strict=True)
     frame["area"] = [f"{area:.3f} [{lo:.3f}, {hi:.3f}]{mark}" for area, lo, hi, mark in numbers]

@@ -119,18 +119,18 @@ def table(run: Run) -> Table:
     shown["reached, worst"] = _shares(frame, "worst")
     for rate in RATES:
         shown[f"reached and passed, {100 * rate:g} %"] = _shares(frame, f"passed_fpr{rate:g}")
-    shown["word accuracy, untargeted"] = _texts(frame["untargeted_accuracy"])
-    pairs = zip(frame["certified_target"], frame["certified_right"], strict=True)
-    shown["certified"] = [UNTRIED if pd.isna(target) else f"{target:.3f} / {right:.3f}" for target, right in pairs]
+    shown["robust AUROC"] = [UNTRIED if pd.isna(x) else f"≥ {x:.3f}" for x in frame["robust_auroc"]]
     failed = (frame["reached"] * frame["reached_num_utts"]).round() < FEW
     areas = zip(_texts(frame["auroc"]), frame["auroc"].notna() & failed, strict=True)
     shown[f"AUROC, {REFERENCE}"] = [text + FAILED * marked for text, marked in areas]
-    shown["robust AUROC"] = [UNTRIED if pd.isna(x) else f"≥ {x:.3f}" for x in frame["robust_auroc"]]
+    shown["word accuracy, untargeted"] = _texts(frame["untargeted_accuracy"])
+    pairs = zip(frame["certified_target"], frame["certified_right"], strict=True)
+    shown["certified"] = [UNTRIED if pd.isna(target) else f"{target:.3f} /\n{right:.3f}" for target, right in pairs]
     by = _PLACE if frame["eps_level"].any() else _PLACE[:2]
     shown = shown.set_index(pd.MultiIndex.from_frame(frame[by])) if len(frame) else shown
     note = (
         f"Word accuracy: of what was said, without an attack and under {UNTARGETED}. Reached: share of the utterances "
-        f"heard as the target, 95 % Clopper-Pearson interval and count, under {REFERENCE}, which knows the model, and "
+        f"heard as the target, count and 95 % Clopper-Pearson interval, under {REFERENCE}, which knows the model, and "
         "under any of the attacks tried (kaldi-uq worst-case). Reached and passed: heard as the target and passed by "
         f"the default detector ({GATE}), by the attack made for its threshold of that false-alarm rate that does most. "
         "Certified: share of the utterances of which no change within eps makes the target / anything but what was "
@@ -150,14 +150,14 @@ def _shares(frame: pd.DataFrame, name: str) -> list[str]:
 
 
 def _share_text(share: float, num_utts: float, low: float, high: float) -> str:
-    """A share with its interval and count.
+    """A share with its count and, on a line of its own, its interval.
 
     >>> _share_text(0.25, 100, 0.169, 0.347), _share_text(float("nan"), 0, 0, 0)
-    ('0.250 [0.169, 0.347] 25/100', 'not tried')
+    ('0.250 25/100\\n[0.169, 0.347]', 'not tried')
     """
     if pd.isna(share):
         return UNTRIED
-    return f"{share:.3f} [{low:.3f}, {high:.3f}] {round(share * num_utts)}/{num_utts:g}"
+    return f"{share:.3f} {round(share * num_utts)}/{num_utts:g}\n[{low:.3f}, {high:.3f}]"
 
 
 def worst(run: Run) -> list[Table]:
@@ -171,8 +171,8 @@ def worst(run: Run) -> list[Table]:
     place = ["model", "worst case", "eps"]
     whole = pivot(whole, place, "part", "cell").reindex(columns=order)
     note = (
-        "Share of the utterances that any of the attacks reached, with the 95 % Clopper-Pearson interval and the "
-        "count; passed: reached and passed, of the attacks that know detectors."
+        "Share of the utterances that any of the attacks reached, with the count and the 95 % Clopper-Pearson "
+        "interval; passed: reached and passed, of the attacks that know detectors."
     )
     each = "The share that each attack of it reaches."
     return [
@@ -211,7 +211,7 @@ def certified(run: Run) -> Table:
     frame = pd.DataFrame(cells, index=pd.MultiIndex.from_frame(rows[["model", "eps"]]))
     note = (
         "Share of the utterances of which it is proved that no change within eps makes the recogniser write the "
-        "target / any other text than it writes / and this is what was said; 95 % Clopper-Pearson interval and count. "
+        "target / any other text than it writes / and this is what was said; count and 95 % Clopper-Pearson interval. "
         "Not certified is not broken."
     )
     return Table.of("certified", "Certified utterances", frame, note)
