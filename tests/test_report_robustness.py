@@ -190,7 +190,7 @@ class TestSections:
         assert whole.loc[("dnn", 0.02), "passed_fpr0.01_num_utts"] == 100
         assert len(files["worst.csv"]) == 7 and len(files["certified.csv"]) == 2
         text = results_text(run_of(results), command="x")
-        assert all(f"**{title}" in text for title in ("Robustness.", "Worst case over", "Certified utterances."))
+        assert all(f"**{title}" in text for title in ("Robustness of each", "Worst case over", "Certified utterances."))
 
 
 class TestFinding:

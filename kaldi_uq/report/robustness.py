@@ -137,7 +137,7 @@ def table(run: Run) -> Table:
         "said. AUROC: of the default detector under an attack that does not know it; robust AUROC: under those that "
         f"do, a lower bound as far as they go, at least 1 - reached. {UNTRIED[:1].upper()}{UNTRIED[1:]}: by nobody."
     )
-    return Table.of("robustness", "Robustness", shown, note)
+    return Table.of("robustness", "Robustness of each model, by attack", shown, note)
 
 
 def _texts(values: pd.Series) -> list[str]:
