@@ -14,7 +14,7 @@ from kaldi_uq.report import paper, plots, tables
 from kaldi_uq.report.build import build_report, results_text
 from kaldi_uq.report.findings import TERMS, findings
 from kaldi_uq.report.frames import Run
-from kaldi_uq.report.table import Table
+from kaldi_uq.report.table import FAILED_NOTE, Table
 from kaldi_uq.results.table import Results
 from kaldi_uq.results.utterances import AttackRecord
 from kaldi_uq.results.word_errors import ErrorRate
@@ -244,7 +244,8 @@ class TestTables:
         table = tables.adaptive(run_of(filled))
         assert table.heads == ("model", "statistic", "eps 0.005", "eps 0.02") and len(table.rows) == 3
         row = row_of(table, "deep ensemble", "max mutual information")
-        assert (row["eps 0.005"], row["eps 0.02"]) == ("0.020 → 0.050 (0.775)", "0.020 → 0.400 (0.600)")
+        assert (row["eps 0.005"], row["eps 0.02"]) == ("0.020 → 0.050 (0.775†)", "0.020 → 0.400 (0.600)")
+        assert table.note.endswith(FAILED_NOTE)  # 0.1 of 40 utterances
         overview = {row[0] for row in tables.overview(run_of(filled)).rows}
         assert overview == {"pgd", f"adaptive-{PAPER}"}  # the other attack knows another detector
 

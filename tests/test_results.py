@@ -61,7 +61,7 @@ def test_committed_files_are_those_of_the_report(reports: dict[Path, Path]) -> N
 def test_results_file_is_a_page_that_a_person_reads(reports: dict[Path, Path]) -> None:
     for directory, report in reports.items():
         lines = (report / "RESULTS").read_text().splitlines()
-        assert lines[0] == f"# {RUNS[directory]}" and len(lines) <= 120, directory
+        assert lines[0] == f"# {RUNS[directory]}" and len(lines) <= 150, directory
 
 
 def test_committed_figures_are_those_that_the_readme_shows() -> None:

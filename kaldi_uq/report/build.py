@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
+import pandas as pd
 from matplotlib.figure import Figure
 
 from kaldi_uq.detector import GaussianDetector
@@ -19,14 +20,18 @@ from kaldi_uq.report import paper, plots, tables
 from kaldi_uq.report.example import Example, Perturbed, entropy_figure, perturbation_figure, wav_bytes
 from kaldi_uq.report.findings import findings
 from kaldi_uq.report.frames import SHOWN_STATISTICS, Run
+from kaldi_uq.report.robustness import FATES, KNOWLEDGE, UNTRIED, who_knows_what
 from kaldi_uq.report.style import save_figure
-from kaldi_uq.results.names import known_statistic, model_key, model_name
+from kaldi_uq.results.names import known_statistic, model_key, model_name, statistic_name
 from kaldi_uq.results.table import Results
 from kaldi_uq.results.utterances import attack_dirs, read_attacked, read_benign, statistics_table
 
 # (figure, name of its files, what it shows in words, keep it as pixels) -> what the page needs of it
 Draw = Callable[..., dict[str, Any]]
 WIDE_INCHES = 6.0  # a wider figure is scrolled on a narrow screen, not shrunk until nobody can read it
+# tables of RESULTS; all others are on the page alone
+TEXT_PLACES = ("robustness", "worst", "certified", "clean", "attacks", "gate", "speakers", "measures", "detectors",
+               "adaptive", "transfer", "negatives")  # fmt: skip
 ROC_STATISTICS = (*paper.MEASURES, "mean_predictive_entropy", "mean_mutual_information")
 
 
@@ -75,6 +80,7 @@ def build_report(
         "findings": findings(run),
         "tables": tables.page_tables(run),
         "failed": tables.failed(run),
+        "knowledge": _knowledge(run, draw),
         "curves": _curves(run, draw),
         "detection": _detection(run, exp_dir, draw),
         "examples": [(example, _example(example, draw)) for example in examples],
@@ -101,7 +107,7 @@ def results_text(run: Run, *, command: str) -> str:
     environment = ", ".join(f"{name}: {short_text(value)}" for name, value in run.content["environment"].items())
     shown = tables.page_tables(run)
     parts = [f"# {command}" + (f"\n# {environment}" if environment else ""), "\n".join(findings(run))]
-    for place in ("clean", "attacks", "gate", "speakers", "measures", "detectors", "adaptive", "transfer", "negatives"):
+    for place in TEXT_PLACES:
         parts += [table.markdown() for table in shown[place]]
     files = ", ".join(tables.csv_files(run))
     parts += ["\n".join(tables.failed(run)), f"All numbers are beside results.json.gz: {files}." if files else ""]
@@ -146,6 +152,21 @@ def _curves(run: Run, draw: Draw) -> dict[str, list[dict[str, Any]]]:
         alt = "Share of utterances that reach their target and pass the detector over eps; the table has the numbers."
         evasion.append(draw(plots.evasion_figure(points), "evasion", alt))
     return {"attacks": attacks, "evasion": evasion}
+
+
+def _knowledge(run: Run, draw: Draw) -> list[dict[str, Any]]:
+    """What attackers reach who know more and more, where a detector was tried."""
+    detector, rows = who_knows_what(run)
+    if rows["passed"].isna().all():
+        return []
+    title = f"Who knows what: attacks at eps {run.eps:g}, detector on {statistic_name(detector)}"
+    parts = [
+        f"{model_name(row['model'])}, {KNOWLEDGE[row['knows']].lower()}: "
+        + (UNTRIED if pd.isna(row["passed"]) else ", ".join(f"{row[n]:.2f} {text}" for n, text in FATES.items()))
+        for row in rows.to_dict("records")
+    ]
+    figure = plots.knowledge_figure(rows, title=title)
+    return [draw(figure, "knowledge", f"{title}. Shares of the utterances. {'; '.join(parts)}.")]
 
 
 def _detection(run: Run, exp_dir: Path, draw: Draw) -> list[dict[str, Any]]:

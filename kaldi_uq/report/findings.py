@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 import pandas as pd
 
-from kaldi_uq.report import paper
+from kaldi_uq.report import paper, robustness
 from kaldi_uq.report.frames import REFERENCE, SHOWN_STATISTICS, Run, arrange, variants
 from kaldi_uq.results.gate import ELSE, ENOUGH
 from kaldi_uq.results.names import GATE, PAPER_STATISTIC, model_key, model_name, split_level, statistic_name
@@ -23,7 +23,8 @@ TERMS = (
 
 def findings(run: Run) -> list[str]:
     """What was found, as far as there are numbers: a short line each."""
-    lines = [*_reached(run), *_gate(run), *_known_detector(run), _held_longest(run), *_certain(run), _hard_audio(run)]
+    lines = [*robustness.finding(run), *_reached(run), *_gate(run)]
+    lines += [*_known_detector(run), _held_longest(run), *_certain(run), _hard_audio(run)]
     lines += [_loudness(run), _checks(run)]
     terms = [TERMS] if len(run.paper) else []
     return terms + ([line for line in lines if line] or ["The results hold no attack yet."])
@@ -72,7 +73,7 @@ def _reached(run: Run) -> list[str]:
         parts = [f"word accuracy of the attacker's text {span(accuracy)}"] if len(accuracy) else []
         rows = run.paper[(run.paper["attack"] == name) & (run.paper["eps"] == run.eps)]
         for statistic in SHOWN_STATISTICS:
-            areas = rows.loc[rows["statistic"] == statistic, "auroc"]
+            areas = rows.loc[(rows["statistic"] == statistic) & ~rows["failed"], "auroc"]
             parts += [f"AUROC of {statistic_name(statistic)} {span(areas)}"] if len(areas) else []
         lines += [f"{name}, eps {run.eps:g}: {'; '.join(parts)}."] if parts else []
     return lines
@@ -157,6 +158,7 @@ def _certain(run: Run) -> list[str]:
     rows = run.detection[(run.detection["detector"] == "gaussian") & (run.detection["sided"] == "one")]
     # an attack that knows a detector is as certain as it was told to be
     rows = rows[rows["statistic"].isin(SHOWN_STATISTICS) & (rows["auroc_hi"] < 0.5) & (rows["knows"] == "")]
+    rows = rows[~rows["failed"]]
     return [
         f"Attacked audio is more certain than clean speech by {statistic_name(str(statistic))} under "
         f"{listing(found['attack'].unique())}: {where(found)} (one-sided AUROC {span(found['auroc'])})."

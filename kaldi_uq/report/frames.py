@@ -8,7 +8,9 @@ from typing import Any
 import pandas as pd
 
 from kaldi_uq.errors import DataError
+from kaldi_uq.report.table import FAILED
 from kaldi_uq.results import names
+from kaldi_uq.results.robustness import FEW
 from kaldi_uq.results.table import FIELDS
 
 REFERENCE = "pgd"  # the strong attack, which knows the model and not the detector
@@ -27,11 +29,13 @@ _MORE = {
     "attacks": ("target_success", "snr_db_q05", "masking_margin_db_mean", "evasion", "options", "adaptive", "eps_level",
                 "fpr", "by_speaker"),
     "detection": ("auroc_lo", "auroc_hi", "detector", "sided", "reached", "evasion", "fpr"),
+    "worst": ("by_words", "evasion", "evasion_num_utts"),
     "checks": ("model", "check", "passed", "value", "limit", "remedy", "failed"),
 }  # fmt: skip
 _NUMBERS = {"eps", "level", "num_utts", "target_success", "target_accuracy", "original_accuracy", "snr_db_mean",
             "snr_db_q05", "eps_level", "masking_margin_db_mean", "auroc", "tpr_at_fpr_1pct", "reached", "evasion",
-            "fpr", "fpr_at_threshold", "accuracy", "value", "limit"}  # fmt: skip
+            "fpr", "fpr_at_threshold", "accuracy", "value", "limit", "success", "against_target", "against_any",
+            "right", "evasion_num_utts"}  # fmt: skip
 # Kinds of benign but hard audio in order, and what their level is; a high SNR is mild, a high level of others hard.
 _LEVELS = {"clean": "", "uniform": ", eps {:g}", "white": ", {:g} dB SNR", "babble": ", {:g} dB SNR",
            "reverb": ", RT60 {:g} s"}  # fmt: skip
@@ -47,10 +51,12 @@ class Run:
         attacks: one row a model, attack and eps; ``knows`` is the statistic whose detector the attack knows, or "".
         plain: those of ``attacks`` that know no detector.
         detection: one row a model, attack, eps, statistic and detector of any kind; ``name`` is the detector's label,
-            ``area`` its AUROC with the 95 % interval.
+            ``area`` its AUROC with the 95 % interval and ``short`` without, marked where the attack ``failed``: it
+            reaches the target of fewer than ``FEW`` utterances.
         paper: those of ``detection`` by the paper's detector, the two-sided Gaussian, of any statistic.
         gate: those of ``detection`` by the default detector, with ``caught``, the share of what reaches its target.
-        transfer, negatives, checks: the sections; ``audio`` is the kind of hard audio with its level.
+        transfer, worst, negatives, certified, checks: the sections; ``audio`` is the kind of hard audio with its level;
+            ``level`` of a worst case is the one that the eps of its attacks is for, 0 if absolute.
         told: how well attacks are told from ``negatives``.
         speakers: one row a model, attack, eps and speaker: ``share`` of utterances that have what the attack wants, or
             of attack ``CLEAN`` the accuracy of the words; ``num_utts``, ``snr_db_mean``.
@@ -60,12 +66,16 @@ class Run:
         self.content = content
         self.attacks = arrange(_frame(content["attacks"], "attacks"), "attack", "eps", "model")
         self.plain = self.attacks[self.attacks["knows"] == ""]
-        self.detection = _detection([*content["detection"], *content["detection_other"]])
+        self.detection = _detection([*content["detection"], *content["detection_other"]], self.attacks)
         is_paper = (self.detection["detector"] == "gaussian") & (self.detection["sided"] == "two")
         self.paper = self.detection[is_paper]
         rows = self.detection[(self.detection["statistic"] == "all") & (self.detection["detector"] == "joint")]
         self.gate = rows.assign(caught=1 - rows["evasion"] / rows["reached"].where(rows["reached"] > 0))
         self.transfer = arrange(_frame(content["transfer"], "transfer"), "attack", "eps", "source", "model")
+        worst = _frame(content["worst"], "worst")
+        worst["level"] = [max([0.0, *(names.split_level(a["attack"])[1] for a in of)]) for of in worst["attacks"]]
+        self.worst = arrange(worst, "model", "attack", "eps")
+        self.certified = arrange(_frame(content["certified"], "certified"), "model", "eps")
         self.negatives, self.told = _negatives(content["negatives"])
         self.speakers = _speakers(content["clean"], self.attacks)
         checks = [{"model": m, "check": n, **c} for m, named in content["checks"].items() for n, c in named.items()]
@@ -82,8 +92,12 @@ class Run:
     def reference(self) -> str:
         """The attack on which detectors are compared: pgd, or else the last of those that detectors were tried on."""
         tried = list(self.detection.loc[self.detection["knows"] == "", "attack"].unique())
-        strong = [name for name in tried if names.split_level(name)[0] == REFERENCE]
-        return strong[0] if strong else tried[-1] if tried else ""
+        return self.strong[0] if self.strong else tried[-1] if tried else ""
+
+    @property
+    def strong(self) -> list[str]:
+        """The strong attack as detectors were tried on it, with an absolute eps and at levels."""
+        return [name for name in self.detection["attack"].unique() if names.split_level(name)[0] == REFERENCE]
 
     def loudness(self, attack: str, eps: float) -> str:
         """SNR of an attack's perturbations in dB, mean over models: of the mean and, in brackets, of the 5 % quantile.
@@ -111,10 +125,11 @@ class Run:
 
         ``detector``, ``sided``, ``fpr``: the detector that it knows, and the false-positive rate of its threshold;
         ``plain``, ``adaptive``: the share of utterances that reach their target and pass, under the attack that does
-        not know the detector and under the one that does; ``auroc`` of the latter.
+        not know the detector and under the one that does; ``auroc`` of the latter, as text; ``num_utts`` of it;
+        ``level``: the one that eps is for, 0 if it is absolute.
         """
         by = ["model", "attack", "eps", "statistic", "detector", "sided"]
-        found = self.detection.set_index(by)[["evasion", "auroc", "fpr"]].to_dict("index")
+        found = self.detection.set_index(by)[["evasion", "short", "fpr"]].to_dict("index")
         rows = []
         for row in self.attacks[self.attacks["knows"] != ""].to_dict("records"):
             said = row["adaptive"] if isinstance(row["adaptive"], Mapping) else {}
@@ -125,14 +140,17 @@ class Run:
             blind = names.at_level(REFERENCE, names.split_level(row["attack"])[1])
             own = found.get((row["model"], row["attack"], row["eps"], statistic, *form), {})
             plain = found.get((row["model"], blind, row["eps"], statistic, *form), {})
-            measured = plain.get("fpr", fpr)
-            if (USUAL_FPR if pd.isna(measured) else measured) != fpr:
-                plain = {}  # of another threshold
-            share = own.get("evasion") if pd.isna(row["evasion"]) else row["evasion"]
-            shares = (plain.get("evasion"), share, own.get("auroc"))
-            rows.append((row["model"], row["knows"], row["eps"], row["attack"], *form, fpr, *shares))
+            rates = [USUAL_FPR if pd.isna(at := of.get("fpr", fpr)) else at for of in (plain, own)]
+            # None: what was measured is of another threshold
+            blindly, knowingly = (
+                of.get("evasion") if rate == fpr else None for of, rate in zip((plain, own), rates, strict=True)
+            )
+            shares = (blindly, knowingly if pd.isna(row["evasion"]) else row["evasion"], own.get("short"))
+            rows.append((row["model"], row["knows"], row["eps"], row["attack"], *form, fpr, *shares, row["num_utts"]))
         columns = ["model", "statistic", "eps", "attack", "detector", "sided", "fpr", "plain", "adaptive", "auroc"]
-        frame = pd.DataFrame(rows, columns=columns).astype({"eps": float, "plain": float, "adaptive": float})
+        frame = pd.DataFrame(rows, columns=[*columns, "num_utts"])
+        frame = frame.astype({"eps": float, "plain": float, "adaptive": float})
+        frame["level"] = [names.split_level(name)[1] for name in frame["attack"]]
         return arrange(frame, "model", "statistic", "attack", "eps")
 
     def strongest(self) -> pd.DataFrame:
@@ -141,11 +159,10 @@ class Run:
         Left out are thresholds for more false alarms than the fewest, and budgets at a level where others are absolute.
         """
         points = self.adaptive()
-        points["level"] = [names.split_level(name)[1] for name in points["attack"]]
         points = points[(points["fpr"] == points["fpr"].min()) & (points["level"] == points["level"].min())]
         by = ["model", "statistic", "detector", "sided", "eps"]
         points = points.sort_values("adaptive", ascending=False, kind="stable").drop_duplicates(by)
-        return arrange(points.drop(columns="level"), "model", "statistic", "eps")
+        return arrange(points, "model", "statistic", "eps")
 
 
 def arrange(frame: pd.DataFrame, *columns: str) -> pd.DataFrame:
@@ -212,12 +229,19 @@ def _speakers(clean: Mapping[str, Any], attacks: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(found, columns=columns).astype({"share": float, "snr_db_mean": float})
 
 
-def _detection(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
+def _detection(rows: Sequence[Mapping[str, Any]], attacks: pd.DataFrame) -> pd.DataFrame:
     whole = [{"detector": "gaussian", "sided": "two", **row} for row in rows]
     frame = _frame(sorted(whole, key=names.detector_key), "detection")
     frame["auroc_lo"], frame["auroc_hi"] = ([interval[i] for interval in frame["auroc_ci95"]] for i in (0, 1))
-    numbers = zip(frame["auroc"], frame["auroc_lo"], frame["auroc_hi"], strict=True)
-    frame["area"] = [f"{area:.3f} [{lo:.3f}, {hi:.3f}]" for area, lo, hi in numbers]
+    by = ["model", "attack", "eps"]
+    counts = attacks.assign(count=(attacks["target_success"] * attacks["num_utts"]).round())
+    reached = counts.groupby(by)["count"].max().to_dict()
+    places = frame[by].itertuples(index=False, name=None)
+    frame["failed"] = pd.Series([reached.get(place, FEW) < FEW for place in places], frame.index, dtype=bool)
+    marks = [FAILED * failed for failed in frame["failed"]]
+    numbers = zip(frame["auroc"], frame["auroc_lo"], frame["auroc_hi"], marks, strict=True)
+    frame["area"] = [f"{area:.3f} [{lo:.3f}, {hi:.3f}]{mark}" for area, lo, hi, mark in numbers]
+    frame["short"] = [f"{area:.3f}{mark}" for area, mark in zip(frame["auroc"], marks, strict=True)]
     # the side is part of the label only where a detector has both
     sides = frame.groupby("detector")["sided"].nunique()
     pairs = zip(frame["detector"], frame["sided"], strict=True)

@@ -14,7 +14,8 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator, PercentFormatter
 
 from kaldi_uq.detector import GaussianDetector, auroc, roc
 from kaldi_uq.nnet.config import MODEL_KINDS
-from kaldi_uq.report.style import ATTACKED, BENIGN, INK, MARKERS, PALETTE, legend, new_figure, tidy
+from kaldi_uq.report.robustness import FATES, KNOWLEDGE, UNTRIED
+from kaldi_uq.report.style import ATTACKED, BENIGN, GRID, INK, MARKERS, PALETTE, legend, new_figure, tidy
 from kaldi_uq.results.names import AGGREGATES, MEASURES, ROBUST, model_key, model_name, statistic_key, statistic_name
 
 Statistics = Mapping[str, npt.NDArray[np.float64]]  # name -> (B,)
@@ -59,6 +60,41 @@ def evasion_figure(points: pd.DataFrame) -> Figure:
     figure = _lines(panels, title="Reach the target and pass a detector that the attacker knows")
     for axes in figure.axes:
         axes.set_ylim(-0.03, 1.03)
+    return figure
+
+
+def knowledge_figure(rows: pd.DataFrame, *, title: str) -> Figure:
+    """What becomes of attacked utterances, a bar a model and a panel for each sort of attacker.
+
+    Args:
+        rows: as :func:`kaldi_uq.report.robustness.who_knows_what` gives them.
+        title: heading.
+    """
+    models = list(dict.fromkeys(rows["model"]))
+    colours = dict(zip(FATES, (ATTACKED, BENIGN, GRID), strict=True))
+    hatches = dict(zip(FATES, ("////", "", ""), strict=True))  # for print without colour
+    figure = new_figure(9.6, 1.3 + 0.34 * len(models))
+    for axes, (who, heading) in zip(figure.subplots(1, len(KNOWLEDGE), sharey=True), KNOWLEDGE.items(), strict=True):
+        mine = rows[rows["knows"] == who].set_index("model").reindex(models)
+        left = np.zeros(len(models))
+        for fate, label in FATES.items():
+            widths = mine[fate].fillna(0.0).to_numpy()
+            style: dict[str, Any] = {
+                "color": colours[fate],
+                "hatch": hatches[fate],
+                "edgecolor": "white",
+                "label": label,
+            }
+            axes.barh(models, widths, left=left, height=0.7, linewidth=0.0, **style)
+            left += widths
+        for place in np.flatnonzero(mine["passed"].isna()):
+            axes.text(0.02, int(place), UNTRIED, va="center", fontsize=9, color=INK)
+        tidy(axes, xlabel="share of utterances", title=heading)
+        axes.set_xlim(0, 1)
+        axes.set_yticks(range(len(models)), [model_name(model) for model in models])
+    axes.invert_yaxis()  # the panels share it
+    legend(figure, columns=len(FATES))
+    figure.suptitle(title, fontsize=11, color=INK, x=0.01, ha="left")
     return figure
 
 

@@ -9,16 +9,23 @@ from typing import Any
 import pandas as pd
 
 from kaldi_uq.results.names import check_name, model_name, statistic_name
+from kaldi_uq.results.robustness import FEW
 
 EMPTY = "–"
+FAILED = "†"  # behind an AUROC over attacks that failed
 _LABELS: dict[str | None, Callable[[Any], str]] = {
     "model": model_name,
     "source": model_name,
     "statistic": statistic_name,
     "check": check_name,
     "eps": "{:g}".format,
+    "eps_level": lambda level: f"{level:g}" if level else "absolute",
 }
-_HEADS = {"source": "made against", "name": "detector", "audio": "benign audio"}
+FAILED_NOTE = (
+    f"{FAILED}: the attack failed, fewer than {FEW} utterances reach their target; an AUROC over attacks that failed "
+    "means nothing."
+)
+_HEADS = {"source": "made against", "eps_level": "eps for level", "name": "detector", "audio": "benign audio"}
 
 
 @dataclass(frozen=True)
@@ -51,6 +58,8 @@ class Table:
             parts = key if isinstance(key, tuple) else (key,)
             names = [_LABELS.get(level, str)(part) for level, part in zip(levels, parts, strict=True)]
             rows.append((*names, *map(show, cells)))
+        if any(FAILED in cell for row in rows for cell in row):
+            note = f"{note} {FAILED_NOTE}".strip()
         by = frame.columns.name
         columns = [("eps " if by == "eps" else "") + _LABELS.get(by, str)(name) for name in frame.columns]
         return cls(slug, title, (*(_HEADS.get(x, x) for x in levels), *columns), tuple(rows), len(levels), note)

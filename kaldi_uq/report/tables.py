@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from kaldi_uq.report import paper
+from kaldi_uq.report import paper, robustness
 from kaldi_uq.report.frames import (
     CLEAN,
     REFERENCE,
@@ -57,7 +57,9 @@ def page_tables(run: Run) -> dict[str, list[Table]]:
         *(detectors, adaptive, negatives, checks, timing),
     )
     places = {table.__name__: [table(run)] for table in one}
-    places |= {"transfer": transfer(run), "negatives_of": [table for m in models for table in negatives_of(run, m)]}
+    places |= {"robustness": [robustness.table(run)], "certified": [robustness.certified(run)]}
+    places |= {"worst": robustness.worst(run), "transfer": transfer(run)}
+    places |= {"negatives_of": [table for m in models for table in negatives_of(run, m)]}
     return {place: [table for table in several if table.rows] for place, several in places.items()}
 
 
@@ -78,8 +80,8 @@ def attacks(run: Run) -> Table:
     here = run.plain[run.plain["eps"] == run.eps]
     here = here[~here["attack"].isin(variants(here["attack"]))]
     found = run.paper[run.paper["statistic"] == PAPER_STATISTIC]
-    here = here.merge(found[["model", "attack", "eps", "auroc"]], "left", on=["model", "attack", "eps"])
-    here["cell"] = _cells("{} / {}", here["target_success"], here["auroc"])
+    here = here.merge(found[["model", "attack", "eps", "short"]], "left", on=["model", "attack", "eps"])
+    here["cell"] = _cells("{} / {}", here["target_success"], here["short"])
     cells = pivot(here, ["attack"], "model", "cell").rename(columns=model_name)
     means = (
         here.groupby("attack")[["snr_db_mean", "snr_db_q05", "masking_margin_db_mean"]].mean().dropna(axis=1, how="all")
@@ -171,7 +173,7 @@ def detectors(run: Run) -> Table:
     title = f"Detectors under {run.reference}, eps {found['eps'].min():g}: AUROC"
     note = "One-sided: suspicious is only what is less certain than benign speech; below 0.5 attacks are more certain."
     note += _loudness(run, found)
-    return Table.of("detectors", title, pivot(found, ["name", "statistic"], "model", "auroc"), note)
+    return Table.of("detectors", title, pivot(found, ["name", "statistic"], "model", "short"), note)
 
 
 def gate(run: Run) -> Table:
@@ -317,7 +319,10 @@ def csv_files(run: Run) -> dict[str, pd.DataFrame]:
     files = {
         "attacks.csv": attacks.drop(columns=["options", "adaptive", "checks", "knows", "by_speaker"]),
         "speakers.csv": run.speakers,
-        "detection.csv": run.detection.drop(columns=["auroc_ci95", "area", "name", "knows"]),
+        "detection.csv": run.detection.drop(columns=["auroc_ci95", "area", "short", "failed", "name", "knows"]),
+        "robustness.csv": robustness.robustness(run).dropna(axis=1, how="all"),
+        "worst.csv": robustness.worst_csv(run),
+        "certified.csv": run.certified,
         "transfer.csv": run.transfer.drop(columns="knows"),
         "negatives.csv": run.negatives.merge(told, "left", on=where).drop(columns="audio"),
         "checks.csv": run.checks.drop(columns="failed"),
