@@ -1,9 +1,8 @@
 """Bounds of differences of a network's logits over all changes of the waveform within eps.
 
-Up to the first layer all is linear in the change of the samples and in what the cells' linear forms leave open, so the
-first layer's sums are ``centre + Z e`` with unknown e in [-1, 1].  The layers above are bounded by lines above and
-below each rectifier, followed back to there (CROWN).  Differences of two classes are bounded as such: in them the
-softmax cancels.
+The first layer's sums are linear in the cepstra, and these in unknowns within [-1, 1]: the change of each sample, and
+what the cells' linear forms leave open.  The layers above are bounded by lines above and below each rectifier, followed
+back to there (CROWN).  Differences of two classes are bounded as such: in them the softmax cancels.
 """
 
 from __future__ import annotations
@@ -74,26 +73,49 @@ class Windows:
         places = torch.arange(num_frames, device=device).unsqueeze(1) + torch.arange(self.width, device=device)
         self.weights = padded.gather(2, places.unsqueeze(1).expand(-1, weights.shape[1], -1))
 
-    def of(self, cells: Tensor, start: int, stop: int) -> Tensor:
-        """The cells (T, ...) that each of the frames looks at: (F, W, ...)."""
+    def of(self, values: Tensor, start: int, stop: int) -> Tensor:
+        """The values that each of the frames looks at: of (T + n, ...) those of (F, W + n, ...)."""
         if self.whole:
-            return cells.unsqueeze(0).expand(stop - start, *cells.shape)
-        empty = cells.new_zeros(self.reach, *cells.shape[1:])
-        padded = torch.cat([empty, cells, empty])[start : stop + 2 * self.reach]
-        return padded.unfold(0, self.width, 1).movedim(-1, 1)
+            return values.unsqueeze(0).expand(stop - start, *values.shape)
+        empty = values.new_zeros(self.reach, *values.shape[1:])
+        more = len(values) - len(self.weights)
+        padded = torch.cat([empty, values, empty])[start : stop + 2 * self.reach + more]
+        return padded.unfold(0, self.width + more, 1).movedim(-1, 1)
 
 
 @dataclass(frozen=True)
 class FirstLayer:
-    """The sums of the first layer of some frames: ``centre + unknown @ e``, e in [-1, 1].
+    """The sums of the first layer of some frames, which look at W frames of D cepstra each.
 
     Attributes:
         centre: (F, H) float64.
-        unknown: (F, H, S): of the samples, then of what the cells leave open.
+        weights: of the cepstra, (F, H, W, D).
+        samples: what a change of the samples by eps does: of each of W + n blocks of samples, that to the D cepstra of
+            the n + 1 frames in which it lies, and to the power of the utterance, (F, W + n, (n + 1) * D + 1, S).
+        radius: what the cells leave open, (F, W, D, M).
+        shared: coefficients of the change of the power, and of what its logarithm leaves open, (F, W * D, 2).
+        power: how far samples outside the W + n blocks, and what is open in it, change the power, (F,).
     """
 
     centre: Tensor
-    unknown: Tensor
+    weights: Tensor
+    samples: Tensor
+    radius: Tensor
+    shared: Tensor
+    power: Tensor
+
+    def reach(self, weights: Tensor) -> Tensor:
+        """The largest change of linear functions of the cepstra, (F, R, W * D) to (F, R)."""
+        frames, width, dim = self.radius.shape[:3]
+        shared = weights @ self.shared
+        own = weights.view(frames, -1, width, dim).transpose(1, 2)  # (F, W, R, D)
+        reach = (own @ self.radius).abs().sum((1, 3))
+        reach = reach + shared[..., 0].abs() * self.power.unsqueeze(1) + shared[..., 1].abs()
+        more = self.samples.shape[1] - width
+        padded = torch.nn.functional.pad(own, (0, 0, 0, 0, more, more))
+        parts = [padded[:, more - lag : more - lag + width + more] for lag in range(more + 1)]
+        parts.append(shared[..., :1].unsqueeze(1).expand(-1, width + more, -1, -1))
+        return reach + torch.linalg.vector_norm(torch.cat(parts, dim=-1) @ self.samples, ord=1, dim=(1, 3))
 
 
 def first_layers(
@@ -111,7 +133,7 @@ def first_layers(
     Yields:
         frames, and their sums.
     """
-    num_frames, count = bounds.centre.shape
+    num_frames = len(bounds.centre)
     windows = Windows(front_end, num_frames)
     weight, bias = layer
     # The normalisation becomes a part of the layer.
@@ -119,22 +141,49 @@ def first_layers(
     scale = front_end.norm.std.repeat(contexts)
     scaled = weight / scale
     offset = bias - scaled @ front_end.norm.mean.repeat(contexts)
-    from_cells = torch.einsum("hkd,md->hkm", scaled.view(len(weight), -1, cells.compose.shape[1]), cells.compose)
-    length, shift, width = cells.forms.shape[-1], cells.shift, windows.width
-    samples = (width - 1) * shift + length
-    step = max(1, MAX_ELEMENTS // (len(weight) * (samples + width * count)))
+    size, dim = len(weight), cells.compose.shape[1]
+    by_cepstrum = scaled.view(size, -1, dim).transpose(1, 2).flatten(0, 1)  # (H * D, K)
+    centre = bounds.centre @ cells.compose
+    radius = cells.compose.t() * bounds.radius.unsqueeze(1)  # (T, D, M)
+    shared = cells.compose.t() @ bounds.shared
+    blocks, power = _blocks(cells, bounds, eps)
+    total = power.abs().sum()
+    step = max(1, MAX_ELEMENTS // (size * (windows.width + len(blocks) - num_frames) * cells.shift))
     for start in range(0, num_frames, step):
         stop = min(num_frames, start + step)
-        rows = torch.einsum("hkm,fkw->fhwm", from_cells, windows.weights[start:stop])
-        linear = windows.of(bounds.linear, start, stop)
-        centre = torch.einsum("fhwm,fwm->fh", rows, windows.of(bounds.centre, start, stop)) + offset
-        unknown = rows.new_zeros(stop - start, len(weight), samples + width * count)
-        for place in range(width):
-            part = unknown[..., place * shift : place * shift + length]
-            part += eps * (rows[:, :, place] @ linear[:, place])
-        radius = windows.of(bounds.radius, start, stop)
-        unknown[..., samples:] = (rows * radius.unsqueeze(1)).flatten(2)
-        yield slice(start, stop), FirstLayer(centre, unknown)
+        weights = (by_cepstrum @ windows.weights[start:stop]).view(stop - start, size, dim, -1).transpose(2, 3)
+        samples = windows.of(blocks, start, stop)
+        outside = total - samples[:, :, -1].abs().sum((1, 2))
+        yield (
+            slice(start, stop),
+            FirstLayer(
+                centre=weights.flatten(2).matmul(windows.of(centre, start, stop).flatten(1).unsqueeze(-1)).squeeze(-1)
+                + offset,
+                weights=weights,
+                samples=samples,
+                radius=windows.of(radius, start, stop),
+                shared=windows.of(shared, start, stop).flatten(1, 2),
+                power=outside.clamp_min(0) + bounds.power_radius,
+            ),
+        )
+
+
+def _blocks(cells: Cells, bounds: CellBounds, eps: float) -> tuple[Tensor, Tensor]:
+    """Effects of blocks of as many samples as frames shift, S: one for each frame, and n more for the last one's end.
+
+    Returns:
+        to cepstra and power, (T + n, (n + 1) * D + 1, S), and to the power of all samples, (N,).
+    """
+    linear = eps * (cells.compose.t() @ bounds.linear)  # (T, D, L)
+    more = (linear.shape[-1] - 1) // cells.shift
+    linear = torch.nn.functional.pad(linear, (0, (more + 1) * cells.shift - linear.shape[-1]))
+    lags = linear.unflatten(-1, (more + 1, cells.shift)).unbind(2)
+    parts = [torch.nn.functional.pad(part, (0, 0, 0, 0, lag, more - lag)) for lag, part in enumerate(lags)]
+    power = eps * bounds.power
+    placed = cells.place(power)
+    size = (len(linear) + more) * cells.shift
+    placed = torch.nn.functional.pad(placed, (0, size - len(placed)))
+    return torch.cat([*parts, placed.view(-1, 1, cells.shift)], dim=1), power
 
 
 class Rectified:
@@ -147,7 +196,8 @@ class Rectified:
 
     def __init__(self, first: FirstLayer, layers: Sequence[Layer]) -> None:
         self.first, self.layers = first, layers
-        reach = first.unknown.abs().sum(-1)
+        self._weights = first.weights.flatten(2)
+        reach = first.reach(self._weights)
         self.bounds = [(first.centre - reach, first.centre + reach)]
         self._lines = [_lines(*self.bounds[0])]
         for weight, bias in layers[1:-1]:
@@ -178,7 +228,7 @@ class Rectified:
                 offset = offset + rows @ bias
                 rows = rows @ weight
         offset = offset + (rows @ self.first.centre.unsqueeze(-1)).squeeze(-1)
-        return offset + (rows @ self.first.unknown).abs().sum(-1)
+        return offset + self.first.reach(rows @ self._weights)
 
     def leads(self, classes: Tensor) -> Tensor:
         """Upper bounds of every logit's lead over that of one class of each frame.
@@ -235,7 +285,7 @@ class Certifiable:
         Returns:
             (T, C) float64.
         """
-        bounds = self.cells.bounds(self.cells.frames(wav), eps)
+        bounds = self.cells.bounds(wav, eps)
         leads, lowest = [], []
         for layers in self.members:
             above, below = [], []
