@@ -323,9 +323,10 @@ def test_front_ends_without_a_certificate_are_refused(changes_: dict[str, Any], 
         Cells(FrontEnd(FrontEndConfig.from_dict({**tiny.FRONT_END.to_dict(), **changes_})).double())
 
 
-def test_a_step_of_the_front_end_without_bounds_is_found(system: TinySystem) -> None:
+@pytest.mark.parametrize(("step", "value"), [("offsets", torch.tensor(10.0)), ("level", 0.1)])
+def test_a_step_of_the_front_end_without_bounds_is_found(system: TinySystem, step: str, value: Any) -> None:
     certifier = Certifier(system.recogniser(system.train("dnn")))
-    certifier.scores.cells.offsets = certifier.scores.cells.offsets + 10.0
+    setattr(certifier.scores.cells, step, value)
     with pytest.raises(ValueError, match=r"no certificate: features differ by .* a step that has no bounds"):
         certifier.certify(wave_of(system), None, [1e-4])
 

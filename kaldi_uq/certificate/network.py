@@ -19,7 +19,7 @@ from kaldi_uq.nnet.base import AcousticModel
 from kaldi_uq.nnet.kinds.dnn import DnnModel
 from kaldi_uq.nnet.kinds.ensemble import EnsembleModel
 
-MAX_ELEMENTS = 1 << 23  # of the largest tensor of a group of frames: 64 MB
+MAX_ELEMENTS = 1 << 22  # of the largest tensor of a group of frames: 32 MB
 
 Layer = tuple[Tensor, Tensor]  # weight (outputs, inputs), bias (outputs,)
 
@@ -189,29 +189,73 @@ def _blocks(cells: Cells, bounds: CellBounds, eps: float) -> tuple[Tensor, Tenso
 class Rectified:
     """The layers of one network above the first, with bounds of every sum for some frames.
 
+    Units that are off in all these frames are left out.
+
     Args:
         first: sums of the first layer.
         layers: all layers of the network.
+
+    Attributes:
+        bounds: of the sums of each hidden layer, lowest and highest, (F, H) each.
     """
 
     def __init__(self, first: FirstLayer, layers: Sequence[Layer]) -> None:
-        self.first, self.layers = first, layers
-        self._weights = first.weights.flatten(2)
+        self._first, self._last = first, layers[-1]
+        self._centre, self._weights = first.centre, first.weights.flatten(2)
+        self._lines: list[tuple[Tensor, Tensor, Tensor]] = []
+        self._layers: list[Layer] = []
         reach = first.reach(self._weights)
-        self.bounds = [(first.centre - reach, first.centre + reach)]
-        self._lines = [_lines(*self.bounds[0])]
+        self.bounds = [(self._centre - reach, self._centre + reach)]
+        used = self._add_lines()
+        self._centre, self._weights = self._centre[:, used], self._weights[:, used]
         for weight, bias in layers[1:-1]:
-            rows = weight.expand(len(first.centre), *weight.shape)
-            low, high = -self.upper(-rows, -bias), self.upper(rows, bias)
-            self.bounds.append((low, torch.maximum(low, high)))
-            self._lines.append(_lines(*self.bounds[-1]))
+            weight = weight[:, used]
+            self.bounds.append(self._range(weight.expand(len(first.centre), *weight.shape), bias))
+            used = self._add_lines()
+            self._layers.append((weight[used], bias[used]))
+        self._last = self._last[0][:, used], self._last[1]
 
-    def upper(self, rows: Tensor, offset: Tensor) -> Tensor:
-        """Upper bounds of linear functions of the last hidden layer whose bounds are known.
+    def _add_lines(self) -> Tensor:
+        low, high = self.bounds[-1]
+        used = (high > 0).any(0)
+        self._lines.append(_lines(low[:, used], high[:, used]))
+        return used
+
+    def _range(self, rows: Tensor, offset: Tensor) -> tuple[Tensor, Tensor]:
+        """Bounds of linear functions of the last hidden layer whose bounds are known, by lines of the same slope.
+
+        Their one way back gives both bounds, in half the time of the two of :meth:`_upper`, which are tighter.
 
         Args:
             rows: coefficients, (F, R, H).
-            offset: (R,) or (F, R).
+            offset: (R,).
+
+        Returns:
+            lowest and highest, (F, R) float64 each.
+
+        Source: Weng et al. 2018, Towards fast computation of certified robustness for ReLU networks (Fast-Lin).
+        """
+        below: Tensor | float = 0.0
+        above: Tensor | float = 0.0
+        for depth in range(len(self._lines) - 1, -1, -1):
+            _, upper, height = self._lines[depth]
+            height = height.unsqueeze(-1)
+            positive = (rows.clamp_min(0) @ height).squeeze(-1)
+            below, above = below + (rows @ height).squeeze(-1) - positive, above + positive
+            rows = rows * upper.unsqueeze(1)
+            if depth:
+                weight, bias = self._layers[depth - 1]
+                offset = offset + rows @ bias
+                rows = rows @ weight
+        centre, reach = self._at_first(rows, offset)
+        return centre - reach + below, centre + reach + above
+
+    def _upper(self, rows: Tensor, offset: Tensor) -> Tensor:
+        """Upper bounds of linear functions of the last hidden layer.
+
+        Args:
+            rows: coefficients, (F, R, H).
+            offset: (F, R).
 
         Returns:
             (F, R) float64.
@@ -224,11 +268,16 @@ class Rectified:
             offset = offset + (positive @ height.unsqueeze(-1)).squeeze(-1)
             rows = positive * upper.unsqueeze(1) + rows.clamp_max(0) * lower.unsqueeze(1)
             if depth:
-                weight, bias = self.layers[depth]
+                weight, bias = self._layers[depth - 1]
                 offset = offset + rows @ bias
                 rows = rows @ weight
-        offset = offset + (rows @ self.first.centre.unsqueeze(-1)).squeeze(-1)
-        return offset + self.first.reach(rows @ self._weights)
+        centre, reach = self._at_first(rows, offset)
+        return centre + reach
+
+    def _at_first(self, rows: Tensor, offset: Tensor) -> tuple[Tensor, Tensor]:
+        """What linear functions of the first layer's sums are, and how far they can move."""
+        centre = offset + (rows @ self._centre.unsqueeze(-1)).squeeze(-1)
+        return centre, self._first.reach(rows @ self._weights)
 
     def leads(self, classes: Tensor) -> Tensor:
         """Upper bounds of every logit's lead over that of one class of each frame.
@@ -239,15 +288,15 @@ class Rectified:
         Returns:
             (F, C) float64; 0 for the class itself.
         """
-        return self.upper(*self._leads(classes))
+        return self._upper(*self._leads(classes))
 
     def lowest_leads(self, classes: Tensor) -> Tensor:
         """Lower bounds of the same."""
         rows, offset = self._leads(classes)
-        return -self.upper(-rows, -offset)
+        return -self._upper(-rows, -offset)
 
     def _leads(self, classes: Tensor) -> tuple[Tensor, Tensor]:
-        weight, bias = self.layers[-1]
+        weight, bias = self._last
         return weight - weight[classes].unsqueeze(1), bias - bias[classes].unsqueeze(1)
 
 
