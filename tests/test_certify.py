@@ -58,14 +58,20 @@ def system(tmp_path_factory: pytest.TempPathFactory) -> TinySystem:
     return tiny.make_system(tmp_path_factory.mktemp("certify"))
 
 
-@pytest.fixture(scope="module", params=["dnn", "ensemble", "utterance mean, two layers", "no context"])
+SYSTEMS: dict[str, dict[str, Any]] = {
+    "utterance mean, two layers": {"cmvn": "utterance", "left_context": 3},
+    "no context": {"delta_order": 0, "left_context": 0, "right_context": 0},
+    "level, floor": {"level": 0.05, "noise_floor": 0.02},
+    "level, ends mirrored": {"level": 0.1, "mfcc": {**tiny.FRONT_END.mfcc.to_dict(), "snip_edges": False}},
+}
+
+
+@pytest.fixture(scope="module", params=["dnn", "ensemble", *SYSTEMS])
 def certifier(request: pytest.FixtureRequest, system: TinySystem) -> Certifier:
     if request.param in ("dnn", "ensemble"):
         return Certifier(system.recogniser(system.train(request.param)))
     recogniser = system.recogniser(system.train("dnn"))
-    other: dict[str, Any] = {"delta_order": 0, "left_context": 0, "right_context": 0}
-    other = other if request.param == "no context" else {"cmvn": "utterance", "left_context": 3}
-    config = FrontEndConfig.from_dict({**tiny.FRONT_END.to_dict(), **other})
+    config = FrontEndConfig.from_dict({**tiny.FRONT_END.to_dict(), **SYSTEMS[request.param]})
     size = {"input_dim": FrontEnd(config).output_dim, "hidden_dims": (12, 9), "num_pdfs": system.table.num_pdfs}
     recogniser.model = type(recogniser.model)(config, type(system.network()).from_dict({"kind": "dnn", **size}), seed=3)
     return Certifier(recogniser)
