@@ -218,6 +218,30 @@ def test_sums_of_every_layer_never_leave_their_bounds(system: TinySystem, certif
                     hidden = sums.relu()
 
 
+def test_the_first_layer_moves_as_far_as_its_unknowns_let_it(system: TinySystem, certifier: Certifier) -> None:
+    """Against gradients of the front end's own steps with respect to each unknown."""
+    wave, eps = torch.from_numpy(wave_of(system)).double(), 1e-3
+    scores = certifier.scores
+    cells, front_end, (weight, _) = scores.cells, scores.front_end, scores.members[0][0]
+    bounds = cells.bounds(wave, eps)
+    power = cells.place(bounds.power)
+    samples, own = torch.zeros_like(power).requires_grad_(), torch.zeros_like(bounds.radius).requires_grad_()
+    common = torch.zeros(2, dtype=torch.float64, requires_grad=True)
+    frames = samples.unfold(0, cells.forms.shape[-1], cells.shift)[: len(own)]
+    shared = bounds.shared @ torch.stack([power @ samples + bounds.power_radius * common[0], common[1]])
+    logs = torch.einsum("tml,tl->tm", bounds.linear, frames) + shared + bounds.radius * own
+    feats, lengths = (logs @ cells.compose).unsqueeze(0), torch.tensor([len(own)])
+    feats = feats - feats.mean(1, keepdim=True) if front_end.config.cmvn == "utterance" else feats
+    sums = front_end.splice(front_end.deltas(feats, lengths) / front_end.norm.std, lengths)[0] @ weight.t()
+    layers = first_layers(front_end, cells, bounds, scores.members[0][0], eps)
+    reach = torch.cat([first.reach(first.weights.flatten(2)) for _, first in layers])
+    for frame in (0, len(own) // 2, len(own) - 1):
+        for unit in range(3):
+            gradients = torch.autograd.grad(sums[frame, unit], (samples, own, common), retain_graph=True)
+            far = sum(scale * g.abs().sum() for scale, g in zip((eps, 1.0, 1.0), gradients, strict=True))
+            assert torch.allclose(reach[frame, unit], torch.as_tensor(far), rtol=1e-9)
+
+
 def test_the_lead_of_a_mean_is_bounded() -> None:
     low, classes = 3 * noise(3, 5, 4), torch.tensor([0, 3, 1, 2, 0])
     high = low + noise(3, 5, 4, seed=1).abs()
