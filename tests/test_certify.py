@@ -35,6 +35,11 @@ FBANKS = {
         sample_frequency=8000.0, num_mel_bins=8, preemphasis_coefficient=0.0, remove_dc_offset=False, snip_edges=False
     ),
 }
+LEVELS = {"as it is": (0.0, 0.0), "floor": (0.0, 0.01), "level": (0.05, 0.0), "level, floor": (0.05, 0.03)}
+
+
+def bank(config: FbankConfig, level: float = 0.0, noise_floor: float = 0.0) -> FrontEnd:
+    return FrontEnd(FrontEndConfig(kind="fbank", fbank=config, level=level, noise_floor=noise_floor)).double()
 
 
 def noise(*shape: int, seed: int = 0) -> Tensor:
@@ -53,35 +58,62 @@ def system(tmp_path_factory: pytest.TempPathFactory) -> TinySystem:
     return tiny.make_system(tmp_path_factory.mktemp("certify"))
 
 
-@pytest.fixture(scope="module", params=["dnn", "ensemble", "utterance mean, two layers", "no context"])
+SYSTEMS: dict[str, dict[str, Any]] = {
+    "utterance mean, two layers": {"cmvn": "utterance", "left_context": 3},
+    "no context": {"delta_order": 0, "left_context": 0, "right_context": 0},
+    "level, floor": {"level": 0.05, "noise_floor": 0.02},
+    "level, ends mirrored": {"level": 0.1, "mfcc": {**tiny.FRONT_END.mfcc.to_dict(), "snip_edges": False}},
+}
+
+
+@pytest.fixture(scope="module", params=["dnn", "ensemble", *SYSTEMS])
 def certifier(request: pytest.FixtureRequest, system: TinySystem) -> Certifier:
     if request.param in ("dnn", "ensemble"):
         return Certifier(system.recogniser(system.train(request.param)))
     recogniser = system.recogniser(system.train("dnn"))
-    other: dict[str, Any] = {"delta_order": 0, "left_context": 0, "right_context": 0}
-    other = other if request.param == "no context" else {"cmvn": "utterance", "left_context": 3}
-    config = FrontEndConfig.from_dict({**tiny.FRONT_END.to_dict(), **other})
+    config = FrontEndConfig.from_dict({**tiny.FRONT_END.to_dict(), **SYSTEMS[request.param]})
     size = {"input_dim": FrontEnd(config).output_dim, "hidden_dims": (12, 9), "num_pdfs": system.table.num_pdfs}
     recogniser.model = type(recogniser.model)(config, type(system.network()).from_dict({"kind": "dnn", **size}), seed=3)
     return Certifier(recogniser)
 
 
+@pytest.mark.parametrize("levels", LEVELS.values(), ids=LEVELS.keys())
 @pytest.mark.parametrize("config", FBANKS.values(), ids=FBANKS.keys())
 @pytest.mark.parametrize("eps", EPS)
-def test_log_energies_never_leave_their_bounds(config: FbankConfig, eps: float) -> None:
-    front_end = FrontEnd(FrontEndConfig(kind="fbank", fbank=config)).double()
+def test_log_energies_never_leave_their_bounds(config: FbankConfig, levels: tuple[float, float], eps: float) -> None:
+    front_end = bank(config, *levels)
     cells, wave = Cells(front_end), speech()
     frames = cells.frames(wave)
-    bounds = cells.bounds(frames, eps)
+    bounds = cells.bounds(wave, eps)
     assert (bounds.low <= bounds.high).all() and (bounds.radius >= 0).all()
     logs = features(front_end, wave) @ cells.compose.t()
     assert logs.shape == bounds.low.shape
+    closest = torch.full((), torch.inf, dtype=torch.float64)
     for change in changes(cells, wave, eps):
         logs = features(front_end, wave + change) @ cells.compose.t()  # the matrix permutes
         moved = cells.frames(wave + change) - frames
         centre = bounds.centre + torch.einsum("tml,tl->tm", bounds.linear, moved)
         assert (logs >= bounds.low - 1e-9).all() and (logs <= bounds.high + 1e-9).all()
-        assert ((logs - centre).abs() <= bounds.radius + 1e-9).all()
+        # The best that the unknowns of the power can be for all cells at once: of a grid, with a margin of its steps.
+        rest = logs - centre - (bounds.power @ change) * bounds.shared[..., 0]
+        grid = torch.linspace(-1, 1, 21, dtype=torch.float64)
+        pairs = torch.cartesian_prod(grid * bounds.power_radius, grid)
+        apart = (rest.unsqueeze(-1) - bounds.shared @ pairs.t()).abs() - bounds.radius.unsqueeze(-1)
+        margin = 0.05 * (bounds.shared[..., 0].abs() * bounds.power_radius + bounds.shared[..., 1])
+        assert (apart - margin.unsqueeze(-1)).amax((0, 1)).min() <= 1e-9
+        closest = torch.minimum(closest, torch.minimum(logs - bounds.low, bounds.high - logs).amin())
+    assert eps > 1e-3 or closest < 0.1  # the bounds are of use
+
+
+def test_the_change_of_the_level_is_common_to_all_cells() -> None:
+    """A cell far above the floor follows the level, one far below it does not: the parts of log P cancel there."""
+    wave, eps = speech(), 3e-4
+    bounds = Cells(bank(FBANK, 0.05, 1e-6)).bounds(wave, eps)
+    loud = bounds.shared[..., 1] > 0
+    slope = 1 / (wave.var(correction=0) + 2.0**-30)
+    assert loud.any() and torch.allclose(bounds.shared[..., 0][loud], -slope, rtol=0.1)
+    bounds = Cells(bank(FBANK, 0.05, 1.0)).bounds(wave, eps)
+    assert bounds.shared[..., 0].abs().max() < 0.1 * slope
 
 
 def features(front_end: FrontEnd, wave: Tensor) -> Tensor:
@@ -104,20 +136,17 @@ def changes(cells: Cells, wave: Tensor, eps: float) -> list[Tensor]:
 
 
 def test_bounds_of_cells_are_what_they_are_at_0_and_grow_with_eps() -> None:
-    front_end = FrontEnd(FrontEndConfig(kind="fbank", fbank=FBANK)).double()
-    cells, wave = Cells(front_end), speech()
-    logs = features(front_end, wave) @ cells.compose.t()
-    last = cells.bounds(cells.frames(wave), 0.0)
-    assert torch.allclose(last.low, logs, atol=1e-9) and torch.allclose(last.high, logs, atol=1e-9)
-    for eps in EPS:
-        bounds = cells.bounds(cells.frames(wave), eps)
-        assert (bounds.low <= last.low).all() and (bounds.high >= last.high).all()
-        last = bounds
-    with_floor = Cells(front_end, 1e4)
-    assert torch.allclose(
-        with_floor.bounds(cells.frames(wave), 0.0).low, (logs.exp() * (logs > -15.9) + 1e4).log(), atol=1e-9
-    )
-    assert (with_floor.bounds(cells.frames(wave), EPS[1]).low >= np.log(1e4)).all()
+    for levels in LEVELS.values():
+        front_end = bank(FBANK, *levels)
+        cells, wave = Cells(front_end), speech()
+        logs = features(front_end, wave) @ cells.compose.t()
+        last = cells.bounds(wave, 0.0)
+        assert torch.allclose(last.low, logs, atol=1e-9) and torch.allclose(last.high, logs, atol=1e-9)
+        for eps in EPS:
+            bounds = cells.bounds(wave, eps)
+            assert (bounds.low <= last.low).all() and (bounds.high >= last.high).all()
+            last = bounds
+        assert (last.low >= torch.maximum(cells.offsets, cells.floors).log()).all()
 
 
 def test_the_peak_of_a_form_bounds_every_corner_of_the_box() -> None:
@@ -176,7 +205,7 @@ def test_leads_never_leave_their_bounds(system: TinySystem, certifier: Certifier
 def test_sums_of_every_layer_never_leave_their_bounds(system: TinySystem, certifier: Certifier) -> None:
     wave, eps = torch.from_numpy(wave_of(system)).double(), 1e-3
     scores = certifier.scores
-    bounds = scores.cells.bounds(scores.cells.frames(wave), eps)
+    bounds = scores.cells.bounds(wave, eps)
     for layers in scores.members:
         for rows, first in first_layers(scores.front_end, scores.cells, bounds, layers[0], eps):
             network = Rectified(first, layers)
@@ -187,6 +216,30 @@ def test_sums_of_every_layer_never_leave_their_bounds(system: TinySystem, certif
                     sums = hidden @ weight.t() + bias
                     assert (sums >= low - 1e-9).all() and (sums <= high + 1e-9).all()
                     hidden = sums.relu()
+
+
+def test_the_first_layer_moves_as_far_as_its_unknowns_let_it(system: TinySystem, certifier: Certifier) -> None:
+    """Against gradients of the front end's own steps with respect to each unknown."""
+    wave, eps = torch.from_numpy(wave_of(system)).double(), 1e-3
+    scores = certifier.scores
+    cells, front_end, (weight, _) = scores.cells, scores.front_end, scores.members[0][0]
+    bounds = cells.bounds(wave, eps)
+    power = cells.place(bounds.power)
+    samples, own = torch.zeros_like(power).requires_grad_(), torch.zeros_like(bounds.radius).requires_grad_()
+    common = torch.zeros(2, dtype=torch.float64, requires_grad=True)
+    frames = samples.unfold(0, cells.forms.shape[-1], cells.shift)[: len(own)]
+    shared = bounds.shared @ torch.stack([power @ samples + bounds.power_radius * common[0], common[1]])
+    logs = torch.einsum("tml,tl->tm", bounds.linear, frames) + shared + bounds.radius * own
+    feats, lengths = (logs @ cells.compose).unsqueeze(0), torch.tensor([len(own)])
+    feats = feats - feats.mean(1, keepdim=True) if front_end.config.cmvn == "utterance" else feats
+    sums = front_end.splice(front_end.deltas(feats, lengths) / front_end.norm.std, lengths)[0] @ weight.t()
+    layers = first_layers(front_end, cells, bounds, scores.members[0][0], eps)
+    reach = torch.cat([first.reach(first.weights.flatten(2)) for _, first in layers])
+    for frame in (0, len(own) // 2, len(own) - 1):
+        for unit in range(3):
+            gradients = torch.autograd.grad(sums[frame, unit], (samples, own, common), retain_graph=True)
+            far = sum(scale * g.abs().sum() for scale, g in zip((eps, 1.0, 1.0), gradients, strict=True))
+            assert torch.allclose(reach[frame, unit], torch.as_tensor(far), rtol=1e-9)
 
 
 def test_the_lead_of_a_mean_is_bounded() -> None:
@@ -300,9 +353,10 @@ def test_front_ends_without_a_certificate_are_refused(changes_: dict[str, Any], 
         Cells(FrontEnd(FrontEndConfig.from_dict({**tiny.FRONT_END.to_dict(), **changes_})).double())
 
 
-def test_a_step_of_the_front_end_without_bounds_is_found(system: TinySystem) -> None:
+@pytest.mark.parametrize(("step", "value"), [("offsets", torch.tensor(10.0)), ("level", 0.1)])
+def test_a_step_of_the_front_end_without_bounds_is_found(system: TinySystem, step: str, value: Any) -> None:
     certifier = Certifier(system.recogniser(system.train("dnn")))
-    certifier.scores.cells.offsets = certifier.scores.cells.offsets + 10.0
+    setattr(certifier.scores.cells, step, value)
     with pytest.raises(ValueError, match=r"no certificate: features differ by .* a step that has no bounds"):
         certifier.certify(wave_of(system), None, [1e-4])
 

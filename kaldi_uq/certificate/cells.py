@@ -4,10 +4,15 @@ The energy of a mel filter in one frame is a quadratic form x'Gx of the frame's 
 pre-emphasis, window, Fourier transform) is linear.  Under a change d its value is E + g'd + d'Gd with g = 2Gx: the
 linear part is known exactly, the rest lies between 0 and the form's maximum over the box.  A frame's log energy is such
 a form too.
+
+So is the power P of the utterance, x'Cx / N + a constant, which a front end with a ``level`` divides by: C takes the
+mean away, therefore the rest d'Cd / N is at most eps^2.  With an offset c of each energy the cell is
+log(level^2 E / P + c) = 2 log(level) + log(E + c / level^2 P) - log P.  The change of P is common to all cells.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -16,6 +21,7 @@ from torch import Tensor
 from kaldi_uq.feats import framing
 from kaldi_uq.feats.config import FrontEndConfig
 from kaldi_uq.feats.frontend import FrontEnd
+from kaldi_uq.feats.level import SMALLEST_LEVEL
 from kaldi_uq.feats.mfcc import ENERGY_EPS, INT16_SCALE
 from kaldi_uq.feats.spectrum import windowed_frames
 from kaldi_uq.feats.torchaudio_mfcc import TorchaudioMfcc
@@ -28,7 +34,10 @@ MAX_ERROR = 1e-6  # of features in float64
 
 @dataclass(frozen=True)
 class CellBounds:
-    """What the log energies of an utterance's cells can be: ``centre + linear @ d + radius * [-1, 1]``.
+    """What the log energies of an utterance's cells can be.
+
+    They are ``centre + linear @ d + shared @ (power @ d + power_radius * u, v) + radius * e`` with d the change of the
+    samples, u and v unknowns in [-1, 1] that all cells have in common, and each cell's own e in [-1, 1].
 
     Attributes:
         low: smallest value, (T, M) float64.
@@ -36,6 +45,9 @@ class CellBounds:
         centre: (T, M).
         linear: coefficients of the change of each sample of the frame, (T, M, L).
         radius: what the linear form leaves open, (T, M), at least 0.
+        shared: coefficients of the change of the utterance's power, and of what log P leaves open, (T, M, 2).
+        power: change of the power with each sample of the utterance, (N,).
+        power_radius: what that leaves open, ().
     """
 
     low: Tensor
@@ -43,6 +55,9 @@ class CellBounds:
     centre: Tensor
     linear: Tensor
     radius: Tensor
+    shared: Tensor
+    power: Tensor
+    power_radius: Tensor
 
 
 def peak_bound(forms: Tensor) -> Tensor:
@@ -72,7 +87,6 @@ class Cells:
 
     Args:
         front_end: of the kind ``kaldi`` or ``fbank``, in float64.
-        offsets: what is added to each cell's energy before the logarithm, (M,) or a number.
 
     Raises:
         ValueError: a front end that has no certificate.
@@ -80,10 +94,12 @@ class Cells:
     Attributes:
         forms: quadratic form of each cell, (M, L, L) float64, on samples in [-1, 1].
         peaks: upper bounds of the forms over the box [-1, 1]^L, (M,).
+        offsets: what the noise floor adds to each energy, (M,).
+        level: root mean square that utterances are scaled to; 0: they are not.
         compose: from log energies to cepstra or filter banks, (M, D).
     """
 
-    def __init__(self, front_end: FrontEnd, offsets: Tensor | float = 0.0) -> None:
+    def __init__(self, front_end: FrontEnd) -> None:
         check_front_end(front_end.config)
         cepstra = front_end.cepstra
         assert not isinstance(cepstra, TorchaudioMfcc)
@@ -112,7 +128,9 @@ class Cells:
         self.floors = torch.full((count,), ENERGY_EPS).to(each)
         if config.use_energy:
             self.floors[-1] = max(ENERGY_EPS, config.energy_floor)
-        self.offsets = torch.as_tensor(offsets).to(each).expand(count)
+        noise = [cepstra.mel_noise, cepstra.energy_noise.view(1)] if config.use_energy else [cepstra.mel_noise]
+        self.offsets = torch.cat(noise).to(each)
+        self.level = front_end.config.level
         # The features are linear in the logarithms: what they are at one logarithm of 1 and all others 0.
         logs = torch.eye(count).to(each)
         energy = logs[:, -1:] if config.use_energy else None
@@ -124,13 +142,26 @@ class Cells:
         Frames beyond the ends of the audio hold its mirror image, as if that could change on its own: what is bounded
         includes every change of the audio.
         """
-        config, length = self.config, self.forms.shape[-1]
+        left, right = self._beyond
         signal, size = wav.unsqueeze(0), torch.tensor([len(wav)], device=wav.device)
-        if not config.snip_edges:
-            first = framing.first_sample(config)
-            beyond = max(0, length - length // 2 - self.shift + 2 * (self.shift // 2))
-            signal = framing.reflect_ends(signal, size, max(0, -first), beyond, repeat_edge=True)[:, max(0, first) :]
-        return signal[0].unfold(0, length, self.shift)[: framing.num_frames(len(wav), config)]
+        if not self.config.snip_edges:
+            signal = framing.reflect_ends(signal, size, max(0, left), right, repeat_edge=True)[:, max(0, -left) :]
+        return signal[0].unfold(0, self.forms.shape[-1], self.shift)[: framing.num_frames(len(wav), self.config)]
+
+    def place(self, values: Tensor) -> Tensor:
+        """Values of each sample of an utterance, (N,), to where frames look for them; 0 where they see mirror images.
+
+        Frame t begins at t times the shift.
+        """
+        return torch.nn.functional.pad(values, self._beyond)
+
+    @property
+    def _beyond(self) -> tuple[int, int]:
+        """Samples before the utterance that frames see, less than 0 if they begin in it, and those behind its end."""
+        length = self.forms.shape[-1]
+        if self.config.snip_edges:
+            return 0, 0
+        return -framing.first_sample(self.config), max(0, length - length // 2 - self.shift + 2 * (self.shift // 2))
 
     def check(self, front_end: FrontEnd, wav: Tensor) -> None:
         """Refuse a front end whose features of an utterance, (N,) float64, are not made of these cells.
@@ -139,7 +170,7 @@ class Cells:
             ValueError: a step before the logarithm is not known here.
         """
         cepstra, _ = front_end.cepstra_of(wav.unsqueeze(0), torch.tensor([len(wav)], device=wav.device))
-        expected = self.bounds(self.frames(wav), 0.0).centre @ self.compose
+        expected = self.bounds(wav, 0.0).centre @ self.compose
         error = float((cepstra[0] - expected).abs().max())
         if not error < MAX_ERROR:
             raise ValueError(
@@ -147,40 +178,89 @@ class Cells:
                 "is a step that has no bounds"
             )
 
-    def bounds(self, frames: Tensor, eps: float) -> CellBounds:
+    def bounds(self, wav: Tensor, eps: float) -> CellBounds:
         """Bounds of the log energies over all changes of at most ``eps`` a sample.
 
         By Minkowski's inequality the root of the energy changes by at most eps times the root of the form's peak; to
         first order the energy changes by at most eps times the sum of \\|g\\|.  The tighter of both holds.
 
         Args:
-            frames: samples of each frame, (T, L) float64.
+            wav: one utterance, (N,) float64 in [-1, 1].
             eps: largest change, full scale 1.
         """
+        frames = self.frames(wav)
         half = torch.einsum("mlk,tk->tml", self.forms, frames)
-        energy = (half * frames.unsqueeze(1)).sum(-1).clamp_min(0)
-        first_order = 2 * eps * half.abs().sum(-1)
-        second_order = eps**2 * self.peaks
-        root, step = energy.sqrt(), second_order.sqrt()
-        lowest = torch.maximum((root - step).clamp_min(0).square(), energy - first_order).clamp_min(0) + self.offsets
-        highest = torch.minimum((root + step).square(), energy + first_order + second_order) + self.offsets
-        low, high = (torch.maximum(value, self.floors).log() for value in (lowest, highest))
-        at = energy + self.offsets  # the energy is at + g'd + [0, second_order]
-        # The logarithm lies above its chord and below the tangent of the same slope.
-        width = highest - lowest
-        flat = width <= 1e-12 * highest
-        slope = torch.where(flat, 1 / highest, (highest / lowest).log() / width)
-        below = lowest.log() + slope * (at - lowest)
-        above = slope * (at + second_order) - slope.log() - 1
-        rest = ((above - below) / 2).clamp_min(0)
-        linear = (lowest > self.floors) & (2 * rest + LINEAR_SHARE * 2 * slope * first_order < high - low)
+        energy = _Range.of_form((half * frames.unsqueeze(1)).sum(-1).clamp_min(0), half.abs().sum(-1), self.peaks, eps)
+        slope_of_power = (wav - wav.mean()) / len(wav)
+        if self.level:
+            value = len(wav) * slope_of_power.square().sum()
+            power = _Range.of_form(value, slope_of_power.abs().sum(), torch.ones_like(value), eps)
+            power = power.plus(torch.full_like(value, SMALLEST_LEVEL**2))
+            scale = self.level**2
+        else:  # a constant
+            slope_of_power = torch.zeros_like(wav)
+            one, none = torch.ones_like(wav[0]), torch.zeros_like(wav[0])
+            power, scale = _Range(one, one, one, none, none), 1.0
+        low = torch.maximum(scale * energy.low / power.high + self.offsets, self.floors).log()
+        high = torch.maximum(scale * energy.high / power.low + self.offsets, self.floors).log()
+        weight = self.offsets / scale
+        both = energy.plus(weight * power.at, weight * power.low, weight * power.high)
+        slope, below, above = both.line()
+        power_slope, power_below, power_above = power.line()
+        shared = slope * weight - power_slope  # of a change of the power
+        radius = (slope * energy.second_order + above - below).clamp_min(0) / 2
+        power_rest = (power_above - power_below).clamp_min(0) / 2
+        centre = math.log(scale) + slope * (both.at + energy.second_order / 2) + (above + below) / 2
+        centre = centre - power_slope * power.at + shared * power.second_order / 2 - (power_above + power_below) / 2
+        rest = 2 * (radius + power_rest) + shared.abs() * power.second_order
+        moves = slope * energy.first_order + shared.abs() * power.first_order
+        linear = scale * energy.low / power.high + self.offsets > self.floors
+        linear = linear & (rest + LINEAR_SHARE * 2 * moves < high - low)
         return CellBounds(
             low=low,
             high=high,
-            centre=torch.where(linear, (above + below) / 2, (high + low) / 2),
+            centre=torch.where(linear, centre, (high + low) / 2),
             linear=torch.where(linear, 2 * slope, 0).unsqueeze(-1) * half,
-            radius=torch.where(linear, rest, (high - low) / 2),
+            radius=torch.where(linear, radius, (high - low) / 2),
+            shared=torch.stack([torch.where(linear, shared, 0), torch.where(linear, power_rest, 0)], dim=-1),
+            power=2 * slope_of_power,
+            power_radius=power.second_order / 2,
         )
+
+
+@dataclass(frozen=True)
+class _Range:
+    """What positive values can become: ``at`` plus at most ``first_order`` either way plus [0, ``second_order``]."""
+
+    at: Tensor
+    low: Tensor
+    high: Tensor
+    first_order: Tensor
+    second_order: Tensor
+
+    @classmethod
+    def of_form(cls, value: Tensor, gradient: Tensor, peak: Tensor, eps: float) -> _Range:
+        """The range of a quadratic form with this value, sum of half the \\|gradient\\|, and peak over the box."""
+        first_order, second_order = 2 * eps * gradient, eps**2 * peak
+        root, step = value.sqrt(), second_order.sqrt()
+        low = torch.maximum((root - step).clamp_min(0).square(), value - first_order).clamp_min(0)
+        high = torch.minimum((root + step).square(), value + first_order + second_order)
+        return cls(value, low, high, first_order, second_order)
+
+    def plus(self, at: Tensor, low: Tensor | None = None, high: Tensor | None = None) -> _Range:
+        """The sum with a value that can itself be between ``low`` and ``high``."""
+        low, high = self.low + (at if low is None else low), self.high + (at if high is None else high)
+        return _Range(self.at + at, low, high, self.first_order, self.second_order)
+
+    def line(self) -> tuple[Tensor, Tensor, Tensor]:
+        """A slope, and the bounds of what the logarithm adds to slope times value.
+
+        The logarithm lies above its chord and below the tangent of the same slope.
+        """
+        width = self.high - self.low
+        flat = width <= 1e-12 * self.high
+        slope = torch.where(flat, 1 / self.high, (self.high / self.low).log() / width)
+        return slope, self.low.log() - slope * self.low, -slope.log() - 1
 
 
 def check_front_end(config: FrontEndConfig) -> None:
