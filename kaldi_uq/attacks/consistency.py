@@ -26,7 +26,7 @@ from kaldi_uq.attacks.attack import random_starts
 from kaldi_uq.attacks.batch import Batch
 from kaldi_uq.attacks.config import SearchConfig
 from kaldi_uq.attacks.constraints import make_constraint
-from kaldi_uq.attacks.goal import LOSSES, FrameGoal, packed
+from kaldi_uq.attacks.goal import LOSSES, FrameGoal
 from kaldi_uq.attacks.loop import Verdict
 from kaldi_uq.errors import DataError
 from kaldi_uq.io.files import read_json
@@ -129,8 +129,7 @@ def search(
 ) -> tuple[list[Consistency], Tensor]:
     """Search near the utterances of a batch.
 
-    The loss is that of the forced alignment of what is heard; where that is nothing, or has no path, of the best class
-    of each frame.
+    The loss is that of the best class of each frame, which there is where no word is heard, too, and without a lexicon.
 
     Args:
         who: the recogniser, for the speakers of the batch.
@@ -147,14 +146,16 @@ def search(
     lengths = who.num_frames(num_samples)
     with torch.no_grad():
         generator = torch.Generator(who.device).manual_seed(seed)
-        scores = who.scores(who.mean_log_post(wav, num_samples, utts, generator=generator)).cpu().numpy()
+        log_post = who.mean_log_post(wav, num_samples, utts, generator=generator)
+        scores = who.scores(log_post).cpu().numpy()
     sizes = lengths.tolist()
-    frames = {utt: np.ascontiguousarray(scores[i, : sizes[i]]) for i, utt in enumerate(utts)}
-    decoded = who.decode(frames.items())
+    decoded = who.decode((utt, np.ascontiguousarray(scores[i, : sizes[i]])) for i, utt in enumerate(utts))
     words = {utt: tuple(decoded.get(utt, ())) for utt in utts}
-    some = {utt: words[utt] for utt in utts if words[utt]}
-    paths = who.align({utt: frames[utt] for utt in some}, some) if some else {}
-    targets = packed([np.asarray(paths.get(u, frames[u].argmax(1)), dtype=np.int64) for u in utts], lengths)
+
+    def noise(start: int) -> Tensor:
+        drawn = torch.from_numpy(random_starts(utts, num_samples.tolist(), config.seed, start)).to(wav)
+        return torch.nn.functional.pad(drawn, (0, wav.shape[1] - drawn.shape[1]))  # of a part of a wider batch
+
     kind = LOSSES.get(config.loss)
     if not issubclass(kind, FrameGoal):
         raise ValueError(f"loss {config.loss} is not of frames, as that of a search has to be: choose margin")
@@ -165,9 +166,9 @@ def search(
         wav=wav,
         lengths=lengths,
         constraint=make_constraint(options, wav, num_samples, who.sample_rate),
-        goal=kind(targets, lengths, away=True, of_mean=not who.is_random),
+        goal=kind(log_post.argmax(2), lengths, away=True, of_mean=not who.is_random),
         words=words,
-        noise=lambda start: torch.from_numpy(random_starts(utts, num_samples.tolist(), config.seed, start)).to(wav),
+        noise=noise,
         seed=seed,
     )
     errors, worst = dict.fromkeys(utts, 0), dict(words)
