@@ -104,7 +104,7 @@ def test_the_points_go_where_the_loss_is_larger_and_the_stall_is_the_gradients_o
     def shares(at: torch.Tensor) -> torch.Tensor:
         return (at - 1).square()
 
-    nearby = Nearby(torch.zeros(2, 1, 4), within, weight=0.5)
+    nearby = Nearby(torch.zeros(2, 1, 4), within, weight=torch.tensor([0.5]), stall=torch.zeros(1))
     loss, slope = nearby(shares, delta)
     torch.testing.assert_close(loss, 1.5 * shares(delta).sum(1))
     torch.testing.assert_close(slope, 1.5 * 2 * (delta - 1))
@@ -112,7 +112,7 @@ def test_the_points_go_where_the_loss_is_larger_and_the_stall_is_the_gradients_o
     for _ in range(9):
         nearby(shares, delta)
     assert float(nearby.points.abs().max()) == 0.25
-    loss, slope = Nearby(torch.zeros(1, 1, 4), within, weight=0.0, stall=3.0)(shares, delta)
+    loss, slope = Nearby(torch.zeros(1, 1, 4), within, weight=torch.zeros(1), stall=torch.tensor([3.0]))(shares, delta)
     rise = 0.25 * 2 * (delta - 1).abs().sum(1)  # within the radius, to first order
     torch.testing.assert_close(loss, shares(delta).sum(1) + 3 * rise)
     torch.testing.assert_close(slope, 2 * (delta - 1) + 3 * 0.25 * 2 * (delta - 1).sign())

@@ -36,7 +36,7 @@ from kaldi_uq.recogniser.base import BaseRecogniser
 from kaldi_uq.results.names import CONSISTENCY
 from kaldi_uq.results.word_errors import align_words
 
-SEARCH_FILE = "consistency.json"  # in the directory of a model: options of its search, beside which thresholds are void
+SEARCH_FILE = "consistency.json"  # in the directory of a model: the options that its thresholds are of
 _MOST = 30.0  # nats a frame: further ones would round the companion to 1, another word
 
 
@@ -153,8 +153,8 @@ def search(
     words = {utt: tuple(decoded.get(utt, ())) for utt in utts}
 
     def noise(start: int) -> Tensor:
-        drawn = torch.from_numpy(random_starts(utts, num_samples.tolist(), config.seed, start)).to(wav)
-        return torch.nn.functional.pad(drawn, (0, wav.shape[1] - drawn.shape[1]))  # of a part of a wider batch
+        starts = random_starts(utts, num_samples.tolist(), config.seed, start, width=wav.shape[1])
+        return torch.from_numpy(starts).to(wav)
 
     kind = LOSSES.get(config.loss)
     if not issubclass(kind, FrameGoal):

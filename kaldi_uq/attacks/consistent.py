@@ -18,20 +18,23 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from kaldi_uq.attacks.adaptive import take_better
-from kaldi_uq.attacks.attack import ATTACKS, Attack
+from kaldi_uq.attacks.attack import ATTACKS, Attack, random_starts
 from kaldi_uq.attacks.batch import Batch
 from kaldi_uq.attacks.config import AttackConfig, ConsistentConfig
 from kaldi_uq.attacks.consistency import Consistency, search
 from kaldi_uq.attacks.constraints import Constraint, make_constraint
+from kaldi_uq.attacks.goal import Goal
 from kaldi_uq.attacks.loop import AttackResult, Judge, Shares, Verdict
+from kaldi_uq.recogniser.base import BaseRecogniser
 
 _POINT_STEP = 0.25  # of the defender's radius
 _LOST = 1e4  # rank from which on the words are not what is wanted
-_NOISE = 3 << 40  # added to the seed: the points are neither the attack's draws nor the judge's
+_FIRST = 1 << 10  # number of the first start of a point: they are none of the attack's own
 
 
 @ATTACKS.register("consistent")
@@ -59,40 +62,45 @@ class Consistent(Attack):
         assert isinstance(self.config, ConsistentConfig)
         return self.config
 
+    def prepare(
+        self, recogniser: BaseRecogniser, waves: Mapping[str, np.ndarray], goal: Goal
+    ) -> tuple[Goal, dict[str, list[str]]]:
+        """As of :meth:`Attack.prepare`.
+
+        Raises:
+            ValueError: also for an attack away from the words, and for fixed draws.
+        """
+        if goal.away:
+            raise ValueError("an attack that knows of a search holds a target: give it one, or no --untargeted")
+        if recogniser.is_random and self.config.eot_draws == "fixed":
+            raise ValueError("the rounds go on with some utterances of a batch: eot_draws must be fresh")
+        return super().prepare(recogniser, waves, goal)
+
     def on_batch(self, batch: Batch) -> tuple[AttackResult, Mapping[str, Sequence[Any]]]:
         """Attack a batch.
 
         Returns:
             the best examples, and the columns ``rounds``, ``consistency`` (what the search finds) and ``passes``.
-
-        Raises:
-            ValueError: an attack away from the words, or with fixed draws.
         """
         config = self.own
-        if batch.goal.away:
-            raise ValueError("an attack that knows of a search holds a target: give it one, or no --untargeted")
-        if batch.recogniser.is_random and config.eot_draws == "fixed":
-            raise ValueError("the rounds go on with some utterances of a batch: eot_draws must be fresh")
         rows = torch.arange(len(batch.utts), device=batch.wav.device)
         rounds = torch.ones_like(rows)
         later = replace(config, num_steps=config.hold_steps, num_starts=1, early_stop=False)
         if later.step_rule == "apgd":
             later = replace(later, step_rule="cosine")
         best = batch.run(judge=self.judge(batch))
-        generator = torch.Generator(batch.wav.device).manual_seed(batch.seed + _NOISE)
-        for _ in range(config.hold_rounds):
+        for number in range(config.hold_rounds):
             going = rows[~best.success & (batch.constraint.eps > 0)]
             if not len(going):
                 break
             part, wav = batch.select(going), best.wav[going]
-            within, worst = self._defender(part, wav)
-            noise = torch.rand((config.nearby - 1, *wav.shape), device=wav.device, generator=generator)
-            points = torch.stack([worst - wav, *(within.start(2 * one - 1) for one in noise)])
+            within, points = self._points(part, wav, number)
+            held = best.rank[going] < _LOST  # the others have to reach their target first
             found = part.run(
                 later,
                 judge=self.judge(part),
                 start_delta=wav - part.wav,
-                gradient=Nearby(points, within, weight=config.nearby_weight, stall=config.stall),
+                gradient=Nearby(points, within, weight=held * config.nearby_weight, stall=held * config.stall),
             )
             take_better(best, found, going, found.rank < best.rank[going])
             rounds[going] += 1
@@ -121,11 +129,17 @@ class Consistent(Attack):
         utts = [batch.utts[row] for row in rows.tolist()]
         return search(batch.recogniser, utts, wav, batch.num_samples[rows], self.own.search)
 
-    def _defender(self, batch: Batch, wav: Tensor) -> tuple[Constraint, Tensor]:
-        """What the defender may change of the examples (B, N), and the changed audio that the search found."""
-        options = self.own.search.attack
-        within = make_constraint(options, wav, batch.num_samples, batch.recogniser.sample_rate)
-        return within, self._search(batch, wav, torch.arange(len(wav), device=wav.device))[1]
+    def _points(self, batch: Batch, wav: Tensor, number: int) -> tuple[Constraint, Tensor]:
+        """What the defender may change of the examples (B, N), and what is added at each of the points of a round."""
+        config, sizes = self.own, batch.num_samples
+        within = make_constraint(config.search.attack, wav, sizes, batch.recogniser.sample_rate)
+        worst = self._search(batch, wav, torch.arange(len(wav), device=wav.device))[1]
+        points = [worst - wav]
+        for index in range(1, config.nearby):
+            start = _FIRST + number * config.nearby + index
+            noise = random_starts(batch.utts, sizes.tolist(), config.seed, start, width=wav.shape[1])
+            points.append(within.start(torch.from_numpy(noise).to(wav)))
+        return within, torch.stack(points)
 
 
 class Nearby:
@@ -134,11 +148,11 @@ class Nearby:
     Args:
         points: (K, B, N) what is added to the example at each point.
         within: what may be added.
-        weight: of the mean of the points' losses, against the loss of the example itself.
-        stall: weight of what the loss can rise from the example within the constraint, to first order.
+        weight: (B,) of the mean of the points' losses, against the loss of the example itself.
+        stall: (B,) weight of what the loss can rise from the example within the constraint, to first order.
     """
 
-    def __init__(self, points: Tensor, within: Constraint, *, weight: float, stall: float = 0.0) -> None:
+    def __init__(self, points: Tensor, within: Constraint, *, weight: Tensor, stall: Tensor) -> None:
         self.points, self._within, self._weight, self._stall = points, within, weight, stall
 
     def __call__(self, shares_of: Shares, delta: Tensor) -> tuple[Tensor, Tensor]:
@@ -152,14 +166,14 @@ class Nearby:
             step = _POINT_STEP * self._within.radius()[:, None]
             moved.append(self._within.project(point + step * self._within.direction(pull)))
             share = self._weight / len(self.points)
-            loss, slope = loss + share * near.detach(), slope + share * pull
+            loss, slope = loss + share * near.detach(), slope + share[:, None] * pull
         self.points = torch.stack(moved)
         return loss, slope
 
     def _at_example(self, shares_of: Shares, delta: Tensor) -> tuple[Tensor, Tensor]:
         at = delta.detach().requires_grad_(True)
         loss = shares_of(at).sum(1)
-        if self._stall:
+        if bool(self._stall.any()):
             (rise,) = torch.autograd.grad(loss.sum(), at, create_graph=True)
             loss = loss + self._stall * self._within.radius() * rise.abs().sum(1)
         (slope,) = torch.autograd.grad(loss.sum(), at)
