@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from kaldi_uq import attacks as attacks
     from kaldi_uq.attacks.attack import Adversarial as Adversarial
     from kaldi_uq.attacks.checks.one_run import check as check
+    from kaldi_uq.attacks.consistency import consistency as consistency
     from kaldi_uq.attacks.goal import Say as Say
     from kaldi_uq.attacks.goal import Untargeted as Untargeted
     from kaldi_uq.certificate.certify import Certificate as Certificate
@@ -79,6 +80,7 @@ _PLACES = {
     "attacks": "",
     "certify": "certificate.certify",
     "check": "attacks.checks.one_run",
+    "consistency": "attacks.consistency",
     "deterministic": "nnet",
     "ensemble": "nnet",
     "evaluate_detection": "detector",

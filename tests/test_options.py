@@ -12,7 +12,14 @@ from typing import Any
 import pytest
 
 from kaldi_uq.attacks.attack import Attack
-from kaldi_uq.attacks.config import AdaptiveConfig, AttackConfig, BlackBoxConfig, HidingConfig
+from kaldi_uq.attacks.config import (
+    AdaptiveConfig,
+    AttackConfig,
+    BlackBoxConfig,
+    ConsistentConfig,
+    HidingConfig,
+    SearchConfig,
+)
 from kaldi_uq.cli.main import COMMANDS, command_parser
 from kaldi_uq.config import Config, add_config_file, add_config_flags, config_from, flag, read_option_file
 from kaldi_uq.engine.base import DecodeConfig, DeltasConfig, MonoConfig
@@ -23,7 +30,7 @@ from kaldi_uq.training.config import RobustConfig, TrainConfig
 from tests.conftest import REPO
 
 KINDS: tuple[type[Config], ...] = tuple(map(config_class, MODEL_KINDS))
-ATTACKS: tuple[type[Config], ...] = (AttackConfig, HidingConfig, BlackBoxConfig)
+ATTACKS: tuple[type[Config], ...] = (AttackConfig, HidingConfig, BlackBoxConfig, ConsistentConfig)
 
 # command -> configurations whose fields are its flags, and the fields that it gets in another way
 FLAGS: dict[str, tuple[tuple[type[Config], ...], set[str]]] = {
@@ -38,6 +45,7 @@ FLAGS: dict[str, tuple[tuple[type[Config], ...], set[str]]] = {
     "nnet-decode": ((DecodeConfig,), set()),
     "nnet-attack": ((*ATTACKS, AdaptiveConfig, DecodeConfig), set()),
     "nnet-transfer": ((DecodeConfig,), set()),
+    "nnet-consistency": ((SearchConfig, DecodeConfig), set()),
     "nnet-certify": ((DecodeConfig,), set()),
     "detect": ((DecodeConfig,), set()),
     "attack": ((*ATTACKS, AdaptiveConfig, DecodeConfig), {"untargeted"}),

@@ -115,5 +115,7 @@ def test_options_choose_it_and_one_attack_only() -> None:
         chosen("--hide-steps", "40", "--method", "pgd")
     with pytest.raises(UsageError, match="needs nes_pairs >= 1, got 0"):
         chosen("--method", "black_box")
-    with pytest.raises(UsageError, match="there is no attack 'fgsm'; there are adaptive, black_box, pgd, psychoac"):
+    with pytest.raises(
+        UsageError, match="there is no attack 'fgsm'; there are adaptive, black_box, consistent, pgd, psychoac"
+    ):
         chosen("--method", "fgsm")

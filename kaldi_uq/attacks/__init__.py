@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     from kaldi_uq.attacks.black_box import BlackBox as BlackBox
     from kaldi_uq.attacks.config import AdaptiveConfig as AdaptiveConfig
     from kaldi_uq.attacks.config import AttackConfig as AttackConfig
+    from kaldi_uq.attacks.config import SearchConfig as SearchConfig
+    from kaldi_uq.attacks.consistent import Consistent as Consistent
     from kaldi_uq.attacks.donors import Donors as Donors
     from kaldi_uq.attacks.hiding import Psychoacoustic as Psychoacoustic
     from kaldi_uq.attacks.pgd import PGD as PGD
@@ -45,9 +47,11 @@ _PLACES = {
     "Attack": "attack",
     "AttackConfig": "config",
     "BlackBox": "black_box",
+    "Consistent": "consistent",
     "Donors": "donors",
     "PGD": "pgd",
     "Psychoacoustic": "hiding",
+    "SearchConfig": "config",
 }
 
 __all__ = sorted(_PLACES)

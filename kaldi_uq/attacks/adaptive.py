@@ -104,7 +104,7 @@ class Adaptive(Attack):
                 start = best.wav[going] - part.wav
                 found = part.run(later, goal=goal, judge=self.judge(part), start_delta=start, gradient=gradient)
                 better = found.rank < best.rank[going]
-                _take(best, found, going, better)
+                take_better(best, found, going, better)
                 used[going[better]] = weight[better]
             rounds[going] += 1
             if self.search.way == "penalty":
@@ -186,7 +186,7 @@ class LambdaSearch:
         self._low[rows], self._high[rows] = low, high
 
 
-def _take(best: AttackResult, found: AttackResult, rows: Tensor, better: Tensor) -> None:
+def take_better(best: AttackResult, found: AttackResult, rows: Tensor, better: Tensor) -> None:
     """Replace the better ones among some rows of a batch, and count the work on all of them."""
     for name in ("wav", "last_loss", "success", "rank"):
         getattr(best, name)[rows[better]] = getattr(found, name)[better]

@@ -243,7 +243,9 @@ class Attack:
         )
 
 
-def random_starts(utts: Sequence[str], num_samples: Sequence[int], seed: int, start: int = 0) -> np.ndarray:
+def random_starts(
+    utts: Sequence[str], num_samples: Sequence[int], seed: int, start: int = 0, *, width: int = 0
+) -> np.ndarray:
     """Uniform noise in [-1, 1] for each utterance, the same whatever batch it is in; zero padding.
 
     Args:
@@ -251,11 +253,12 @@ def random_starts(utts: Sequence[str], num_samples: Sequence[int], seed: int, st
         num_samples: samples of each.
         seed: seed of the noise.
         start: number of the start; each has its own noise.
+        width: N, of a part of a wider batch; by default the longest utterance.
 
     Returns:
         (B, N) float32.
     """
-    starts = np.zeros((len(utts), max(num_samples)), dtype=np.float32)
+    starts = np.zeros((len(utts), width or max(num_samples)), dtype=np.float32)
     for row, (utt, size) in enumerate(zip(utts, num_samples, strict=True)):
         rng = np.random.default_rng([seed, 1 + start, zlib.crc32(utt.encode())])
         starts[row, :size] = rng.uniform(-1.0, 1.0, size)

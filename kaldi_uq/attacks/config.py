@@ -152,6 +152,76 @@ class BlackBoxConfig(AttackConfig):
 
 
 @dataclass(frozen=True)
+class SearchConfig(Config):
+    """A search for what is heard as something else near given audio (:mod:`kaldi_uq.attacks.consistency`).
+
+    It is an attack without a target of Auto-PGD, of the audio as it is played, which begins at the audio itself and,
+    with several starts, at noise.  The decoder looks at the middle and at the end of each start.
+
+    ``eps`` is the defender's radius: half of the eps of the attacks that are to be refused, and at the same
+    ``eps_level``.  The margin never stops to have a gradient, which the cross-entropy does where a network is certain.
+    """
+
+    eps: float = 0.01
+    eps_level: float = 0.0  # as of :class:`AttackConfig`
+    loss: str = "margin"
+    num_steps: int = 20
+    num_starts: int = 2
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        self.attack  # noqa: B018 (its checks are those of the values)
+
+    @property
+    def attack(self) -> AttackConfig:
+        """The attack that it is."""
+        return AttackConfig(
+            **self.to_dict(),
+            untargeted=True,
+            start="zero,noise",
+            realign_every=0,
+            judge_every=max(1, self.num_steps // 2),
+        )
+
+
+@dataclass(frozen=True)
+class ConsistentConfig(AttackConfig):
+    """The attack that knows of a search near what is played (:mod:`kaldi_uq.attacks.consistent`).
+
+    The defender's search has the level of the attack, ``eps_level``.
+    """
+
+    search_eps: float = 0.0  # > 0: the radius of the defender's search, which is to be passed
+    search_steps: int = 20
+    search_starts: int = 2
+    search_words: int = 0  # so many may change near audio that passes
+    hold_rounds: int = 4  # after the attack of num_steps
+    hold_steps: int = 100  # of each of these rounds
+    nearby: int = 2  # points near the example at which the target is held, too
+    nearby_weight: float = 2.0  # of their mean loss, against that of the example
+    stall: float = 0.0  # weight of a small gradient for the search to begin with
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(0 <= self.search_eps <= 1, f"search_eps must be in [0, 1] (0: no search), got {self.search_eps}")
+        require(self.search_steps >= 1, f"search_steps must be >= 1, got {self.search_steps}")
+        require(self.search_starts >= 1, f"search_starts must be >= 1, got {self.search_starts}")
+        require(self.search_words >= 0, f"search_words must be >= 0, got {self.search_words}")
+        require(self.hold_rounds >= 0, f"hold_rounds must be >= 0, got {self.hold_rounds}")
+        require(self.hold_steps >= 1, f"hold_steps must be >= 1, got {self.hold_steps}")
+        require(self.nearby >= 1, f"nearby must be >= 1, got {self.nearby}")
+        require(self.nearby_weight >= 0, f"nearby_weight must be >= 0, got {self.nearby_weight}")
+        require(self.stall >= 0, f"stall must be >= 0, got {self.stall}")
+
+    @property
+    def search(self) -> SearchConfig:
+        """The defender's search."""
+        return SearchConfig(
+            eps=self.search_eps, eps_level=self.eps_level, num_steps=self.search_steps, num_starts=self.search_starts
+        )
+
+
+@dataclass(frozen=True)
 class AdaptiveConfig(Config):
     """What an attack that knows the detector does about it; without ``statistics`` the attack knows of none.
 

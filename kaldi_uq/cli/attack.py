@@ -183,8 +183,10 @@ def _lines(record: Mapping[str, Any]) -> list[str]:
     lines.append(f"  {snr}, largest change {change}, {record['steps']} gradient steps")
     shown = {name: value for name, value in record["statistics"].items() if name.startswith(("max_", "mean_"))}
     lines.append("  " + ", ".join(f"{name.replace('_', ' ')} {value:.3g}" for name, value in shown.items()))
-    if "passes" in record:
-        verdict = "passes" if record["passes"] else "CAUGHT"
+    verdict = "passes" if record.get("passes") else "CAUGHT"
+    if "consistency" in record:
+        lines.append(f"  search near it: {verdict}, consistency {record['consistency']:.3g}, {record['rounds']} rounds")
+    elif "passes" in record:
         lines.append(
             f"  detectors it knows: {verdict}, score {record['excess']:+.3g} from the threshold, lambda "
             f"{record['lambda']:.3g}, {record['rounds']} rounds"

@@ -8,10 +8,11 @@ from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kaldi_uq.attacks.config import AdaptiveConfig, AttackConfig, BlackBoxConfig, HidingConfig
+from kaldi_uq.attacks.config import AdaptiveConfig, AttackConfig, BlackBoxConfig, ConsistentConfig, HidingConfig
 from kaldi_uq.cli.options import directory
 from kaldi_uq.config import Config, config_from, parse_fields
 from kaldi_uq.errors import DataError, UsageError
+from kaldi_uq.results.names import CONSISTENCY
 from kaldi_uq.user_code import load_object, mistakes_named
 
 if TYPE_CHECKING:  # no command's --help needs torch
@@ -20,7 +21,8 @@ if TYPE_CHECKING:  # no command's --help needs torch
     from kaldi_uq.detector import OneClassDetector
     from kaldi_uq.recogniser.base import BaseRecogniser
 
-ATTACK_CONFIGS: tuple[type[Config], ...] = (AttackConfig, HidingConfig, BlackBoxConfig, AdaptiveConfig)
+OWN_CONFIGS: tuple[type[AttackConfig], ...] = (AttackConfig, HidingConfig, BlackBoxConfig, ConsistentConfig)
+ATTACK_CONFIGS: tuple[type[Config], ...] = (*OWN_CONFIGS, AdaptiveConfig)
 
 
 def add_attack_choice(parser: argparse.ArgumentParser) -> None:
@@ -28,8 +30,9 @@ def add_attack_choice(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--method",
         metavar="NAME",
-        help="pgd, psychoacoustic (asked for by --hide-steps), black_box (--nes-pairs), adaptive (--statistics), or an "
-        "attack of your own, FILE.py:CLASS, which is run [what the options ask for, else pgd]",
+        help="pgd, psychoacoustic (asked for by --hide-steps), black_box (--nes-pairs), adaptive (--statistics), "
+        "consistent (--search-eps), or an attack of your own, FILE.py:CLASS, which is run [what the options ask for, "
+        "else pgd]",
     )
     parser.add_argument(
         "--method-options", default="", metavar="NAME=VALUE,...", help="options that only an attack of your own has"
@@ -88,8 +91,14 @@ def detectors_to_pass(args: argparse.Namespace, adaptive: AdaptiveConfig) -> lis
     found = detectors_of(None, fit, adaptive.fpr) if fit else load_detectors(place)
     where = str(fit or place)
     gaussians = {"one": ("-one-sided",), "two": ("",), "both": ("", "-one-sided")}[adaptive.sided]
-    names = [n for n in found if n + "-one-sided" in found] if adaptive.statistics == "all" else list(adaptive.names)
+    names = (
+        [n for n in found if n + "-one-sided" in found and n != CONSISTENCY]
+        if adaptive.statistics == "all"
+        else list(adaptive.names)
+    )
     chosen = []
+    if any(name.startswith(CONSISTENCY) for name in names):
+        raise UsageError("--statistics: a search finds the consistency, which has no gradient; --search-eps passes it")
     for name in names:
         # the name of a statistic stands for its Gaussians, any other for the detector of that name
         forms = gaussians if f"{name}-one-sided" in found or name not in found else ("",)
@@ -122,7 +131,7 @@ def attack_of(args: argparse.Namespace, adaptive: AdaptiveConfig, **fixed: Any) 
     from kaldi_uq.attacks.attack import ATTACKS, Attack
 
     every: dict[type[AttackConfig], AttackConfig] = {
-        config: config_from(args, config, **fixed) for config in (AttackConfig, HidingConfig, BlackBoxConfig)
+        config: config_from(args, config, **fixed) for config in OWN_CONFIGS
     }
     asked = {n: kind for n in ATTACKS.names() if (kind := ATTACKS.get(n)).asked_by}
     asking: dict[type[Config], Config] = {**dict(every.items()), AdaptiveConfig: adaptive}

@@ -6,6 +6,9 @@ statistics the three that are most unlike benign speech are shown.  A part is su
 (first) statistic is, for at least 2 frames on end, above the --frame-quantile of
 benign frames.  A strong attack can make a network more certain than benign speech does: then no part stands out.
 
+With --statistic consistency-one-sided other words are searched for near the audio, as nnet-consistency does: that takes
+longer, and no part is suspicious.
+
 A model that normalises by speaker (--cmvn speaker) takes each file for a speaker of its own.
 
 The verdict on a file does not depend on the other files of the call; that of a model with random draws varies a little
@@ -33,7 +36,7 @@ from kaldi_uq.detector.normal import FILE_NAME, PROBABILITIES, Normal, load_fram
 from kaldi_uq.errors import DataError, UsageError
 from kaldi_uq.io.datadir import read_table
 from kaldi_uq.io.pipes import is_pipe
-from kaldi_uq.results.names import GATE
+from kaldi_uq.results.names import CONSISTENCY, GATE
 
 if TYPE_CHECKING:  # --help needs no torch
     from kaldi_uq.detector import OneClassDetector
@@ -93,7 +96,13 @@ def run(args: argparse.Namespace) -> int:
         _note(f"{recogniser.why_no_words}.  The words heard are not printed without it")
     paths = {_name(wav): wav for _, wav in files}
     waves = recogniser.read_wavs(paths, where="--scp" if args.scp else "", allow_pipes=args.allow_pipes)
-    verdicts = judge(recogniser, detector, waves, normal=normal, seed=args.seed)
+    measured = None
+    if CONSISTENCY in detector.statistics:
+        from kaldi_uq.attacks.consistency import consistency, model_search
+
+        found = consistency(recogniser, waves, model_search(args.model_dir), alone=True)
+        measured = {name: one.statistics for name, one in found.items()}
+    verdicts = judge(recogniser, detector, waves, normal=normal, seed=args.seed, measured=measured)
     lines: list[str] = []
     for utt, wav in files:
         verdict = verdicts[_name(wav)]
@@ -145,6 +154,8 @@ def _normal(
     args: argparse.Namespace, detector_path: Path, detector: OneClassDetector, recogniser: BaseRecogniser
 ) -> Normal | None:
     """What is normal in a frame, for the measure of the statistic; ``None``, with a note, if the file is missing."""
+    if CONSISTENCY in detector.statistics:  # of the whole utterance
+        return None
     path = detector_path.parent / FILE_NAME
     if not path.is_file():
         _note(

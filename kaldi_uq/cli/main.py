@@ -45,6 +45,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "nnet-transfer": ("nnet_transfer", "play the examples made against one model to another"),
     "nnet-negatives": ("nnet_negatives", "measure detectors on benign but hard audio"),
     "nnet-detect": ("nnet_detect", "measure the detectors of a model against an attack"),
+    "nnet-consistency": ("nnet_consistency", "search near audio for changes that a model hears as other words"),
     "nnet-certify": ("nnet_certify", "prove that no small change makes a model write another text"),
     "worst-case": ("worst_case", "say which utterances any of several attacks reaches"),
     "check-attacks": ("check_attacks", "say whether the attacks on a model are meaningful"),

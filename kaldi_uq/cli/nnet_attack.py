@@ -154,5 +154,7 @@ def _summary(args: argparse.Namespace, options: dict[str, Any], adaptive: Adapti
         ),
     }
     if adaptive.names:
-        row |= {"adaptive": adaptive.to_dict(), "fpr": adaptive.fpr, "evasion": evasion(lines)}
+        row |= {"adaptive": adaptive.to_dict(), "fpr": adaptive.fpr}
+    if all("passes" in line for line in lines):
+        row["evasion"] = evasion(lines)
     return row

@@ -43,6 +43,7 @@ def judge(
     *,
     normal: Normal | None = None,
     seed: int = 0,
+    measured: Mapping[str, Mapping[str, float]] | None = None,
 ) -> dict[str, Verdict]:
     """Judge audio.
 
@@ -52,6 +53,7 @@ def judge(
         waves: name -> (N,) samples, int16 or float in [-1, 1].
         normal: what is normal in a frame, to find the suspicious parts; its measure must be one of the recogniser's.
         seed: seed of the draws of a random recogniser.
+        measured: name -> statistics that were measured in another way, such as the consistency.
 
     Returns:
         name -> verdict, in the order of ``waves``.
@@ -62,7 +64,8 @@ def judge(
     # the verdict on a file must not depend on the files beside it
     alone = recogniser.is_random
     heard = recogniser.hear(waves, seed=seed, alone=alone, words=not recogniser.why_no_words, desc="judging")
-    values = {name: _values(name, one.statistics, detector) for name, one in heard.items()}
+    more = measured or {}
+    values = {name: _values(name, {**one.statistics, **more.get(name, {})}, detector) for name, one in heard.items()}
     if not heard:
         return {}
     table = {statistic: [row[statistic] for row in values.values()] for statistic in detector.statistics}

@@ -29,6 +29,7 @@ MEASURES = ("predictive_entropy", "expected_entropy", "mutual_information", "var
 DETECTOR_ORDER = (("gaussian", "two"), ("gaussian", "one"))
 PAPER_STATISTIC = "max_predictive_entropy"
 GATE = "all-joint"  # the detector that judges by default
+CONSISTENCY = "consistency"  # a statistic of its own: a search finds it, and "all" do without it
 
 # The checks of attacks in the order in which they are shown: what the value is, and what it is compared with.
 CHECKS = {
