@@ -23,8 +23,9 @@ def to_level(wav: Tensor, num_samples: Tensor, level: float) -> Tensor:
     Returns:
         ``(B, N)``, 0 in padded samples.
 
+    >>> import torch
     >>> wav = torch.tensor([[0.5, -0.5, 0.5, -0.5]])
-    >>> to_level(wav, torch.tensor([4]), 0.05).abs().max().item()
+    >>> round(to_level(wav, torch.tensor([4]), 0.05).abs().max().item(), 6)
     0.05
     """
     inside = valid_mask(num_samples.to(wav.device), wav.shape[1])
