@@ -63,7 +63,7 @@ def test_same_part_again_replaces_the_first_as_where_a_module_is_imported_twice(
 @pytest.mark.parametrize(
     "module, registry, names",
     [
-        ("attack", "ATTACKS", "adaptive black_box pgd psychoacoustic"),
+        ("attack", "ATTACKS", "adaptive black_box consistent pgd psychoacoustic"),
         ("constraints", "CONSTRAINTS", "l2 linf masking snr"),
     ],
 )

@@ -178,6 +178,7 @@ class TestSummary:
             "target_success": 2 / 3,
             "original_accuracy": 0.0,
             "snr_db_mean": 15.0,
+            "snr_db_q05": 10.5,
         }
 
     def test_without_targets_nothing_is_said_of_them(self) -> None:
@@ -202,7 +203,7 @@ def test_script_fills_the_matrix_of_the_trained_models(tiny_recipe: Recipe, tmp_
     done = recipe.run("local/transfer.sh", "--eps", "0.020", "--device", "cpu")
     assert done.returncode == 0, done.stderr[-3000:]
     (row,) = (r for r in recipe.results()["transfer"] if (r["attack"], r["eps"]) == ("pgd", 0.02))
-    (attack,) = (r for r in recipe.results()["attacks"] if (r["attack"], r["eps"]) == ("pgd", 0.02))
+    (attack,) = (r for r in recipe.results()["attacks"] if (r["model"], r["attack"], r["eps"]) == ("dnn", "pgd", 0.02))
     assert (row["source"], row["model"], row["num_utts"]) == ("dnn", "dnn", attack["num_utts"])
     assert row["target_accuracy"] == attack["target_accuracy"]
     assert (recipe.path / "exp/dnn/transfer_dnn_pgd_eps0.02/results.jsonl").is_file()
@@ -210,8 +211,8 @@ def test_script_fills_the_matrix_of_the_trained_models(tiny_recipe: Recipe, tmp_
     assert line.endswith("local/attack.sh --model dnn --eps 0.5 makes it")
     assert "none of exp/{x,y} has a final.safetensors" in error_line(recipe.run("local/transfer.sh", "--models", "x y"))
     # another model by its name, a link here, as the surrogate of one that was not attacked itself
-    (recipe.path / "exp/dnn-robust").symlink_to("dnn")
-    done = recipe.run("local/transfer.sh", "--models", "dnn-robust", "--listeners", "dnn", "--device", "cpu")
+    (recipe.path / "exp/surrogate").symlink_to("dnn")
+    done = recipe.run("local/transfer.sh", "--models", "surrogate", "--listeners", "dnn", "--device", "cpu")
     assert done.returncode == 0, done.stderr[-3000:]
     rows = [(r["source"], r["model"]) for r in recipe.results()["transfer"] if r["eps"] == 0.02]
-    assert ("dnn-robust", "dnn") in rows
+    assert ("surrogate", "dnn") in rows

@@ -108,10 +108,11 @@ make_features() {
   done
 }
 
-# each_model FUNCTION: runs it for every model, model_jobs at a time; fails if one fails
+# each_model FUNCTION: runs it for every model, model_jobs at a time; fails if one fails, and then begins no other
 each_model() {
   local m pids=() failed=0 pid
   for m in $models; do
+    [ $failed = 0 ] || break
     "$1" "$m" &
     pids+=($!)
     if ((${#pids[@]} >= model_jobs)); then
