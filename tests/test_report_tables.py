@@ -1,4 +1,7 @@
-"""Tables and headlines of the report say what the numbers say, and no more."""
+"""Tables and headlines of the report say what the numbers say, and no more.
+
+One file: a headline and the table beside it are asked about the same numbers.
+"""
 
 from __future__ import annotations
 

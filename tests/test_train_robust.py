@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import nn
 
+from kaldi_uq.errors import UsageError
 from kaldi_uq.feats.config import FrontEndConfig
 from kaldi_uq.nnet.config import MODEL_KINDS
 from kaldi_uq.nnet.wrappers import mc_dropout
@@ -210,3 +211,8 @@ def test_little_data_is_passed_over_until_there_are_steps_enough(
     )
     make(system, tmp_path, config=config, robust=robust).run()
     assert 7 <= len(steps) <= 12
+
+
+def test_epochs_that_leave_none_for_the_attack_are_refused(system: TinySystem, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"--robust-after 3 leaves none of the 3 epochs for adversarial training"):
+        make(system, tmp_path, robust=RobustConfig(robust_eps=0.01, robust_after=3))

@@ -92,6 +92,12 @@ class Trainer:
     ) -> None:
         self.out_dir, self.model, self.inputs, self.engine = out_dir, model, inputs, engine
         self.config, self.decode, self.robust = config, decode, robust or RobustConfig()
+        epochs = config.num_epochs + config.num_viterbi_epochs
+        if self.robust.robust_eps and self.robust.robust_after >= epochs:
+            raise UsageError(
+                f"--robust-after {self.robust.robust_after} leaves none of the {epochs} epochs for adversarial training: "
+                "choose a smaller one, or a larger --num-epochs"
+            )
         self.device = model.log_prior.device
         network = model.network.config.to_dict() if isinstance(model.network, FrameModel) else model.kind
         options = (model.front_end.config.to_dict(), network, config.to_dict(), self.robust.to_dict())
