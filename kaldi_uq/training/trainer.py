@@ -95,8 +95,8 @@ class Trainer:
         epochs = config.num_epochs + config.num_viterbi_epochs
         if self.robust.robust_eps and self.robust.robust_after >= epochs:
             raise UsageError(
-                f"--robust-after {self.robust.robust_after} leaves none of the {epochs} epochs for adversarial training: "
-                "choose a smaller one, or a larger --num-epochs"
+                f"--robust-after {self.robust.robust_after} leaves none of the {epochs} epochs for adversarial "
+                "training: choose a smaller one, or a larger --num-epochs"
             )
         self.device = model.log_prior.device
         network = model.network.config.to_dict() if isinstance(model.network, FrameModel) else model.kind
