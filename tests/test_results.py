@@ -163,6 +163,6 @@ def test_readme_table_holds_the_numbers_of_the_results() -> None:
         line("paper's detector, maximum entropy", area(knows, "max_predictive_entropy")),
     ]
     table = re.findall(
-        r"^\| (?:paper's|mean|strong|best|adaptive).*\|$", (ROOT / "README.md").read_text(), re.MULTILINE
+        r"^\| (?:paper's|mean|strong attack:|best|adaptive).*\|$", (ROOT / "README.md").read_text(), re.MULTILINE
     )
     assert table == expected
