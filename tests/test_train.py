@@ -55,7 +55,7 @@ def plain_training(system: TinySystem, kind: str, config: TrainConfig) -> dict[s
     data.normalise(model.front_end.norm)
     parts = data.feats.split([len(values) for values in feats])
     x = torch.cat([model.front_end.splice(part[None], torch.tensor([len(part)]))[0] for part in parts])
-    optimizer = torch.optim.Adam(network.parameters(), lr=config.learning_rate)
+    optimizer = torch.optim.Adam(network.parameters(), lr=config.learning_rate, fused=True)
     steps = math.ceil(len(x) / config.batch_size)
     for epoch in range(config.num_epochs):
         orders = []

@@ -108,9 +108,15 @@ make_features() {
   done
 }
 
-# each_model FUNCTION: runs it for every model, model_jobs at a time; fails if one fails, and then begins no other
+# each_model FUNCTION: runs it for every model, model_jobs at a time, which share the processors; fails if one fails, and then
+# begins no other
 each_model() {
-  local m pids=() failed=0 pid
+  local m pids=() failed=0 pid cores words
+  if [ -z "${OMP_NUM_THREADS:-}" ]; then
+    read -ra words <<<"$models"
+    cores=$(($(nproc) / (${#words[@]} < model_jobs ? ${#words[@]} : model_jobs)))
+    local -x OMP_NUM_THREADS=$((cores > 1 ? cores : 1))
+  fi
   for m in $models; do
     [ $failed = 0 ] || break
     "$1" "$m" &

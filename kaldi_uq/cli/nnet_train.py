@@ -40,7 +40,10 @@ from kaldi_uq.training.config import ROBUST_BATCH, UTTERANCE_BATCH, RobustConfig
 from kaldi_uq.user_code import load_object, split_name
 
 if TYPE_CHECKING:  # --help needs no torch
+    from kaldi_uq.nnet.base import AcousticModel
     from kaldi_uq.recogniser.hybrid import HybridModel
+
+SMALL_BATCH = 1 << 17  # values of the widest layer in a minibatch, below which one thread trains faster than several
 
 log = logging.getLogger(__name__)
 
@@ -81,12 +84,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
+    import torch
+
     from kaldi_uq.recogniser.hybrid import MODEL_FILE, select_device
     from kaldi_uq.recogniser.speakers import speaker_stats, speakers_digest
     from kaldi_uq.training.trainer import Trainer, TrainingInputs
 
     start_logging()
-    use_all_cores()
     engine = engine_of(args, args.exp_dir)
     frontend = _frontend(args)
     transitions = read_transitions(args.ali_dir / "final.mdl")
@@ -95,6 +99,10 @@ def run(args: argparse.Namespace) -> None:
     utterances = {} if model.network.frame_wise else {"batch_size": UTTERANCE_BATCH}
     utterances = {"batch_size": ROBUST_BATCH} if robust.robust_eps else utterances
     config = config_from(args, TrainConfig, beneath=utterances)
+    if robust.robust_eps or not _has_small_batches(model.network, config.batch_size):
+        use_all_cores()
+    else:
+        torch.set_num_threads(1)
     if config.num_viterbi_epochs and not (args.lang_dir / "G.fst").is_file():
         raise DataError(
             f"{args.lang_dir / 'G.fst'}: no such file; take the language directory of the recipe's tests (such as "
@@ -199,3 +207,10 @@ def _frontend(args: argparse.Namespace) -> FrontEndConfig:
         shown = " ".join(f"{flag(name)} {str(value).lower()}" for name, value in recipe.items())
         log.info("%s: the recipe has %s; flags win over it, and --opts-dir none leaves it out", place, shown)
     return config_from(args, FrontEndConfig, beneath={**recipe, **context}, **features)
+
+
+def _has_small_batches(network: AcousticModel, batch_size: int) -> bool:
+    """Whether threads would wait for each other longer than they compute: on two cores it takes half as long again."""
+    from kaldi_uq.nnet.base import FrameModel
+
+    return isinstance(network, FrameModel) and batch_size * max(network.config.hidden_dims) < SMALL_BATCH

@@ -12,7 +12,8 @@ from kaldi_uq.feats.config import FrontEndConfig
 from kaldi_uq.feats.deltas import Deltas
 from kaldi_uq.feats.level import to_level
 from kaldi_uq.feats.mfcc import Fbank, Mfcc
-from kaldi_uq.feats.splice import splice
+from kaldi_uq.feats.packing import Packing
+from kaldi_uq.feats.splice import splice, splice_frames
 from kaldi_uq.feats.torchaudio_mfcc import TorchaudioMfcc
 
 
@@ -112,6 +113,23 @@ class FrontEnd(nn.Module):
     def splice(self, feats: Tensor, lengths: Tensor) -> Tensor:
         """Add context frames: ``(B, T, feature_dim) -> (B, T, output_dim)``."""
         return splice(feats, lengths, self.config.left_context, self.config.right_context)
+
+    def splice_packed(self, feats: Tensor, lengths: Tensor) -> tuple[Tensor, Packing]:
+        """Add context frames and leave the padding out: (F, output_dim), and where in the batch the frames are."""
+        packing = Packing.of(lengths, feats.shape[1])
+        left, right = self.config.left_context, self.config.right_context
+        return splice_frames(feats, lengths, packing.index, left=left, right=right), packing
+
+    def packed(
+        self, wav: Tensor, num_samples: Tensor, *, cmvn_stats: Tensor | None = None
+    ) -> tuple[Tensor, Packing, Tensor]:
+        """Compute the network's input of the frames that are no padding; it takes the arguments of :meth:`features`.
+
+        Returns:
+            ``(F, output_dim)``, utterance after utterance, where in the batch they are, and lengths ``(B,)`` int64.
+        """
+        feats, lengths = self.features(wav, num_samples, cmvn_stats=cmvn_stats)
+        return *self.splice_packed(feats, lengths), lengths
 
     def forward(self, wav: Tensor, num_samples: Tensor, *, cmvn_stats: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Compute the network's input; it takes the arguments of :meth:`features`.

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from kaldi_uq.feats.framing import valid_mask
+from kaldi_uq.feats.packing import Packing
 
 
 def repeat_edge_frames(feats: Tensor, lengths: Tensor, left: int, right: int) -> Tensor:
@@ -32,23 +33,45 @@ class _Splice(torch.autograd.Function):
     """Splicing makes the largest tensor of the front end: it is written once, and its gradient read once."""
 
     @staticmethod
-    def forward(ctx: Any, extended: Tensor, padding: Tensor, width: int) -> Tensor:
+    def forward(ctx: Any, extended: Tensor, index: Tensor, width: int) -> Tensor:
         batch, size, dim = extended.shape
-        ctx.save_for_backward(padding)
+        count = size - width + 1
+        ctx.save_for_backward(index)
         ctx.extended_shape = extended.shape
         # Neighbouring frames are neighbours in memory, so a spliced frame is a window into the sequence of all values.
-        spliced = extended.view(batch, size * dim).unfold(1, width * dim, dim)
-        return spliced.contiguous().masked_fill_(padding, 0)
+        windows = extended.view(batch, size * dim).unfold(1, width * dim, dim)
+        if len(index) == batch * count:
+            return windows.reshape(len(index), width * dim)
+        return windows[index // count, index % count]
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        (padding,) = ctx.saved_tensors
-        count, dim = grad.shape[1], ctx.extended_shape[2]
-        out = grad.new_zeros(ctx.extended_shape)
-        for place in range(grad.shape[2] // dim):
-            part = grad[..., place * dim : (place + 1) * dim]
-            out[:, place : place + count] += part.masked_fill(padding, 0)
-        return out, None, None
+        (index,) = ctx.saved_tensors
+        batch, size, dim = ctx.extended_shape
+        width = grad.shape[1] // dim
+        count = size - width + 1
+        first = index // count * size + index % count  # row of the first of a frame's neighbours
+        out = grad.new_zeros(batch * size, dim)
+        for place in range(width):
+            out.index_add_(0, first + place, grad[:, place * dim : (place + 1) * dim])
+        return out.view(batch, size, dim), None, None
+
+
+def splice_frames(feats: Tensor, lengths: Tensor, index: Tensor, *, left: int, right: int) -> Tensor:
+    """Concatenate chosen frames of a batch with their neighbours.
+
+    Args:
+        feats: features, ``(B, T, D)``.
+        lengths: number of frames of each utterance, ``(B,)`` int64.
+        index: places of the frames in the flattened batch ``(B * T)``, ``(F,)`` int64, each of them once.
+        left: number of context frames before each frame.
+        right: number of context frames after it.
+
+    Returns:
+        ``(F, D * (left + 1 + right))``, the rows of :func:`splice` that are chosen.
+    """
+    extended = repeat_edge_frames(feats, lengths, left, right)
+    return _Splice.apply(extended, index, left + 1 + right)  # type: ignore[no-untyped-call, no-any-return]
 
 
 def splice(feats: Tensor, lengths: Tensor, left: int, right: int) -> Tensor:
@@ -70,11 +93,11 @@ def splice(feats: Tensor, lengths: Tensor, left: int, right: int) -> Tensor:
     >>> splice(feats, torch.tensor([3]), 1, 1).tolist()
     [[[1.0, 1.0, 2.0], [1.0, 2.0, 3.0], [2.0, 3.0, 3.0]]]
     """
-    padding = ~valid_mask(lengths, feats.shape[1]).unsqueeze(-1)
+    size = feats.shape[1]
     if left == right == 0:
-        return feats.masked_fill(padding, 0)
-    extended = repeat_edge_frames(feats, lengths, left, right)
-    return _Splice.apply(extended, padding, left + 1 + right)  # type: ignore[no-untyped-call, no-any-return]
+        return feats.masked_fill(~valid_mask(lengths, size).unsqueeze(-1), 0)
+    packing = Packing.of(lengths, size)
+    return packing.unpack(splice_frames(feats, lengths, packing.index, left=left, right=right))
 
 
 def gather_spliced(feats: Tensor, start: Tensor, end: Tensor, index: Tensor, *, left: int, right: int) -> Tensor:

@@ -136,12 +136,25 @@ class DiagGmmSet:
         )
 
     @functools.cached_property
-    def _stacked(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        """The Gaussians of all pdfs as one matrix: log-likelihoods are one product for the terms in x and x^2."""
-        terms = np.concatenate([np.concatenate(self.means_invvars), -0.5 * np.concatenate(self.inv_vars)], axis=1)
+    def _by_rank(self) -> tuple[np.ndarray, np.ndarray, list[slice], np.ndarray]:
+        """The Gaussians of all pdfs as one matrix, so that log-likelihoods are one product for the terms in x and x^2.
+
+        The pdfs' first Gaussians come first, then the second ones of those that have any, and so on; the pdfs with most
+        Gaussians are the first.
+
+        Returns:
+            terms (G, 2D) and constants (G, 1), float32; the rows of each rank; and the place (C,) of each pdf.
+        """
         sizes = np.array([len(w) for w in self.weights])
-        starts = np.concatenate([[0], np.cumsum(sizes)[:-1]])
-        return np.ascontiguousarray(terms.T), np.concatenate(self.gconsts).astype(np.float32), starts, sizes
+        order = np.argsort(-sizes, kind="stable")
+        counts = [int((sizes > rank).sum()) for rank in range(int(sizes.max()))]
+        ends = np.cumsum(counts)
+        ranks = [slice(int(end) - count, int(end)) for count, end in zip(counts, ends, strict=True)]
+        firsts = np.cumsum(sizes) - sizes
+        rows = np.concatenate([firsts[order[:count]] + rank for rank, count in enumerate(counts)])
+        terms = np.concatenate([np.concatenate(self.means_invvars), -0.5 * np.concatenate(self.inv_vars)], axis=1)
+        gconsts = np.concatenate(self.gconsts).astype(np.float32)
+        return np.ascontiguousarray(terms[rows]), gconsts[rows, None], ranks, np.argsort(order)
 
     def loglikes(self, feats: np.ndarray) -> np.ndarray:
         """Log-likelihoods of every pdf.
@@ -152,13 +165,20 @@ class DiagGmmSet:
         Returns:
             (T, C) float32.
         """
-        terms, gconsts, starts, sizes = self._stacked
-        scores = np.concatenate([feats, feats**2], axis=1) @ terms + gconsts
-        if (sizes == 1).all():
-            return scores
-        peak = np.maximum.reduceat(scores, starts, axis=1)
-        scores -= np.repeat(peak, sizes, axis=1)
-        return peak + np.log(np.add.reduceat(np.exp(scores, out=scores), starts, axis=1))
+        terms, gconsts, ranks, places = self._by_rank
+        scores = terms @ np.concatenate([feats, feats**2], axis=1).T
+        scores += gconsts
+        # a loop over the Gaussians of one pdf, not over pdfs: reduceat takes three times as long
+        peak = scores[ranks[0]].copy()
+        for rank in ranks[1:]:
+            part = peak[: rank.stop - rank.start]
+            np.maximum(part, scores[rank], out=part)
+        total = np.zeros_like(peak)
+        for rank in ranks:
+            count = rank.stop - rank.start
+            total[:count] += np.exp(scores[rank] - peak[:count])
+        peak += np.log(total)
+        return np.ascontiguousarray(peak[places].T)
 
 
 def _read_topology(reader: TokenReader) -> Topology:

@@ -185,10 +185,38 @@ class HybridModel(nn.Module):
             cmvn_stats: statistics of the speakers, see :meth:`cmvn_stats_of`.
 
         Returns:
-            an iterator of (m, B, T, C) chunks, and the lengths (B,) int64 in frames.
+            an iterator of (m, B, T, C) chunks, and the lengths (B,) int64 in frames; padded frames have no meaning.
         """
-        x, lengths = self.front_end(wav, num_samples, cmvn_stats=cmvn_stats)
-        return self.network.iter_log_post(x, num_samples=num_draws, generator=generator), lengths
+        if not self.network.frame_wise:
+            x, lengths = self.front_end(wav, num_samples, cmvn_stats=cmvn_stats)
+            return self.network.iter_log_post(x, num_samples=num_draws, generator=generator), lengths
+        frames, packing, lengths = self.front_end.packed(wav, num_samples, cmvn_stats=cmvn_stats)
+        chunks = self.network.iter_log_post(frames.unsqueeze(0), num_samples=num_draws, generator=generator)
+        return (packing.unpack(chunk.squeeze(1)) for chunk in chunks), lengths
+
+    def mean_log_post(
+        self,
+        wav: Tensor,
+        num_samples: Tensor,
+        *,
+        generator: torch.Generator | None = None,
+        cmvn_stats: Tensor | None = None,
+    ) -> Tensor:
+        """Logarithm of the predictive mean, (B, T, C); it takes the arguments of :meth:`iter_log_post`."""
+        feats, lengths = self.front_end.features(wav, num_samples, cmvn_stats=cmvn_stats)
+        return self.mean_of_features(feats, lengths, generator=generator)
+
+    def mean_of_features(
+        self, feats: Tensor, lengths: Tensor, *, num_draws: int | None = None, generator: torch.Generator | None = None
+    ) -> Tensor:
+        """Logarithm of the predictive mean, (B, T, C), of features (B, T, D) without context."""
+        network = self.network
+        if not network.frame_wise:
+            x = self.front_end.splice(feats, lengths)
+            return network(x, num_samples=num_draws, generator=generator)  # type: ignore[no-any-return]
+        frames, packing = self.front_end.splice_packed(feats, lengths)
+        mean: Tensor = network(frames.unsqueeze(0), num_samples=num_draws, generator=generator)
+        return packing.unpack(mean[0])
 
     def loglikes(self, log_post: Tensor) -> Tensor:
         """Unscaled log-likelihoods, up to a constant of the frame: ``log_post - log_prior``."""

@@ -216,9 +216,7 @@ class Recogniser(BaseRecogniser):
     def mean_log_post(
         self, wav: Tensor, num_samples: Tensor, utts: Sequence[str], *, generator: torch.Generator | None = None
     ) -> Tensor:
-        features, _ = self.model.front_end(wav, num_samples, cmvn_stats=self.cmvn_stats(utts))
-        mean: Tensor = self.model.network(features, generator=generator)
-        return mean
+        return self.model.mean_log_post(wav, num_samples, generator=generator, cmvn_stats=self.cmvn_stats(utts))
 
     def scores(self, log_mean_post: Tensor) -> Tensor:
         return self.model.loglikes(log_mean_post)

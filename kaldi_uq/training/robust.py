@@ -121,13 +121,14 @@ class RobustLoss:
         noise = torch.empty_like(wav).uniform_(-1.0, 1.0, generator=generator)
         delta = eps * noise
         num_samples = 1 if network.is_random else None
+        wanted, mask = self._as_input(targets, speech), self._as_input(speech.mask, speech)
         network.eval()  # an attack trains nothing: no running statistics, no dropout of a network that has none at test
         for _ in range(config.robust_steps):
             delta.requires_grad_(True)
             with self._differentiable():
-                x, _ = self._features(speech, delta)
+                x = self._input(speech, delta)
                 log_post = network.log_post(x, num_samples=num_samples, generator=generator)
-                chosen = log_post.mean(0).gather(2, targets[..., None])[..., 0].masked_fill(~speech.mask, 0.0)
+                chosen = log_post.mean(0).gather(2, wanted[..., None])[..., 0].masked_fill(~mask, 0.0)
                 (slope,) = torch.autograd.grad(chosen.sum() if towards else -chosen.sum(), delta)
             with torch.no_grad():
                 step = config.robust_step_size * eps
@@ -137,22 +138,23 @@ class RobustLoss:
 
     def _loss(self, speech: Speech, delta: Tensor, num_frames: int, generator: torch.Generator) -> Tensor:
         config, network = self.config, self.model.network
-        attacked, _ = self._features(speech, delta)
+        attacked = self._input(speech, delta)
         if config.robust_loss == "plain":
             return self._cross_entropy(attacked, speech, num_frames, generator)
-        clean, _ = self._features(speech, None)
+        clean = self._input(speech, None)
         loss = self._cross_entropy(clean, speech, num_frames, generator)
         count = self.train.num_train_samples or network.default_num_train_samples
         state = generator.get_state()
         before = network.log_post(clean, num_samples=count, generator=generator)
         generator.set_state(state)  # the same draws: only what the attack changes is counted
         after = network.log_post(attacked, num_samples=count, generator=generator)
-        return loss + config.robust_weight * max(network.num_members, 1) * divergence(before, after, speech.mask)
+        return loss + config.robust_weight * max(network.num_members, 1) * divergence(
+            before, after, self._as_input(speech.mask, speech)
+        )
 
     def _cross_entropy(self, x: Tensor, speech: Speech, num_frames: int, generator: torch.Generator) -> Tensor:
         network: AcousticModel = self.model.network
-        mask = speech.mask
-        frames = (x[mask], speech.pdfs[mask], None) if network.frame_wise else (x, speech.pdfs, mask)
+        frames = (x[0], speech.pdfs[speech.mask], None) if network.frame_wise else (x, speech.pdfs, speech.mask)
         return network.training_loss(
             frames[0],
             frames[1],
@@ -162,9 +164,17 @@ class RobustLoss:
             generator=generator,
         )
 
-    def _features(self, speech: Speech, delta: Tensor | None) -> tuple[Tensor, Tensor]:
+    def _input(self, speech: Speech, delta: Tensor | None) -> Tensor:
+        """What the network reads: (B, T, D); of a frame-wise network the frames without padding, (1, F, D)."""
         wav = speech.wav if delta is None else speech.wav + delta
-        return self.model.front_end(wav, speech.num_samples, cmvn_stats=speech.cmvn_stats)  # type: ignore[no-any-return]
+        front_end, stats = self.model.front_end, speech.cmvn_stats
+        if self.model.network.frame_wise:
+            return front_end.packed(wav, speech.num_samples, cmvn_stats=stats)[0].unsqueeze(0)
+        return front_end(wav, speech.num_samples, cmvn_stats=stats)[0]  # type: ignore[no-any-return]
+
+    def _as_input(self, values: Tensor, speech: Speech) -> Tensor:
+        """A value of each frame, (B, T), in the shape of the network's input: (1, F) of a frame-wise one."""
+        return values[speech.mask].unsqueeze(0) if self.model.network.frame_wise else values
 
     def _differentiable(self) -> contextlib.AbstractContextManager[None]:
         # cuDNN has no gradient of a recurrent network in evaluation mode; PyTorch's own implementation has

@@ -116,7 +116,7 @@ class Trainer:
         data = make_training_set(self.model, inputs.waves, pdf_alis, inputs.ali_shift_s)
         data.normalise(self.model.front_end.norm)
         optimizer = torch.optim.Adam(
-            self.model.network.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay
+            self.model.network.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, fused=True
         )
         num_epochs = config.num_epochs + config.num_viterbi_epochs
         first = self._resume(optimizer, data)
@@ -239,15 +239,16 @@ class Trainer:
 
     def _loglikes(self, data: TrainingSet, epoch: int) -> Iterator[tuple[str, np.ndarray]]:
         """(utt, (T, C)) over the training set; a random network is averaged over at most 10 draws."""
-        network, front_end = self.model.network, self.model.front_end
+        network = self.model.network
         num_draws = min(10, network.default_num_samples) if network.is_random else None
         with tqdm(total=len(data.utts), desc=f"realigning {epoch + 1}", unit="utt") as progress:
             for number, batch in enumerate(data.batches(REALIGN_FRAMES)):
                 seed = self.config.seed * 1_000_003 + (epoch << 20) + number
                 generator = torch.Generator(self.device).manual_seed(seed)
                 with torch.no_grad():
-                    x = front_end.splice(batch.feats, batch.lengths)
-                    log_post = network(x, num_samples=num_draws, generator=generator)
+                    log_post = self.model.mean_of_features(
+                        batch.feats, batch.lengths, num_draws=num_draws, generator=generator
+                    )
                     loglikes = self.model.loglikes(log_post).cpu().numpy()
                 for utt, length, values in zip(batch.utts, batch.lengths.tolist(), loglikes, strict=True):
                     yield utt, np.ascontiguousarray(values[:length])

@@ -36,7 +36,7 @@ engine=                # embedded|kaldi [kaldi if KALDI_ROOT is set]
 device=                # cpu|cuda [cuda if there is one]
 seed=0                 # <n>: one seed, one result
 nj=2                   # <n>: parallel jobs; they never change a result
-model_jobs=1           # <n>: acoustic models trained, attacked and measured at a time; nor do these
+model_jobs=2           # <n>: acoustic models trained, attacked and measured at a time; nor do these
 
 . utils/script.sh
 [ $# -eq 0 ] || usage
