@@ -80,6 +80,11 @@ class Recipe:
         content: dict[str, Any] = json.loads((self.path / "exp/results.json").read_text())
         return {name: section for name, section in content.items() if name != "timing_s"}
 
+    def forget_stages(self) -> None:
+        """Let the next run do every stage again, as far as the steps of a stage find something to do."""
+        for stamp in self.path.glob("runs/*/.stage.*.json"):
+            stamp.unlink()
+
     def clone(self, root: Path) -> Recipe:
         """A copy with all data and results."""
         shutil.copytree(self.root, root, symlinks=True)

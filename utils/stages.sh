@@ -77,19 +77,38 @@ use_run() {
 # record_environment NAME=VALUE...: engine, versions, device and these options in results.json
 record_environment() { kaldi-uq record exp/results.json --environment "${model_opts[@]}" "${@/#/--option=}"; }
 
-# stage_begin NUMBER NAME: whether the stage is to run; says so and starts its clock
+# stage_begin NUMBER NAME: whether the stage is to run; says so and starts its clock.  One that is done already is not, unless
+# something that it depends on has changed.
 stage_begin() {
-  if ((stage <= $1 && $1 <= stop_stage)); then
-    echo "=== stage $1: $2" >&2
-    stage_number=$1
-    stage_start=$(date +%s.%N)
-    return 0
-  fi
-  return 1
+  local done=0
+  ((stage <= $1 && $1 <= stop_stage)) || return 1
+  stage_number=$1
+  run_stage --begin || done=$?
+  case $done in
+    0) echo "=== stage $1: $2: up to date" >&2; return 1 ;;
+    2) echo "=== stage $1: $2" >&2 ;;
+    *) exit "$done" ;;
+  esac
+  stage_start=$(date +%s.%N)
 }
 
 stage_end() {
   kaldi-uq record exp/results.json --timing "stage$stage_number=$(date +%s.%N | awk -v s="$stage_start" '{ print $1 - s }')"
+  run_stage --end
+}
+
+# run_stage --begin|--end: is the present stage done, or record that it is; on options that change no result nothing depends
+run_stage() {
+  local word words=() skip=false
+  for word in "${script_args[@]}"; do
+    case $word in
+      --stage=* | --stop-stage=* | --nj=* | --model-jobs=*) continue ;;
+      --stage | --stop-stage | --nj | --model-jobs) skip=true; continue ;;
+    esac
+    $skip || words+=("$word")
+    skip=false
+  done
+  kaldi-uq recipe-stage "$1" "runs/$run" "$stage_number" -- "${words[@]}" "${KALDI_ROOT:-}" "${KALDI_UQ_ENGINE:-}"
 }
 
 # need STAGE FILES...: an error if one is missing, which that stage makes

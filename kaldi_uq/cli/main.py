@@ -52,6 +52,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "report": ("report", "tables, figures and one HTML page from results.json"),
     "check-eps": ("check_eps", "check a perturbation bound and print its shortest form"),
     "recipe-attack": ("recipe_attack", "check how an attack of a recipe was asked for; print its name and options"),
+    "recipe-stage": ("recipe_stage", "say whether a stage of a recipe is done, or record that it is"),
     "record": ("record", "record environment and timings in results.json"),
 }
 

@@ -15,9 +15,11 @@ def make_linear(in_features: int, out_features: int, generator: torch.Generator)
     """A linear layer with PyTorch's default initialisation, drawn from ``generator`` alone.
 
     PyTorch draws weight and bias uniformly from +-1/sqrt(in_features); its constructor would take them from the global
-    generator, which must not be touched here.
+    generator, which must not be touched here.  (The first layer on the meta device would take half a second: it makes
+    PyTorch import its symbolic shapes.)
     """
-    layer = nn.Linear(in_features, out_features, device="meta").to_empty(device="cpu")
+    with torch.random.fork_rng(devices=[]):
+        layer = nn.Linear(in_features, out_features)
     bound = in_features**-0.5
     with torch.no_grad():
         layer.weight.uniform_(-bound, bound, generator=generator)
