@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bench.measure import Case, Facts, Row, Setting
@@ -77,10 +78,10 @@ def attack_in_batches(task: Task, config: Any) -> dict[str, Tensor]:
     from kaldi_uq.attacks.constraints import make_constraint
     from kaldi_uq.attacks.goal import CrossEntropy, packed
     from kaldi_uq.attacks.loop import run_attack
-    from kaldi_uq.io.waves import wave_batches
+    from kaldi_uq.recogniser.recogniser import Recogniser
 
     found = {}
-    for batch in wave_batches(task.waves):
+    for batch in Recogniser(task.model, "embedded", Path()).batches(task.waves):
         wav, num_samples = (torch.from_numpy(v).to(task.device) for v in (batch.wav, batch.num_samples))
         lengths = task.model.front_end.num_frames(num_samples)
         goal = CrossEntropy(packed([task.targets[utt] for utt in batch.utts], lengths), lengths)

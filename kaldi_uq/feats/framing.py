@@ -198,6 +198,15 @@ def in_parts(
     rows = max(1, CPU_FRAMES_PER_PART // size) if wav.device.type == "cpu" else len(wav)
     # Half precision has not enough range for energies on the 16-bit scale.
     with torch.autocast(wav.device.type, enabled=False):
-        batches = zip(torch.split(wav, rows), torch.split(num_samples, rows), torch.split(lengths, rows), strict=True)
-        parts = [function(*batch, size) for batch in batches]
+        parts = []
+        for batch in zip(
+            torch.split(wav, rows), torch.split(num_samples, rows), torch.split(lengths, rows), strict=True
+        ):
+            if rows >= len(wav):
+                parts.append(function(*batch, size))
+                continue
+            # A part is no longer than its own longest utterance: in a batch of mixed lengths a third is padding.
+            longest, own = int(batch[1].max()), int(batch[2].max())
+            features = function(batch[0][:, :longest], *batch[1:], own)
+            parts.append(torch.nn.functional.pad(features, (0, 0, 0, size - own)))
     return parts[0] if len(parts) == 1 else torch.cat(parts)
