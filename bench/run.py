@@ -16,39 +16,35 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from bench import table
 from bench.measure import Case, Figure, Row, Setting, measure
 from bench.rows import all_rows
+from kaldi_uq.cli.main import OneLineParser
+from kaldi_uq.cli.options import positive_int
 from kaldi_uq.config import require
 from kaldi_uq.io.files import write_json, write_text
 
 REPO = Path(__file__).resolve().parents[1]
 LIMIT_S = 900  # of one case: what takes longer hangs
+FAILED = "failed"  # how a figure begins to say why there is none
 PACKAGES = ("torch", "torchaudio", "numpy", "scikit-learn", "kaldi-hmm-gmm", "kaldifst")
 
 
-def parser() -> argparse.ArgumentParser:
+def parser() -> OneLineParser:
     """The options."""
-    found = argparse.ArgumentParser(prog="python3 -m bench.run", description=__doc__.split("\n")[0])
+    found = OneLineParser(prog="python3 -m bench.run", description=(__doc__ or "").split("\n")[0])
     found.add_argument("--list", action="store_true", help="name the rows and what they need, measure nothing")
     found.add_argument("--only", default="", metavar="ROW,...", help="measure these rows [all that are not optional]")
     found.add_argument("--recipe-dir", default="", metavar="DIR", help="a recipe that has run, with exp/dnn in it")
     found.add_argument("--device", default="", choices=("cpu", "cuda"), help="measure on this one [all there are]")
-    found.add_argument("--num-utts", type=_positive, default=60, help="utterances of a case [60]")
-    found.add_argument("--num-steps", type=_positive, default=40, help="steps of an attack [40]")
-    found.add_argument("--repeats", type=_positive, default=3, help="counted runs of a case, at most [3]")
+    found.add_argument("--num-utts", type=positive_int, default=60, help="utterances of a case [60]")
+    found.add_argument("--num-steps", type=positive_int, default=40, help="steps of an attack [40]")
+    found.add_argument("--repeats", type=positive_int, default=3, help="counted runs of a case, at most [3]")
     found.add_argument("--out", type=Path, default=REPO / "bench", metavar="DIR", help="where the results go [bench]")
     return found
-
-
-def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise ValueError
-    return value
 
 
 def chosen(names: str) -> list[Row]:
@@ -69,19 +65,40 @@ def chosen(names: str) -> list[Row]:
 def isolated(row: Row, case: Case, setting: Setting) -> Figure:
     """Measure a case in a process of its own; a failure is told, and the other rows go on."""
     asked = json.dumps({"row": row.name, "case": case.name, "setting": dataclasses.asdict(setting)})
-    env = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [str(REPO), os.environ.get("PYTHONPATH", "")]))}
-    command = [sys.executable, "-m", "bench.measure"]
+    try:
+        said = json.loads(module("bench.measure", given=asked).splitlines()[-1])
+    except ModuleFailed as error:
+        return Figure(missing=f"{FAILED}: {error}")
+    return Figure(**{name: tuple(value) if isinstance(value, list) else value for name, value in said.items()})
+
+
+class ModuleFailed(Exception):
+    """A process ended with an error, or did not end."""
+
+
+def module(name: str, *arguments: str, given: str = "") -> str:
+    """Run a module of this repository in a process of its own; what it prints.
+
+    Raises:
+        ModuleFailed: its last words.
+    """
+    path = os.pathsep.join(filter(None, [str(REPO), os.environ.get("PYTHONPATH", "")]))
     try:
         done = subprocess.run(
-            command, input=asked, cwd=REPO, env=env, capture_output=True, text=True, timeout=LIMIT_S, check=False
+            [sys.executable, "-m", name, *arguments],
+            input=given,
+            cwd=REPO,
+            env={**os.environ, "PYTHONPATH": path},
+            capture_output=True,
+            text=True,
+            timeout=LIMIT_S,
+            check=False,
         )
     except subprocess.TimeoutExpired:
-        return Figure(missing=f"failed: took more than {LIMIT_S} s")
+        raise ModuleFailed(f"took more than {LIMIT_S} s") from None
     if done.returncode:
-        said = done.stderr.strip().splitlines() or [f"status {done.returncode}"]
-        return Figure(missing=f"failed: {said[-1][:200]}")
-    values = json.loads(done.stdout.splitlines()[-1])
-    return Figure(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
+        raise ModuleFailed((done.stderr.strip().splitlines() or [f"status {done.returncode}"])[-1][:200])
+    return done.stdout
 
 
 def measure_row(row: Row, setting: Setting, *, alone: bool = True) -> dict[str, Figure]:
@@ -109,12 +126,10 @@ def make_system(work: Path, num_utts: int, recipe_dir: str) -> str:
     print("a recogniser for the rows that need words ...", file=sys.stderr, flush=True)
     out = work / "system"
     out.mkdir()
-    command = [sys.executable, "-m", "bench.system", str(out), str(num_utts), *([recipe_dir] if recipe_dir else [])]
-    env = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [str(REPO), os.environ.get("PYTHONPATH", "")]))}
-    done = subprocess.run(command, cwd=REPO, env=env, capture_output=True, text=True, check=False)
-    if done.returncode:
-        said = done.stderr.strip().splitlines() or [f"status {done.returncode}"]
-        print(f"bench: no recogniser: {said[-1]}", file=sys.stderr)
+    try:
+        module("bench.system", str(out), str(num_utts), *([recipe_dir] if recipe_dir else []))
+    except ModuleFailed as error:
+        print(f"bench: no recogniser: {error}", file=sys.stderr)
         return ""
     return str(out)
 
@@ -155,7 +170,7 @@ def _version(name: str) -> str:
         return "not installed"
 
 
-def run(args: argparse.Namespace, rows: Sequence[Row], *, alone: bool = True) -> Mapping[str, tuple[Row, dict]]:
+def run(args: argparse.Namespace, rows: Sequence[Row], *, alone: bool = True) -> table.Measured:
     """Measure rows, and write the results after each, so that an interrupted run leaves what it has."""
     about = machine()
     measured: dict[str, tuple[Row, dict[str, Figure]]] = {}
@@ -205,7 +220,7 @@ def main(argv: Sequence[str] | None = None, *, alone: bool = True) -> int:
 
 
 def _failed(figure: Figure) -> bool:
-    return figure.missing.startswith("failed")
+    return figure.missing.startswith(FAILED)
 
 
 if __name__ == "__main__":

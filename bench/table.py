@@ -10,6 +10,7 @@ from typing import Any
 from bench.measure import Case, Figure, Row
 
 Figures = Mapping[str, Figure]  # by the names of a row's cases
+Measured = Mapping[str, tuple[Row, Figures]]  # by the names of the rows, with the device where that is not the CPU
 
 HEAD = (
     "row",
@@ -33,7 +34,7 @@ with each of the others: the ratio is the other's seconds over the first's, so t
 """
 
 
-def as_json(machine: Mapping[str, str], measured: Mapping[str, tuple[Row, Figures]]) -> dict[str, Any]:
+def as_json(machine: Mapping[str, str], measured: Measured) -> dict[str, Any]:
     """Everything that was measured."""
     return {
         "machine": dict(machine),
@@ -44,7 +45,7 @@ def as_json(machine: Mapping[str, str], measured: Mapping[str, tuple[Row, Figure
     }
 
 
-def as_markdown(machine: Mapping[str, str], measured: Mapping[str, tuple[Row, Figures]]) -> str:
+def as_markdown(machine: Mapping[str, str], measured: Measured) -> str:
     """The page."""
     lines = [INTRODUCTION, _line(("", "")), _line(("---", "---")), *(_line(item) for item in machine.items()), ""]
     lines += [_line(HEAD), _line(["---"] * len(HEAD))]
