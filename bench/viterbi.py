@@ -36,25 +36,22 @@ class ViterbiGraph:
         """
         best = np.full(len(self.finals), -np.inf)
         best[self.start] = 0.0
-        trace = [self._pass(best, self.silent, np.zeros(len(self.arcs)), again=True)]
+        trace = [self._follow_silent(best)]
         for row in scores.astype(np.float64):
-            values = row[self.column]
             back = np.full(len(best), -1)
             new = np.full(len(best), -np.inf)
-            self._relax(best, new, back, self.emitting, values)
+            self._relax(best, new, back, self.emitting, row[self.column[self.emitting]])
             best = new
-            trace += [back, self._pass(best, self.silent, np.zeros(len(self.arcs)), again=True)]
+            trace += [back, self._follow_silent(best)]
         return self._path(int(np.argmax(best + self.finals)), trace)
 
-    def _relax(
-        self, old: np.ndarray, new: np.ndarray, back: np.ndarray, arcs: np.ndarray, values: np.ndarray
-    ) -> np.ndarray:
-        """Take arcs from scores ``old`` to ``new``, where that is better; returns the states that got better."""
-        ahead = old[self.source[arcs]] + self.weight[arcs] + values[arcs]
+    def _relax(self, old: np.ndarray, new: np.ndarray, back: np.ndarray, arcs: np.ndarray, values: np.ndarray) -> bool:
+        """Take arcs, each with a value, from scores ``old`` to ``new`` where that is better; whether it ever was."""
+        ahead = old[self.source[arcs]] + self.weight[arcs] + values
         to = self.arcs["nextstate"][arcs]
         first = np.flatnonzero(np.diff(to, prepend=-1))
         if not len(first):
-            return first
+            return False
         most = np.maximum.reduceat(ahead, first)
         states = to[first]
         better = most > new[states]
@@ -63,12 +60,12 @@ class ViterbiGraph:
         winners = arcs[ahead == reach[to]]
         back[self.arcs["nextstate"][winners]] = winners
         new[states[better]] = most[better]
-        return states[better]
+        return bool(better.any())
 
-    def _pass(self, best: np.ndarray, arcs: np.ndarray, values: np.ndarray, *, again: bool) -> np.ndarray:
-        """Follow arcs that take no frame until nothing gets better."""
+    def _follow_silent(self, best: np.ndarray) -> np.ndarray:
+        """Follow arcs that take no frame until nothing gets better; returns the arc into each state, or -1."""
         back = np.full(len(best), -1)
-        while len(self._relax(best, best, back, arcs, values)) and again:
+        while self._relax(best, best, back, self.silent, np.zeros(len(self.silent))):
             pass
         return back
 

@@ -38,6 +38,8 @@ def start_up(setting: Setting, *, byte_code: bool) -> Work:
         slowest = max(seconds, key=lambda name: seconds[name])
         return {"units": len(seconds), "slowest": f"{slowest} {seconds[slowest]:.2f} s", "commands": seconds}
 
+    if byte_code:
+        work()  # which writes it
     return work
 
 
