@@ -23,7 +23,9 @@ from typing import Any
 WARM_S = 5.0  # a first run shorter than this is a warm-up, and is not counted
 ENOUGH_S = 20.0  # no further run is begun once the counted ones took so long together
 
-Facts = dict[str, Any]  # JSON-able; "units" divides the seconds, "result" is compared between cases
+# What a run of a case tells, JSON-able.  "units" divides the seconds, "result" is compared between cases, "seconds" and
+# "peak_mb" stand for what would be measured here.
+Facts = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -159,11 +161,12 @@ def measure(case: Case, setting: Setting) -> Figure:
     units = facts.pop("units", 1)
     of_children = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
     peak = of_children if case.in_children else _status_mb("VmHWM")
+    elsewhere = case.in_children or "peak_mb" in facts
     return Figure(
         seconds=tuple(facts.pop("seconds", [wall / units for wall in walls])),
         cpu_seconds=tuple(cpu / units for cpu in cpus),
-        peak_mb=peak,
-        work_mb=0.0 if case.in_children else max(0.0, peak - before),
+        peak_mb=facts.pop("peak_mb", peak),
+        work_mb=0.0 if elsewhere else max(0.0, peak - before),
         gpu_mb=0.0 if gpu is None else gpu.max_memory_allocated() / 2**20,
         version=(_version(case.package) or "") if case.package else "",
         facts=facts,

@@ -122,7 +122,7 @@ def _seconds(figure: Figure) -> str:
 
 
 def _memory(figure: Figure) -> str:
-    if not figure.seconds:
+    if not figure.seconds or not figure.peak_mb:
         return ""
     parts = [f"{figure.peak_mb:.0f}" + (f" (+{figure.work_mb:.0f})" if figure.work_mb >= 1 else "")]
     parts += [f"GPU {figure.gpu_mb:.0f}"] if figure.gpu_mb else []

@@ -56,7 +56,9 @@ def python(setting: Setting, code: str) -> Work:
 def detect(setting: Setting) -> Work:
     """``kaldi-uq detect`` on the first file of the recipe's test set."""
     recipe = Path(setting.recipe_dir).resolve()
-    model_dir = next(path.parent for path in sorted(recipe.glob("exp/*/detector")))
+    model_dir = next((path.parent for path in sorted(recipe.glob("exp/*/detector"))), None)
+    if model_dir is None:
+        raise FileNotFoundError(f"{recipe}/exp/*/detector: no such directory; stage 7 of the recipe makes it")
     wav = (recipe / "data/test/wav.scp").read_text().split()[1]
     env = {**os.environ, "PYTHONPATH": str(REPO)}
 
@@ -73,7 +75,7 @@ def recipe(setting: Setting) -> Work:
     seconds = {name: value for name, value in stages.items() if name.startswith("stage")}
 
     def work() -> Facts:
-        return {"seconds": [sum(seconds.values())], "stages": seconds}
+        return {"seconds": [sum(seconds.values())], "peak_mb": 0.0, "stages": seconds}
 
     return work
 
