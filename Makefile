@@ -1,4 +1,4 @@
-# make test, check: set up .venv on the first call (utils/env.sh), or use the active environment if it has the package.
+# make test, bench, check: set up .venv on the first call (utils/env.sh), or use the active environment if it has the package.
 SHELL := /usr/bin/env bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
@@ -7,11 +7,15 @@ ENV := . utils/env.sh
 # Every shell script of ours; a symbolic link is the same script again.
 SCRIPTS = $$(find utils steps local recipes .ci -type f \( -name '*.sh' -o -path '.ci/run' -o -path 'utils/bin/*' \) | sort)
 
-.PHONY: help env test check lint format types shell doctest clean
+# what bench.run is called with, such as BENCH="--only pgd"
+BENCH ?=
+
+.PHONY: help env test bench check lint format types shell doctest clean
 
 help:
 	@echo "make env     make the Python environment .venv (about 5 GB, once)"
 	@echo "make test    run the tests; KALDI_UQ_FSDD=<dir> adds those on real recordings"
+	@echo "make bench   measure beside other software, bench/RESULTS.md; pip install -e .[bench] brings that"
 	@echo "make check   ruff, mypy, shellcheck, doctests"
 	@echo "make clean   remove caches and build products; .venv, data and results stay"
 
@@ -20,6 +24,9 @@ env:
 
 test:
 	@$(ENV); python3 -m pytest -q -n auto --dist loadfile
+
+bench:
+	@$(ENV); python3 -m bench.run $(BENCH)
 
 # make -k check goes on after the first that fails
 check: lint format types shell doctest

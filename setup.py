@@ -39,6 +39,15 @@ QUALITY = ["pesq==0.0.4", "pystoi>=0.4,<0.5"]
 # Tables, figures and the page of a run.
 REPORT = ["pandas>=2.2,<4", "jinja2>=3.1,<4"]
 
+# What bench/ compares with.  The exact releases: a comparison names them.
+BENCH = [
+    "cleverhans==4.0.0",
+    "torchattacks==3.5.1",
+    "lhotse==1.33.0",
+    "kaldi-native-fbank>=1.20,<2",
+    *SYNTH,
+]
+
 # Linters to a minor release: a new one brings new findings, and a check that passed yesterday must pass today.
 DEV = [
     "pytest>=8,<10",
@@ -63,6 +72,6 @@ setup(
     packages=find_packages(include=["kaldi_uq*"]),
     package_data={"kaldi_uq.report": ["page.html.j2"]},
     install_requires=REQUIRES,
-    extras_require={"synth": SYNTH, "quality": QUALITY, "report": REPORT, "dev": DEV},
+    extras_require={"synth": SYNTH, "quality": QUALITY, "report": REPORT, "bench": BENCH, "dev": DEV},
     entry_points={"console_scripts": ["kaldi-uq = kaldi_uq.cli.main:main"]},
 )

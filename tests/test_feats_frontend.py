@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from kaldi_uq.feats import framing
 from kaldi_uq.feats.cmvn import accumulate_cmvn_stats, apply_cmvn
 from kaldi_uq.feats.config import FbankConfig, FrontEndConfig, MfccConfig
 from kaldi_uq.feats.deltas import Deltas
@@ -153,3 +154,34 @@ def test_configuration_of_a_model_file_from_before_filter_banks_is_read() -> Non
     values = FrontEndConfig(delta_order=1).to_dict()
     del values["fbank"]
     assert FrontEndConfig.from_dict(values) == FrontEndConfig(delta_order=1)
+
+
+@pytest.mark.parametrize("kind", ["kaldi", "fbank", "torchaudio"])
+@pytest.mark.parametrize("snip_edges", [True, False])
+def test_parts_of_a_batch_give_what_the_whole_gives(
+    kind: str, snip_edges: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a CPU a batch is cut into parts, each as long as its own longest utterance, whatever their order."""
+    if kind == "torchaudio":
+        pytest.importorskip("torchaudio")
+    options = {"snip_edges": snip_edges}
+    front_end = FrontEnd(FrontEndConfig(kind=kind, mfcc=MfccConfig(**options), fbank=FbankConfig(**options)))
+    wav, num_samples = noise([900, 9000, 3000, 500, 9000, 401, 2000])
+    seen = []
+
+    def run(frames_per_part: int) -> list[torch.Tensor]:
+        monkeypatch.setattr(framing, "CPU_FRAMES_PER_PART", frames_per_part)
+        audio = wav.clone().requires_grad_()
+        out, lengths = front_end(audio, num_samples)
+        (slope,) = torch.autograd.grad(out.square().sum(), audio)
+        return [out, lengths, slope]
+
+    part = front_end.cepstra._part
+    monkeypatch.setattr(front_end.cepstra, "_part", lambda *given: seen.append(given[0].shape) or part(*given))
+    whole = run(1 << 20)
+    assert [tuple(shape) for shape in seen] == [(7, 9000)]
+    seen.clear()
+    in_parts = run(1)
+    assert [tuple(shape) for shape in seen] == [(1, count) for count in num_samples.tolist()]
+    for one, other in zip(whole, in_parts, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-5 * float(one.detach().abs().max()))

@@ -18,7 +18,14 @@ from kaldi_uq.errors import DataError
 from kaldi_uq.io.datadir import DataDir
 from kaldi_uq.io.files import digest
 from kaldi_uq.io.wav import as_float, read_wav
-from kaldi_uq.io.waves import WaveBatch, read_waves, wave_batches, waves_digest
+from kaldi_uq.io.waves import (
+    CPU_BATCH_SAMPLES,
+    MAX_BATCH_SAMPLES,
+    WaveBatch,
+    read_waves,
+    wave_batches,
+    waves_digest,
+)
 from kaldi_uq.uncertainty import measures_from_draws, utterance_statistics
 
 RecogniserT = TypeVar("RecogniserT", bound="BaseRecogniser")
@@ -186,7 +193,7 @@ class BaseRecogniser(ABC):
 
     def batches(self, waves: Mapping[str, np.ndarray]) -> Iterator[WaveBatch]:
         """The utterances in padded batches, long ones first."""
-        return wave_batches(dict(waves))
+        return wave_batches(dict(waves), CPU_BATCH_SAMPLES if self.device.type == "cpu" else MAX_BATCH_SAMPLES)
 
     def with_speakers(self: RecogniserT, waves: Mapping[str, np.ndarray]) -> RecogniserT:
         """The recogniser for these utterances, each a speaker of its own, where speakers matter and are not known."""
