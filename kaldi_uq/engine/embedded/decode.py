@@ -30,7 +30,7 @@ class EmbeddedDecoder(Decoder):
         self._model_dir, self._acwt = model_dir, config.acwt
         self._transitions, _ = wheels.load_model(model_dir)
         self._tid_to_pdf = wheels.tid_to_pdf_array(self._transitions)
-        self._graph, self._id_to_word = wheels.load_graph(graph_dir)
+        self._graph, self._id_to_word = wheels.load_graph(graph_dir, self._transitions.num_transition_ids)
         self._options = khg.LatticeFasterDecoderConfig(
             beam=config.beam, max_active=config.max_active, lattice_beam=min(6.0, config.beam)
         )

@@ -18,7 +18,9 @@ from kaldi_uq.io.lang import Lang
 def make_graph(lang: Lang, model_dir: Path, graph_dir: Path, transition_scale: float, self_loop_scale: float) -> None:
     """Compose ``HCLG.fst``; see :meth:`kaldi_uq.engine.base.SystemBuilder.make_graph`."""
     transitions, tree = wheels.load_model(model_dir)
-    lexicon, grammar = (wheels.read_fst(Path(path)) for path in grammar_files(lang))
+    lexicon_path, grammar_path = map(Path, grammar_files(lang))
+    lexicon = wheels.read_fst(lexicon_path, *wheels.lexicon_labels(lang))
+    grammar = wheels.read_fst(grammar_path, wheels.word_labels(lang), wheels.word_labels(lang))
     graph = kaldifst.compose(lexicon, grammar)
     kaldifst.determinize_star(graph, use_log=True)
     kaldifst.minimize_encoded(graph)

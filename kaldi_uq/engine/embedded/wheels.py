@@ -13,7 +13,8 @@ import numpy as np
 
 from kaldi_uq.engine.checks import graph_files, last_line, model_files, no_path
 from kaldi_uq.errors import DataError, EngineError, ModelFileError
-from kaldi_uq.io.fst import fst_kind, read_fst_arrays, vector_bytes
+from kaldi_uq.io.fst import read_fst_arrays, vector_bytes
+from kaldi_uq.io.fst_checks import Labels, graph_labels
 from kaldi_uq.io.kaldi_model import TransitionTable, read_transitions
 from kaldi_uq.io.lang import Lang, read_symbols
 from kaldi_uq.io.tree import read_tree_bytes
@@ -31,7 +32,7 @@ except ImportError as error:  # the engine is chosen before this module is impor
 def compiler(transitions: Any, tree: Any, lang: Lang, transition_scale: float, self_loop_scale: float) -> Any:
     """A training graph compiler for the lexicon ``L.fst``."""
     options = khg.TrainingGraphCompilerOptions(transition_scale=transition_scale, self_loop_scale=self_loop_scale)
-    lexicon = read_fst(lang.path / "L.fst")
+    lexicon = read_fst(lang.path / "L.fst", *lexicon_labels(lang))
     return khg.TrainingGraphCompiler(transitions, tree, lexicon, list(lang.disambig), options)
 
 
@@ -137,24 +138,38 @@ def read_tree(path: Path) -> Any:
     return tree
 
 
-def read_fst(path: Path) -> Any:
-    """Read an FST file, of type vector or const, as a mutable FST."""
+def lexicon_labels(lang: Lang) -> tuple[Labels, Labels]:
+    """What the input and the output labels of ``L.fst`` and ``L_disambig.fst`` can be."""
+    return Labels(lang.phones.values(), "phones.txt"), word_labels(lang)
+
+
+def word_labels(lang: Lang) -> Labels:
+    """What the labels of ``G.fst`` can be."""
+    return Labels(lang.words.values(), "words.txt")
+
+
+def read_fst(path: Path, inputs: Labels | None = None, outputs: Labels | None = None) -> Any:
+    """Read an FST file, of type vector or const, as a mutable FST: the wheels see only what has been checked.
+
+    Args:
+        path: the file.
+        inputs, outputs: what its labels can be.
+
+    Raises:
+        EngineError: missing, damaged, or made of something else.
+    """
     if not path.is_file():
         raise EngineError(f"{path}: no such file; utils/prepare_lang.sh or utils/mkgraph.sh makes it")
     try:
-        if fst_kind(path) == "const":  # which the wheels' OpenFst does not know
-            with tempfile.TemporaryDirectory(prefix="kaldi-uq-fst.") as folder:
-                copy = Path(folder) / path.name
-                copy.write_bytes(vector_bytes(read_fst_arrays(path)))
-                fst = kaldifst.StdVectorFst.read(str(copy))
-        else:
-            fst = kaldifst.StdVectorFst.read(str(path))
+        checked = read_fst_arrays(path, inputs=inputs, outputs=outputs)
     except DataError as error:
         raise EngineError(str(error)) from None
-    except (RuntimeError, ValueError, MemoryError):  # a number of states or arcs that cannot be
-        fst = None
+    with tempfile.TemporaryDirectory(prefix="kaldi-uq-fst.") as folder:
+        copy = Path(folder) / path.name
+        copy.write_bytes(vector_bytes(checked))
+        fst = kaldifst.StdVectorFst.read(str(copy))
     if fst is None:
-        raise EngineError(f"{path}: not an FST file, or a damaged one; make it again")
+        raise EngineError(f"{path}: the wheels cannot read this FST; make it again")
     return fst
 
 
@@ -168,15 +183,21 @@ def write_fst(fst: Any, path: Path) -> None:
         os.replace(temporary, path)
 
 
-def load_graph(graph_dir: Path) -> tuple[Any, dict[int, str]]:
-    """``HCLG.fst`` and the words by their integers, cached while the file does not change."""
+def load_graph(graph_dir: Path, num_tids: int) -> tuple[Any, dict[int, str]]:
+    """``HCLG.fst`` and the words by their integers, cached while the files do not change.
+
+    Args:
+        graph_dir: the directory.
+        num_tids: transition-ids of the model.
+    """
     graph, words = graph_files(graph_dir)
-    return _load_graph(graph, words, os.stat(graph).st_mtime_ns)
+    return _load_graph(graph, words, num_tids, os.stat(graph).st_mtime_ns, os.stat(words).st_mtime_ns)
 
 
 @functools.lru_cache(maxsize=4)
-def _load_graph(graph: str, words: str, _time: int) -> tuple[Any, dict[int, str]]:
-    return read_fst(Path(graph)), {index: word for word, index in read_symbols(words).items()}
+def _load_graph(graph: str, words: str, num_tids: int, *_times: int) -> tuple[Any, dict[int, str]]:
+    id_to_word = {index: word for word, index in read_symbols(words).items()}
+    return read_fst(Path(graph), *graph_labels(num_tids, id_to_word)), id_to_word
 
 
 def arcs_of(fst: Any, state: int) -> list[tuple[int, int, Any, int]]:
