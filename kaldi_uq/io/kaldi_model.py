@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from kaldi_uq.errors import ModelFileError
+from kaldi_uq.io.digests import recorded
 from kaldi_uq.io.files import atomic_write
 from kaldi_uq.io.token_stream import TokenReader, array_bytes, int_bytes, int_vector
 
@@ -332,7 +333,7 @@ def read_gmm_model(path: str | os.PathLike[str]) -> tuple[TransitionTable, DiagG
         if variances[-1].shape != means[-1].shape or variances[-1].shape != (len(weights[-1]), dim):
             raise reader.fail("a GMM's arrays do not fit each other")
         if not weights[-1].size or not _is_gmm(weights[-1], means[-1], variances[-1]):
-            raise reader.fail(f"the GMM of pdf {len(weights) - 1} has weights or variances that are not positive numbers")
+            raise reader.fail(f"weights or variances of pdf {len(weights) - 1} that are not positive numbers")
     if len(weights) != transitions.num_pdfs:
         raise reader.fail(f"{len(weights)} GMMs for {transitions.num_pdfs} pdfs")
     return transitions, DiagGmmSet(tuple(weights), tuple(means), tuple(variances))
@@ -361,7 +362,10 @@ def _transitions_bytes(table: TransitionTable) -> bytes:
 
 
 def write_model(path: str | os.PathLike[str], transitions: TransitionTable, gmms: DiagGmmSet | None = None) -> None:
-    """Write a ``final.mdl`` in Kaldi's binary format: the transition model and, for a GMM system, the GMMs."""
+    """Write a ``final.mdl`` in Kaldi's binary format: the transition model and, for a GMM system, the GMMs.
+
+    Its digest is recorded beside it.
+    """
     out = [b"\0B", _transitions_bytes(transitions)]
     if gmms is not None:
         out += [b"<DIMENSION> ", int_bytes(gmms.dim), b"<NUMPDFS> ", int_bytes(len(gmms.weights))]
@@ -370,5 +374,5 @@ def write_model(path: str | os.PathLike[str], transitions: TransitionTable, gmms
         ):
             out += [b"<DiagGMM> <GCONSTS> ", array_bytes(gconst.astype(np.float32)), b"<WEIGHTS> ", array_bytes(weight)]
             out += [b"<MEANS_INVVARS> ", array_bytes(mean), b"<INV_VARS> ", array_bytes(variance), b"</DiagGMM> "]
-    with atomic_write(path, "wb") as stream:
+    with recorded(Path(path).parent, Path(path).name), atomic_write(path, "wb") as stream:
         stream.write(b"".join(out))

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from kaldi_uq.errors import DataError, ModelFileError, UsageError
 from kaldi_uq.feats.config import FrontEndConfig
 from kaldi_uq.feats.frontend import FrontEnd
+from kaldi_uq.io.digests import check_digest, recorded
 from kaldi_uq.io.files import atomic_write
 from kaldi_uq.nnet.base import AcousticModel, FrameModel, build_model
 from kaldi_uq.nnet.config import ModelConfig
@@ -195,13 +196,17 @@ class HybridModel(nn.Module):
         return log_post - self.log_prior
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the model file atomically; of a network that no configuration describes it holds the weights alone."""
+        """Write the model file atomically; of a network that no configuration describes it holds the weights alone.
+
+        The digest of the file is recorded beside it.
+        """
+        path = Path(path)
         header = {"format": WEIGHTS_FORMAT, "frontend": json.dumps(self.front_end.config.to_dict())}
         if isinstance(self.network, FrameModel):
             header |= {"format": FORMAT, "network": json.dumps(self.network.config.to_dict())}
         # copies, because two names may stand for the same memory in somebody else's module
         tensors = {name: value.detach().cpu().contiguous().clone() for name, value in self.state_dict().items()}
-        with atomic_write(path, "wb") as stream:
+        with recorded(path.parent, path.name), atomic_write(path, "wb") as stream:
             stream.write(_in_order(save(tensors, metadata=header)))
 
     def load_weights(self, path: str | os.PathLike[str]) -> None:
@@ -272,6 +277,7 @@ def _read(path: Path, *, remedy: str) -> tuple[dict[str, str], dict[str, Tensor]
     """Header and arrays of a model file."""
     if not path.is_file():
         raise ModelFileError(f"{path}: no such model; {remedy}")
+    check_digest(path)
     try:
         with safe_open(path, framework="pt") as stream:
             return stream.metadata() or {}, {name: stream.get_tensor(name) for name in stream.keys()}
