@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from kaldi_uq.feats import framing
 from kaldi_uq.feats.cmvn import GlobalNorm, apply_cmvn, utterance_cmvn
-from kaldi_uq.feats.config import FrontEndConfig
+from kaldi_uq.feats.config import MAX_INPUT_DIM, FrontEndConfig
 from kaldi_uq.feats.deltas import Deltas
 from kaldi_uq.feats.level import to_level
 from kaldi_uq.feats.mfcc import Fbank, Mfcc
@@ -62,6 +62,11 @@ class FrontEnd(nn.Module):
         self.min_samples = self.cepstra.min_samples
         self.feature_dim = self.cepstra.output_dim * (config.delta_order + 1)
         self.output_dim = self.feature_dim * (config.left_context + 1 + config.right_context)
+        if self.output_dim > MAX_INPUT_DIM:
+            raise ValueError(
+                f"left_context {config.left_context} and right_context {config.right_context} of {self.feature_dim} "
+                f"features make {self.output_dim} inputs of the network, more than {MAX_INPUT_DIM}"
+            )
         self.norm = GlobalNorm(self.feature_dim)
 
     @overload

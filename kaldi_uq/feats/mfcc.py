@@ -19,6 +19,9 @@ INT16_SCALE = 32768.0
 # Kaldi's floor for energies before the logarithm.
 ENERGY_EPS = torch.finfo(torch.float32).eps
 
+# Samples of which the noise's energy is computed together: the transforms of a frame of 2 s would not fit the memory.
+IMPULSES_AT_ONCE = 1024
+
 
 class _KaldiFeatures(nn.Module, abc.ABC):
     """Common part of MFCC and filter-bank features: everything up to mel energies and the frame's energy."""
@@ -51,9 +54,16 @@ class _KaldiFeatures(nn.Module, abc.ABC):
         Noise of independent samples adds up sample by sample: the mean energy behind any linear map is the sum of what
         the map makes of each sample alone.
         """
-        impulses = torch.eye(len(self.window), dtype=torch.float64) * (self.noise_floor * INT16_SCALE)
-        mel, energy = self._energies(impulses, 1)
-        return mel[:, 0].sum(0).float(), torch.zeros(()) if energy is None else energy[:, 0].sum(0).float()
+        size, mel_bins = len(self.window), self.config.num_mel_bins
+        mel, energy = torch.zeros(mel_bins, dtype=torch.float64), torch.zeros((), dtype=torch.float64)
+        for start in range(0, size if self.noise_floor else 0, IMPULSES_AT_ONCE):
+            count = min(IMPULSES_AT_ONCE, size - start)
+            impulses = torch.zeros(count, size, dtype=torch.float64)
+            impulses.diagonal(start).fill_(self.noise_floor * INT16_SCALE)
+            of_mel, of_energy = self._energies(impulses, 1)
+            mel += of_mel[:, 0].sum(0)
+            energy += 0.0 if of_energy is None else of_energy[:, 0].sum(0)
+        return mel.float(), energy.float()
 
     def _energies(self, signal: Tensor, size: int) -> tuple[Tensor, Tensor | None]:
         """Mel energies (B, T, num_mel_bins) and the frames' energies (B, T), if they are used, of ``size`` frames."""

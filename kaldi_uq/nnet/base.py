@@ -241,6 +241,12 @@ def build_model(config: ModelConfig, *, seed: int = 0) -> FrameModel:
     return model
 
 
+def model_shapes(config: ModelConfig) -> dict[str, torch.Size]:
+    """Names and shapes of the arrays of a model of one of the package's kinds, without the memory for them."""
+    with torch.device("meta"):
+        return {name: value.shape for name, value in build_model(config).state_dict().items()}
+
+
 def layer_sizes(config: ModelConfig) -> list[tuple[int, int]]:
     """Inputs and outputs of each layer.
 

@@ -23,8 +23,8 @@ from kaldi_uq.feats.config import FrontEndConfig
 from kaldi_uq.feats.frontend import FrontEnd
 from kaldi_uq.io.digests import check_digest, recorded
 from kaldi_uq.io.files import atomic_write
-from kaldi_uq.nnet.base import AcousticModel, FrameModel, build_model
-from kaldi_uq.nnet.config import ModelConfig
+from kaldi_uq.nnet.base import AcousticModel, FrameModel, build_model, model_shapes
+from kaldi_uq.nnet.config import MODEL_KINDS, ModelConfig
 from kaldi_uq.nnet.sequence import seeded
 from kaldi_uq.nnet.wrappers import deterministic
 from kaldi_uq.user_code import mistakes_named
@@ -258,7 +258,9 @@ class HybridModel(nn.Module):
         with _fitting(path, "arrays and configuration do not fit" if network is None else "not of this network"):
             frontend = FrontEndConfig.from_dict(json.loads(header["frontend"]))
             if network is None:
-                model = cls(frontend, ModelConfig.from_dict(json.loads(header["network"])))
+                config = ModelConfig.from_dict(json.loads(header["network"]))
+                _check_shapes(config, tensors)
+                model = cls(frontend, config)
             else:
                 model = cls.from_factory(frontend, network, len(tensors["log_prior"]))
             model.load_state_dict(tensors)
@@ -302,6 +304,21 @@ def _check_finite(path: str | os.PathLike[str], tensors: dict[str, Tensor]) -> N
     for name, values in tensors.items():
         if values.is_floating_point() and not bool(torch.isfinite(values).all()):
             raise ModelFileError(f"{path}: {name} has values that are NaN or infinite; train the model again")
+
+
+def _check_shapes(config: ModelConfig, tensors: Mapping[str, Tensor]) -> None:
+    """Compare the configuration with the arrays of the file before memory is taken for what it asks for.
+
+    Raises:
+        ValueError: an array is missing or has another shape.
+    """
+    if config.kind not in MODEL_KINDS:  # a class from elsewhere may not be able to say its shapes alone
+        return
+    for name, shape in model_shapes(config).items():
+        stored = tensors.get(f"network.{name}")
+        if stored is None or stored.shape != shape:
+            found = "is missing" if stored is None else f"has shape {tuple(stored.shape)}"
+            raise ValueError(f"network.{name} {found}, expected {tuple(shape)}")
 
 
 def _in_order(data: bytes) -> bytes:

@@ -17,7 +17,9 @@ def make_linear(in_features: int, out_features: int, generator: torch.Generator)
     PyTorch draws weight and bias uniformly from +-1/sqrt(in_features); its constructor would take them from the global
     generator, which must not be touched here.
     """
-    layer = nn.Linear(in_features, out_features, device="meta").to_empty(device="cpu")
+    layer = nn.Linear(in_features, out_features, device="meta")
+    if not torch.empty(0).is_meta:  # else only the shapes of the model are asked for
+        layer = layer.to_empty(device="cpu")
     bound = in_features**-0.5
     with torch.no_grad():
         layer.weight.uniform_(-bound, bound, generator=generator)
