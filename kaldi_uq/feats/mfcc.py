@@ -99,7 +99,18 @@ class _KaldiFeatures(nn.Module, abc.ABC):
         num_samples = num_samples.to(wav.device)
         lengths = num_frames(num_samples, self.config)
         size = num_frames(longest, self.config)
+        if len(wav) == 1 and size > framing.LONG_FRAMES and not wav.requires_grad:
+            return self._in_windows(wav[:, :longest], size), lengths
         return framing.in_parts(self._part, wav[:, :longest], num_samples, lengths, size), lengths
+
+    def _in_windows(self, wav: Tensor, size: int) -> Tensor:
+        """The features ``(1, size, D)`` of a whole utterance ``(1, N)``, of one window of frames after the other."""
+        with torch.autocast(wav.device.type, enabled=False):
+            stretches = (
+                (framing.stretch_of(wav, self.config, start, stop) * INT16_SCALE, stop - start)
+                for start, stop in framing.windows_of(size)
+            )
+            return torch.cat([self._features(*stretch) for stretch in stretches], dim=1)
 
     def _part(self, wav: Tensor, num_samples: Tensor, lengths: Tensor, size: int) -> Tensor:
         config = self.config
@@ -111,15 +122,19 @@ class _KaldiFeatures(nn.Module, abc.ABC):
             beyond = max(0, length - length // 2 - self.shift + 2 * (self.shift // 2))
             signal = framing.reflect_ends(signal, num_samples, max(0, -first), beyond, repeat_edge=True)
             signal = signal[:, max(0, first) :]
+        feats = self._features(signal, size)
+        return feats.masked_fill(~framing.valid_mask(lengths, size).unsqueeze(-1), 0)
+
+    def _features(self, signal: Tensor, size: int) -> Tensor:
+        """The features (B, size, D) of the frames of a signal on the 16-bit scale."""
         mel, energy = self._energies(signal, size)
         if self.noise_floor:
             mel = mel + self.mel_noise.to(mel.dtype)
             energy = None if energy is None else energy + self.energy_noise.to(mel.dtype)
         log_energy = None
         if energy is not None:
-            log_energy = energy.clamp_min(max(ENERGY_EPS, config.energy_floor)).log().unsqueeze(-1)
-        feats = self._compose(mel, log_energy)
-        return feats.masked_fill(~framing.valid_mask(lengths, size).unsqueeze(-1), 0)
+            log_energy = energy.clamp_min(max(ENERGY_EPS, self.config.energy_floor)).log().unsqueeze(-1)
+        return self._compose(mel, log_energy)
 
     @abc.abstractmethod
     def _compose(self, mel: Tensor, log_energy: Tensor | None) -> Tensor:

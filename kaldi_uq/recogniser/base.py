@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,11 +16,13 @@ from torch import Tensor
 from tqdm import tqdm
 
 from kaldi_uq.errors import DataError
+from kaldi_uq.feats.framing import LONG_FRAMES
 from kaldi_uq.io.datadir import DataDir
 from kaldi_uq.io.files import digest
 from kaldi_uq.io.wav import as_float, read_wav
 from kaldi_uq.io.waves import WaveBatch, read_waves, wave_batches, waves_digest
-from kaldi_uq.uncertainty import measures_from_draws, utterance_statistics
+from kaldi_uq.recogniser.windows import Pieces, measure, unpadded
+from kaldi_uq.uncertainty import utterance_statistics
 
 RecogniserT = TypeVar("RecogniserT", bound="BaseRecogniser")
 
@@ -174,6 +177,17 @@ class BaseRecogniser(ABC):
     def model_key(self) -> str:
         """Digest of the model that measures, by which a file of what is normal in a frame is recognised."""
 
+    def pieces(
+        self, wav: Tensor, num_samples: Tensor, utts: Sequence[str], *, generator: torch.Generator
+    ) -> tuple[Pieces, Tensor]:
+        """Log-posteriors as of :meth:`draws`, without gradients: of long audio one stretch after the other.
+
+        Returns:
+            an iterator over stretches of the frames, each with chunks (m, B, t, C), and the lengths (B,) in frames.
+        """
+        draws, lengths = self.draws(wav, num_samples, utts, num_draws=self.num_draws, generator=generator)
+        return iter([draws]), lengths
+
     @property
     def recommended_statistic(self) -> str:
         """The one statistic to detect attacks with, where no detector looks at all of them."""
@@ -267,18 +281,17 @@ class BaseRecogniser(ABC):
         Yields:
             (utt, scored), batches of long utterances first.
         """
-        batches = wave_batches(dict(waves), 0) if alone else self.batches(waves)
+        long = {utt: wav for utt, wav in waves.items() if self.num_frames(len(wav)) > LONG_FRAMES}
+        others = {utt: wav for utt, wav in waves.items() if utt not in long}
+        batches = itertools.chain(unpadded(long), wave_batches(others, 0) if alone else self.batches(others))
         with tqdm(total=len(waves), desc=desc, unit="utt", disable=len(waves) < 32) as progress:
             for number, batch in enumerate(batches):
                 generator = torch.Generator(self.device).manual_seed(seed * 1_000_003 + (0 if alone else number))
                 wav, num_samples = (torch.from_numpy(v).to(self.device) for v in (batch.wav, batch.num_samples))
                 with torch.no_grad():
-                    draws, lengths = self.draws(
-                        wav, num_samples, batch.utts, num_draws=self.num_draws, generator=generator
-                    )
-                    measures = measures_from_draws(draws)
+                    pieces, lengths = self.pieces(wav, num_samples, batch.utts, generator=generator)
+                    measures, scores = measure(pieces, self.scores)
                     statistics = utterance_statistics(measures, lengths)
-                    scores = self.scores(measures.pop("log_mean_post")).cpu().numpy()
                 columns = {name: values.double().cpu().numpy() for name, values in statistics.items()}
                 frames = {name: values.float().cpu().numpy() for name, values in measures.items()}
                 for row, (utt, length) in enumerate(zip(batch.utts, lengths.tolist(), strict=True)):
