@@ -21,7 +21,7 @@ from kaldi_uq.engine.embedded.engine import EmbeddedEngine
 from kaldi_uq.errors import DataError, ModelFileError
 from kaldi_uq.io.files import file_digest
 from kaldi_uq.io.wav import to_int16
-from kaldi_uq.recogniser.base import Heard
+from kaldi_uq.recogniser.heard import Heard
 from kaldi_uq.recogniser.hybrid import HybridModel
 from kaldi_uq.recogniser.recogniser import Recogniser
 from tests import tiny

@@ -81,7 +81,7 @@ CPU_FRAMES_PER_PART = 1024
 # A longer utterance, of more than five minutes, is worked on in windows of frames where no gradient is asked for: the
 # spectra of an hour take gigabytes.  The features are the same, but for the rounding of matrix products.
 LONG_FRAMES = 1 << 15
-WINDOW_FRAMES = 1 << 13
+WINDOW_FRAMES = 1 << 11
 
 
 @overload

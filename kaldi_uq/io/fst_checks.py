@@ -9,8 +9,6 @@ from collections.abc import Collection
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.sparse import csr_matrix
-from scipy.sparse.csgraph import connected_components
 
 # Costs are negative natural logarithms: a probability of 1e-300 costs 691, Kaldi's largest, for "never", 230.  Sums of
 # much larger ones overflow in single precision, and decoders compare nothing but infinities from then on.
@@ -45,6 +43,9 @@ def problem_of(start: int, finals: np.ndarray, offsets: np.ndarray, arcs: np.nda
 
 
 def _epsilon_cycle(offsets: np.ndarray, arcs: np.ndarray) -> str:
+    from scipy.sparse import csr_matrix  # which takes long to import
+    from scipy.sparse.csgraph import connected_components
+
     silent = np.flatnonzero(arcs["ilabel"] == 0)
     sources = np.searchsorted(offsets, silent, side="right") - 1
     destinations = arcs["nextstate"][silent].astype(np.int64)

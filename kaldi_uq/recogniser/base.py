@@ -6,7 +6,6 @@ import dataclasses
 import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar, overload
 
@@ -16,41 +15,15 @@ from torch import Tensor
 from tqdm import tqdm
 
 from kaldi_uq.errors import DataError
-from kaldi_uq.feats.framing import LONG_FRAMES
+from kaldi_uq.feats import framing
 from kaldi_uq.io.datadir import DataDir
 from kaldi_uq.io.files import digest
 from kaldi_uq.io.wav import as_float, read_wav
 from kaldi_uq.io.waves import WaveBatch, read_waves, wave_batches, waves_digest
-from kaldi_uq.recogniser.windows import Pieces, measure, unpadded
+from kaldi_uq.recogniser.heard import Heard, Pieces, Scored, measure, unpadded
 from kaldi_uq.uncertainty import utterance_statistics
 
 RecogniserT = TypeVar("RecogniserT", bound="BaseRecogniser")
-
-
-@dataclass(frozen=True)
-class Heard:
-    """What a recogniser makes of one utterance.
-
-    Attributes:
-        words: the words; ``None`` if nobody decoded.
-        statistics: statistic -> value, see :func:`kaldi_uq.uncertainty.utterance_statistics`.
-        frames: measure -> (T,) float32.
-    """
-
-    words: tuple[str, ...] | None
-    statistics: dict[str, float]
-    frames: dict[str, np.ndarray]
-
-
-@dataclass(frozen=True)
-class Scored(Heard):
-    """The same before decoding.
-
-    Attributes:
-        scores: (T, C) float32, what the decoder takes: see :meth:`BaseRecogniser.scores`.
-    """
-
-    scores: np.ndarray
 
 
 class BaseRecogniser(ABC):
@@ -281,7 +254,7 @@ class BaseRecogniser(ABC):
         Yields:
             (utt, scored), batches of long utterances first.
         """
-        long = {utt: wav for utt, wav in waves.items() if self.num_frames(len(wav)) > LONG_FRAMES}
+        long = {utt: wav for utt, wav in waves.items() if self.num_frames(len(wav)) > framing.LONG_FRAMES}
         others = {utt: wav for utt, wav in waves.items() if utt not in long}
         batches = itertools.chain(unpadded(long), wave_batches(others, 0) if alone else self.batches(others))
         with tqdm(total=len(waves), desc=desc, unit="utt", disable=len(waves) < 32) as progress:
@@ -290,7 +263,7 @@ class BaseRecogniser(ABC):
                 wav, num_samples = (torch.from_numpy(v).to(self.device) for v in (batch.wav, batch.num_samples))
                 with torch.no_grad():
                     pieces, lengths = self.pieces(wav, num_samples, batch.utts, generator=generator)
-                    measures, scores = measure(pieces, self.scores)
+                    measures, scores = measure(pieces, self.scores, int(lengths.max()))
                     statistics = utterance_statistics(measures, lengths)
                 columns = {name: values.double().cpu().numpy() for name, values in statistics.items()}
                 frames = {name: values.float().cpu().numpy() for name, values in measures.items()}

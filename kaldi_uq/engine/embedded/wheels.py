@@ -66,7 +66,9 @@ def viterbi_align(utt: str, graph: Any, scaled: np.ndarray, beam: float, retry_b
 
 def scaled_by_tid(loglikes: np.ndarray, tid_to_pdf: np.ndarray, acwt: float) -> np.ndarray:
     """Scores per transition-id, scaled: (T, num_transition_ids) float32, column ``tid - 1``."""
-    return np.take(loglikes * np.float32(acwt), tid_to_pdf[1:], axis=1).astype(np.float32, copy=False)
+    scaled = np.take(loglikes, tid_to_pdf[1:], axis=1).astype(np.float32, copy=False)
+    scaled *= np.float32(acwt)
+    return scaled
 
 
 def tid_to_pdf_array(transitions: Any) -> np.ndarray:
