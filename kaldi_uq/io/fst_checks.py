@@ -85,7 +85,7 @@ class Labels:
             unknown = found[~np.isin(found, np.fromiter(self.known, np.int64))]
         more = f" and {len(unknown) - 1} more" if len(unknown) > 1 else ""
         size = self.known if isinstance(self.known, int) else len(self.known)
-        return f"{name} label {unknown[0]}{more} is none of the {size} of {self.table}" if len(unknown) else ""
+        return f"{name} label {unknown[0]}{more} is none of the {size} {self.table}" if len(unknown) else ""
 
 
 def graph_labels(num_tids: int, words: Collection[int]) -> tuple[Labels, Labels]:
@@ -95,4 +95,4 @@ def graph_labels(num_tids: int, words: Collection[int]) -> tuple[Labels, Labels]
         num_tids: transition-ids of the model.
         words: integers of the words.
     """
-    return Labels(num_tids, "the transition-ids of final.mdl"), Labels(words, "words.txt")
+    return Labels(num_tids, "transition-ids of final.mdl"), Labels(words, "words of words.txt")

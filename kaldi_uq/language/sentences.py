@@ -47,7 +47,7 @@ class GrammarSentences:
         """
         path = Path(lang.path) / "G.fst"
         try:
-            words = Labels(lang.words.values(), "words.txt")
+            words = Labels(lang.words.values(), "words of words.txt")
             return cls(read_fst_arrays(path, inputs=words, outputs=words), lang.id_to_word, max_words=max_words)
         except ValueError as error:
             raise DataError(f"{path}: {error}") from None

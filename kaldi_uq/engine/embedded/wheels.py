@@ -142,12 +142,12 @@ def read_tree(path: Path) -> Any:
 
 def lexicon_labels(lang: Lang) -> tuple[Labels, Labels]:
     """What the input and the output labels of ``L.fst`` and ``L_disambig.fst`` can be."""
-    return Labels(lang.phones.values(), "phones.txt"), word_labels(lang)
+    return Labels(lang.phones.values(), "phones of phones.txt"), word_labels(lang)
 
 
 def word_labels(lang: Lang) -> Labels:
     """What the labels of ``G.fst`` can be."""
-    return Labels(lang.words.values(), "words.txt")
+    return Labels(lang.words.values(), "words of words.txt")
 
 
 def read_fst(path: Path, inputs: Labels | None = None, outputs: Labels | None = None) -> Any:
