@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import os
 import tempfile
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,7 @@ import numpy as np
 
 from kaldi_uq.engine.checks import graph_files, last_line, model_files, no_path
 from kaldi_uq.errors import DataError, EngineError, ModelFileError
-from kaldi_uq.io.fst import read_fst_arrays, vector_bytes
+from kaldi_uq.io.fst import FstArrays, read_fst_arrays, vector_bytes
 from kaldi_uq.io.fst_checks import Labels, graph_labels
 from kaldi_uq.io.kaldi_model import TransitionTable, read_transitions
 from kaldi_uq.io.lang import Lang, read_symbols
@@ -160,12 +162,20 @@ def read_fst(path: Path, inputs: Labels | None = None, outputs: Labels | None = 
     Raises:
         EngineError: missing, damaged, or made of something else.
     """
+    return _wheel_fst(path, _checked(path, inputs, outputs))
+
+
+def _checked(path: Path, inputs: Labels | None, outputs: Labels | None) -> FstArrays:
     if not path.is_file():
         raise EngineError(f"{path}: no such file; utils/prepare_lang.sh or utils/mkgraph.sh makes it")
     try:
-        checked = read_fst_arrays(path, inputs=inputs, outputs=outputs)
+        return read_fst_arrays(path, inputs=inputs, outputs=outputs)
     except DataError as error:
         raise EngineError(str(error)) from None
+
+
+def _wheel_fst(path: Path, checked: FstArrays) -> Any:
+    """The FST as an object of the wheels; ``path`` is its file, for the message."""
     with tempfile.TemporaryDirectory(prefix="kaldi-uq-fst.") as folder:
         copy = Path(folder) / path.name
         copy.write_bytes(vector_bytes(checked))
@@ -185,21 +195,55 @@ def write_fst(fst: Any, path: Path) -> None:
         os.replace(temporary, path)
 
 
-def load_graph(graph_dir: Path, num_tids: int) -> tuple[Any, dict[int, str]]:
-    """``HCLG.fst`` and the words by their integers, cached while the files do not change.
+@dataclass(frozen=True)
+class Graph:
+    """A decoding graph whose input labels are pdf-ids plus 1, so that scores need one column a pdf.
+
+    Attributes:
+        fst: its output labels are places in the two arrays.
+        tids, words: transition-id and word of an arc, (n,) int64; 0: none.
+        id_to_word: integer -> word.
+    """
+
+    fst: Any
+    tids: np.ndarray
+    words: np.ndarray
+    id_to_word: dict[int, str]
+
+    def texts(self, labels: Sequence[int]) -> tuple[str, ...]:
+        """The words of the output labels of a path."""
+        words = self.words[np.asarray(labels)]
+        return tuple(self.id_to_word[word] for word in words[words > 0].tolist())
+
+    def alignment(self, labels: Sequence[int]) -> np.ndarray:
+        """The transition-ids (T,) int32 of the output labels of a path."""
+        tids = self.tids[np.asarray(labels)]
+        return tids[tids > 0].astype(np.int32)
+
+
+def load_graph(graph_dir: Path, tid_to_pdf: np.ndarray) -> Graph:
+    """``HCLG.fst`` and ``words.txt``, cached while the files do not change.
 
     Args:
         graph_dir: the directory.
-        num_tids: transition-ids of the model.
+        tid_to_pdf: pdf of each transition-id of the model, see :func:`tid_to_pdf_array`.
     """
     graph, words = graph_files(graph_dir)
-    return _load_graph(graph, words, num_tids, os.stat(graph).st_mtime_ns, os.stat(words).st_mtime_ns)
+    return _load_graph(graph, words, tid_to_pdf.tobytes(), os.stat(graph).st_mtime_ns, os.stat(words).st_mtime_ns)
 
 
 @functools.lru_cache(maxsize=4)
-def _load_graph(graph: str, words: str, num_tids: int, *_times: int) -> tuple[Any, dict[int, str]]:
+def _load_graph(graph: str, words: str, tid_to_pdf: bytes, *_times: int) -> Graph:
+    pdfs = np.frombuffer(tid_to_pdf, np.int64)
     id_to_word = {index: word for word, index in read_symbols(words).items()}
-    return read_fst(Path(graph), *graph_labels(num_tids, id_to_word)), id_to_word
+    checked = _checked(Path(graph), *graph_labels(len(pdfs) - 1, id_to_word))
+    arcs = checked.arcs.copy()
+    pairs = (arcs["ilabel"].astype(np.int64) << 32) + arcs["olabel"]  # neither is below 0
+    found, places = np.unique(np.append(0, pairs), return_inverse=True)  # 0, no labels at all, is in place 0
+    arcs["ilabel"] = np.where(arcs["ilabel"] > 0, pdfs[arcs["ilabel"]] + 1, 0)
+    arcs["olabel"] = places.reshape(-1)[1:]
+    fst = _wheel_fst(Path(graph), dataclasses.replace(checked, arcs=arcs))
+    return Graph(fst, found >> 32, found & 0xFFFFFFFF, id_to_word)
 
 
 def arcs_of(fst: Any, state: int) -> list[tuple[int, int, Any, int]]:
