@@ -54,8 +54,8 @@ if TYPE_CHECKING:
     from kaldi_uq.nnet import mc_dropout as mc_dropout
     from kaldi_uq.nnet import vmg as vmg
     from kaldi_uq.recogniser.base import BaseRecogniser as BaseRecogniser
-    from kaldi_uq.recogniser.base import Heard as Heard
     from kaldi_uq.recogniser.ctc import CtcRecogniser as CtcRecogniser
+    from kaldi_uq.recogniser.heard import Heard as Heard
     from kaldi_uq.recogniser.recogniser import Recogniser as Recogniser
     from kaldi_uq.results.utterances import statistics_table as statistics_table
 
@@ -66,7 +66,7 @@ _PLACES = {
     "Certificate": "certificate.certify",
     "CtcRecogniser": "recogniser.ctc",
     "GaussianDetector": "detector",
-    "Heard": "recogniser.base",
+    "Heard": "recogniser.heard",
     "IsolationForestDetector": "detector",
     "JointDetector": "detector",
     "KaldiUqError": "errors",

@@ -14,16 +14,34 @@ import typing
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 from kaldi_uq.errors import UsageError
 
 ConfigT = TypeVar("ConfigT", bound="Config")
 
 
+Limits = Mapping[str, tuple[float, float]]  # field -> smallest and largest value
+
+
 @dataclass(frozen=True)
 class Config:
     """Base of the configurations: conversion to and from plain dictionaries."""
+
+    # What files may ask for: far beyond any use, and small enough that no file of a few bytes fills the memory.
+    LIMITS: ClassVar[Limits] = {}
+
+    def require_within_limits(self) -> None:
+        """Compare the fields with ``LIMITS``; of a field of several numbers each.
+
+        Raises:
+            ValueError: a value beyond them, or NaN.
+        """
+        for name, (low, high) in self.LIMITS.items():
+            value = getattr(self, name)
+            numbers = value if isinstance(value, tuple) else (value,)
+            if not all(low <= number <= high for number in numbers):
+                raise ValueError(f"{name} must be between {low:.9g} and {high:.9g}, got {value!r:.60}")
 
     def to_dict(self) -> dict[str, Any]:
         return dataclasses.asdict(self)
@@ -33,15 +51,34 @@ class Config:
         """Build the configuration from a dictionary.
 
         Raises:
-            ValueError: a name that the configuration does not have, or a value out of range.
+            ValueError: a name that the configuration does not have, a value of another type or out of range.
         """
         if not isinstance(values, dict):
-            raise ValueError(f"{cls.__name__} must be names with values, got {values!r}")
+            raise ValueError(f"{cls.__name__} must be names with values, got {values!r:.60}")
         names = {f.name for f in dataclasses.fields(cls)}
         unknown = sorted(set(values) - names)
         if unknown:
-            raise ValueError(f"{cls.__name__} has no field {', '.join(unknown)}; it has {', '.join(sorted(names))}")
-        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+            raise ValueError(
+                f"{cls.__name__} has no field {', '.join(map(str, unknown))[:60]}; it has {', '.join(sorted(names))}"
+            )
+        values = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+        types = typing.get_type_hints(cls)
+        for name, value in values.items():
+            if not _is_of(value, types[name]):
+                kind = getattr(types[name], "__name__", types[name])
+                raise ValueError(f"{name} must be of type {kind}, got {value!r:.60}")
+        return cls(**values)
+
+
+def _is_of(value: Any, kind: Any) -> bool:
+    """Whether a value of a file has the type of its field; other types than those of flags are the class's matter."""
+    if kind in (int, float):
+        return isinstance(value, (int, kind)) and not isinstance(value, bool)
+    if kind in (bool, str):
+        return isinstance(value, kind)
+    if kind == tuple[int, ...]:
+        return isinstance(value, tuple) and all(_is_of(number, int) for number in value)
+    return True
 
 
 def require(condition: bool, message: str) -> None:

@@ -17,6 +17,7 @@ from kaldi_uq.engine.embedded.engine import EmbeddedEngine
 from kaldi_uq.engine.embedded.gmm import reestimate, split
 from kaldi_uq.engine.select import engine_name, select_engine
 from kaldi_uq.errors import EngineError, ModelFileError
+from kaldi_uq.io.digests import DIGESTS_FILE
 from kaldi_uq.io.kaldi_model import DiagGmmSet, write_model
 from kaldi_uq.io.lang import Lang
 from tests import tiny
@@ -52,6 +53,7 @@ class TestTransitions:
         text = {utt: ["two" if word == "three" else word for word in words] for utt, words in text.items()}
         mono = tiny.train_mono(tmp_path / "mono", other, waves, text)
         shutil.copy(system.mono / "tree", mono / "tree")
+        (mono / DIGESTS_FILE).unlink()
         with pytest.raises(ModelFileError, match=r"final\.mdl: .*not.*(belong to|the model of) .*tree") as error:
             wheels.load_model(mono)
         assert "\n" not in str(error.value)

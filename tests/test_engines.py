@@ -295,7 +295,8 @@ class TestTransitions:
 class TestGraph:
     def test_graph_without_a_word_is_an_error(self, system: TinySystem, tmp_path: Path) -> None:
         shutil.copytree(system.lang.path, tmp_path / "lang")
-        system.engine.compile_fst("0 1 99 99\n1\n", tmp_path / "lang/G.fst", sort="ilabel")
+        label = system.lang.words["<s>"]  # in no lexicon
+        system.engine.compile_fst(f"0 1 {label} {label}\n1\n", tmp_path / "lang/G.fst", sort="ilabel")
         with pytest.raises(EngineError, match="the graph is empty: lexicon and grammar share no word"):
             system.engine.make_graph(Lang.read(tmp_path / "lang"), system.mono, tmp_path / "graph", **tiny.GRAPH_SCALES)
         assert not (tmp_path / "graph/HCLG.fst").exists()

@@ -114,8 +114,8 @@ def test_gradient_through_both_is_that_of_finite_differences(kind: str) -> None:
 @pytest.mark.parametrize(
     "options, message",
     [
-        ({"level": -0.1}, "level must be in"),
-        ({"noise_floor": 1.5}, "noise_floor must be in"),
+        ({"level": -0.1}, "level must be between"),
+        ({"noise_floor": 1.5}, "noise_floor must be between"),
         ({"kind": "torchaudio", "noise_floor": 0.02}, "noise_floor is for Kaldi's features"),
     ],
 )

@@ -149,7 +149,8 @@ class TestTransitions:
         [
             (((9, 0, 0, 0),), "state 0 of phone 9 is not in the topology"),
             (((1, 7, 0, 0),), "state 7 of phone 1 is not in the topology"),
-            (((1, 0, -1, -1),), "state 0 of phone 1 is not in the topology"),
+            (((1, 0, -1, -1),), "state 0 of phone 1 has pdf -1"),
+            (((1, 0, 2**31 - 1, 0),), "state 0 of phone 1 has pdf 2147483647"),
             (((1, 0, 0, 0),), "log-probabilities do not fit 1 states"),
             ((), "log-probabilities do not fit 0 states"),
         ],

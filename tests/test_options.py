@@ -322,7 +322,7 @@ class TestFromDict:
             (ModelConfig, {"kind": "tdnn"}, "model must be one of dnn, ensemble, dropout, bnn, got 'tdnn'"),
             (DecodeConfig, {"acwt": 0}, "acwt must be"),
             (DecodeConfig, {"beam": -1}, "beams must be"),
-            (FrontEndConfig, {"left_context": -1}, "left_context and right_context must be"),
+            (FrontEndConfig, {"left_context": -1}, "left_context must be"),
         ],
     )
     def test_value_out_of_range_is_refused_by_its_name(

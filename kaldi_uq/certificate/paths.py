@@ -9,7 +9,9 @@ from pathlib import Path
 import numpy as np
 
 from kaldi_uq.errors import DataError
+from kaldi_uq.io.digests import check_digest
 from kaldi_uq.io.fst import FstArrays, read_fst_arrays
+from kaldi_uq.io.fst_checks import graph_labels
 from kaldi_uq.io.kaldi_model import read_transitions
 from kaldi_uq.io.lang import read_symbols
 
@@ -38,10 +40,13 @@ class GraphPaths:
     """
 
     def __init__(self, model_dir: Path, graph_dir: Path) -> None:
-        self._fst = read_fst_arrays(graph_dir / "HCLG.fst")
         self._path = graph_dir / "words.txt"
         self._ids = read_symbols(self._path)
         self._pdfs = read_transitions(model_dir / "final.mdl").tid_to_pdf
+        for name in ("HCLG.fst", "words.txt"):
+            check_digest(graph_dir / name)
+        inputs, outputs = graph_labels(len(self._pdfs) - 1, self._ids.values())
+        self._fst = read_fst_arrays(graph_dir / "HCLG.fst", inputs=inputs, outputs=outputs)
 
     def best(self, scores: np.ndarray) -> BestPath | None:
         """The best path.

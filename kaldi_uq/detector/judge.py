@@ -11,7 +11,8 @@ import numpy as np
 from kaldi_uq.detector.base import OneClassDetector
 from kaldi_uq.detector.normal import Normal, Stretch, stretches_above
 from kaldi_uq.errors import DataError
-from kaldi_uq.recogniser.base import BaseRecogniser, Heard
+from kaldi_uq.recogniser.base import BaseRecogniser
+from kaldi_uq.recogniser.heard import Heard
 
 
 @dataclass(frozen=True)

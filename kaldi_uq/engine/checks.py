@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from kaldi_uq.errors import AlignmentError, EngineError, KaldiUqError, ModelFileError
+from kaldi_uq.io.digests import check_digest
 from kaldi_uq.io.lang import Lang
 
 log = logging.getLogger(__name__)
@@ -39,19 +40,25 @@ def model_files(model_dir: Path) -> list[str]:
     """Absolute paths of ``final.mdl`` and ``tree``.
 
     Raises:
-        ModelFileError: one is missing.
+        ModelFileError: one is missing, or is not what was written.
     """
     made_by = "steps/train_mono.sh or steps/train_deltas.sh"
-    return existing_files(model_dir, "final.mdl", "tree", made_by=made_by, error=ModelFileError)
+    paths = existing_files(model_dir, "final.mdl", "tree", made_by=made_by, error=ModelFileError)
+    for path in paths:
+        check_digest(Path(path))
+    return paths
 
 
 def graph_files(graph_dir: Path) -> list[str]:
     """Absolute paths of ``HCLG.fst`` and ``words.txt``.
 
     Raises:
-        EngineError: one is missing.
+        EngineError: one is missing, or is not what was written.
     """
-    return existing_files(graph_dir, "HCLG.fst", "words.txt", made_by="utils/mkgraph.sh")
+    paths = existing_files(graph_dir, "HCLG.fst", "words.txt", made_by="utils/mkgraph.sh")
+    for path in paths:
+        check_digest(Path(path), EngineError)
+    return paths
 
 
 def grammar_files(lang: Lang) -> list[str]:

@@ -3,9 +3,26 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
-from kaldi_uq.config import Config, require
+from kaldi_uq.config import Config, Limits, require
+
+# The filters are a table of half as many rows as a frame's spectrum has points: of a frame of 2 s at 16 kHz.  With the
+# largest number of filters it takes 64 MB.
+MAX_FRAME_SAMPLES = 1 << 15
+MAX_INPUT_DIM = 100_000  # of a network: 256 frames of 390 features
+_FRAME_LIMITS: Limits = {
+    "sample_frequency": (1, 1e6),  # Hz; audio for bats has 500 kHz
+    "frame_length": (0.001, 1e4),  # ms
+    "frame_shift": (0.001, 1e4),  # ms
+    "dither": (0, 0),  # has a message of its own
+    "preemphasis_coefficient": (0, 1),
+    "blackman_coeff": (0, 1),
+    "num_mel_bins": (3, 500),  # recipes have 23 to 128
+    "low_freq": (0, 5e5),  # Hz
+    "high_freq": (-5e5, 5e5),
+    "energy_floor": (0, 1e12),  # energies on the 16-bit scale
+}
 
 
 @dataclass(frozen=True)
@@ -34,20 +51,22 @@ class FrameConfig(Config):
     raw_energy: bool = True
     htk_compat: bool = False
 
+    LIMITS: ClassVar[Limits] = _FRAME_LIMITS
+
     def __post_init__(self) -> None:
-        require(self.sample_frequency > 0, f"sample_frequency must be positive, got {self.sample_frequency}")
-        require(self.frame_length > 0 and self.frame_shift > 0, "frame_length and frame_shift must be positive")
         require(
             self.dither == 0.0,
             f"dither must be 0, got {self.dither}: random features have no meaningful gradient; set --dither=0",
         )
+        self.require_within_limits()
+        samples = self.sample_frequency * self.frame_length / 1000
+        require(
+            samples <= MAX_FRAME_SAMPLES,
+            f"frame_length {self.frame_length:g} ms at sample_frequency {self.sample_frequency:g} is {samples:.0f} "
+            f"samples, more than {MAX_FRAME_SAMPLES}",
+        )
         windows = ("povey", "hanning", "hamming", "rectangular", "blackman", "sine")
         require(self.window_type in windows, f"window_type must be one of {windows}, got {self.window_type!r}")
-        require(
-            0 <= self.preemphasis_coefficient <= 1,
-            f"preemphasis_coefficient must be in [0, 1], got {self.preemphasis_coefficient}",
-        )
-        require(self.num_mel_bins >= 3, f"num_mel_bins must be >= 3, got {self.num_mel_bins}")
 
     @property
     def nyquist(self) -> float:
@@ -70,6 +89,8 @@ class MfccConfig(FrameConfig):
     num_ceps: int = 13
     use_energy: bool = True
     cepstral_lifter: float = 22.0
+
+    LIMITS: ClassVar[Limits] = {**_FRAME_LIMITS, "num_ceps": (1, 500), "cepstral_lifter": (0, 1e4)}
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -118,16 +139,22 @@ class FrontEndConfig(Config):
     level: float = 0.0
     noise_floor: float = 0.0
 
+    LIMITS: ClassVar[Limits] = {
+        "delta_order": (0, 10),  # Kaldi's recipes have 2
+        "delta_window": (1, 100),
+        "left_context": (0, 1000),  # frames; recipes have up to 20
+        "right_context": (0, 1000),
+        "level": (0, 1),  # root mean squares, full scale 1
+        "noise_floor": (0, 1),
+    }
+
     def __post_init__(self) -> None:
         kinds = ("kaldi", "fbank", "torchaudio")
         require(self.kind in kinds, f"frontend must be kaldi, fbank or torchaudio, got {self.kind!r}")
         require(
             self.cmvn in ("none", "utterance", "speaker"), f"cmvn must be none, utterance or speaker: {self.cmvn!r}"
         )
-        require(self.left_context >= 0 and self.right_context >= 0, "left_context and right_context must be >= 0")
-        require(self.delta_order >= 0 and self.delta_window > 0, "delta_order must be >= 0, delta_window > 0")
-        for name, value in (("level", self.level), ("noise_floor", self.noise_floor)):
-            require(0 <= value <= 1, f"{name} must be in [0, 1] (rms, full scale is 1; 0: none), got {value}")
+        self.require_within_limits()
         require(
             not (self.noise_floor and self.kind == "torchaudio"),
             "noise_floor is for Kaldi's features (frontend kaldi or fbank), whose energies it is added to",

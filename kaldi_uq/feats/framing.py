@@ -5,7 +5,7 @@ Source: Kaldi ``src/feat/feature-window.{h,cc}``.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import overload
 
 import numpy as np
@@ -78,6 +78,10 @@ def min_samples(config: FrameConfig) -> int:
 # On a CPU a batch is worked on in parts of about this many frames: their spectra stay in the cache, which halves the
 # time of a batch of 100 utterances.
 CPU_FRAMES_PER_PART = 1024
+# A longer utterance, of more than five minutes, is worked on in windows of frames where no gradient is asked for: the
+# spectra of an hour take gigabytes.  The features are the same, but for the rounding of matrix products.
+LONG_FRAMES = 1 << 15
+WINDOW_FRAMES = 1 << 11
 
 
 @overload
@@ -177,6 +181,32 @@ def reflect_ends(wav: Tensor, num_samples: Tensor, left: int, right: int, *, rep
         extended = torch.nn.functional.pad(extended, (0, right))
         extended = extended.scatter(1, after + left, wav.gather(1, mirrored(after)))
     return extended
+
+
+def stretch_of(wav: Tensor, config: FrameConfig, start: int, stop: int) -> Tensor:
+    """The samples of some frames of whole utterances, mirrored beyond their ends as Kaldi does.
+
+    Args:
+        wav: waveforms without padding, ``(B, N)``.
+        config: options of the frames.
+        start, stop: the frames, ``start`` to ``stop - 1``.
+
+    Returns:
+        ``(B, n)``; the first frame begins at sample 0.
+    """
+    shift, size = window_shift(config), wav.shape[1]
+    first = first_sample(config) + start * shift
+    end = first + (stop - start - 1) * shift + window_size(config)
+    if 0 <= first and end <= size:
+        return wav[:, first:end]
+    phase = torch.arange(first, end, device=wav.device) % (2 * size)
+    return wav[:, torch.minimum(phase, 2 * size - 1 - phase)]
+
+
+def windows_of(size: int) -> Iterator[tuple[int, int]]:
+    """Windows of ``size`` frames: the first of each, and that behind it."""
+    for start in range(0, size, WINDOW_FRAMES):
+        yield start, min(start + WINDOW_FRAMES, size)
 
 
 def in_parts(

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import overload
 
 from torch import Tensor, nn
 
 from kaldi_uq.feats import framing
 from kaldi_uq.feats.cmvn import GlobalNorm, apply_cmvn, utterance_cmvn
-from kaldi_uq.feats.config import FrontEndConfig
+from kaldi_uq.feats.config import MAX_INPUT_DIM, FrontEndConfig
 from kaldi_uq.feats.deltas import Deltas
 from kaldi_uq.feats.level import to_level
 from kaldi_uq.feats.mfcc import Fbank, Mfcc
@@ -63,6 +64,11 @@ class FrontEnd(nn.Module):
         self.min_samples = self.cepstra.min_samples
         self.feature_dim = self.cepstra.output_dim * (config.delta_order + 1)
         self.output_dim = self.feature_dim * (config.left_context + 1 + config.right_context)
+        if self.output_dim > MAX_INPUT_DIM:
+            raise ValueError(
+                f"left_context {config.left_context} and right_context {config.right_context} of {self.feature_dim} "
+                f"features make {self.output_dim} inputs of the network, more than {MAX_INPUT_DIM}"
+            )
         self.norm = GlobalNorm(self.feature_dim)
 
     @overload
@@ -82,6 +88,24 @@ class FrontEnd(nn.Module):
             wav = to_level(wav, num_samples, self.config.level)
         return self.cepstra(wav, num_samples)  # type: ignore[no-any-return]
 
+    def windows(self, wav: Tensor, num_samples: Tensor, *, cmvn_stats: Tensor | None = None) -> Iterator[Tensor]:
+        """The network's input for one utterance, a window of frames after the other, equal to that of :meth:`forward`.
+
+        Level and statistics are those of the whole utterance, and every window is computed with the frames around it
+        that its derivatives and its context reach.  It takes the arguments of :meth:`features`, with B = 1.
+
+        Yields:
+            ``(1, t, output_dim)``.
+        """
+        feats, lengths = self._normalised_cepstra(wav, num_samples, cmvn_stats)
+        config, size = self.config, int(lengths[0])
+        reach = config.delta_order * config.delta_window + max(config.left_context, config.right_context)
+        for start, stop in framing.windows_of(size):
+            begin, end = max(0, start - reach), min(size, stop + reach)
+            part, count = feats[:, begin:end], lengths.new_tensor([end - begin])
+            spliced = self.splice(self.norm(self.deltas(part, count), count), count)
+            yield spliced[:, start - begin : stop - begin]
+
     def features(self, wav: Tensor, num_samples: Tensor, *, cmvn_stats: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Compute normalised features, without context.
 
@@ -99,6 +123,11 @@ class FrontEnd(nn.Module):
                 configuration.
             DataError: the statistics are of less than one frame.
         """
+        feats, lengths = self._normalised_cepstra(wav, num_samples, cmvn_stats)
+        return self.norm(self.deltas(feats, lengths), lengths), lengths
+
+    def _normalised_cepstra(self, wav: Tensor, num_samples: Tensor, cmvn_stats: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Cepstra after CMVN; arguments and errors as of :meth:`features`."""
         cmvn, norm_vars = self.config.cmvn, self.config.norm_vars
         if (cmvn == "speaker") != (cmvn_stats is not None):
             state = "missing" if cmvn_stats is None else "given"
@@ -108,7 +137,7 @@ class FrontEnd(nn.Module):
             feats = apply_cmvn(feats, lengths, cmvn_stats, norm_vars=norm_vars)
         elif cmvn == "utterance":
             feats = utterance_cmvn(feats, lengths, norm_vars=norm_vars)
-        return self.norm(self.deltas(feats, lengths), lengths), lengths
+        return feats, lengths
 
     def splice(self, feats: Tensor, lengths: Tensor) -> Tensor:
         """Add context frames: ``(B, T, feature_dim) -> (B, T, output_dim)``."""

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import math
+
+import torch
 from torch import Tensor
 
 from kaldi_uq.feats.framing import valid_mask
 
+# A longer utterance, of more than five minutes at 16 kHz, is summed up in parts: each step would take a copy of it.
+LONG_SAMPLES = 5_000_000
 # Added to the root mean square, in power: one step of 16-bit audio, so that silence stays near silence.
 SMALLEST_LEVEL = 1.0 / 32768.0
 
@@ -28,9 +33,21 @@ def to_level(wav: Tensor, num_samples: Tensor, level: float) -> Tensor:
     >>> round(to_level(wav, torch.tensor([4]), 0.05).abs().max().item(), 6)
     0.05
     """
+    if len(wav) == 1 and wav.shape[1] > LONG_SAMPLES and not wav.requires_grad:
+        return _long_to_level(wav, int(num_samples[0]), level)
     inside = valid_mask(num_samples.to(wav.device), wav.shape[1])
     count = num_samples.to(wav)[:, None]
     wav = wav.masked_fill(~inside, 0)
     centred = (wav - wav.sum(1, keepdim=True) / count).masked_fill(~inside, 0)
     power = centred.square().sum(1, keepdim=True) / count
     return wav * (level / (power + SMALLEST_LEVEL**2).sqrt())
+
+
+def _long_to_level(wav: Tensor, num_samples: int, level: float) -> Tensor:
+    """The same for one long utterance, ``(1, N)``, without a gradient and with one copy of it."""
+    scaled = wav.clone()
+    scaled[:, num_samples:] = 0
+    parts = scaled[:, :num_samples].split(1 << 20, dim=1)
+    mean = sum(float(part.sum(dtype=torch.float64)) for part in parts) / num_samples
+    power = sum(float((part - mean).square().sum(dtype=torch.float64)) for part in parts) / num_samples
+    return scaled.mul_(level / math.sqrt(power + SMALLEST_LEVEL**2))

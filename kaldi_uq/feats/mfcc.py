@@ -19,6 +19,9 @@ INT16_SCALE = 32768.0
 # Kaldi's floor for energies before the logarithm.
 ENERGY_EPS = torch.finfo(torch.float32).eps
 
+# Samples of which the noise's energy is computed together: the transforms of a frame of 2 s would not fit the memory.
+IMPULSES_AT_ONCE = 1024
+
 
 class _KaldiFeatures(nn.Module, abc.ABC):
     """Common part of MFCC and filter-bank features: everything up to mel energies and the frame's energy."""
@@ -51,9 +54,16 @@ class _KaldiFeatures(nn.Module, abc.ABC):
         Noise of independent samples adds up sample by sample: the mean energy behind any linear map is the sum of what
         the map makes of each sample alone.
         """
-        impulses = torch.eye(len(self.window), dtype=torch.float64) * (self.noise_floor * INT16_SCALE)
-        mel, energy = self._energies(impulses, 1)
-        return mel[:, 0].sum(0).float(), torch.zeros(()) if energy is None else energy[:, 0].sum(0).float()
+        size, mel_bins = len(self.window), self.config.num_mel_bins
+        mel, energy = torch.zeros(mel_bins, dtype=torch.float64), torch.zeros((), dtype=torch.float64)
+        for start in range(0, size if self.noise_floor else 0, IMPULSES_AT_ONCE):
+            count = min(IMPULSES_AT_ONCE, size - start)
+            impulses = torch.zeros(count, size, dtype=torch.float64)
+            impulses.diagonal(start).fill_(self.noise_floor * INT16_SCALE)
+            of_mel, of_energy = self._energies(impulses, 1)
+            mel += of_mel[:, 0].sum(0)
+            energy += 0.0 if of_energy is None else of_energy[:, 0].sum(0)
+        return mel.float(), energy.float()
 
     def _energies(self, signal: Tensor, size: int) -> tuple[Tensor, Tensor | None]:
         """Mel energies (B, T, num_mel_bins) and the frames' energies (B, T), if they are used, of ``size`` frames."""
@@ -89,7 +99,18 @@ class _KaldiFeatures(nn.Module, abc.ABC):
         num_samples = num_samples.to(wav.device)
         lengths = num_frames(num_samples, self.config)
         size = num_frames(longest, self.config)
+        if len(wav) == 1 and size > framing.LONG_FRAMES and not wav.requires_grad:
+            return self._in_windows(wav[:, :longest], size), lengths
         return framing.in_parts(self._part, wav[:, :longest], num_samples, lengths, size), lengths
+
+    def _in_windows(self, wav: Tensor, size: int) -> Tensor:
+        """The features ``(1, size, D)`` of a whole utterance ``(1, N)``, of one window of frames after the other."""
+        with torch.autocast(wav.device.type, enabled=False):
+            stretches = (
+                (framing.stretch_of(wav, self.config, start, stop) * INT16_SCALE, stop - start)
+                for start, stop in framing.windows_of(size)
+            )
+            return torch.cat([self._features(*stretch) for stretch in stretches], dim=1)
 
     def _part(self, wav: Tensor, num_samples: Tensor, lengths: Tensor, size: int) -> Tensor:
         config = self.config
@@ -101,15 +122,19 @@ class _KaldiFeatures(nn.Module, abc.ABC):
             beyond = max(0, length - length // 2 - self.shift + 2 * (self.shift // 2))
             signal = framing.reflect_ends(signal, num_samples, max(0, -first), beyond, repeat_edge=True)
             signal = signal[:, max(0, first) :]
+        feats = self._features(signal, size)
+        return feats.masked_fill(~framing.valid_mask(lengths, size).unsqueeze(-1), 0)
+
+    def _features(self, signal: Tensor, size: int) -> Tensor:
+        """The features (B, size, D) of the frames of a signal on the 16-bit scale."""
         mel, energy = self._energies(signal, size)
         if self.noise_floor:
             mel = mel + self.mel_noise.to(mel.dtype)
             energy = None if energy is None else energy + self.energy_noise.to(mel.dtype)
         log_energy = None
         if energy is not None:
-            log_energy = energy.clamp_min(max(ENERGY_EPS, config.energy_floor)).log().unsqueeze(-1)
-        feats = self._compose(mel, log_energy)
-        return feats.masked_fill(~framing.valid_mask(lengths, size).unsqueeze(-1), 0)
+            log_energy = energy.clamp_min(max(ENERGY_EPS, self.config.energy_floor)).log().unsqueeze(-1)
+        return self._compose(mel, log_energy)
 
     @abc.abstractmethod
     def _compose(self, mel: Tensor, log_energy: Tensor | None) -> Tensor:

@@ -11,7 +11,9 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
+from kaldi_uq.io.digests import recorded
 from kaldi_uq.io.files import atomic_write
 from kaldi_uq.io.token_stream import int_bytes, int_vector, unsigned_bytes
 
@@ -75,7 +77,7 @@ def _bytes(tree: EventMap | None) -> bytes:
 
 
 def write_tree(path: str | os.PathLike[str], tree: EventMap, *, context_width: int, central_position: int) -> None:
-    """Write a ``tree`` file in Kaldi's binary format."""
+    """Write a ``tree`` file in Kaldi's binary format; its digest is recorded beside it."""
     window = int_bytes(context_width) + int_bytes(central_position)
-    with atomic_write(path, "wb") as stream:
+    with recorded(Path(path).parent, Path(path).name), atomic_write(path, "wb") as stream:
         stream.write(b"\0BContextDependency " + window + b"ToPdf " + _bytes(tree) + b"EndContextDependency ")

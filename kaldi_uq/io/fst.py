@@ -1,6 +1,8 @@
 """OpenFst's binary files of types ``vector`` and ``const``, standard arcs, as arrays: no library is needed.
 
-The embedded engine's OpenFst does not know the type ``const``, in which Kaldi's ``utils/mkgraph.sh`` writes HCLG.fst.
+OpenFst believes what it reads: one damaged bit can crash it, make it loop, or make it reserve all memory.  Therefore
+every file is read and checked here, and the engine's OpenFst gets the checked arrays alone.  The embedded engine's
+OpenFst also does not know the type ``const``, in which Kaldi's ``utils/mkgraph.sh`` writes HCLG.fst.
 
 Source of the format: OpenFst ``fst.h`` (FstHeader), ``vector-fst.h``, ``const-fst.h``, ``symbol-table.h``.
 """
@@ -15,13 +17,18 @@ from pathlib import Path
 import numpy as np
 
 from kaldi_uq.errors import DataError
+from kaldi_uq.io.fst_checks import Labels, problem_of
 
 _MAGIC, _SYMBOLS_MAGIC = 2125659606, 2125658996
 _HAS_INPUT_SYMBOLS, _HAS_OUTPUT_SYMBOLS, _IS_ALIGNED = 1, 2, 4
+_KNOWN_FLAGS = _HAS_INPUT_SYMBOLS | _HAS_OUTPUT_SYMBOLS | _IS_ALIGNED
+_VERSIONS = {"vector": (2,), "const": (1, 2)}
+_EXPANDED, _MUTABLE = 1, 2  # the properties of every FST of type vector
 _ALIGNMENT = 16  # bytes
 _MAX_NAME = 1 << 16  # bytes of a name; a longer one is damage
 
 ARC = np.dtype([("ilabel", "<i4"), ("olabel", "<i4"), ("weight", "<f4"), ("nextstate", "<i4")])
+_STATE_HEAD = np.dtype([("final", "<f4"), ("count", "<i8")])  # before a state's arcs, in a file of type vector
 _CONST_STATE = np.dtype([("final", "<f4"), ("first", "<u4"), ("count", "<u4"), ("ieps", "<u4"), ("oeps", "<u4")])
 
 
@@ -35,7 +42,6 @@ class FstArrays:
         offsets: places in ``arcs``, (S + 1,) int64: the arcs of state s are ``arcs[offsets[s]:offsets[s + 1]]``.
         arcs: arcs with labels, cost and destination, (A,) of dtype ``ARC``.
         kind: the type of the file.
-        properties: OpenFst's property bits.
     """
 
     start: int
@@ -43,7 +49,6 @@ class FstArrays:
     offsets: np.ndarray
     arcs: np.ndarray
     kind: str = "vector"
-    properties: int = 0
 
     def arcs_of(self, state: int) -> np.ndarray:
         """The arcs that leave a state."""
@@ -55,11 +60,14 @@ class _Cursor:
         self.data, self.path, self.at = data, path, 0
 
     def fail(self, message: str) -> DataError:
-        return DataError(f"{self.path}: not an FST file, or a damaged one: {message} at byte {self.at}; make it again")
+        return DataError(f"{self.path}: not an FST file, or a damaged one: {message}; make it again")
+
+    def fail_here(self, message: str) -> DataError:
+        return self.fail(f"{message} at byte {self.at}")
 
     def take(self, size: int) -> bytes:
         if size < 0 or self.at + size > len(self.data):
-            raise self.fail("unexpected end")
+            raise self.fail_here("unexpected end")
         self.at += size
         return self.data[self.at - size : self.at]
 
@@ -69,7 +77,7 @@ class _Cursor:
     def name(self) -> str:
         (size,) = self.unpack("i")
         if not 0 <= size <= _MAX_NAME:
-            raise self.fail(f"a name of {size} bytes")
+            raise self.fail_here(f"a name of {size} bytes")
         return self.take(size).decode("utf-8", "replace")
 
     def array(self, dtype: np.dtype, count: int) -> np.ndarray:
@@ -79,50 +87,48 @@ class _Cursor:
         self.take(-self.at % _ALIGNMENT)
 
     def skip_symbols(self) -> None:
+        """Pass over a symbol table: what the labels mean is what ``words.txt`` and ``phones.txt`` say."""
         (magic,) = self.unpack("i")
         if magic != _SYMBOLS_MAGIC:
-            raise self.fail("expected a symbol table")
+            raise self.fail_here("expected a symbol table")
         self.name()
         _, size = self.unpack("qq")
-        for _ in range(size):
+        if size < 0:
+            raise self.fail_here(f"a symbol table of {size} symbols")
+        for _ in range(size):  # ends with the file at the latest
             self.name()
             self.unpack("q")
 
 
-def fst_kind(path: str | os.PathLike[str]) -> str:
-    """The type of an FST file, such as ``vector`` or ``const``; empty for another kind of file."""
-    with open(path, "rb") as stream:
-        head = stream.read(64)
-    if len(head) < 8 or struct.unpack_from("<i", head)[0] != _MAGIC:
-        return ""
-    (size,) = struct.unpack_from("<i", head, 4)
-    return head[8 : 8 + size].decode("ascii", "replace") if 0 < size < 56 else ""
-
-
-def read_fst_arrays(path: str | os.PathLike[str]) -> FstArrays:
-    """Read an FST file.
+def read_fst_arrays(
+    path: str | os.PathLike[str], *, inputs: Labels | None = None, outputs: Labels | None = None
+) -> FstArrays:
+    """Read an FST file and check it.
 
     Args:
         path: a file such as ``G.fst`` or ``HCLG.fst``.
+        inputs, outputs: what its input and its output labels can be; ``None``: anything.
 
     Raises:
-        DataError: missing, damaged, of another type than ``vector`` and ``const``, or of other arcs than standard.
+        DataError: missing, damaged, of another type than ``vector`` and ``const``, or of other arcs than standard; or
+            what :func:`kaldi_uq.io.fst_checks.problem_of` refuses; or another label than it can have.
     """
     path = Path(path)
-    try:
-        cursor = _Cursor(path.read_bytes(), path)
-    except FileNotFoundError:
-        raise DataError(f"{path}: no such file") from None
+    if not path.is_file():
+        raise DataError(f"{path}: no such file")
+    cursor = _Cursor(path.read_bytes(), path)
     (magic,) = cursor.unpack("i")
     if magic != _MAGIC:
         raise cursor.fail("no FST header")
     kind, arc_type = cursor.name(), cursor.name()
-    if kind not in ("vector", "const") or arc_type != "standard":
+    if kind not in _VERSIONS or arc_type != "standard":
         raise DataError(
-            f"{path}: FST of type {kind!r} with arcs {arc_type!r}, expected vector or const with standard arcs; "
-            "convert it with fstconvert --fst_type=const"
+            f"{path}: FST of type {kind!r:.60} with arcs {arc_type!r:.60}, expected vector or const with standard "
+            "arcs; convert it with fstconvert --fst_type=const"
         )
-    version, flags, properties, start, num_states, num_arcs = cursor.unpack("iiQqqq")
+    version, flags, _, start, num_states, num_arcs = cursor.unpack("iiQqqq")
+    if version not in _VERSIONS[kind] or flags & ~_KNOWN_FLAGS:
+        raise cursor.fail(f"version {version} of type {kind} with flags {flags}")
     for flag in (_HAS_INPUT_SYMBOLS, _HAS_OUTPUT_SYMBOLS):
         if flags & flag:
             cursor.skip_symbols()
@@ -131,12 +137,14 @@ def read_fst_arrays(path: str | os.PathLike[str]) -> FstArrays:
         finals, offsets, arcs = _read_const(cursor, num_states, num_arcs, aligned)
     else:
         finals, offsets, arcs = _read_vector(cursor, num_states)
-    size = len(finals)
-    if not -1 <= start < size or (size and start < 0):
-        raise cursor.fail(f"the initial state is {start} of {size}")
-    if len(arcs) and not (0 <= arcs["nextstate"].min() and arcs["nextstate"].max() < size):
-        raise cursor.fail("an arc leads to a state that does not exist")
-    return FstArrays(start, finals, offsets, arcs, kind, properties)
+    if cursor.at != len(cursor.data):
+        raise cursor.fail(f"{len(cursor.data) - cursor.at} bytes behind its end")
+    problem = problem_of(start, finals, offsets, arcs)
+    for name, labels in (("input", inputs), ("output", outputs)):
+        problem = problem or (labels.problem_of(name, arcs[f"{name[0]}label"]) if labels else "")
+    if problem:
+        raise cursor.fail(problem)
+    return FstArrays(start, finals, offsets, arcs, kind)
 
 
 def _read_const(cursor: _Cursor, num_states: int, num_arcs: int, aligned: bool) -> tuple[np.ndarray, ...]:
@@ -151,47 +159,54 @@ def _read_const(cursor: _Cursor, num_states: int, num_arcs: int, aligned: bool) 
         states["first"][states["count"] > 0], offsets[:-1][states["count"] > 0]
     ):
         raise cursor.fail("states and arcs do not fit each other")
+    for name, labels in (("ieps", "ilabel"), ("oeps", "olabel")):  # Kaldi's decoders pass over states without any
+        sums = np.concatenate([[0], np.cumsum(arcs[labels] == 0)])
+        if not np.array_equal(states[name], np.diff(sums[offsets])):
+            raise cursor.fail(f"a state has another number of arcs without {labels} than it says")
     return states["final"], offsets, arcs
 
 
 def _read_vector(cursor: _Cursor, num_states: int) -> tuple[np.ndarray, ...]:
-    finals: list[float] = []
+    """A state's place is known when that before it is read: a loop over states, which takes their counts alone."""
     counts: list[int] = []
-    parts: list[bytes] = []
-    unpack_from, data, end = struct.Struct("<fq").unpack_from, cursor.data, len(cursor.data)
-    at = cursor.at
-    while (len(finals) < num_states) if num_states >= 0 else at < end:  # -1: as many as there are
-        if at + 12 > end:
-            raise cursor.fail("unexpected end")
-        final, count = unpack_from(data, at)
-        at += 12
-        if not 0 <= count <= (end - at) // ARC.itemsize:
-            raise cursor.fail(f"a state has {count} arcs")
-        finals.append(final)
+    unpack_from, data, begin, end = struct.Struct("<q").unpack_from, cursor.data, cursor.at, len(cursor.data)
+    at, size = begin, ARC.itemsize
+    while (len(counts) < num_states) if num_states >= 0 else at < end:  # -1: as many as there are
+        if at + _STATE_HEAD.itemsize > end:
+            cursor.at = at
+            raise cursor.fail_here("unexpected end")
+        (count,) = unpack_from(data, at + 4)
+        at += _STATE_HEAD.itemsize
+        if not 0 <= count <= (end - at) // size:
+            cursor.at = at
+            raise cursor.fail_here(f"a state has {count} arcs")
         counts.append(count)
-        parts.append(data[at : at + count * ARC.itemsize])
-        at += count * ARC.itemsize
-    arcs = np.frombuffer(b"".join(parts), ARC)
-    return np.array(finals, np.float32), np.concatenate([[0], np.cumsum(counts, dtype=np.int64)]).astype(np.int64), arcs
+        at += count * size
+    offsets = np.concatenate([[0], np.cumsum(counts, dtype=np.int64)]).astype(np.int64)
+    words = np.frombuffer(cursor.take(at - begin), "<u4")
+    heads, is_arc = _places(offsets)
+    return words[heads].view("<f4"), offsets, words[is_arc].view(ARC)
+
+
+def _places(offsets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Among the 4-byte words of a file of type vector: where the states begin, (S,), and which are of arcs, bool."""
+    head, arc = _STATE_HEAD.itemsize // 4, ARC.itemsize // 4
+    heads = head * np.arange(len(offsets) - 1) + arc * offsets[:-1]
+    is_arc = np.ones(head * len(heads) + arc * int(offsets[-1]), dtype=bool)
+    for place in range(head):
+        is_arc[heads + place] = False
+    return heads, is_arc
 
 
 def vector_bytes(fst: FstArrays) -> bytes:
-    """An FST file of type ``vector``, without symbol tables."""
+    """An FST file of type ``vector``, without symbol tables, and without properties that its reader would believe."""
     head = struct.pack("<ii6si8s", _MAGIC, 6, b"vector", 8, b"standard")
-    head += struct.pack("<iiQqqq", 2, 0, _vector_properties(fst.properties), fst.start, len(fst.finals), len(fst.arcs))
-    counts = np.diff(fst.offsets)
-    states = np.empty(len(fst.finals), dtype=[("final", "<f4"), ("count", "<i8")])
-    states["final"], states["count"] = fst.finals, counts
-    heads, arcs = states.tobytes(), np.ascontiguousarray(fst.arcs).tobytes()
-    parts = [head]
-    at = 0
-    for number, size in enumerate((counts * ARC.itemsize).tolist()):
-        parts += [heads[12 * number : 12 * number + 12], arcs[at : at + size]]
-        at += size
-    return b"".join(parts)
-
-
-def _vector_properties(properties: int) -> int:
-    """The bits that hold for the type ``vector``: it can be changed and is expanded; what is known of arcs stays."""
-    expanded, mutable, error = 1, 2, 4
-    return (properties | expanded | mutable) & ~error
+    head += struct.pack("<iiQqqq", 2, 0, _EXPANDED | _MUTABLE, fst.start, len(fst.finals), len(fst.arcs))
+    heads, is_arc = _places(fst.offsets)
+    words = np.empty(len(is_arc), "<u4")
+    words[is_arc] = np.ascontiguousarray(fst.arcs).view("<u4")
+    states = np.empty(len(fst.finals), _STATE_HEAD)
+    states["final"], states["count"] = fst.finals, np.diff(fst.offsets)
+    for place, column in enumerate(states.view("<u4").reshape(-1, _STATE_HEAD.itemsize // 4).T):
+        words[heads + place] = column
+    return head + words.tobytes()

@@ -14,11 +14,15 @@ from pathlib import Path
 import numpy as np
 
 from kaldi_uq.errors import ModelFileError
+from kaldi_uq.io.digests import recorded
 from kaldi_uq.io.files import atomic_write
 from kaldi_uq.io.token_stream import TokenReader, array_bytes, int_bytes, int_vector
 
 NO_PDF = -1
 MAX_PHONE = 1_000_000  # a larger id is damage, and a table of all ids up to it would fill the memory
+MAX_PDF = 1_000_000  # recipes have up to ten thousand; a larger id is damage
+MAX_PROBABILITY = 1.001  # a little beyond 1: what rounding makes of it in text files
+MAX_LOG_PROB = 0.001
 
 
 @dataclass(frozen=True)
@@ -261,19 +265,49 @@ def _check_topology(reader: TokenReader, topology: Topology) -> None:
         if not (0 < phone < len(topology.phone2idx) and 0 <= topology.phone2idx[phone] < len(topology.entries)):
             raise reader.fail(f"phone {phone} has no topology")
     for states in topology.entries:
-        destinations = [to for state in states for to, _ in state.transitions]
-        if not states or not all(0 <= to < len(states) for to in destinations):
-            raise reader.fail("a topology has a transition to a state that it does not have")
+        problem = _problem_of_entry(states)
+        if problem:
+            raise reader.fail(f"a topology {problem}")
+
+
+def _problem_of_entry(states: tuple[HmmState, ...]) -> str:
+    """What is wrong with a phone's HMM; empty if nothing is.  The rules are Kaldi's (``HmmTopology::Check``)."""
+    if len(states) < 2:
+        return "has no state but the final one"
+    classes = {pdf for state in states for pdf in (state.forward_pdf_class, state.self_loop_pdf_class)} - {NO_PDF}
+    if classes != set(range(len(classes))):
+        return "has pdf classes that are not numbered from 0"
+    for number, state in enumerate(states):
+        destinations = [to for to, _ in state.transitions]
+        if not all(0 <= to < len(states) for to in destinations):
+            return "has a transition to a state that it does not have"
+        if not all(0 < probability <= MAX_PROBABILITY for _, probability in state.transitions):  # false for NaN
+            return "has a transition whose probability is not between 0 and 1"
+        if len(set(destinations)) < len(destinations):
+            return "has two transitions between the same states"
+        if number == len(states) - 1:
+            if destinations or (state.forward_pdf_class, state.self_loop_pdf_class) != (NO_PDF, NO_PDF):
+                return "has a final state with transitions or with a pdf class"
+        elif (state.forward_pdf_class == NO_PDF) != (state.self_loop_pdf_class == NO_PDF):
+            return "has a state with half a pdf class"
+        elif state.forward_pdf_class == NO_PDF and (number == 0 or number in destinations):
+            return "has a state without a pdf class that begins it or stays in itself"
+    return ""
 
 
 def _check_table(reader: TokenReader, table: TransitionTable) -> None:
     """Refuse tuples of phones and states that the topology does not have, and log-probabilities of another number."""
     phones = set(table.topology.phones)
     for phone, state, *pdfs in table.tuples:
-        if phone not in phones or not 0 <= state < len(table.topology.entry(phone)) or min(pdfs) < 0:
+        if phone not in phones or not 0 <= state < len(table.topology.entry(phone)):
             raise reader.fail(f"state {state} of phone {phone} is not in the topology")
+        if not 0 <= min(pdfs) <= max(pdfs) <= MAX_PDF:
+            raise reader.fail(f"state {state} of phone {phone} has pdf {min(pdfs) if min(pdfs) < 0 else max(pdfs)}")
     if not table.tuples or len(table.log_probs) != len(table.tid_to_pdf):
         raise reader.fail(f"{len(table.log_probs)} log-probabilities do not fit {len(table.tuples)} states")
+    wrong = ~(np.isfinite(table.log_probs) & (table.log_probs <= MAX_LOG_PROB))
+    if wrong.any():
+        raise reader.fail(f"the log-probability of transition-id {wrong.argmax()} is {table.log_probs[wrong.argmax()]}")
 
 
 def _open_reader(path: str | os.PathLike[str]) -> TokenReader:
@@ -318,9 +352,16 @@ def read_gmm_model(path: str | os.PathLike[str]) -> tuple[TransitionTable, DiagG
         reader.expect("</DiagGMM>", "<DiagGMMEnd>")
         if variances[-1].shape != means[-1].shape or variances[-1].shape != (len(weights[-1]), dim):
             raise reader.fail("a GMM's arrays do not fit each other")
+        if not weights[-1].size or not _is_gmm(weights[-1], means[-1], variances[-1]):
+            raise reader.fail(f"weights or variances of pdf {len(weights) - 1} that are not positive numbers")
     if len(weights) != transitions.num_pdfs:
         raise reader.fail(f"{len(weights)} GMMs for {transitions.num_pdfs} pdfs")
     return transitions, DiagGmmSet(tuple(weights), tuple(means), tuple(variances))
+
+
+def _is_gmm(weights: np.ndarray, means_invvars: np.ndarray, inv_vars: np.ndarray) -> bool:
+    positive = (weights > 0).all() and (weights <= MAX_PROBABILITY).all() and (inv_vars > 0).all()  # false for NaN
+    return bool(positive and np.isfinite(inv_vars).all() and np.isfinite(means_invvars).all())
 
 
 def _transitions_bytes(table: TransitionTable) -> bytes:
@@ -341,7 +382,10 @@ def _transitions_bytes(table: TransitionTable) -> bytes:
 
 
 def write_model(path: str | os.PathLike[str], transitions: TransitionTable, gmms: DiagGmmSet | None = None) -> None:
-    """Write a ``final.mdl`` in Kaldi's binary format: the transition model and, for a GMM system, the GMMs."""
+    """Write a ``final.mdl`` in Kaldi's binary format: the transition model and, for a GMM system, the GMMs.
+
+    Its digest is recorded beside it.
+    """
     out = [b"\0B", _transitions_bytes(transitions)]
     if gmms is not None:
         out += [b"<DIMENSION> ", int_bytes(gmms.dim), b"<NUMPDFS> ", int_bytes(len(gmms.weights))]
@@ -350,5 +394,5 @@ def write_model(path: str | os.PathLike[str], transitions: TransitionTable, gmms
         ):
             out += [b"<DiagGMM> <GCONSTS> ", array_bytes(gconst.astype(np.float32)), b"<WEIGHTS> ", array_bytes(weight)]
             out += [b"<MEANS_INVVARS> ", array_bytes(mean), b"<INV_VARS> ", array_bytes(variance), b"</DiagGMM> "]
-    with atomic_write(path, "wb") as stream:
+    with recorded(Path(path).parent, Path(path).name), atomic_write(path, "wb") as stream:
         stream.write(b"".join(out))

@@ -11,6 +11,7 @@ from kaldi_uq.errors import DataError
 from kaldi_uq.io.datadir import DataDir, read_table
 from kaldi_uq.io.files import atomic_write
 
+MAX_LABEL = 2**31 - 1  # of an arc in OpenFst's files
 RESERVED_WORDS = ("<eps>", "#0", "<s>", "</s>")  # symbols of the FSTs, in words.txt and in no lexicon
 
 
@@ -18,13 +19,23 @@ def read_symbols(path: str | os.PathLike[str]) -> dict[str, int]:
     """Read ``words.txt`` or ``phones.txt``: symbol -> integer.
 
     Raises:
-        DataError: missing, or a line that is not ``symbol integer``.
+        DataError: missing, or a line that is not ``symbol integer``; an integer below 0, beyond the labels of an FST,
+            or of two symbols.
     """
     table = read_table(path, check_sorted=False)
-    try:
-        return {symbol: int(value) for symbol, value in table.items()}
-    except ValueError as error:
-        raise DataError(f"{path}: expected '<symbol> <integer>' on each line ({error})") from None
+    symbols: dict[int, str] = {}
+    for symbol, value in table.items():
+        number = int(value) if value.isascii() and value.isdigit() and len(value) <= len(str(MAX_LABEL)) else -1
+        if not 0 <= number <= MAX_LABEL:
+            raise DataError(
+                f"{path}: expected '<symbol> <integer>' on each line, found {value!r:.40} after {symbol!r:.40}"
+            )
+        if number in symbols:
+            raise DataError(
+                f"{path}: {symbol!r:.40} and {symbols[number]!r:.40} have the same integer {number}; make it again"
+            )
+        symbols[number] = symbol
+    return {symbol: number for number, symbol in symbols.items()}
 
 
 def write_symbols(path: str | os.PathLike[str], symbols: Iterable[str]) -> dict[str, int]:
@@ -67,11 +78,14 @@ class Lang:
             disambig = tuple(int(line) for line in (path / "phones/disambig.int").read_text().split())
         except ValueError:
             raise DataError(f"{path / 'phones/disambig.int'}: expected one integer a line") from None
-        words = read_symbols(path / "words.txt")
+        words, phones = (read_symbols(path / name) for name in ("words.txt", "phones.txt"))
+        unknown = sorted(set(disambig) - set(phones.values()))
+        if unknown:
+            raise DataError(f"{path / 'phones/disambig.int'}: {unknown[0]} is not in phones.txt; make both again")
         return cls(
             path=path,
             words=words,
-            phones=read_symbols(path / "phones.txt"),
+            phones=phones,
             disambig=disambig,
             oov=_oov(path, words),
         )

@@ -59,6 +59,10 @@ class TokenReader:
         self.at += size
         return self.data[self.at - size : self.at]
 
+    def rest(self) -> bytes:
+        """What has not been read."""
+        return self.data[self.at :]
+
     def number(self, kind: str) -> float:
         if not self.binary:
             found = self.token()

@@ -13,6 +13,7 @@ import numpy as np
 
 from kaldi_uq.errors import AlignmentError, DataError
 from kaldi_uq.io.fst import FstArrays, read_fst_arrays
+from kaldi_uq.io.fst_checks import Labels
 from kaldi_uq.io.lang import RESERVED_WORDS, Lang
 
 NUM_TRIES = 200  # number of sentences drawn for an utterance before it counts as too short
@@ -46,7 +47,8 @@ class GrammarSentences:
         """
         path = Path(lang.path) / "G.fst"
         try:
-            return cls(read_fst_arrays(path), lang.id_to_word, max_words=max_words)
+            words = Labels(lang.words.values(), "words of words.txt")
+            return cls(read_fst_arrays(path, inputs=words, outputs=words), lang.id_to_word, max_words=max_words)
         except ValueError as error:
             raise DataError(f"{path}: {error}") from None
 

@@ -9,13 +9,14 @@ anywhere, which brings its configuration along.
 from __future__ import annotations
 
 import importlib
+import itertools
 import pkgutil
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
-from kaldi_uq.config import Config, require
+from kaldi_uq.config import Config, Limits, require
 
 ClassT = TypeVar("ClassT", bound=type[Any])
 
@@ -25,6 +26,15 @@ MODEL_KINDS: tuple[str, ...] = (*_PAPER, *sorted(_FOUND - set(_PAPER)))  # the k
 
 # Model files once held these fields whatever the kind, with these values unless the kind used them.
 FORMER_FIELDS: Mapping[str, Any] = {"num_members": 5, "dropout": 0.5, "init_log_var": -9.0}
+
+MAX_LAYERS = 200
+MAX_WEIGHTS = 10**9  # of a network with all its members: 4 GB
+_LIMITS: Limits = {
+    "input_dim": (1, 100_000),
+    "num_pdfs": (1, 200_000),  # recipes have up to ten thousand
+    "hidden_dims": (1, 100_000),
+    "num_samples": (0, 10_000),
+}
 
 _classes: dict[str, Any] = {}  # name -> class, of the kinds that have been imported
 
@@ -44,10 +54,25 @@ class ModelConfig(Config):
     hidden_dims: tuple[int, ...] = (100, 100)
     num_samples: int = 0  # draws of a random model at test; 0: the kind's default (dropout 100, bnn 5)
 
+    LIMITS: ClassVar[Limits] = _LIMITS
+
     def __post_init__(self) -> None:
-        require(self.num_samples >= 0, f"num_samples must be >= 0, got {self.num_samples}")
-        sizes_make_sense = len(self.hidden_dims) >= 1 and min(self.hidden_dims) >= 1
-        require(sizes_make_sense, f"hidden_dims must be layer sizes of at least 1, got {self.hidden_dims}")
+        count = len(self.hidden_dims)
+        require(1 <= count <= MAX_LAYERS, f"hidden_dims must be the sizes of 1 to {MAX_LAYERS} layers, got {count}")
+        self.require_within_limits()
+        count = self.num_weights
+        require(count <= MAX_WEIGHTS, f"hidden_dims make {count} weights, more than {MAX_WEIGHTS}")
+
+    @property
+    def num_networks(self) -> int:
+        """Networks of these sizes that the model holds."""
+        return 1
+
+    @property
+    def num_weights(self) -> int:
+        """Weights of all connections: the least that a model of these sizes has."""
+        sizes = (self.input_dim, *self.hidden_dims, self.num_pdfs)
+        return self.num_networks * sum(a * b for a, b in itertools.pairwise(sizes))
 
     def to_dict(self) -> dict[str, Any]:
         """The fields and the kind."""
@@ -83,9 +108,11 @@ class EnsembleConfig(ModelConfig):
 
     num_members: int = 5  # T of the paper
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require(self.num_members >= 1, f"num_members must be >= 1, got {self.num_members}")
+    LIMITS: ClassVar[Limits] = {**_LIMITS, "num_members": (1, 1000)}
+
+    @property
+    def num_networks(self) -> int:
+        return self.num_members
 
 
 @dataclass(frozen=True)
@@ -95,6 +122,8 @@ class DropoutConfig(ModelConfig):
     kind: ClassVar[str] = "dropout"
 
     dropout: float = 0.5  # probability of dropping a unit
+
+    LIMITS: ClassVar[Limits] = {**_LIMITS, "dropout": (0, 1)}
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -108,6 +137,8 @@ class BnnConfig(ModelConfig):
     kind: ClassVar[str] = "bnn"
 
     init_log_var: float = -9.0  # initial log-variance of rows and columns
+
+    LIMITS: ClassVar[Limits] = {**_LIMITS, "init_log_var": (-60, 20)}  # the variances are floats
 
 
 # name -> configuration, of the kinds of the package

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar, overload
 
@@ -15,6 +15,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from kaldi_uq.errors import DataError
+from kaldi_uq.feats import framing
 from kaldi_uq.io.datadir import DataDir
 from kaldi_uq.io.files import digest
 from kaldi_uq.io.wav import as_float, read_wav
@@ -26,35 +27,10 @@ from kaldi_uq.io.waves import (
     wave_batches,
     waves_digest,
 )
-from kaldi_uq.uncertainty import measures_from_draws, utterance_statistics
+from kaldi_uq.recogniser.heard import Heard, Pieces, Scored, measure, unpadded
+from kaldi_uq.uncertainty import utterance_statistics
 
 RecogniserT = TypeVar("RecogniserT", bound="BaseRecogniser")
-
-
-@dataclass(frozen=True)
-class Heard:
-    """What a recogniser makes of one utterance.
-
-    Attributes:
-        words: the words; ``None`` if nobody decoded.
-        statistics: statistic -> value, see :func:`kaldi_uq.uncertainty.utterance_statistics`.
-        frames: measure -> (T,) float32.
-    """
-
-    words: tuple[str, ...] | None
-    statistics: dict[str, float]
-    frames: dict[str, np.ndarray]
-
-
-@dataclass(frozen=True)
-class Scored(Heard):
-    """The same before decoding.
-
-    Attributes:
-        scores: (T, C) float32, what the decoder takes: see :meth:`BaseRecogniser.scores`.
-    """
-
-    scores: np.ndarray
 
 
 class BaseRecogniser(ABC):
@@ -181,6 +157,17 @@ class BaseRecogniser(ABC):
     def model_key(self) -> str:
         """Digest of the model that measures, by which a file of what is normal in a frame is recognised."""
 
+    def pieces(
+        self, wav: Tensor, num_samples: Tensor, utts: Sequence[str], *, generator: torch.Generator
+    ) -> tuple[Pieces, Tensor]:
+        """Log-posteriors as of :meth:`draws`, without gradients: of long audio one stretch after the other.
+
+        Returns:
+            an iterator over stretches of the frames, each with chunks (m, B, t, C), and the lengths (B,) in frames.
+        """
+        draws, lengths = self.draws(wav, num_samples, utts, num_draws=self.num_draws, generator=generator)
+        return iter([draws]), lengths
+
     @property
     def recommended_statistic(self) -> str:
         """The one statistic to detect attacks with, where no detector looks at all of them."""
@@ -274,18 +261,17 @@ class BaseRecogniser(ABC):
         Yields:
             (utt, scored), batches of long utterances first.
         """
-        batches = wave_batches(dict(waves), 0) if alone else self.batches(waves)
+        long = {utt: wav for utt, wav in waves.items() if self.num_frames(len(wav)) > framing.LONG_FRAMES}
+        others = {utt: wav for utt, wav in waves.items() if utt not in long}
+        batches = itertools.chain(unpadded(long), wave_batches(others, 0) if alone else self.batches(others))
         with tqdm(total=len(waves), desc=desc, unit="utt", disable=len(waves) < 32) as progress:
             for number, batch in enumerate(batches):
                 generator = torch.Generator(self.device).manual_seed(seed * 1_000_003 + (0 if alone else number))
                 wav, num_samples = (torch.from_numpy(v).to(self.device) for v in (batch.wav, batch.num_samples))
                 with torch.no_grad():
-                    draws, lengths = self.draws(
-                        wav, num_samples, batch.utts, num_draws=self.num_draws, generator=generator
-                    )
-                    measures = measures_from_draws(draws)
+                    pieces, lengths = self.pieces(wav, num_samples, batch.utts, generator=generator)
+                    measures, scores = measure(pieces, self.scores, int(lengths.max()))
                     statistics = utterance_statistics(measures, lengths)
-                    scores = self.scores(measures.pop("log_mean_post")).cpu().numpy()
                 columns = {name: values.double().cpu().numpy() for name, values in statistics.items()}
                 frames = {name: values.float().cpu().numpy() for name, values in measures.items()}
                 for row, (utt, length) in enumerate(zip(batch.utts, lengths.tolist(), strict=True)):
@@ -351,7 +337,10 @@ class BaseRecogniser(ABC):
         found, problems = {}, {}
         for name, samples in waves.items():
             try:
-                found[name] = as_float(samples, name=name)
+                checked = as_float(samples, name=name)
+                is_such = isinstance(samples, np.ndarray) and samples.dtype == np.float32
+                same = is_such and np.array_equal(samples, checked)
+                found[name] = samples if same else checked  # of long audio one copy is enough
                 self._check_length(name, len(found[name]), what)
             except ValueError as error:
                 problems[name] = str(error)

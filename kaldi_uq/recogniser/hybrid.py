@@ -21,9 +21,10 @@ from torch import Tensor, nn
 from kaldi_uq.errors import DataError, ModelFileError, UsageError
 from kaldi_uq.feats.config import FrontEndConfig
 from kaldi_uq.feats.frontend import FrontEnd
+from kaldi_uq.io.digests import check_digest, recorded
 from kaldi_uq.io.files import atomic_write
 from kaldi_uq.nnet.base import AcousticModel, FrameModel, build_model
-from kaldi_uq.nnet.config import ModelConfig
+from kaldi_uq.nnet.config import MODEL_KINDS, ModelConfig
 from kaldi_uq.nnet.sequence import seeded
 from kaldi_uq.nnet.wrappers import deterministic
 from kaldi_uq.user_code import mistakes_named
@@ -223,13 +224,17 @@ class HybridModel(nn.Module):
         return log_post - self.log_prior
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the model file atomically; of a network that no configuration describes it holds the weights alone."""
+        """Write the model file atomically; of a network that no configuration describes it holds the weights alone.
+
+        The digest of the file is recorded beside it.
+        """
+        path = Path(path)
         header = {"format": WEIGHTS_FORMAT, "frontend": json.dumps(self.front_end.config.to_dict())}
         if isinstance(self.network, FrameModel):
             header |= {"format": FORMAT, "network": json.dumps(self.network.config.to_dict())}
         # copies, because two names may stand for the same memory in somebody else's module
         tensors = {name: value.detach().cpu().contiguous().clone() for name, value in self.state_dict().items()}
-        with atomic_write(path, "wb") as stream:
+        with recorded(path.parent, path.name), atomic_write(path, "wb") as stream:
             stream.write(_in_order(save(tensors, metadata=header)))
 
     def load_weights(self, path: str | os.PathLike[str]) -> None:
@@ -281,7 +286,9 @@ class HybridModel(nn.Module):
         with _fitting(path, "arrays and configuration do not fit" if network is None else "not of this network"):
             frontend = FrontEndConfig.from_dict(json.loads(header["frontend"]))
             if network is None:
-                model = cls(frontend, ModelConfig.from_dict(json.loads(header["network"])))
+                config = ModelConfig.from_dict(json.loads(header["network"]))
+                _check_size(config, tensors)
+                model = cls(frontend, config)
             else:
                 model = cls.from_factory(frontend, network, len(tensors["log_prior"]))
             model.load_state_dict(tensors)
@@ -300,6 +307,7 @@ def _read(path: Path, *, remedy: str) -> tuple[dict[str, str], dict[str, Tensor]
     """Header and arrays of a model file."""
     if not path.is_file():
         raise ModelFileError(f"{path}: no such model; {remedy}")
+    check_digest(path)
     try:
         with safe_open(path, framework="pt") as stream:
             return stream.metadata() or {}, {name: stream.get_tensor(name) for name in stream.keys()}
@@ -324,6 +332,19 @@ def _check_finite(path: str | os.PathLike[str], tensors: dict[str, Tensor]) -> N
     for name, values in tensors.items():
         if values.is_floating_point() and not bool(torch.isfinite(values).all()):
             raise ModelFileError(f"{path}: {name} has values that are NaN or infinite; train the model again")
+
+
+def _check_size(config: ModelConfig, tensors: Mapping[str, Tensor]) -> None:
+    """Compare the configuration with what the file holds before memory is taken for what it asks for.
+
+    Raises:
+        ValueError: the file has fewer weights.
+    """
+    if config.kind not in MODEL_KINDS:  # a class from elsewhere makes what it likes of the sizes
+        return
+    stored = sum(values.numel() for name, values in tensors.items() if name.startswith("network."))
+    if config.num_weights > stored:
+        raise ValueError(f"{config.num_weights} weights by the configuration, {stored} values in the file")
 
 
 def _in_order(data: bytes) -> bytes:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from kaldi_uq.engine.base import Aligner, DecodeConfig, Decoder, Engine
 from kaldi_uq.engine.select import select_engine
 from kaldi_uq.errors import DataError, ModelFileError
+from kaldi_uq.feats import framing
 from kaldi_uq.io.datadir import DataDir
 from kaldi_uq.io.files import file_digest
 from kaldi_uq.io.kaldi_model import read_transitions
@@ -30,6 +31,7 @@ from kaldi_uq.language.targets import (
     target_words,
 )
 from kaldi_uq.recogniser.base import BaseRecogniser
+from kaldi_uq.recogniser.heard import Pieces
 from kaldi_uq.recogniser.hybrid import MODEL_FILE, HybridModel, select_device
 from kaldi_uq.recogniser.speakers import speaker_stats, speakers_digest, stats_of_waves
 
@@ -212,6 +214,16 @@ class Recogniser(BaseRecogniser):
         return self.model.iter_log_post(
             wav, num_samples, num_draws=num_draws, generator=generator, cmvn_stats=self.cmvn_stats(utts)
         )
+
+    def pieces(
+        self, wav: Tensor, num_samples: Tensor, utts: Sequence[str], *, generator: torch.Generator
+    ) -> tuple[Pieces, Tensor]:
+        network, lengths = self.model.network, self.num_frames(num_samples)
+        if len(wav) > 1 or int(lengths[0]) <= framing.LONG_FRAMES or not network.frame_wise:
+            return super().pieces(wav, num_samples, utts, generator=generator)
+        windows = self.model.front_end.windows(wav, num_samples, cmvn_stats=self.cmvn_stats(utts))
+        draws = (network.iter_log_post(x, num_samples=self.num_draws, generator=generator) for x in windows)
+        return draws, lengths
 
     def mean_log_post(
         self, wav: Tensor, num_samples: Tensor, utts: Sequence[str], *, generator: torch.Generator | None = None

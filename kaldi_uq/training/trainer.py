@@ -23,6 +23,7 @@ from tqdm import tqdm
 
 from kaldi_uq.engine.base import DecodeConfig, Engine, builder_of
 from kaldi_uq.errors import DataError, UsageError
+from kaldi_uq.io.digests import copy_recorded
 from kaldi_uq.io.files import atomic_write, digest, write_json
 from kaldi_uq.io.lang import Lang
 from kaldi_uq.nnet.base import FrameModel
@@ -133,8 +134,7 @@ class Trainer:
         if self.average is not None:
             self.model.network.load_state_dict(self.average.module.state_dict())
         self.model.set_prior(data.counts(self.model.network.num_pdfs))
-        for name in ("final.mdl", "tree"):
-            _copy(hmm_dir / name, self.out_dir / name)
+        copy_recorded(hmm_dir, self.out_dir, "final.mdl", "tree")
         write_json(self.out_dir / "history.json", self.history)
         self.model.eval()
         self.model.save(self.out_dir / MODEL_FILE)
@@ -232,7 +232,7 @@ class Trainer:
             start, end = data.offsets[row[utt]], data.offsets[row[utt] + 1]
             pdfs[start:end] = inputs.tid_to_pdf[hypothesis.alignment]
         data.pdfs = torch.from_numpy(pdfs).to(self.device)
-        _copy(hmm_dir / "tree", out / "tree")
+        copy_recorded(hmm_dir, out, "tree")
         ordered = [right[utt].alignment for utt in data.utts if utt in right]
         self.engine.update_transitions(hmm_dir, ordered, out / "final.mdl")
         return out
@@ -295,8 +295,3 @@ class Trainer:
         self.history = state["history"]
         log.info("resuming after epoch %d", state["epoch"])
         return int(state["epoch"])
-
-
-def _copy(source: Path, destination: Path) -> None:
-    with atomic_write(destination, "wb") as stream, open(source, "rb") as data:
-        shutil.copyfileobj(data, stream)

@@ -28,6 +28,7 @@ from kaldi_uq.engine.binaries.decode import KaldiAligner, KaldiDecoder
 from kaldi_uq.engine.binaries.jobs import Jobs, KaldiRoot, quoted
 from kaldi_uq.engine.checks import check_features, model_files
 from kaldi_uq.io.ark import write_alignments
+from kaldi_uq.io.digests import recorded
 from kaldi_uq.io.files import write_text
 from kaldi_uq.io.lang import Lang
 
@@ -85,7 +86,8 @@ class KaldiEngine(SystemBuilder):
             source = f"ark:gunzip -c {quoted(work / 'ali.1.gz')}|"
             command = self.jobs.command("train-transitions", model, source, work / "final.mdl")
             self.jobs.run("train-transitions", lambda _: [[command]], scripts=work, logs=logs)
-            move(work / "final.mdl", out_path)
+            with recorded(Path(out_path).parent, Path(out_path).name):
+                move(work / "final.mdl", out_path)
 
     def train_mono(
         self, feats: Features, transcripts: Transcripts, lang: Lang, out_dir: Path, config: MonoConfig

@@ -18,6 +18,7 @@ from kaldi_uq.engine.binaries.data import Parts, write_parts
 from kaldi_uq.engine.binaries.jobs import Jobs, quoted
 from kaldi_uq.engine.checks import check_failures, existing_files, model_files
 from kaldi_uq.io.ark import read_alignments, read_archive, write_alignments
+from kaldi_uq.io.digests import recorded
 from kaldi_uq.io.files import write_text
 from kaldi_uq.io.kaldi_model import read_gmm_model
 from kaldi_uq.io.lang import Lang
@@ -168,8 +169,9 @@ class Training:
         shutil.copyfile(lang.path / "phones.txt", out_dir / "phones.txt")
         if self.occupancies.is_file():
             move(self.occupancies, out_dir / "final.occs")
-        move(self.tree, out_dir / "tree")
-        move(self.model, out_dir / "final.mdl")
+        with recorded(out_dir, "tree", "final.mdl"):
+            move(self.tree, out_dir / "tree")
+            move(self.model, out_dir / "final.mdl")
 
 
 def train_mono(

@@ -10,6 +10,7 @@ from kaldi_uq.engine.binaries.commands import move
 from kaldi_uq.engine.binaries.jobs import Jobs
 from kaldi_uq.engine.checks import existing_files, grammar_files, model_files
 from kaldi_uq.errors import EngineError
+from kaldi_uq.io.digests import recorded
 from kaldi_uq.io.files import write_text
 from kaldi_uq.io.kaldi_model import read_transitions
 from kaldi_uq.io.lang import Lang
@@ -83,10 +84,11 @@ def make_graph(
                     raise EngineError(
                         f"{graph_dir}: the graph is empty: lexicon and grammar share no word; see {lang.path}"
                     ) from None
-        _copy_tables(lang, graph_dir)
-        write_text(graph_dir / "num_pdfs", f"{read_transitions(model).num_pdfs}\n")
-        move(disambig_tids, graph_dir / "disambig_tid.int")
-        move(work / "HCLG.fst", graph_dir / "HCLG.fst")
+        with recorded(Path(graph_dir), "HCLG.fst", "words.txt"):
+            _copy_tables(lang, graph_dir)
+            write_text(graph_dir / "num_pdfs", f"{read_transitions(model).num_pdfs}\n")
+            move(disambig_tids, graph_dir / "disambig_tid.int")
+            move(work / "HCLG.fst", graph_dir / "HCLG.fst")
 
 
 def _context(jobs: Jobs, tree: str) -> tuple[int, int]:

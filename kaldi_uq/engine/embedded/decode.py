@@ -29,8 +29,7 @@ class EmbeddedDecoder(Decoder):
     def __init__(self, model_dir: Path, graph_dir: Path, config: DecodeConfig) -> None:
         self._model_dir, self._acwt = model_dir, config.acwt
         self._transitions, _ = wheels.load_model(model_dir)
-        self._tid_to_pdf = wheels.tid_to_pdf_array(self._transitions)
-        self._graph, self._id_to_word = wheels.load_graph(graph_dir)
+        self._graph = wheels.load_graph(graph_dir, wheels.tid_to_pdf_array(self._transitions))
         self._options = khg.LatticeFasterDecoderConfig(
             beam=config.beam, max_active=config.max_active, lattice_beam=min(6.0, config.beam)
         )
@@ -45,19 +44,15 @@ class EmbeddedDecoder(Decoder):
         return hypotheses
 
     def _decode(self, utt: str, scores: np.ndarray) -> Hypothesis | None:
-        decodable = khg.DecodableCtc(wheels.scaled_by_tid(scores, self._tid_to_pdf, self._acwt))
+        decodable = khg.DecodableCtc((scores * np.float32(self._acwt)).astype(np.float32, copy=False))
         for partial in (False, True):  # a path that ends in the middle of a word only if there is no other
-            decoder = khg.LatticeFasterDecoder(self._graph, self._options)
-            done, alignment, words, score = khg.decode_utterance_lattice_faster(
+            decoder = khg.LatticeFasterDecoder(self._graph.fst, self._options)
+            done, pdfs, labels, score = khg.decode_utterance_lattice_faster(
                 decoder, decodable, self._transitions, utt, partial
             )
-            if done and alignment:
-                return Hypothesis(
-                    tuple(self._id_to_word[word] for word in words),
-                    np.asarray(alignment, dtype=np.int32),
-                    float(score),
-                    reached_final=not partial,
-                )
+            if done and pdfs:
+                words, alignment = self._graph.texts(labels), self._graph.alignment(labels)
+                return Hypothesis(words, alignment, float(score), reached_final=not partial)
         return None
 
 

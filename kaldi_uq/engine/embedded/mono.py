@@ -20,6 +20,8 @@ from kaldi_uq.engine.base import Features, MonoConfig, Transcripts
 from kaldi_uq.engine.checks import check_failures, check_features
 from kaldi_uq.engine.embedded.trainer import Trainer, initial_transitions, wheel_topology
 from kaldi_uq.engine.embedded.tree_questions import read_phone_sets
+from kaldi_uq.errors import DataError
+from kaldi_uq.io.digests import recorded
 from kaldi_uq.io.kaldi_model import DiagGmmSet, TransitionTable, read_topology
 from kaldi_uq.io.lang import Lang
 
@@ -35,7 +37,8 @@ def train(feats: Features, transcripts: Transcripts, lang: Lang, out_dir: Path, 
     out_dir.mkdir(parents=True, exist_ok=True)
     utts = list(feats)
     table, transitions, tree = _initial_model(lang)
-    tree.write(True, str(out_dir / "tree"))
+    with recorded(out_dir, "tree"):
+        tree.write(True, str(out_dir / "tree"))
     trainer = Trainer(feats, transcripts, lang, transitions, tree, config)
     trainer.gmms = _global_gmms(feats, trainer.num_pdfs)
     trainer.alignments = _equal_alignments(feats, transcripts, trainer.graphs, config.seed)
@@ -56,7 +59,10 @@ def train(feats: Features, transcripts: Transcripts, lang: Lang, out_dir: Path, 
 
 def _initial_model(lang: Lang) -> tuple[TransitionTable, Any, Any]:
     topology = read_topology(lang.path / "topo")
-    shared = [list(phones) for phones in read_phone_sets(lang.path / "phones/sets.int")]
+    sets = lang.path / "phones/sets.int"
+    shared = [list(phones) for phones in read_phone_sets(sets)]
+    if sorted(phone for phones in shared for phone in phones) != sorted(topology.phones):
+        raise DataError(f"{sets}: expected each phone of {lang.path / 'topo'} once; make both again")
     tree = khg.monophone_context_dependency_shared(shared, wheel_topology(topology).get_phone_to_num_pdf_classes())
     return *initial_transitions(topology, tree), tree
 

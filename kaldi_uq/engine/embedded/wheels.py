@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import os
 import tempfile
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,8 @@ import numpy as np
 
 from kaldi_uq.engine.checks import graph_files, last_line, model_files, no_path
 from kaldi_uq.errors import DataError, EngineError, ModelFileError
-from kaldi_uq.io.fst import fst_kind, read_fst_arrays, vector_bytes
+from kaldi_uq.io.fst import FstArrays, read_fst_arrays, vector_bytes
+from kaldi_uq.io.fst_checks import Labels, graph_labels
 from kaldi_uq.io.kaldi_model import TransitionTable, read_transitions
 from kaldi_uq.io.lang import Lang, read_symbols
 from kaldi_uq.io.tree import read_tree_bytes
@@ -31,7 +34,7 @@ except ImportError as error:  # the engine is chosen before this module is impor
 def compiler(transitions: Any, tree: Any, lang: Lang, transition_scale: float, self_loop_scale: float) -> Any:
     """A training graph compiler for the lexicon ``L.fst``."""
     options = khg.TrainingGraphCompilerOptions(transition_scale=transition_scale, self_loop_scale=self_loop_scale)
-    lexicon = read_fst(lang.path / "L.fst")
+    lexicon = read_fst(lang.path / "L.fst", *lexicon_labels(lang))
     return khg.TrainingGraphCompiler(transitions, tree, lexicon, list(lang.disambig), options)
 
 
@@ -65,7 +68,9 @@ def viterbi_align(utt: str, graph: Any, scaled: np.ndarray, beam: float, retry_b
 
 def scaled_by_tid(loglikes: np.ndarray, tid_to_pdf: np.ndarray, acwt: float) -> np.ndarray:
     """Scores per transition-id, scaled: (T, num_transition_ids) float32, column ``tid - 1``."""
-    return np.take(loglikes * np.float32(acwt), tid_to_pdf[1:], axis=1).astype(np.float32, copy=False)
+    scaled = np.take(loglikes, tid_to_pdf[1:], axis=1).astype(np.float32, copy=False)
+    scaled *= np.float32(acwt)
+    return scaled
 
 
 def tid_to_pdf_array(transitions: Any) -> np.ndarray:
@@ -137,24 +142,46 @@ def read_tree(path: Path) -> Any:
     return tree
 
 
-def read_fst(path: Path) -> Any:
-    """Read an FST file, of type vector or const, as a mutable FST."""
+def lexicon_labels(lang: Lang) -> tuple[Labels, Labels]:
+    """What the input and the output labels of ``L.fst`` and ``L_disambig.fst`` can be."""
+    return Labels(lang.phones.values(), "phones of phones.txt"), word_labels(lang)
+
+
+def word_labels(lang: Lang) -> Labels:
+    """What the labels of ``G.fst`` can be."""
+    return Labels(lang.words.values(), "words of words.txt")
+
+
+def read_fst(path: Path, inputs: Labels | None = None, outputs: Labels | None = None) -> Any:
+    """Read an FST file, of type vector or const, as a mutable FST: the wheels see only what has been checked.
+
+    Args:
+        path: the file.
+        inputs, outputs: what its labels can be.
+
+    Raises:
+        EngineError: missing, damaged, or made of something else.
+    """
+    return _wheel_fst(path, _checked(path, inputs, outputs))
+
+
+def _checked(path: Path, inputs: Labels | None, outputs: Labels | None) -> FstArrays:
     if not path.is_file():
         raise EngineError(f"{path}: no such file; utils/prepare_lang.sh or utils/mkgraph.sh makes it")
     try:
-        if fst_kind(path) == "const":  # which the wheels' OpenFst does not know
-            with tempfile.TemporaryDirectory(prefix="kaldi-uq-fst.") as folder:
-                copy = Path(folder) / path.name
-                copy.write_bytes(vector_bytes(read_fst_arrays(path)))
-                fst = kaldifst.StdVectorFst.read(str(copy))
-        else:
-            fst = kaldifst.StdVectorFst.read(str(path))
+        return read_fst_arrays(path, inputs=inputs, outputs=outputs)
     except DataError as error:
         raise EngineError(str(error)) from None
-    except (RuntimeError, ValueError, MemoryError):  # a number of states or arcs that cannot be
-        fst = None
+
+
+def _wheel_fst(path: Path, checked: FstArrays) -> Any:
+    """The FST as an object of the wheels; ``path`` is its file, for the message."""
+    with tempfile.TemporaryDirectory(prefix="kaldi-uq-fst.") as folder:
+        copy = Path(folder) / path.name
+        copy.write_bytes(vector_bytes(checked))
+        fst = kaldifst.StdVectorFst.read(str(copy))
     if fst is None:
-        raise EngineError(f"{path}: not an FST file, or a damaged one; make it again")
+        raise EngineError(f"{path}: the wheels cannot read this FST; make it again")
     return fst
 
 
@@ -168,15 +195,55 @@ def write_fst(fst: Any, path: Path) -> None:
         os.replace(temporary, path)
 
 
-def load_graph(graph_dir: Path) -> tuple[Any, dict[int, str]]:
-    """``HCLG.fst`` and the words by their integers, cached while the file does not change."""
+@dataclass(frozen=True)
+class Graph:
+    """A decoding graph whose input labels are pdf-ids plus 1, so that scores need one column a pdf.
+
+    Attributes:
+        fst: its output labels are places in the two arrays.
+        tids, words: transition-id and word of an arc, (n,) int64; 0: none.
+        id_to_word: integer -> word.
+    """
+
+    fst: Any
+    tids: np.ndarray
+    words: np.ndarray
+    id_to_word: dict[int, str]
+
+    def texts(self, labels: Sequence[int]) -> tuple[str, ...]:
+        """The words of the output labels of a path."""
+        words = self.words[np.asarray(labels)]
+        return tuple(self.id_to_word[word] for word in words[words > 0].tolist())
+
+    def alignment(self, labels: Sequence[int]) -> np.ndarray:
+        """The transition-ids (T,) int32 of the output labels of a path."""
+        tids = self.tids[np.asarray(labels)]
+        return tids[tids > 0].astype(np.int32)
+
+
+def load_graph(graph_dir: Path, tid_to_pdf: np.ndarray) -> Graph:
+    """``HCLG.fst`` and ``words.txt``, cached while the files do not change.
+
+    Args:
+        graph_dir: the directory.
+        tid_to_pdf: pdf of each transition-id of the model, see :func:`tid_to_pdf_array`.
+    """
     graph, words = graph_files(graph_dir)
-    return _load_graph(graph, words, os.stat(graph).st_mtime_ns)
+    return _load_graph(graph, words, tid_to_pdf.tobytes(), os.stat(graph).st_mtime_ns, os.stat(words).st_mtime_ns)
 
 
 @functools.lru_cache(maxsize=4)
-def _load_graph(graph: str, words: str, _time: int) -> tuple[Any, dict[int, str]]:
-    return read_fst(Path(graph)), {index: word for word, index in read_symbols(words).items()}
+def _load_graph(graph: str, words: str, tid_to_pdf: bytes, *_times: int) -> Graph:
+    pdfs = np.frombuffer(tid_to_pdf, np.int64)
+    id_to_word = {index: word for word, index in read_symbols(words).items()}
+    checked = _checked(Path(graph), *graph_labels(len(pdfs) - 1, id_to_word))
+    arcs = checked.arcs.copy()
+    pairs = (arcs["ilabel"].astype(np.int64) << 32) + arcs["olabel"]  # neither is below 0
+    found, places = np.unique(np.append(0, pairs), return_inverse=True)  # 0, no labels at all, is in place 0
+    arcs["ilabel"] = np.where(arcs["ilabel"] > 0, pdfs[arcs["ilabel"]] + 1, 0)
+    arcs["olabel"] = places.reshape(-1)[1:]
+    fst = _wheel_fst(Path(graph), dataclasses.replace(checked, arcs=arcs))
+    return Graph(fst, found >> 32, found & 0xFFFFFFFF, id_to_word)
 
 
 def arcs_of(fst: Any, state: int) -> list[tuple[int, int, Any, int]]:

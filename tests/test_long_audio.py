@@ -1,0 +1,143 @@
+"""Long audio in windows of frames: the features, measures and words are those of the whole at once."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from kaldi_uq.feats import framing, level
+from kaldi_uq.feats.cmvn_stats import accumulate_cmvn_stats
+from kaldi_uq.feats.config import FbankConfig, FrontEndConfig, MfccConfig
+from kaldi_uq.feats.frontend import FrontEnd
+from kaldi_uq.nnet.config import MODEL_KINDS
+from kaldi_uq.recogniser.heard import unpadded
+from tests import tiny
+from tests.tiny import RATE, TinySystem
+
+WINDOW = 16  # frames
+
+
+@pytest.fixture(scope="module")
+def system(tmp_path_factory: pytest.TempPathFactory) -> TinySystem:
+    return tiny.make_system(tmp_path_factory.mktemp("system"), 8)
+
+
+@pytest.fixture
+def short_windows(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(framing, "LONG_FRAMES", 20)
+    monkeypatch.setattr(framing, "WINDOW_FRAMES", WINDOW)
+    monkeypatch.setattr(level, "LONG_SAMPLES", 1000)
+
+
+def speech(frames: int, seed: int = 0) -> torch.Tensor:
+    rng = np.random.default_rng(seed)
+    wav = rng.normal(0.02, 0.1, (1, frames * 80 + 37)) * np.linspace(0.1, 1, frames * 80 + 37)
+    return torch.from_numpy(wav.astype(np.float32)).clamp(-1, 1)
+
+
+BASE = FrontEndConfig(
+    mfcc=MfccConfig(sample_frequency=RATE, num_mel_bins=15, num_ceps=7, use_energy=False),
+    fbank=FbankConfig(sample_frequency=RATE, num_mel_bins=15),
+    left_context=3,
+    right_context=5,
+)
+
+
+@pytest.mark.parametrize("frames", [21, 32, 33, 34, 50, 97])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"cmvn": "utterance", "norm_vars": True},
+        {"cmvn": "speaker", "delta_order": 0},
+        {"level": 0.05, "noise_floor": 0.001},
+        {"kind": "fbank", "fbank": dataclasses.replace(BASE.fbank, use_energy=True, raw_energy=False)},
+        {"mfcc": dataclasses.replace(BASE.mfcc, snip_edges=False, use_energy=True), "delta_window": 5},
+        {"mfcc": dataclasses.replace(BASE.mfcc, snip_edges=False, frame_length=60, frame_shift=7)},
+        {"mfcc": dataclasses.replace(BASE.mfcc, frame_shift=30), "left_context": 20, "right_context": 0},
+    ],
+)
+def test_windows_are_those_of_the_whole(request: pytest.FixtureRequest, options: dict[str, Any], frames: int) -> None:
+    front_end = FrontEnd(dataclasses.replace(BASE, **options))
+    front_end.norm.set_stats(torch.full((front_end.feature_dim,), 0.5), torch.full((front_end.feature_dim,), 3.0))
+    wav = speech(frames * 3)
+    num_samples = torch.tensor([wav.shape[1]])
+    stats = None
+    if front_end.config.cmvn == "speaker":
+        stats = torch.from_numpy(accumulate_cmvn_stats(front_end.cepstra_of(wav, num_samples)[0][0].numpy()))
+    whole, lengths = front_end(wav, num_samples, cmvn_stats=stats)
+    request.getfixturevalue("short_windows")
+    windows = list(front_end.windows(wav, num_samples, cmvn_stats=stats))
+    assert [part.shape[1] for part in windows[:-1]] == [WINDOW] * (len(windows) - 1) and len(windows) > 1
+    assert int(lengths[0]) == sum(part.shape[1] for part in windows)
+    torch.testing.assert_close(torch.cat(windows, dim=1), whole, rtol=1e-5, atol=1e-5)
+
+
+def test_audio_shorter_than_a_frame_is_mirrored_as_often_as_it_takes() -> None:
+    config = MfccConfig(sample_frequency=RATE, frame_length=100, frame_shift=10, snip_edges=False)
+    wav = torch.arange(1.0, 91.0)[None]
+    first = framing.first_sample(config)
+    whole = framing.reflect_ends(wav, torch.tensor([90]), -first, 1000, repeat_edge=True)[
+        :, : framing.window_size(config)
+    ]
+    torch.testing.assert_close(framing.stretch_of(wav, config, 0, 1), whole, rtol=0, atol=0)
+
+
+def test_gradients_take_the_whole(short_windows: None) -> None:
+    front_end = FrontEnd(dataclasses.replace(BASE, level=0.05))
+    wav = speech(60).requires_grad_()
+    front_end(wav, torch.tensor([wav.shape[1]]))[0].sum().backward()
+    assert wav.grad is not None and bool((wav.grad != 0).any())
+
+
+@pytest.mark.parametrize("kind", MODEL_KINDS)
+def test_what_is_heard_is_what_the_whole_gives(
+    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, system: TinySystem, kind: str
+) -> None:
+    model = system.train(kind)
+    recogniser = system.recogniser(model)
+    waves = {"short": next(iter(system.waves.values()))[:1500], "long": np.concatenate(list(system.waves.values()))}
+    whole = recogniser.hear(waves, alone=True)
+    request.getfixturevalue("short_windows")
+    seen = []
+    iter_log_post = model.network.iter_log_post
+
+    def spy(x: torch.Tensor, **options: Any) -> Any:
+        seen.append(x.shape[1])
+        return iter_log_post(x, **options)
+
+    monkeypatch.setattr(model.network, "iter_log_post", spy)
+    found = recogniser.hear(waves, alone=True)
+    assert max(seen) <= 20 and len(seen) > 20
+    assert {utt: one.words for utt, one in found.items()} == {utt: one.words for utt, one in whole.items()}
+    for utt, one in whole.items():
+        for name, values in one.frames.items():
+            assert found[utt].frames[name].shape == values.shape
+            # of random networks the draws are others: each window has its own
+            tolerance = 0.5 if model.network.is_random and utt == "long" else 1e-5
+            np.testing.assert_allclose(found[utt].frames[name].mean(), values.mean(), rtol=tolerance, atol=1e-5)
+            if tolerance < 0.1:
+                np.testing.assert_allclose(found[utt].frames[name], values, rtol=1e-4, atol=1e-5)
+                assert found[utt].statistics.keys() == one.statistics.keys()
+
+
+def test_statistics_do_not_depend_on_windows(request: pytest.FixtureRequest, system: TinySystem) -> None:
+    recogniser = system.recogniser(system.train())
+    waves = {"long": np.concatenate(list(system.waves.values()))}
+    whole = recogniser.hear(waves)["long"].statistics
+    request.getfixturevalue("short_windows")
+    assert recogniser.hear(waves)["long"].statistics == pytest.approx(whole, rel=1e-5, abs=1e-6)
+
+
+def test_long_audio_is_not_copied_into_a_batch() -> None:
+    waves = {"b": np.ones(5, np.float32), "a": np.ones(9, np.float32)}
+    batches = list(unpadded(waves))
+    assert [batch.utts for batch in batches] == [("a",), ("b",)]
+    assert all(np.shares_memory(batch.wav, waves[batch.utts[0]]) for batch in batches)
+    frozen = np.ones(5, np.float32)
+    frozen.flags.writeable = False
+    assert next(unpadded({"c": frozen})).wav.flags.writeable  # as PyTorch demands
