@@ -38,4 +38,4 @@ $(training_driver) "$dir/log/train.log" \
   --num-iters "$num_iters" --seed "$seed" ${deltas_config:+--config "$deltas_config"} "$data" "$lang" "$ali" "$dir"
 cp "$lang/phones.txt" "$dir/"
 
-echo "$0: $dir/final.mdl trained on $(wc -l <"$data/text") utterances" >&2
+echo "$0: $dir/final.mdl trained on $(aligned_in "$dir/log/train.log")" >&2

@@ -30,4 +30,4 @@ $(training_driver) "$dir/log/train.log" \
   ${mono_config:+--config "$mono_config"} "$data" "$lang" "$dir"
 cp "$lang/phones.txt" "$dir/"
 
-echo "$0: $dir/final.mdl trained on $(wc -l <"$data/text") utterances" >&2
+echo "$0: $dir/final.mdl trained on $(aligned_in "$dir/log/train.log")" >&2

@@ -108,6 +108,14 @@ at_most() {
   echo $(($1 < lines ? $1 : lines))
 }
 
+# aligned_in LOGS...: how many utterances these logs of kaldi-uq align-gmm or train-* count, for the closing line; and what
+# they warn of about the words of the text, which is nobody's to overlook
+aligned_in() {
+  grep -h '^WARNING .* words are not in .* and read as ' "$@" >&2 || true
+  awk '/^kaldi-uq [a-z-]+: [0-9]+ utterances aligned, / { aligned += $3; failed += $6 }
+    END { printf "%d utterances", aligned; if (failed) printf "; %d of %d could not be aligned", failed, aligned + failed }' "$@"
+}
+
 # training_driver: what waits for a GMM training, which on Kaldi's programs gives its jobs to $cmd itself
 training_driver() {
   if [ "${engine:-${KALDI_ROOT:+kaldi}}" = kaldi ]; then echo utils/run.pl; else echo "$cmd"; fi
