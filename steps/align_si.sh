@@ -25,6 +25,7 @@ need_feats "$data"
 need_files "the data preparation" "$data/text"
 need_files utils/prepare_lang.sh "$lang/L.fst"
 check_nj
+hold_dir "$dir"
 split_for_jobs "$data"
 mkdir -p "$dir/log"
 rm -f "$dir"/ali.*.gz "$dir"/log/align.*.log "$dir/num_jobs"   # num_jobs comes last: with it the alignments are whole

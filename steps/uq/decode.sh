@@ -33,6 +33,7 @@ dir=$4
 [ -n "$recogniser" ] || need_files steps/uq/train.sh "$model/final.safetensors"
 need_files "the data preparation" "$data/wav.scp" "$data/text"
 check_nj
+hold_dir "$dir"
 mkdir -p "$dir/log"
 code_opts=(${network:+--network "$network"} ${recogniser:+--recogniser "$recogniser"})
 read -ra extra <<<"$decode_opts"
