@@ -53,4 +53,5 @@ $cmd "$dir/log/attack.log" \
   ${attack_config:+--config "$attack_config"} ${target_text:+--target-text "$target_text"} ${results:+--results "$results"} \
   "${code_opts[@]}" "${model_opts[@]}" "${extra[@]}" "$data" "$model" "$graph" "$dir"
 
+grep -a '^WARNING (kaldi_uq.cli.nnet_attack)' "$dir/log/attack.log" >&2 || true
 echo "$0: $dir: $(grep -a 'original accuracy' "$dir/log/attack.log" | tail -n 1)" >&2
