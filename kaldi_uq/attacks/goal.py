@@ -132,8 +132,8 @@ class Say(Goal):
         if same:
             more = f" (and so in {len(same) - 1} more)" if len(same) > 1 else ""
             raise DataError(
-                f"{self.where}: {' '.join(as_words(targets[same[0]]))!r:.60} is what {same[0]} says already{more}: to be "
-                "heard as that is no attack; choose another target"
+                f"{self.where}: {' '.join(as_words(targets[same[0]]))!r:.60} is what {same[0]} says already{more}: to "
+                "be heard as that is no attack; choose another target"
             )
 
     def again(self, who: BaseRecogniser, utt: str, scores: np.ndarray, seed: int, attempt: int) -> list[str] | None:

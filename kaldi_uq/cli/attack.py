@@ -94,8 +94,8 @@ def run(args: argparse.Namespace) -> None:
     else:
         goal = Say(targets, spoken=text, where="--target-text", donors=donors)
         goal.require_new()
-    for line in level_warnings(config, originals):
-        print(f"kaldi-uq attack: warning: {line}", file=sys.stderr)
+    for warning in level_warnings(config, originals):
+        print(f"kaldi-uq attack: warning: {warning}", file=sys.stderr)
     adversarial = attack(who, originals, goal)
     heard = adversarial.waves  # on the 16-bit grid: what a file of them holds
     # other draws than the attack's own
