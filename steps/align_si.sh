@@ -27,7 +27,6 @@ need_files utils/prepare_lang.sh "$lang/L.fst"
 check_nj
 hold_dir "$dir"
 split_for_jobs "$data"
-mkdir -p "$dir/log"
 rm -f "$dir"/ali.*.gz "$dir"/log/align.*.log "$dir/num_jobs"   # num_jobs comes last: with it the alignments are whole
 cp "$srcdir/final.mdl" "$srcdir/tree" "$lang/phones.txt" "$dir/"
 

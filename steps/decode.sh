@@ -28,7 +28,6 @@ need_feats "$data"
 check_nj
 hold_dir "$dir"
 split_for_jobs "$data"
-mkdir -p "$dir/log"
 rm -f "$dir"/hypotheses.* "$dir"/lat.*.gz "$dir/num_jobs" "$dir/wer" "$dir/wer.json"
 
 $cmd "JOB=1:$nj" "$dir/log/decode.JOB.log" \

@@ -25,7 +25,6 @@ need_feats "$data"
 need_files "the data preparation" "$data/text"
 need_files utils/prepare_lang.sh "$lang/L.fst" "$lang/topo"
 hold_dir "$dir"
-mkdir -p "$dir/log"
 $(training_driver) "$dir/log/train.log" \
   kaldi-uq train-mono "${engine_opts[@]}" --cmd "$cmd" --nj "$nj" --num-iters "$num_iters" --totgauss "$totgauss" --seed "$seed" \
   ${mono_config:+--config "$mono_config"} "$data" "$lang" "$dir"

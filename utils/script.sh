@@ -92,10 +92,11 @@ hold() {
   printf 'process %d on %s since %(%F %T)T: %s\n' $$ "${HOSTNAME:-this machine}" -1 "$0 ${script_args[*]}" >"$1"
 }
 
-# hold_dir DIR: the same for a directory to write, which is made if need be
+# hold_dir DIR [PLACE]: make DIR/PLACE [log], and hold a lock there: nobody else writes into DIR
 hold_dir() {
-  mkdir -p "$1"
-  hold "$1/.step.lock" "$1 is being written by another script; wait for it"
+  local place=$1/${2-log}
+  mkdir -p "$place"
+  hold "$place/.step.lock" "$1 is being written by another script; wait for it"
 }
 
 # need_files MAKER FILES...: an error if one is missing, which MAKER makes (empty: nobody in particular)

@@ -44,7 +44,6 @@ fi
 need_files "the data preparation" "$data/wav.scp" "$data/text"
 need_files "" ${target_text:+"$target_text"} ${attack_config:+"$attack_config"}
 hold_dir "$dir"
-mkdir -p "$dir/log"
 code_opts=(${network:+--network "$network"} ${recogniser:+--recogniser "$recogniser"})
 read -ra extra <<<"$attack_opts"
 [ "$allow_pipes" = false ] || extra+=(--allow-pipes)

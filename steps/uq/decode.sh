@@ -34,7 +34,6 @@ dir=$4
 need_files "the data preparation" "$data/wav.scp" "$data/text"
 check_nj
 hold_dir "$dir"
-mkdir -p "$dir/log"
 code_opts=(${network:+--network "$network"} ${recogniser:+--recogniser "$recogniser"})
 read -ra extra <<<"$decode_opts"
 [ "$allow_pipes" = false ] || extra+=(--allow-pipes)

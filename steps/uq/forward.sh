@@ -23,7 +23,6 @@ seed=0             # <n>: seed of the draws
 need_files "the data preparation" "$1/wav.scp"
 [ -n "$recogniser" ] || need_files steps/uq/train.sh "$2/final.safetensors"
 hold_dir "$3"
-mkdir -p "$3/log"
 flags=(${network:+--network "$network"} ${recogniser:+--recogniser "$recogniser"})
 [ "$log_post" = false ] || flags+=(--log-post)
 [ "$allow_pipes" = false ] || flags+=(--allow-pipes)

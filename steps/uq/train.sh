@@ -46,7 +46,6 @@ need_files steps/align_si.sh "$ali/final.mdl" "$ali/tree" "$ali/ali.1.gz" "$ali/
 for n in $(seq "$(cat "$ali/num_jobs")"); do need_files "another alignment" "$ali/ali.$n.gz"; done
 [ "$allow_pipes" = false ] || features+=(--allow-pipes)
 hold_dir "$dir"
-mkdir -p "$dir/log"
 read -ra extra <<<"$train_opts"
 $cmd "$dir/log/train.log" \
   kaldi-uq nnet-train ${model:+--model "$model"} ${network:+--network "$network"} "${features[@]}" --cmvn-from "$cmvn_from" \
