@@ -13,6 +13,7 @@ import multiprocessing
 import os
 import shutil
 import sys
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -175,11 +176,23 @@ def _parallel(function: Callable[[Any], Any], jobs: Sequence[Any], nj: int) -> I
         return
     # Fresh interpreters: a fork would copy whatever threads and libraries this process has by now.
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(min(nj, len(jobs)), mp_context=context) as pool:
+    with ProcessPoolExecutor(min(nj, len(jobs)), mp_context=context, initializer=_end_with_parent) as pool:
         try:
             yield from pool.map(function, jobs, chunksize=max(1, min(32, len(jobs) // (4 * nj))))
         except BrokenProcessPool:
             raise KaldiUqError("a worker process was killed (out of memory?); run again, with a smaller --nj") from None
+
+
+def _end_with_parent() -> None:
+    """In a worker: end when the process that started it has ended, which a worker that waits for work cannot see."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def watch() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def _num_samples(path: Path, sample_rate: int) -> int:

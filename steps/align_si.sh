@@ -25,9 +25,9 @@ need_feats "$data"
 need_files "the data preparation" "$data/text"
 need_files utils/prepare_lang.sh "$lang/L.fst"
 check_nj
+hold_dir "$dir"
 split_for_jobs "$data"
-mkdir -p "$dir/log"
-rm -f "$dir"/ali.*.gz "$dir/num_jobs"   # num_jobs comes last: with it the alignments are whole
+rm -f "$dir"/ali.*.gz "$dir"/log/align.*.log "$dir/num_jobs"   # num_jobs comes last: with it the alignments are whole
 cp "$srcdir/final.mdl" "$srcdir/tree" "$lang/phones.txt" "$dir/"
 
 $cmd "JOB=1:$nj" "$dir/log/align.JOB.log" \
@@ -35,4 +35,4 @@ $cmd "JOB=1:$nj" "$dir/log/align.JOB.log" \
   "$data/split$nj/JOB" "$lang" "$srcdir" "$dir/ali.JOB.gz"
 echo "$nj" >"$dir/num_jobs"
 
-echo "$0: $dir: alignments of $(wc -l <"$data/text") utterances" >&2
+echo "$0: $dir: alignments of $(aligned_in "$dir"/log/align.*.log)" >&2

@@ -18,6 +18,7 @@ cmvndir=${3:-$data/data}
 name=$(basename "$data")
 
 need_files steps/make_mfcc.sh "$data/feats.scp"
+hold_dir "$data" .   # whatever directory the logs are in
 mkdir -p "$logdir" "$cmvndir"
 $cmd "$logdir/cmvn_$name.log" \
   kaldi-uq compute-cmvn "${engine_opts[@]}" --log-dir "$logdir" "$data" "$cmvndir/cmvn_$name.ark" "$cmvndir/cmvn_$name.scp"

@@ -26,8 +26,8 @@ need_files steps/train_mono.sh "$srcdir/final.mdl"
 need_files utils/mkgraph.sh "$graph/HCLG.fst"
 need_feats "$data"
 check_nj
+hold_dir "$dir"
 split_for_jobs "$data"
-mkdir -p "$dir/log"
 rm -f "$dir"/hypotheses.* "$dir"/lat.*.gz "$dir/num_jobs" "$dir/wer" "$dir/wer.json"
 
 $cmd "JOB=1:$nj" "$dir/log/decode.JOB.log" \

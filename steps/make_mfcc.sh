@@ -26,6 +26,7 @@ check_nj
 pipes=()
 [ "$allow_pipes" = false ] || pipes=(--allow-pipes)
 utils/validate_data_dir.sh --no-text --no-feats "${pipes[@]}" "$data"
+hold_dir "$data" .   # whatever directory the logs are in
 split_for_jobs --per-utt "$data"
 mkdir -p "$logdir" "$mfccdir"
 rm -f "$data/feats.scp"   # it points into the archives that are now replaced

@@ -24,10 +24,10 @@ dir=$3
 need_feats "$data"
 need_files "the data preparation" "$data/text"
 need_files utils/prepare_lang.sh "$lang/L.fst" "$lang/topo"
-mkdir -p "$dir/log"
+hold_dir "$dir"
 $(training_driver) "$dir/log/train.log" \
   kaldi-uq train-mono "${engine_opts[@]}" --cmd "$cmd" --nj "$nj" --num-iters "$num_iters" --totgauss "$totgauss" --seed "$seed" \
   ${mono_config:+--config "$mono_config"} "$data" "$lang" "$dir"
 cp "$lang/phones.txt" "$dir/"
 
-echo "$0: $dir/final.mdl trained on $(wc -l <"$data/text") utterances" >&2
+echo "$0: $dir/final.mdl trained on $(aligned_in "$dir/log/train.log")" >&2

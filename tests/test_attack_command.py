@@ -105,6 +105,24 @@ def test_text_says_what_happened_in_80_columns(place: Path, tmp_path: Path, atta
     assert status == 0 and text.startswith("missed ")
 
 
+def test_target_that_is_heard_already_is_refused(place: Path, tmp_path: Path, attack: Run) -> None:
+    model = ("--model-dir", place / "exp/dnn", "--out", tmp_path / "o.wav")
+    record = json.loads(attack(wav(place), "--untargeted", *model, "--num-steps", "1", "--json")[1])
+    heard = record["original"]
+    (tmp_path / "o.wav").unlink()
+    error = one_error(attack(wav(place), "--target-text", f" {heard}", *model))
+    assert f"--target-text: '{heard}' is what utt00 says already: to be heard as that is no attack" in error
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_change_louder_than_the_speech_is_said_with_its_snr(place: Path, tmp_path: Path, attack: Run) -> None:
+    model = ("--model-dir", place / "exp/dnn", "--out", tmp_path / "o.wav")
+    status, _, errors = attack(wav(place), "--untargeted", *model, "--num-steps", "1", "--eps", "1")
+    assert status == 0
+    (line,) = [line for line in errors.splitlines() if "warning:" in line]
+    assert "the change may be as loud as the speech in 1 of 1 utterances (SNR -" in line
+
+
 def test_untargeted_changes_what_is_heard(place: Path, tmp_path: Path, attack: Run) -> None:
     words = ("--untargeted", "--model-dir", place / "exp/dnn", "--out", tmp_path / "o.wav", "--eps", EPS, "--json")
     status, text, _ = attack(wav(place), *words)

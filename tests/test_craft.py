@@ -350,3 +350,37 @@ class TestCommand:
         wavfile.write(path, rate, samples)
         assert self.run(tmp_path, system, model_dir) == 0
         assert sorted(utt for batch in made.utts for utt in batch) == sorted(speech[0])
+
+    def test_target_that_is_said_already_is_refused_and_one_that_is_heard_is_told(
+        self, tmp_path: Path, system: TinySystem, model_dir: Path, speech: tuple[Any, Any],
+        capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture,
+    ) -> None:  # fmt: skip
+        waves, text = speech
+        self.write_data(tmp_path, speech, np.int16)
+        heard = {utt: list(found.words) for utt, found in load(system, model_dir).hear(waves).items()}
+        said = {utt: " ".join(words) for utt, words in text.items()}
+        others = {utt: "one" if words != ["one"] != heard[utt] else "two" for utt, words in text.items()}
+        first = next(utt for utt in waves if heard[utt])
+
+        def attack(targets: dict[str, str]) -> int:
+            (tmp_path / "targets").write_text("".join(f"{utt} {words}\n" for utt, words in targets.items()))
+            return self.run(tmp_path, system, model_dir, "--target-text", str(tmp_path / "targets"))
+
+        assert attack({**others, first: said[first]}) == 1
+        assert f"targets: '{said[first]}' is what {first} says already: to be heard" in capsys.readouterr().err
+        assert not (tmp_path / "attack/results.jsonl").exists()
+        mended = {**said, first: " ".join(["three", *said[first].split()][:3])}  # as if it were misheard
+        (tmp_path / "data/text").write_text("".join(f"{utt} {words}\n" for utt, words in mended.items()))
+        assert attack({**others, first: " ".join(heard[first])}) == 0
+        assert (
+            f"1 of {len(waves)} utterances are heard as their target without any change ({first}, ...)" in caplog.text
+        )
+
+    def test_change_louder_than_the_speech_is_told(
+        self, tmp_path: Path, system: TinySystem, model_dir: Path, speech: tuple[Any, Any],
+        caplog: pytest.LogCaptureFixture,
+    ) -> None:  # fmt: skip
+        self.write_data(tmp_path, speech, np.int16)
+        assert self.run(tmp_path, system, model_dir, "--eps", "0.9") == 0
+        count = len(speech[0])
+        assert f"the change may be as loud as the speech in {count} of {count} utterances (SNR -" in caplog.text

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -158,6 +159,36 @@ class TestLang:
 
     def test_unknown_words_can_be_mapped(self, lang: Lang) -> None:
         assert lang.word_ids(["three", "one", "<s>"], where="x", map_oov=True) == [1, 3, 1]
+
+    def said(self, folder: Path, *texts: str) -> DataDir:
+        table = {f"s-{number}": text for number, text in enumerate(texts)}
+        return DataDir(folder, wav_scp={}, utt2spk=dict.fromkeys(table, "s"), text=table)
+
+    def test_words_that_are_mapped_are_said(self, lang: Lang, caplog: pytest.LogCaptureFixture) -> None:
+        data = self.said(lang.path, "one three", "three <s> one", "<UNK>")
+        assert lang.transcripts(data, map_oov=True) == {"s-0": [3, 1], "s-1": [1, 1, 3], "s-2": [1]}
+        (message,) = caplog.messages
+        assert "text: 3 of 6 words are not in " in message
+        assert message.endswith("words.txt and read as <UNK>: three (2), <s> (1)")
+
+    def test_nothing_is_said_where_nothing_is_mapped(self, lang: Lang, caplog: pytest.LogCaptureFixture) -> None:
+        assert lang.transcripts(self.said(lang.path, "one", ""), map_oov=True) == {"s-0": [3], "s-1": []}
+        assert not caplog.messages
+        with pytest.raises(DataError, match="text: utterance 's-0': word 'three' is not in"):
+            lang.transcripts(self.said(lang.path, "three"))
+        with pytest.raises(DataError, match="word 'three' is not in"):  # no word that stands for it
+            dataclasses.replace(lang, oov=None).transcripts(self.said(lang.path, "three"), map_oov=True)
+
+    @pytest.mark.parametrize("name, content", [("oov.txt", "<unk>\n"), ("oov.txt", ""), ("oov.int", "7\n")])
+    def test_oov_word_that_is_none(self, lang: Lang, name: str, content: str) -> None:
+        for each in ("topo", "L.fst", "phones/disambig.int"):
+            (lang.path / each).parent.mkdir(exist_ok=True)
+            (lang.path / each).write_text("1\n")
+        write_symbols(lang.path / "words.txt", lang.words)
+        write_symbols(lang.path / "phones.txt", ["<eps>", "sil"])
+        (lang.path / name).write_text(content)
+        with pytest.raises(DataError, match=rf"{name}: expected .*of words\.txt, found '{content.strip()}'"):
+            Lang.read(lang.path)
 
     @pytest.mark.parametrize("name", ["words.txt", "phones.txt", "topo", "L.fst", "phones/disambig.int"])
     def test_missing_file_comes_with_its_remedy(self, tmp_path: Path, name: str) -> None:

@@ -362,3 +362,18 @@ class TestAttacks:
         assert all(before[utt] != after[utt] for utt in waves)
         assert all(record["target"] is None for record in made.records.values())
         assert made.config.untargeted
+
+
+class TestTargetsThatAreSpoken:
+    @pytest.mark.parametrize("target", ["a b", ["a", "b"], " a  b "])
+    def test_are_refused_with_the_utterance(self, target: str | list[str]) -> None:
+        goal = Say({"u": target, "v": target}, spoken={"u": "c", "v": ["a", "b"]}, where="my targets")
+        with pytest.raises(DataError, match=r"my targets: 'a b' is what v says already: .* choose another target"):
+            goal.require_new()
+        with pytest.raises(DataError, match=r"'a b' is what u says already \(and so in 1 more\)"):
+            replace(goal, spoken=dict.fromkeys("uv", "a b")).require_new()
+
+    @pytest.mark.parametrize("spoken", [{"u": "b a"}, {"u": "a b c"}, {"u": ""}, {"v": "a b"}, None], ids=str)
+    def test_others_and_those_of_unknown_speech_are_taken(self, spoken: dict[str, str] | None) -> None:
+        Say({"u": "a b"}, spoken=spoken).require_new()
+        Say(spoken=spoken).require_new()

@@ -133,6 +133,30 @@ class TestArpa:
         assert model.log10_prob(("a", "b", "a")) == pytest.approx(-0.1 - 0.2 - 0.7)
         assert model.log10_prob(("c", "d")) == -math.inf
 
+    @pytest.mark.parametrize("header, sections", [("ngram 3=0\n", "\\3-grams:\n"), ("ngram 3=0\nngram 4=0\n", "")])
+    def test_orders_without_ngrams_are_none(self, tmp_path: Path, header: str, sections: str) -> None:
+        """SRILM writes them where all were pruned."""
+        begin, trigrams = TRIGRAM.split("\\3-grams:")
+        bigram = begin.replace("ngram 3=2\n", "") + "\\end\\\n"
+        empty = begin.replace("ngram 3=2\n", header) + sections + "\\end\\\n"
+        assert header in empty and trigrams
+        for name, text in (("bigram", bigram), ("empty", empty)):
+            (tmp_path / name).write_text(text)
+        model = read_arpa(tmp_path / "empty")
+        assert model == read_arpa(tmp_path / "bigram")
+        assert len(model.orders) == 2
+        assert grammar_fst(model, SYMBOLS) == grammar_fst(read_arpa(tmp_path / "bigram"), SYMBOLS)
+
+    @pytest.mark.parametrize("counts", [(0,), (0, 0), (1, 0, 1)])
+    def test_orders_without_ngrams_below_others_are_refused(self, tmp_path: Path, counts: tuple[int, ...]) -> None:
+        header = "".join(f"ngram {order}={count}\n" for order, count in enumerate(counts, 1))
+        sections = (f"\\{order}-grams:\n" + f"-1 {'a ' * order}\n" * count for order, count in enumerate(counts, 1))
+        (tmp_path / "lm").write_text(f"\\data\\\n{header}{''.join(sections)}\\end\\\n")
+        with pytest.raises(
+            DataError, match=rf"lm:\d+: the model has {', '.join(map(str, counts))} n-grams, expected some"
+        ):
+            read_arpa(tmp_path / "lm")
+
     @pytest.mark.parametrize(
         "old, new, message",
         [

@@ -17,6 +17,7 @@ from kaldi_uq.attacks.config import AttackConfig
 from kaldi_uq.attacks.constraints import LInf, level_scale, make_constraint, utterance_eps
 from kaldi_uq.attacks.directory import craft, evasion, read_lines, summarise, write_attack
 from kaldi_uq.attacks.goal import Say
+from kaldi_uq.attacks.levels import level_warnings
 from kaldi_uq.attacks.pgd import PGD
 from kaldi_uq.attacks.steps import first_size
 from kaldi_uq.audio.quality import snr_db
@@ -192,3 +193,53 @@ class TestRecords:
             )
             found.append(snr_db(made.originals["u"], made.waves["u"]))
         assert found[0] is not None and found[0] == pytest.approx(found[1], abs=0.1)
+
+
+class TestWarnings:
+    WAVES: dict[str, np.ndarray] = {"loud": np.full(50, 0.2), "soft": np.tile([0.01, -0.01], 50)}
+
+    @pytest.mark.parametrize(
+        "options",
+        [
+            {"eps": 0.009},
+            {"eps": 0.0},
+            {"eps": 0.02, "eps_level": 0.05},
+            {"eps": 0.5, "constraint": "l2", "rms": 0.009},
+            {"eps": 0.5, "constraint": "snr", "snr_db": 1.0},
+            {"eps": 0.5, "constraint": "masking"},
+        ],
+        ids=str,
+    )
+    def test_a_budget_below_the_speech_has_none(self, options: dict[str, Any]) -> None:
+        assert list(level_warnings(AttackConfig(**options), self.WAVES)) == []
+
+    @pytest.mark.parametrize(
+        "options, said",
+        [
+            ({"eps": 0.02}, "speech in 1 of 2 utterances (SNR -6.0 dB in soft): choose a smaller eps"),
+            ({"eps": 0.01}, "speech in 1 of 2 utterances (SNR 0.0 dB in soft): choose a smaller eps"),
+            ({"eps": 1.0}, "speech in 2 of 2 utterances (SNR -40.0 dB in soft)"),
+            ({"eps": 0.1, "eps_level": 0.05}, "in 2 of 2 utterances (SNR -6.0 dB in "),
+            ({"eps": 0.5, "constraint": "l2", "rms": 0.1}, "in 1 of 2 utterances (SNR -20.0 dB in soft)"),
+            ({"eps": 0.5, "constraint": "snr", "snr_db": -3.0}, "in 2 of 2 utterances (SNR -3.0 dB in "),
+        ],
+        ids=str,
+    )
+    def test_a_change_as_loud_as_the_speech_is_said_with_its_snr(self, options: dict[str, Any], said: str) -> None:
+        (line,) = level_warnings(AttackConfig(**options), self.WAVES)
+        assert said in line
+        assert line.endswith("or a larger eps_level") == ("eps_level" in options)
+
+    def test_more_than_full_scale_is_said(self) -> None:
+        line, second = level_warnings(AttackConfig(eps=0.5, eps_level=0.01), self.WAVES)
+        assert line == (
+            "eps is more than full scale in 1 of 2 utterances (10 in loud), which bounds nothing: choose a smaller eps "
+            "or a larger eps_level"
+        )
+        assert "as loud as the speech in 2 of 2" in second
+
+    @pytest.mark.parametrize("eps_level, then", [(0.05, "eps of 0 and stay as they are"), (0.0, "no speech to hide")])
+    def test_digital_silence_is_said(self, eps_level: float, then: str) -> None:
+        config = AttackConfig(eps=0.005, eps_level=eps_level)
+        (line,) = level_warnings(config, {**self.WAVES, "none": np.zeros(9), "empty": np.zeros(0)})
+        assert line.startswith("1 of 3 utterances are digital silence (none, ...): they have ") and then in line

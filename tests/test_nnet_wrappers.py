@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 import math
+import warnings
 from collections.abc import Callable
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kaldi_uq.nnet import AcousticModel, deterministic, ensemble, mc_dropout, vmg
@@ -190,6 +193,51 @@ class TestMcDropout:
         with pytest.raises(ValueError, match=r"p must be in \(0, 1\), got 1"):
             mc_dropout(tdnn(), p=1)
 
+    @pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU, nn.RNN])
+    def test_dropout_of_a_recurrent_layer_alone_drops_nothing(self, kind: type[nn.RNNBase]) -> None:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # PyTorch's own about this, once
+            module = nn.Sequential(kind(6, 5, dropout=0.3))
+        with pytest.raises(ValueError, match=f"that of a one-layer nn.{kind.__name__} drops nothing"):
+            mc_dropout(module)
+        with pytest.raises(ValueError, match="drops nothing"):
+            mc_dropout(module, p=0.5)
+
+    @pytest.mark.parametrize("name", ["dropout", "dropout1d", "alpha_dropout", "feature_alpha_dropout"])
+    def test_a_dropout_function_beside_a_layer_is_found_at_the_first_draw(self, name: str) -> None:
+        class Functional(Tdnn):
+            def forward(self, x: Tensor) -> Tensor:
+                return super().forward(getattr(F, name)(x, 0.2, training=self.training))
+
+        model = mc_dropout(Functional()).eval()
+        for _ in range(2):  # and at every later one
+            with pytest.raises(ValueError, match=rf"Functional calls F.{name}\(p=0.2\) with training=False"):
+                next(model.iter_log_post(features()))
+
+    def test_a_dropout_function_that_drops_at_test_or_never_is_fine(self) -> None:
+        class Functional(Tdnn):
+            def forward(self, x: Tensor) -> Tensor:
+                return super().forward(F.dropout(F.dropout(x, 0.2), 0.0, training=False))
+
+        assert mc_dropout(Functional(), num_samples=3).eval().log_post(features()).var(0).max() > 1e-6
+
+    def test_layers_that_are_never_called_are_found_at_the_first_draw(self) -> None:
+        module = tdnn()
+        module.forward = lambda x: module.output(module.first(x.transpose(1, 2)).transpose(1, 2))
+        model = mc_dropout(module)
+        with pytest.raises(ValueError, match="has dropout layers and calls none of them"):
+            model.training_loss(features(), torch.zeros(2, 9, dtype=torch.long), num_frames_total=9)
+        assert not module.dropout._forward_pre_hooks  # nothing stays behind
+
+    def test_draws_that_are_all_equal_are_said_once(self, caplog: pytest.LogCaptureFixture) -> None:
+        model = mc_dropout(tdnn(1e-12), num_samples=4).eval()
+        model.log_post(features(), num_samples=1)  # one draw tells nothing
+        assert not caplog.messages
+        for _ in range(2):
+            model.log_post(features())
+        (message,) = caplog.messages
+        assert "all 4 draws are equal" in message and "give a larger p" in message
+
 
 class TestEnsemble:
     def test_members_differ_and_come_from_the_seed(self) -> None:
@@ -215,6 +263,29 @@ class TestEnsemble:
             ensemble(lambda: shared, 2)
         with pytest.raises(ValueError, match="num_members must be >= 1"):
             ensemble(Tdnn, 0)
+
+    @pytest.mark.parametrize("which", ["copies", "seeded", "without weights"])
+    def test_members_with_equal_weights_are_refused(self, which: str) -> None:
+        shared = tdnn()
+        factory: Callable[[], nn.Module] = {
+            "copies": lambda: copy.deepcopy(shared),
+            "seeded": tdnn,
+            "without weights": nn.Identity,
+        }[which]
+        with pytest.raises(ValueError, match="members 1 and 2 have equal weights"):
+            ensemble(factory, 3)
+
+    def test_two_equal_members_of_several_are_named(self) -> None:
+        first = Tdnn()
+        members = iter([first, Tdnn(), copy.deepcopy(first)])
+        with pytest.raises(ValueError, match="members 1 and 3 have equal weights"):
+            ensemble(lambda: next(members), 3)
+
+    def test_members_that_become_equal_are_said(self, caplog: pytest.LogCaptureFixture) -> None:
+        model = ensemble(Tdnn, 2, 7).eval()
+        model.members[1].load_state_dict(model.members[0].state_dict())
+        model.log_post(features())
+        assert "all 2 draws are equal" in caplog.text
 
 
 class TestVmg:

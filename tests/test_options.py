@@ -319,6 +319,7 @@ class TestFromDict:
             (KINDS[0], {"hidden_dims": ()}, "hidden_dims must be"),
             (KINDS[1], {"hidden_dims": (9, 0)}, "hidden_dims must be"),
             (ModelConfig, {"kind": "dropout", "dropout": 1.0}, "dropout must be"),
+            (ModelConfig, {"kind": "dropout", "dropout": 0.0}, "without, all draws are equal: kind dnn"),
             (ModelConfig, {"kind": "tdnn"}, "model must be one of dnn, ensemble, dropout, bnn, got 'tdnn'"),
             (DecodeConfig, {"acwt": 0}, "acwt must be"),
             (DecodeConfig, {"beam": -1}, "beams must be"),

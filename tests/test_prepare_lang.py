@@ -12,14 +12,16 @@ import kaldifst
 import numpy as np
 import pytest
 
+from kaldi_uq.engine.base import DeltasConfig
 from kaldi_uq.engine.embedded.engine import EmbeddedEngine
 from kaldi_uq.engine.embedded.wheels import read_fst
 from kaldi_uq.errors import DataError
 from kaldi_uq.io.files import write_text
-from kaldi_uq.io.kaldi_model import read_topology
+from kaldi_uq.io.kaldi_model import read_topology, read_transitions
 from kaldi_uq.io.lang import Lang
 from kaldi_uq.language.prepare import (
     Dictionary,
+    Pronunciation,
     disambiguate,
     loop_grammar,
     make_topology,
@@ -102,9 +104,9 @@ class TestLexicon:
             assert cost == pytest.approx(expected[phones], abs=1e-5)
 
     def test_homophones_and_prefixes_get_symbols_that_keep_them_apart(self) -> None:
-        lexicon = tuple((word, tuple(p.split())) for word, prons in LEXICON.items() for p in prons)
+        lexicon = [Pronunciation(word, tuple(p.split())) for word, prons in LEXICON.items() for p in prons]
         found, largest = disambiguate(lexicon)
-        spelled = {(word, " ".join(p)) for word, p in found}
+        spelled = {(entry.word, " ".join(entry.phones)) for entry in found}
         assert spelled == {
             ("<SIL>", "sil"),
             ("to", "t uw #1"),
@@ -116,7 +118,7 @@ class TestLexicon:
             ("ate", "ey t"),
         }
         assert largest == 3
-        pronunciations = [phones for _, phones in found]
+        pronunciations = [entry.phones for entry in found]
         for one, other in itertools.permutations(pronunciations, 2):
             assert one != other[: len(one)]  # none is the beginning of another
 
@@ -191,6 +193,141 @@ class TestTopology:
         assert np.array_equal(topology.phones, [1, 2, 3, 4])
 
 
+def lexiconp(**probs: float) -> str:
+    """``lexiconp.txt`` of ``LEXICON``; the first pronunciation of a word has this probability, all others 1."""
+    return "".join(
+        f"{word} {probs.get(word, 1) if p is prons[0] else 1} {p}\n" for word, prons in LEXICON.items() for p in prons
+    )
+
+
+class TestProbabilitiesOfPronunciations:
+    @pytest.mark.parametrize("alone", [False, True])
+    def test_become_costs_of_both_lexicon_fsts(self, lang: Lang, tmp_path: Path, alone: bool) -> None:
+        folder = dict_dir(tmp_path / "dict")
+        write_text(folder / "lexiconp.txt", lexiconp(a=0.25, tooth=0.5))
+        if alone:
+            (folder / "lexicon.txt").unlink()
+        prepare_lang(folder, "<SIL>", tmp_path / "lang", EmbeddedEngine())
+        weighted = Lang.read(tmp_path / "lang")
+        for words in (["a"], ["tooth", "a"], ["to", "ate"]):
+            before, after = transduced(lang, words), transduced(weighted, words)
+            assert before.keys() == after.keys()
+            for phones, cost in after.items():
+                rare = 4.0 if "ah" in phones else 1.0
+                rare *= 2.0 if "tooth" in words else 1.0
+                assert cost - before[phones] == pytest.approx(math.log(rare), abs=1e-5)
+        for name in ("L.fst", "L_disambig.fst"):
+            assert (weighted.path / name).read_bytes() != (lang.path / name).read_bytes()
+        for name in ("words.txt", "phones.txt", "phones/align_lexicon.txt"):
+            assert (weighted.path / name).read_bytes() == (lang.path / name).read_bytes()
+
+    def test_of_1_are_a_lexicon_without_them(self, lang: Lang, tmp_path: Path) -> None:
+        folder = dict_dir(tmp_path / "dict")
+        write_text(folder / "lexiconp.txt", lexiconp().replace(" 1 ", "\t1.0  "))
+        prepare_lang(folder, "<SIL>", tmp_path / "lang", EmbeddedEngine())
+        assert (tmp_path / "lang/L.fst").read_bytes() == (lang.path / "L.fst").read_bytes()
+
+    @pytest.mark.parametrize(
+        "text, message",
+        [
+            ("<SIL> 1.0 sil\nto t uw\n", r"lexiconp\.txt:2: expected '<word> <probability> <phones>', .* found 't'"),
+            ("<SIL> 0 sil\n", r"lexiconp\.txt:1: .* above 0 and at most 1, found '0'"),
+            ("<SIL> 1.01 sil\n", "found '1.01'"),
+            ("<SIL> nan sil\n", "found 'nan'"),
+            ("<SIL> -0.5 sil\n", "found '-0.5'"),
+            ("<SIL>\n", "found ''"),
+            ("<SIL> 0.5\n", r"lexiconp\.txt:1: word '<SIL>' has no phones"),
+            ("<SIL> 1 sil\nto 0.5 t uw\nto 0.4 t uw\n", r"lexiconp\.txt:3: 'to t uw' stands twice"),
+            (lexiconp() + "toot 1.0 t uw t\n", r"lexiconp\.txt: toot 't uw t' stands where lexicon\.txt has its end"),
+            (lexiconp().replace("ey t", "ey th"), r"ate 'ey th' stands where lexicon\.txt has ate 'ey t'; remove"),
+        ],
+    )
+    def test_faults_are_named(self, tmp_path: Path, text: str, message: str) -> None:
+        folder = dict_dir(tmp_path)
+        write_text(folder / "lexiconp.txt", text)
+        with pytest.raises(DataError, match=message):
+            Dictionary.read(folder)
+
+    def test_of_silence_are_refused_by_name(self, tmp_path: Path) -> None:
+        write_text(dict_dir(tmp_path) / "lexiconp_silprob.txt", "<SIL> 1 0.5 1 1 sil\n")
+        with pytest.raises(DataError, match=r"lexiconp_silprob\.txt: .* are not supported; move the file away"):
+            Dictionary.read(tmp_path)
+
+
+class TestPhonesOnOneLine:
+    @pytest.fixture
+    def lists(self, tmp_path: Path) -> Path:
+        """``phones`` of a language directory in which uw and th, and the two silences, share a line."""
+        folder = dict_dir(tmp_path / "dict", silence_phones="sil  spn\n", nonsilence_phones="ah\ney\nt\nth\tuw\n")
+        write_text(folder / "extra_questions.txt", "th ah\n\nuw ey\n")
+        prepare_lang(folder, "<SIL>", tmp_path / "lang", EmbeddedEngine())
+        return tmp_path / "lang/phones"
+
+    def test_share_a_line_of_sets_and_roots(self, lists: Path) -> None:
+        assert (lists / "sets.txt").read_text() == "sil spn\nah\ney\nt\nth uw\n"
+        assert (lists / "sets.int").read_text() == "1 2\n3\n4\n5\n6 7\n"
+        assert (lists / "roots.txt").read_text().splitlines()[::4] == ["shared split sil spn", "shared split th uw"]
+        assert (lists / "roots.int").read_text().splitlines()[::4] == ["shared split 1 2", "shared split 6 7"]
+        assert (lists / "nonsilence.txt").read_text().split("\n") == ["ah", "ey", "t", "th", "uw", ""]
+        assert (lists / "context_indep.csl").read_text() == "1:2\n"
+
+    def test_extra_questions_are_those_of_the_file_and_all_silence(self, lists: Path) -> None:
+        assert (lists / "extra_questions.txt").read_text() == "th ah\nuw ey\nsil spn\n"
+        assert (lists / "extra_questions.int").read_text() == "6 3\n7 4\n1 2\n"
+
+    @pytest.mark.parametrize("questions", ["", "sil\n", None])
+    def test_the_question_of_all_silence_stands_once(self, tmp_path: Path, questions: str | None) -> None:
+        folder = dict_dir(tmp_path)
+        if questions is not None:
+            (folder / "extra_questions.txt").write_text(questions)
+        assert Dictionary.read(folder).questions == (("sil",),)
+
+    def test_unknown_phone_of_a_question(self, tmp_path: Path) -> None:
+        write_text(dict_dir(tmp_path) / "extra_questions.txt", "t th\nuw oo\n")
+        with pytest.raises(DataError, match=r"extra_questions\.txt:2: phone 'oo' is in neither list"):
+            Dictionary.read(tmp_path)
+
+    def test_need_equal_numbers_of_states(self, tmp_path: Path) -> None:
+        folder = dict_dir(tmp_path, nonsilence_phones="ah ey\nt\nth\nuw\n")
+        write_text(folder / "num_states.txt", "ah 4\n")
+        with pytest.raises(DataError, match=r"num_states\.txt: ah ey share their states"):
+            Dictionary.read(folder)
+
+    @pytest.mark.parametrize("questions, said", [("t\n", True), ("ah t\n", False), ("ah\nah ey\n", False), ("", True)])
+    def test_without_a_question_that_tells_them_apart_are_said(
+        self, tmp_path: Path, caplog: pytest.LogCaptureFixture, questions: str, said: bool
+    ) -> None:
+        folder = dict_dir(tmp_path, nonsilence_phones="ah ey\nt\nth\nuw\n")
+        (folder / "extra_questions.txt").write_text(questions)
+        Dictionary.read(folder)
+        assert ("ah and ey stand on one line" in caplog.text) == said
+
+    def test_share_the_pdfs_of_a_monophone_and_are_told_apart_by_a_question(self, tmp_path: Path) -> None:
+        folder = tiny.write_dict(tmp_path / "dict", {"sil": 1, "one": 3, "three": 4, "two": 3})
+        write_text(folder / "nonsilence_phones.txt", "one two\nthree\n")
+        write_text(folder / "extra_questions.txt", "one\n")
+        engine = EmbeddedEngine()
+        prepare_lang(folder, "<SIL>", tmp_path / "lang", engine)
+        lang = Lang.read(tmp_path / "lang")
+        waves, text = tiny.make_waves(12)
+        mono = tiny.train_mono(tmp_path / "mono", lang, waves, text, engine)
+
+        def pdfs(model: Path) -> dict[str, set[int]]:
+            names = {number: phone for phone, number in lang.phones.items()}
+            found: dict[str, set[int]] = {}
+            for phone, _, forward, _ in read_transitions(model / "final.mdl").tuples:
+                found.setdefault(names[phone], set()).add(forward)
+            return found
+
+        shared = pdfs(mono)
+        assert shared["one"] == shared["two"] and len(shared["one"]) == 3
+        assert not shared["one"] & shared["three"]
+        config = DeltasConfig(num_leaves=24, totgauss=30, num_iters=3, max_iter_inc=2, realign_iters=())
+        transcripts = {utt: lang.word_ids(words, where="test") for utt, words in text.items()}
+        engine.train_deltas(tiny.features(waves), transcripts, lang, mono, tmp_path / "tri", config)
+        assert pdfs(tmp_path / "tri")["one"] != pdfs(tmp_path / "tri")["two"]
+
+
 class TestFaultyDictionary:
     @pytest.mark.parametrize(
         "changes, message",
@@ -199,7 +336,7 @@ class TestFaultyDictionary:
             ({"lexicon": "<SIL> sil\nto t uw\nbe b iy\n"}, r"lexicon\.txt:3: phone 'b' is in neither list of phones"),
             ({"lexicon": "<SIL> sil\n\nto\n"}, r"lexicon\.txt:3: word 'to' has no phones"),
             ({"lexicon": ""}, r"lexicon\.txt: empty"),
-            ({"lexicon": "to t uw\n"}, "the oov word '<SIL>' is not in it"),
+            ({"lexicon": "to t uw\n"}, "the oov word '<SIL>' is not in the lexicon"),
             ({"optional_silence": "sil\nspn\n"}, r"optional_silence\.txt: expected one phone"),
             ({"optional_silence": "t\n"}, r"optional_silence\.txt: expected one phone"),
             ({"nonsilence_phones": "ah\ney\nt\nth\nuw\nsil\n"}, "'sil' is in both lists of phones"),

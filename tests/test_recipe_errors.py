@@ -206,18 +206,22 @@ def test_tables_that_disagree_are_named_with_the_remedy(recipe: Recipe, refuse: 
 
 
 @pytest.mark.parametrize("word", ["eleven", "<s>", "#0"])
-def test_word_outside_the_lexicon_is_refused(recipe: Recipe, refuse: Callable[..., str], word: str) -> None:
+def test_word_outside_the_lexicon_is_refused_where_no_word_stands_for_it(
+    recipe: Recipe, refuse: Callable[..., str], word: str
+) -> None:
     text = recipe.path / "data/train/text"
     lines = text.read_text().splitlines()
     utt = lines[6].split()[0]
     text.write_text("\n".join([*lines[:6], f"{lines[6]} {word}", *lines[7:]]) + "\n")
+    for name in ("oov.txt", "oov.int"):
+        (recipe.path / "data/lang" / name).unlink()
     for words in (
         ("train-mono", "data/train", "data/lang", "exp/x"),
         ("align-gmm", "data/train", "data/lang", "exp/mono", "exp/x/ali.1.gz"),
     ):
         line = refuse(*words)
         where = f"data/train/text: utterance '{utt}': word '{word}' is not in data/lang/words.txt"
-        assert line.startswith(f"{where}, which knows eight, five, four, nine, oh, one, seven, six, three, two, zero; ")
+        assert line.startswith(f"{where}, which knows <SIL>, eight, five, four, nine, oh, one, seven, six, three, ")
     line = error_line(recipe.run("local/prepare_dict.py", "data/train/text", "data/local/new"))
     assert f"data/train/text:7: utterance '{utt}': word '{word}' is not in the lexicon, which has oh zero" in line
     assert not (recipe.path / "data/local/new").exists()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import math
@@ -269,6 +270,31 @@ class TestResult:
         config = TrainConfig(num_epochs=2, num_viterbi_epochs=0, learning_rate=1e30, final_learning_rate=1e30)
         with pytest.raises(UsageError, match=r"epoch 1: the loss is .*choose a smaller --learning-rate"):
             make_trainer(system, tmp_path, config=config).run()
+        assert list(tmp_path.iterdir()) == []
+
+    @pytest.mark.parametrize("kind", ["dnn", "bnn"])
+    def test_finite_losses_that_are_far_worse_than_a_guess_are_a_divergence(
+        self, system: TinySystem, tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        trainer = make_trainer(system, tmp_path, kind, config=TrainConfig(num_epochs=2, num_viterbi_epochs=0))
+        guess = math.log(len(trainer.model.log_prior))
+        cost = float(trainer.model.network.kl().detach()) / 1000
+        assert (cost > 0) == (kind == "bnn")
+        for loss, is_last, diverged in (
+            (9 * guess, True, False),
+            (11 * guess, True, True),
+            (11 * guess, False, False),
+            (8e25, False, True),
+            (math.nan, False, True),
+            (math.inf, True, True),
+        ):
+            with pytest.raises(UsageError, match="has diverged") if diverged else contextlib.nullcontext():
+                trainer._check_loss(loss + cost, 1000, 1, is_last=is_last)
+        monkeypatch.setattr(trainer, "_epoch", lambda *_: 8e25)
+        with pytest.raises(
+            UsageError, match=r"epoch 1: the loss is 8e\+25 nats a frame, that of a guess among the pdfs [0-9.]+: the"
+        ):
+            trainer.run()
         assert list(tmp_path.iterdir()) == []
 
 

@@ -15,7 +15,9 @@ word_loop=   # <file>: write G.fst: any of the words of this file after any othe
 [ $# -eq 4 ] || usage
 . ./path.sh
 
-need_files "" "$1/lexicon.txt" ${word_loop:+"$word_loop"}
+lexicon=$1/lexicon.txt
+[ ! -f "$1/lexiconp.txt" ] || lexicon=$1/lexiconp.txt # with probabilities of the pronunciations
+need_files "" "$lexicon" ${word_loop:+"$word_loop"}
 summary=$(kaldi-uq prepare-lang "${engine_opts[@]}" ${word_loop:+--word-loop "$word_loop"} "$1" "$2" "$4")
 
 echo "$0: $summary" >&2

@@ -4,12 +4,13 @@
 #
 # Differences from Kaldi's: an argument reaches the command as it is, whatever characters it has (there, one without
 # blanks is shell code); only whole operators such as '|' or '2>/dev/null' are passed to the shell.  A pipeline fails if
-# any part of it fails.  Jobs end when run.pl is told to end.
+# any part of it fails.  Jobs end when run.pl is told to end, when it is killed, and in a script of this repository also
+# when what called it has ended.
 use strict;
 use warnings;
 use File::Basename qw(dirname);
 use File::Path qw(make_path);
-use POSIX qw(:sys_wait_h setpgid);
+use POSIX qw(:sys_wait_h setpgid setsid);
 
 my $usage = <<'END';
 Usage: run.pl [options] [JOB=<first>:<last>] <log-file> <command> [<arg> ...]
@@ -27,6 +28,8 @@ END
 my %running;    # process id => [job, log file, time it began]
 my %failed;     # job => log file
 my $signal;     # the one we were told to end with
+my $watcher;    # pipe to the process that outlives us
+my $caller = getppid();
 
 sub fail {
   print STDERR "run.pl: error: @_\n";
@@ -128,10 +131,51 @@ for my $kind (qw(INT TERM HUP)) {
   $SIG{$kind} = sub { $signal ||= $kind; kill_jobs('TERM') };
 }
 
+# Nobody tells us that the caller was killed.
+$SIG{ALRM} = sub {
+  if (getppid() != $caller) {
+    $signal ||= 'TERM';
+    kill_jobs('TERM');
+  }
+  alarm 1;
+};
+alarm 1 if $ENV{KALDI_UQ_MASTER};
+
 sub kill_jobs {
   my ($kind) = @_;
   kill $kind, map { -$_ } keys %running if %running;
 }
+
+# A process that reads of jobs that begin (+<pid>) and end (-<pid>), and ends those that are left when the pipe closes:
+# when we are no more, if we were killed.
+sub watch {
+  pipe(my $read, $watcher) or fail("cannot make a pipe: $!");
+  my $pid = fork();
+  defined $pid or fail("cannot start another process: $!");
+  if ($pid) {
+    close($read);
+    $SIG{PIPE} = 'IGNORE';                                  # jobs run on if somebody ends the watcher
+    return;
+  }
+  setsid();
+  alarm 0;
+  $SIG{$_} = 'IGNORE' for qw(INT TERM HUP);
+  chdir '/';
+  for my $fd (0 .. 255) { POSIX::close($fd) if $fd != fileno($read) }    # locks and pipes of others, above all
+  my %left;
+  while (my $line = <$read>) {
+    $line =~ /^\+(\d+)/ ? $left{$1} = 1 : $line =~ /^-(\d+)/ && delete $left{$1};
+  }
+  for my $kind ('TERM', 'KILL') {
+    kill $kind, map { -$_ } keys %left;
+    for (my $waited = 0; $waited < 50 && grep({ kill 0, -$_ } keys %left); $waited++) {
+      select(undef, undef, undef, 0.1);
+    }
+  }
+  POSIX::_exit(0);
+}
+
+sub tell_watcher { syswrite($watcher, "$_[0]\n") }
 
 sub start {
   my ($job) = @_;
@@ -143,7 +187,7 @@ sub start {
   defined $pid or fail("cannot start another process: $!");
   if (!$pid) {
     setpgid(0, 0);                                          # so that all that a job starts can be ended with it
-    $SIG{$_} = 'DEFAULT' for qw(INT TERM HUP);
+    $SIG{$_} = 'DEFAULT' for qw(INT TERM HUP PIPE ALRM);
     open(STDIN, '<', '/dev/null') && open(STDOUT, '>>', $log) && open(STDERR, '>&', \*STDOUT) or POSIX::_exit(126);
     no warnings 'exec';
     exec('bash', '-c', "set -o pipefail; $line") or print STDERR "run.pl: cannot start bash: $!\n";
@@ -151,6 +195,7 @@ sub start {
   }
   setpgid($pid, $pid);                                      # whoever comes first
   $running{$pid} = [$job, $log, time];
+  tell_watcher("+$pid");
 }
 
 # Waits for one job, or as long as a signal lets us, and writes the end of its log.
@@ -160,6 +205,7 @@ sub reap {
   my $status = $?;
   my $entry = $pid > 0 ? delete $running{$pid} : undef;
   return if !$entry;
+  tell_watcher("-$pid");
   my ($job, $log, $began) = @$entry;
   my ($code, $killed_by) = ($status >> 8, $status & 127);
   my $result = $killed_by ? "code $code; signal $killed_by" : "code $code";
@@ -169,6 +215,7 @@ sub reap {
   $failed{$job} = $log if $status != 0;
 }
 
+watch();
 my $next = $first;
 while (!$signal && ($next <= $last || %running)) {
   if ($next <= $last && keys %running < $max_jobs) {

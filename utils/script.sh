@@ -18,6 +18,8 @@
 # It says what is run and parses the options (parse_options.sh).  The comments are the help: from "Usage:" on, then the
 # options.  What stands in brackets at the end is the default; without them it is the value of the variable.
 #
+# What the script starts ends with it, also if it is killed (sentry.pl).
+#
 # Afterwards the script has the arguments, the functions below, and in arrays:
 #   script_args   the words of the command line
 #   engine_opts   --engine, if one was chosen, for the commands that have such options
@@ -77,6 +79,26 @@ usage() { echo "$help_message" >&2; exit 1; }
 
 die() { echo "$0: error: $*" >&2; exit 1; }
 
+# hold FILE MESSAGE: lock FILE as long as this script or a job of it lives; an error with MESSAGE and the holder if another has
+hold() {
+  local holder="" ended=""
+  type -P flock >/dev/null || return 0
+  exec {held}>>"$1"
+  if ! flock -n "$held"; then
+    read -r holder <"$1" || true
+    [[ ! $holder =~ ^process\ ([0-9]+) || -d /proc/${BASH_REMATCH[1]} ]] || ended=", which has ended and its jobs not yet"
+    die "$2: ${holder:-no one knows which}$ended"
+  fi
+  printf 'process %d on %s since %(%F %T)T: %s\n' $$ "${HOSTNAME:-this machine}" -1 "$0 ${script_args[*]}" >"$1"
+}
+
+# hold_dir DIR [PLACE]: make DIR/PLACE [log], and hold a lock there: nobody else writes into DIR
+hold_dir() {
+  local place=$1/${2-log}
+  mkdir -p "$place"
+  hold "$place/.step.lock" "$1 is being written by another script; wait for it"
+}
+
 # need_files MAKER FILES...: an error if one is missing, which MAKER makes (empty: nobody in particular)
 need_files() {
   local maker=$1 file
@@ -108,6 +130,14 @@ at_most() {
   echo $(($1 < lines ? $1 : lines))
 }
 
+# aligned_in LOGS...: how many utterances these logs of kaldi-uq align-gmm or train-* count, for the closing line; and what
+# they warn of about the words of the text, which is nobody's to overlook
+aligned_in() {
+  grep -h '^WARNING .* words are not in .* and read as ' "$@" >&2 || true
+  awk '/^kaldi-uq [a-z-]+: [0-9]+ utterances aligned, / { aligned += $3; failed += $6 }
+    END { printf "%d utterances", aligned; if (failed) printf "; %d of %d could not be aligned", failed, aligned + failed }' "$@"
+}
+
 # training_driver: what waits for a GMM training, which on Kaldi's programs gives its jobs to $cmd itself
 training_driver() {
   if [ "${engine:-${KALDI_ROOT:+kaldi}}" = kaldi ]; then echo utils/run.pl; else echo "$cmd"; fi
@@ -119,6 +149,11 @@ script_args=("$@")
 _script_help
 . "$(dirname -- "${BASH_SOURCE[0]}")/parse_options.sh"
 unset -f _script_option _script_help
+if [[ -z ${KALDI_UQ_MASTER:-} ]]; then
+  export KALDI_UQ_MASTER=$$.$RANDOM$RANDOM
+  perl "$(dirname -- "${BASH_SOURCE[0]}")/sentry.pl" $$ "$KALDI_UQ_MASTER" </dev/null >/dev/null 2>&1 &
+  disown # a script that waits for its jobs does not wait for this
+fi
 engine_opts=(${engine:+--engine "$engine"})
 # shellcheck disable=SC2034
 model_opts=("${engine_opts[@]}" ${device:+--device "$device"} ${seed:+--seed "$seed"})

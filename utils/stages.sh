@@ -66,8 +66,7 @@ use_run() {
   read -ra corpus_words <<<"$corpus_opts"
   [ -z "$corpus_opts" ] || run=${run}_$(printf %s "${corpus_words[*]}" | tr -c "[:alnum:]." _)
   mkdir -p "runs/$run/data" "runs/$run/exp"
-  exec 9>runs/.lock
-  flock -n 9 || die "another run.sh is at work in $PWD; wait for it, or use a copy of the repository"
+  hold runs/.lock "another run.sh is at work in $PWD; wait for it, or use a copy of the repository"
   for link in data exp; do
     [ -L $link ] || [ ! -e $link ] || die "$PWD/$link is a directory of somebody else's, expected none or a link; move it away"
     ln -sfn "runs/$run/$link" $link

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from kaldi_uq.attacks.donors import Donors
-from kaldi_uq.errors import AlignmentError
+from kaldi_uq.errors import AlignmentError, DataError
 from kaldi_uq.recogniser.base import BaseRecogniser
 from kaldi_uq.registry import Registry
 from kaldi_uq.uncertainty import valid_frames
@@ -120,6 +120,21 @@ class Say(Goal):
             utt: recogniser.random_target(utt, said[utt], recogniser.num_frames(len(wav)), seed=seed)
             for utt, wav in waves.items()
         }
+
+    def require_new(self) -> None:
+        """Check that no target is what is spoken.
+
+        Raises:
+            DataError: one is; names the utterance.
+        """
+        targets, spoken = self.targets or {}, self.spoken or {}
+        same = [utt for utt in targets if utt in spoken and as_words(targets[utt]) == as_words(spoken[utt])]
+        if same:
+            more = f" (and so in {len(same) - 1} more)" if len(same) > 1 else ""
+            raise DataError(
+                f"{self.where}: {' '.join(as_words(targets[same[0]]))!r:.60} is what {same[0]} says already{more}: to "
+                "be heard as that is no attack; choose another target"
+            )
 
     def again(self, who: BaseRecogniser, utt: str, scores: np.ndarray, seed: int, attempt: int) -> list[str] | None:
         if self.targets is not None or attempt >= MAX_ATTEMPTS:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from kaldi_uq.cli.gmm_options import GmmInput, add_gmm_arguments
+from kaldi_uq.cli.gmm_options import GmmInput, add_gmm_arguments, report_aligned
 from kaldi_uq.cli.options import directory
 from kaldi_uq.config import config_from
 from kaldi_uq.engine.base import DecodeConfig
@@ -27,7 +27,7 @@ def run(args: argparse.Namespace) -> None:
     config = config_from(args, DecodeConfig)
     source = GmmInput.read(args, args.ali.parent)
     data, lang = source.data, Lang.read(args.lang_dir)
-    transcripts = lang.transcripts(data)
+    transcripts = lang.transcripts(data, map_oov=True)
     alignments = source.engine.align_gmm(args.model_dir, lang, source.features(), transcripts, config)
     failed = [utt for utt in data.utts if utt not in alignments]
     if len(failed) > args.max_failed * len(data.utts):
@@ -36,4 +36,4 @@ def run(args: argparse.Namespace) -> None:
             f"({', '.join(failed[:5])} ...): are they long enough for it? --max-failed allows more"
         )
     write_alignments(args.ali, {utt: alignments[utt] for utt in data.utts if utt in alignments})
-    print(f"kaldi-uq align-gmm: {len(alignments)} utterances aligned, {len(failed)} failed {' '.join(failed[:20])}")
+    report_aligned("align-gmm", data, alignments)

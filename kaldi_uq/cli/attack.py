@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -68,6 +69,7 @@ def run(args: argparse.Namespace) -> None:
 
     from kaldi_uq.attacks.directory import score_examples
     from kaldi_uq.attacks.goal import Say, Untargeted
+    from kaldi_uq.attacks.levels import level_warnings
     from kaldi_uq.io.wav import on_grid, to_int16, write_wav
 
     adaptive = config_from(args, AdaptiveConfig)
@@ -91,6 +93,9 @@ def run(args: argparse.Namespace) -> None:
         goal: Goal = Untargeted(text, donors=donors)
     else:
         goal = Say(targets, spoken=text, where="--target-text", donors=donors)
+        goal.require_new()
+    for warning in level_warnings(config, originals):
+        print(f"kaldi-uq attack: warning: {warning}", file=sys.stderr)
     adversarial = attack(who, originals, goal)
     heard = adversarial.waves  # on the 16-bit grid: what a file of them holds
     # other draws than the attack's own

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,8 +13,10 @@ from threadpoolctl import threadpool_limits
 from kaldi_uq.cli.options import add_engine, add_jobs, add_pipes, engine_of, start_logging
 from kaldi_uq.config import Config, add_config_file, add_config_flags
 from kaldi_uq.engine.base import Engine
+from kaldi_uq.errors import DataError
 from kaldi_uq.io.datadir import DataDir
 from kaldi_uq.io.feats_dir import gmm_features
+from kaldi_uq.io.lang import Lang
 
 
 def add_gmm_arguments(parser: argparse.ArgumentParser, config: type[Config]) -> None:
@@ -50,3 +52,25 @@ class GmmInput:
     def features(self) -> Iterator[tuple[str, np.ndarray]]:
         """Features of each utterance, (T, 3 D) float32: speaker mean subtracted, derivatives appended."""
         return gmm_features(self.data, allow_pipes=self.allow_pipes)
+
+    def transcripts(self, lang: Lang) -> dict[str, list[int]]:
+        """Word-ids of each utterance to train on; words that ``lang`` does not know become its oov word.
+
+        Raises:
+            DataError: a word is not in the lexicon and there is no oov word, or no word at all is in the lexicon.
+        """
+        transcripts = lang.transcripts(self.data, map_oov=True)
+        said = {word for utt in self.data.utts for word in self.data.words(utt)}
+        if said and said.isdisjoint(lang.words):
+            raise DataError(
+                f"{self.data.path / 'text'}: none of its words ({', '.join(sorted(said)[:5])} ...) is in "
+                f"{lang.path / 'words.txt'}; are they written alike, in capitals or not?"
+            )
+        return transcripts
+
+
+def report_aligned(command: str, data: DataDir, aligned: Collection[str]) -> None:
+    """Print how many utterances were aligned and which were not, which the scripts look for in the log."""
+    failed = [utt for utt in data.utts if utt not in aligned]
+    names = " ".join(failed[:20])
+    print(f"kaldi-uq {command}: {len(data.utts) - len(failed)} utterances aligned, {len(failed)} failed {names}")

@@ -8,6 +8,8 @@ resumes after its last batch.
 from __future__ import annotations
 
 import argparse
+import logging
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,8 +29,13 @@ from kaldi_uq.errors import DataError, UsageError
 from kaldi_uq.user_code import split_name
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from kaldi_uq.attacks.goal import Goal
     from kaldi_uq.io.datadir import DataDir
+    from kaldi_uq.recogniser.base import BaseRecogniser
+
+log = logging.getLogger(__name__)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -57,6 +64,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Run the command."""
     from kaldi_uq.attacks.directory import craft, shown, write_attack
+    from kaldi_uq.attacks.goal import Say
+    from kaldi_uq.attacks.levels import level_warnings
     from kaldi_uq.io.datadir import DataDir
     from kaldi_uq.io.files import DoneStamp
     from kaldi_uq.io.wav import on_grid
@@ -90,6 +99,11 @@ def run(args: argparse.Namespace) -> None:
         text = {utt: data.words(utt) for utt in waves}
         goal = replace(_goal(args, data, text, away=config.untargeted), donors=donors)
         attack.prepare(recogniser, waves, goal)  # a mistake leaves an earlier result in place
+        for line in level_warnings(config, waves):
+            log.warning("%s: %s", args.data_dir, line)
+        if isinstance(goal, Say) and goal.targets is not None:
+            goal.require_new()
+            _warn_of_heard(recogniser, waves, goal)
         stamp.clear()
         (args.out_dir / "results.jsonl").unlink(missing_ok=True)
         adversarial = craft(attack, recogniser, waves, goal, args.out_dir, key=stamp.key)
@@ -123,6 +137,21 @@ def _goal(args: argparse.Namespace, data: DataDir, text: dict[str, list[str]], *
             "'<utt> <words>'"
         )
     return Say({utt: table[utt].split() for utt in text}, spoken=text, where=args.target_text)
+
+
+def _warn_of_heard(recogniser: BaseRecogniser, waves: Mapping[str, np.ndarray], goal: Goal) -> None:
+    """Warn of targets that the recogniser hears without an attack, because it mishears the speech."""
+    targets = goal.choose(recogniser, waves, 0)
+    same = [utt for utt, heard in recogniser.hear(waves).items() if list(heard.words or ()) == targets[utt]]
+    if same:
+        log.warning(
+            "%s: %d of %d utterances are heard as their target without any change (%s, ...): they count as reached and "
+            "tell nothing about the attack",
+            goal.where,
+            len(same),
+            len(waves),
+            same[0],
+        )
 
 
 def spread_utts(data: DataDir, count: int) -> list[str]:

@@ -1,5 +1,6 @@
-"""Build a language directory from a dictionary directory (lexicon.txt, silence_phones.txt, nonsilence_phones.txt,
-optional_silence.txt and, for whole-word models, num_states.txt).
+"""Build a language directory from a dictionary directory: lexicon.txt or lexiconp.txt, silence_phones.txt,
+nonsilence_phones.txt, optional_silence.txt, where there are any extra_questions.txt and, for whole-word models,
+num_states.txt.
 
 With --word-loop, G.fst lets every listed word follow every other, all alike.
 """

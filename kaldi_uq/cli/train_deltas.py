@@ -5,10 +5,11 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from kaldi_uq.cli.gmm_options import GmmInput, add_gmm_arguments
+from kaldi_uq.cli.gmm_options import GmmInput, add_gmm_arguments, report_aligned
 from kaldi_uq.cli.options import directory
 from kaldi_uq.config import config_from
 from kaldi_uq.engine.base import DeltasConfig, builder_of
+from kaldi_uq.io.ark import read_alignments
 from kaldi_uq.io.lang import Lang
 
 
@@ -25,5 +26,6 @@ def run(args: argparse.Namespace) -> None:
     source = GmmInput.read(args, args.exp_dir)
     builder = builder_of(source.engine)
     lang = Lang.read(args.lang_dir)
-    transcripts = lang.transcripts(source.data)
+    transcripts = source.transcripts(lang)
     builder.train_deltas(dict(source.features()), transcripts, lang, args.ali_dir, args.exp_dir, config)
+    report_aligned("train-deltas", source.data, read_alignments(args.exp_dir))

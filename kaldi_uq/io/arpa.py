@@ -80,9 +80,14 @@ def _parse(lines: _Lines) -> NgramModel:
         if section == -1:
             section = 0 if line == "\\data\\" else -1  # everything before it is a comment
         elif line == "\\end\\":
+            orders += [{}] * (len(counts) - len(orders))  # an order without n-grams may have no section
             if [len(order) for order in orders] != counts:
                 found = ", ".join(str(len(order)) for order in orders)
                 raise lines.fail(f"the header promises {', '.join(map(str, counts))} n-grams, found {found}")
+            while orders and not orders[-1]:  # SRILM writes 'ngram 3=0' where all trigrams were pruned
+                orders.pop()
+            if not orders or not all(orders):
+                raise lines.fail(f"the model has {', '.join(map(str, counts))} n-grams, expected some of every order")
             return NgramModel(tuple(orders))
         elif section == 0 and line.startswith("ngram "):
             order, equals, count = line.removeprefix("ngram ").partition("=")

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
+import logging
 import os
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +13,8 @@ from pathlib import Path
 from kaldi_uq.errors import DataError
 from kaldi_uq.io.datadir import DataDir, read_table
 from kaldi_uq.io.files import atomic_write
+
+log = logging.getLogger(__name__)
 
 MAX_LABEL = 2**31 - 1  # of an arc in OpenFst's files
 RESERVED_WORDS = ("<eps>", "#0", "<s>", "</s>")  # symbols of the FSTs, in words.txt and in no lexicon
@@ -100,16 +105,37 @@ class Lang:
 
         Args:
             data: the directory.
-            map_oov: map unknown words to the oov word, as Kaldi's recipes do.
+            map_oov: map unknown words to the oov word, as Kaldi's recipes do, with a warning that names them.
 
         Raises:
-            DataError: a word is not in the lexicon; names the file and the utterance.
+            DataError: a word is not in the lexicon, and not mapped; names the file and the utterance.
         """
         text = data.path / "text"
+        if map_oov and self.oov is not None:
+            self._warn_of_unknown(Counter(word for utt in data.utts for word in data.words(utt)), text)
         return {
             utt: self.word_ids(data.words(utt), where=f"{text}: utterance {utt!r}", map_oov=map_oov)
             for utt in data.utts
         }
+
+    def _knows(self, word: str) -> bool:
+        return word in self.words and word not in RESERVED_WORDS
+
+    def _warn_of_unknown(self, counts: Counter[str], text: Path) -> None:
+        unknown = {word: count for word, count in counts.most_common() if not self._knows(word)}
+        if not unknown:
+            return
+        names = ", ".join(f"{word} ({count})" for word, count in itertools.islice(unknown.items(), 10))
+        names += ", ..." if len(unknown) > 10 else ""
+        log.warning(
+            "%s: %d of %d words are not in %s and read as %s: %s",
+            text,
+            sum(unknown.values()),
+            counts.total(),
+            self.path / "words.txt",
+            self.oov,
+            names,
+        )
 
     def word_ids(self, words: Sequence[str], *, where: str, map_oov: bool = False) -> list[int]:
         """Integers of a word sequence.
@@ -124,7 +150,7 @@ class Lang:
         """
         ids = []
         for word in words:
-            if word in self.words and word not in RESERVED_WORDS:
+            if self._knows(word):
                 ids.append(self.words[word])
             elif map_oov and self.oov is not None:
                 ids.append(self.words[self.oov])
@@ -143,10 +169,11 @@ def _oov(path: Path, words: dict[str, int]) -> str | None:
     for name in ("oov.txt", "oov.int"):
         if (path / name).is_file():
             content = (path / name).read_text(encoding="utf-8").strip()
-            if name == "oov.txt":
+            if name == "oov.txt" and content in words:
                 return content
-            found = [word for word, number in words.items() if content == str(number)]
+            found = [word for word, number in words.items() if name == "oov.int" and content == str(number)]
             if not found:
-                raise DataError(f"{path / name}: expected the integer of a word of words.txt, found {content!r:.60}")
+                expected = "a word" if name == "oov.txt" else "the integer of a word"
+                raise DataError(f"{path / name}: expected {expected} of words.txt, found {content!r:.60}")
             return found[0]
     return None

@@ -127,7 +127,10 @@ class DropoutConfig(ModelConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require(0 <= self.dropout < 1, f"dropout must be in [0, 1), got {self.dropout}")
+        require(
+            0 < self.dropout < 1,
+            f"dropout must be in (0, 1), got {self.dropout}; without, all draws are equal: kind dnn is that network",
+        )
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn.modules.dropout import _DropoutNd
 
 from kaldi_uq.nnet.base import AcousticModel, check_generator, chunk_sizes, cross_entropy
+from kaldi_uq.nnet.liveness import warn_of_equal_draws, watched
 from kaldi_uq.nnet.vmg_conv import VmgConv
 from kaldi_uq.nnet.vmg_linear import VmgLinear
 
@@ -44,8 +45,11 @@ class SequenceModel(AcousticModel):
             logits = []
             for _ in range(m):
                 with seeded(generator, x.device):
-                    logits.append(self._check_logits(self.module(x), x))
+                    logits.append(self._check_logits(self._run(x), x))
             yield torch.stack(logits)
+
+    def _run(self, x: Tensor) -> Any:
+        return self.module(x)
 
     def _check_logits(self, logits: Any, x: Tensor) -> Tensor:
         if not isinstance(logits, Tensor):
@@ -67,6 +71,7 @@ class SequenceDropout(SequenceModel):
     def __init__(self, module: nn.Module, *, num_samples: int, num_pdfs: int = 0) -> None:
         super().__init__(module, num_pdfs=num_pdfs)
         self.default_num_samples = num_samples
+        self._is_watched = self._is_compared = False
         self.train(self.training)
 
     def train(self, mode: bool = True) -> SequenceDropout:
@@ -75,6 +80,24 @@ class SequenceDropout(SequenceModel):
         for layer in dropout_layers(self.module):
             layer.training = True
         return self
+
+    def _iter_logits(
+        self, x: Tensor, num_samples: int, chunk: int | None, generator: torch.Generator | None
+    ) -> Iterator[Tensor]:
+        chunks = super()._iter_logits(x, num_samples, chunk, generator)
+        if self._is_compared or num_samples == 1:
+            return chunks
+        self._is_compared = True
+        what = f"the dropout of {type(self.module).__name__} has no influence on what it gives; give a larger p"
+        return warn_of_equal_draws(chunks, what)
+
+    def _run(self, x: Tensor) -> Any:
+        if self._is_watched:
+            return self.module(x)
+        with watched(self.module, dropout_layers(self.module)):
+            logits = self.module(x)
+        self._is_watched = True
+        return logits
 
 
 class SequenceEnsemble(AcousticModel):
@@ -88,6 +111,7 @@ class SequenceEnsemble(AcousticModel):
         self.members = nn.ModuleList(SequenceModel(module, num_pdfs=num_pdfs) for module in modules)
         self.num_pdfs = num_pdfs
         self.num_members = self.default_num_samples = self.default_num_train_samples = len(self.members)
+        self._is_compared = False
 
     def training_loss(
         self,
@@ -129,6 +153,15 @@ class SequenceEnsemble(AcousticModel):
         return member._iter_logits(x, 1, None, generator)
 
     def _iter_logits(
+        self, x: Tensor, num_samples: int, chunk: int | None, generator: torch.Generator | None
+    ) -> Iterator[Tensor]:
+        chunks = self._all_logits(x, num_samples, chunk, generator)
+        if self._is_compared or num_samples == 1:
+            return chunks
+        self._is_compared = True
+        return warn_of_equal_draws(chunks, "the members give the same; train them from initial weights of their own")
+
+    def _all_logits(
         self, x: Tensor, num_samples: int, chunk: int | None, generator: torch.Generator | None
     ) -> Iterator[Tensor]:
         start = 0
@@ -181,7 +214,7 @@ def dropout_layers(module: nn.Module) -> list[nn.Module]:
     """
     found = []
     for layer in module.modules():
-        recurrent = isinstance(layer, nn.RNNBase) and layer.dropout > 0
+        recurrent = isinstance(layer, nn.RNNBase) and layer.dropout > 0 and layer.num_layers > 1  # drops between layers
         if recurrent or isinstance(layer, (_DropoutNd, nn.MultiheadAttention, *TRANSFORMER_LAYERS)):
             found.append(layer)
     return found

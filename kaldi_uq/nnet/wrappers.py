@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 from collections.abc import Callable
 
 import torch
@@ -37,8 +38,8 @@ def mc_dropout(
 ) -> SequenceDropout:
     """Keep the dropout of ``module`` active at test.
 
-    Dropout modules, recurrent layers with ``dropout`` and attention with ``dropout`` count.  The module itself is
-    wrapped, not a copy.
+    Dropout modules, stacks of recurrent layers with ``dropout`` and attention with ``dropout`` count.  The module
+    itself is wrapped, not a copy.
 
     Args:
         module: features ``(B, T, D)`` to logits ``(B, T, C)``.
@@ -47,7 +48,8 @@ def mc_dropout(
         num_pdfs: C, if it is to be checked.
 
     Raises:
-        ValueError: no layer drops anything, or ``p`` is not in (0, 1).
+        ValueError: no layer drops anything, or ``p`` is not in (0, 1).  At the first draw: the module calls none of its
+            dropout layers, or ``F.dropout``, which no wrapper can switch on.
     """
     if p is not None and not 0.0 < p < 1.0:
         raise ValueError(f"p must be in (0, 1), got {p}")
@@ -55,8 +57,10 @@ def mc_dropout(
         raise ValueError(f"num_samples must be >= 1, got {num_samples}")
     layers = [layer for layer in dropout_layers(module) if not isinstance(layer, TRANSFORMER_LAYERS)]
     if not layers:
+        single = [m for m in module.modules() if isinstance(m, nn.RNNBase) and m.dropout > 0]
+        but = f" (that of a one-layer nn.{type(single[0]).__name__} drops nothing)" if single else ""
         raise ValueError(
-            f"{type(module).__name__} has no dropout layers, so all draws would be equal; "
+            f"{type(module).__name__} has no dropout layers{but}, so all draws would be equal; "
             "add nn.Dropout to it, or use ensemble() or vmg()"
         )
     names = ["p" if isinstance(layer, _DropoutNd) else "dropout" for layer in layers]
@@ -81,7 +85,7 @@ def ensemble(
         num_pdfs: C, if it is to be checked.
 
     Raises:
-        ValueError: fewer than one member.
+        ValueError: fewer than one member, or two members with equal weights.
         TypeError: the factory gives the same module twice, or no module.
     """
     if num_members < 1:
@@ -94,7 +98,18 @@ def ensemble(
             modules.append(factory())
     if not all(isinstance(module, nn.Module) for module in modules) or len({id(m) for m in modules}) < num_members:
         raise TypeError("factory must build a new nn.Module at every call, such as lambda: MyNet(dim=40)")
+    for (i, first), (k, second) in itertools.combinations(enumerate(modules, 1), 2):
+        if _equal_weights(first, second):
+            raise ValueError(
+                f"members {i} and {k} have equal weights, so they are one network; factory must draw new weights at "
+                "every call: no copy of a module, no torch.manual_seed() in it"
+            )
     return SequenceEnsemble(modules, num_pdfs=num_pdfs)
+
+
+def _equal_weights(first: nn.Module, second: nn.Module) -> bool:
+    tensors = [[*module.parameters(), *module.buffers()] for module in (first, second)]
+    return len(tensors[0]) == len(tensors[1]) and all(map(torch.equal, *tensors))
 
 
 def vmg(module: nn.Module, *, init_log_var: float = -9.0, num_samples: int = 5, num_pdfs: int = 0) -> SequenceVmg:

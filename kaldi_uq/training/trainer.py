@@ -126,8 +126,7 @@ class Trainer:
             if epoch >= config.num_epochs:
                 hmm_dir = self._realign(data, epoch, hmm_dir)
             loss = self._epoch(optimizer, data, epoch, num_epochs)
-            if not math.isfinite(loss):
-                raise UsageError(f"epoch {epoch + 1}: the loss is {loss}: choose a smaller --learning-rate")
+            self._check_loss(loss, data.num_frames, epoch, is_last=epoch == num_epochs - 1)
             self.history.append({"epoch": epoch, "loss": loss})
             log.info("epoch %d of %d: loss %.4f nats a frame", epoch + 1, num_epochs, loss)
             self._checkpoint(optimizer, data, epoch + 1)
@@ -141,6 +140,23 @@ class Trainer:
         (self.out_dir / CHECKPOINT).unlink(missing_ok=True)
         shutil.rmtree(self.out_dir / "viterbi", ignore_errors=True)
         return self.model
+
+    def _check_loss(self, loss: float, num_frames: int, epoch: int, *, is_last: bool) -> None:
+        """Raise UsageError if the training has diverged: a loss far above that of a guess among the pdfs.
+
+        What the weights cost a Bayesian network is left out.  Before the last epoch a loss may be a thousand times
+        larger, as the learning rate decays.
+        """
+        of_data = loss - float(self.model.network.kl().detach()) / num_frames
+        guess = math.log(max(2, len(self.model.log_prior)))
+        limit = (
+            guess * (10.0 if is_last else 1e4) * (1.0 + self.robust.robust_weight if self.robust.robust_eps else 1.0)
+        )
+        if not of_data <= limit:  # nor is NaN
+            raise UsageError(
+                f"epoch {epoch + 1}: the loss is {loss:.4g} nats a frame, that of a guess among the pdfs {guess:.3g}: "
+                "the training has diverged; choose a smaller --learning-rate"
+            )
 
     def _epoch(self, optimizer: torch.optim.Optimizer, data: TrainingSet, epoch: int, num_epochs: int) -> float:
         """One pass over the data; returns the mean loss of a frame, for an ensemble the mean over its members."""

@@ -43,7 +43,7 @@ if [ -z "$recogniser" ]; then
 fi
 need_files "the data preparation" "$data/wav.scp" "$data/text"
 need_files "" ${target_text:+"$target_text"} ${attack_config:+"$attack_config"}
-mkdir -p "$dir/log"
+hold_dir "$dir"
 code_opts=(${network:+--network "$network"} ${recogniser:+--recogniser "$recogniser"})
 read -ra extra <<<"$attack_opts"
 [ "$allow_pipes" = false ] || extra+=(--allow-pipes)
@@ -52,4 +52,5 @@ $cmd "$dir/log/attack.log" \
   ${attack_config:+--config "$attack_config"} ${target_text:+--target-text "$target_text"} ${results:+--results "$results"} \
   "${code_opts[@]}" "${model_opts[@]}" "${extra[@]}" "$data" "$model" "$graph" "$dir"
 
+grep -a '^WARNING (kaldi_uq.cli.nnet_attack)' "$dir/log/attack.log" >&2 || true
 echo "$0: $dir: $(grep -a 'original accuracy' "$dir/log/attack.log" | tail -n 1)" >&2

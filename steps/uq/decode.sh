@@ -33,7 +33,7 @@ dir=$4
 [ -n "$recogniser" ] || need_files steps/uq/train.sh "$model/final.safetensors"
 need_files "the data preparation" "$data/wav.scp" "$data/text"
 check_nj
-mkdir -p "$dir/log"
+hold_dir "$dir"
 code_opts=(${network:+--network "$network"} ${recogniser:+--recogniser "$recogniser"})
 read -ra extra <<<"$decode_opts"
 [ "$allow_pipes" = false ] || extra+=(--allow-pipes)

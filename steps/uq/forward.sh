@@ -22,7 +22,7 @@ seed=0             # <n>: seed of the draws
 
 need_files "the data preparation" "$1/wav.scp"
 [ -n "$recogniser" ] || need_files steps/uq/train.sh "$2/final.safetensors"
-mkdir -p "$3/log"
+hold_dir "$3"
 flags=(${network:+--network "$network"} ${recogniser:+--recogniser "$recogniser"})
 [ "$log_post" = false ] || flags+=(--log-post)
 [ "$allow_pipes" = false ] || flags+=(--allow-pipes)

@@ -45,7 +45,7 @@ need_files "" "${features[1]}" ${train_config:+"$train_config"}
 need_files steps/align_si.sh "$ali/final.mdl" "$ali/tree" "$ali/ali.1.gz" "$ali/num_jobs"
 for n in $(seq "$(cat "$ali/num_jobs")"); do need_files "another alignment" "$ali/ali.$n.gz"; done
 [ "$allow_pipes" = false ] || features+=(--allow-pipes)
-mkdir -p "$dir/log"
+hold_dir "$dir"
 read -ra extra <<<"$train_opts"
 $cmd "$dir/log/train.log" \
   kaldi-uq nnet-train ${model:+--model "$model"} ${network:+--network "$network"} "${features[@]}" --cmvn-from "$cmvn_from" \

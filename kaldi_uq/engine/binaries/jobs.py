@@ -273,6 +273,10 @@ def _start(command: list[str]) -> tuple[int, str]:
             stderr=subprocess.STDOUT,
             text=True,
             errors="replace",
+            env={
+                "KALDI_UQ_MASTER": str(os.getpid()),
+                **os.environ,
+            },  # utils/run.pl ends with the process that called it
         )
     except OSError as error:
         raise EngineError(f"--cmd {shlex.join(command[:1])}: cannot be run ({error.strerror})") from None
