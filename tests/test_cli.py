@@ -10,7 +10,7 @@ import pytest
 
 from kaldi_uq.cli import main as dispatcher
 from kaldi_uq.cli.main import COMMANDS, main
-from kaldi_uq.errors import DataError
+from kaldi_uq.errors import DataError, ModelFileError
 from tests.conftest import REPO, RunScript
 from tests.recipe import LIMIT_S
 
@@ -154,3 +154,24 @@ def test_reader_that_goes_away_causes_no_message(script_env: dict[str, str], tmp
 
 def test_console_script_of_setup_py_exists() -> None:
     assert '"kaldi-uq = kaldi_uq.cli.main:main"' in (REPO / "setup.py").read_text()
+
+
+@pytest.mark.parametrize(
+    "message, shown",
+    [
+        ("a  b/x.wav: no such file", "a  b/x.wav: no such file"),  # a name as it is
+        ("x: expected 1\n    found 2 \n", "x: expected 1 found 2"),
+        ("x\ty: \x1b[2J \x7f", "x\\ty: \\x1b[2J \\x7f"),
+        ("x: 'one\u00a0two' \ud800 \u202e", "x: 'one\\xa0two' \\ud800 \\u202e"),
+        ("x: größer, 語", "x: größer, 語"),
+    ],
+)
+def test_message_is_one_line_that_a_terminal_shows(message: str, shown: str) -> None:
+    assert str(DataError(message)) == shown
+    assert str(ModelFileError(f"in {DataError(message)}")) == f"in {shown}"  # not escaped twice
+
+
+def test_of_a_message_that_quotes_a_whole_file_beginning_and_end_are_left() -> None:
+    shown = str(DataError(f"a.conf:3: unknown option {'[' * 100_000}; remove it"))
+    assert shown.startswith("a.conf:3: unknown option [[[") and shown.endswith("[[[; remove it")
+    assert 900 < len(shown) < 1100

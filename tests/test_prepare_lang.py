@@ -353,7 +353,9 @@ class TestFaultyDictionary:
             prepare_lang(folder, "<SIL>", tmp_path / "lang", EmbeddedEngine())
         assert not (tmp_path / "lang").exists()
 
-    @pytest.mark.parametrize("line", ["uw 0", "uw three", "uw -1", "xx 3", "uw"])
+    @pytest.mark.parametrize(
+        "line", ["uw 0", "uw three", "uw -1", "xx 3", "uw", "uw \u00b2", "uw 1000", f"uw {'9' * 5000}"]
+    )
     def test_number_of_states_that_cannot_be(self, tmp_path: Path, line: str) -> None:
         folder = dict_dir(tmp_path)
         write_text(folder / "num_states.txt", f"{line}\n")

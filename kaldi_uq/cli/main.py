@@ -14,7 +14,7 @@ import textwrap
 from typing import NoReturn
 
 from kaldi_uq import __version__
-from kaldi_uq.errors import KaldiUqError
+from kaldi_uq.errors import KaldiUqError, readable
 
 # command -> (module, summary); modules are imported late, so that --help needs no torch
 COMMANDS: dict[str, tuple[str, str]] = {
@@ -149,8 +149,8 @@ def interrupted(program: str) -> NoReturn:
 def _one_line(error: BaseException) -> str:
     if isinstance(error, OSError) and error.strerror:
         where = f"{error.filename}: " if error.filename else ""
-        return f"{where}{error.strerror}"
-    return " ".join(str(error).split())
+        return readable(f"{where}{error.strerror}")
+    return readable(str(error))
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from __future__ import annotations
 import itertools
 import logging
 import math
+import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -95,9 +96,9 @@ class Dictionary:
         num_states = {p: 5 for p in silence} | {p: 3 for p in nonsilence}
         if (path / "num_states.txt").is_file():
             for phone, value in read_table(path / "num_states.txt", check_sorted=False).items():
-                if phone not in known or not value.isdigit() or int(value) < 1:
+                if phone not in known or not re.fullmatch("[1-9][0-9]{0,2}", value):
                     raise DataError(
-                        f"{path / 'num_states.txt'}: expected '<phone> <states>', found {phone!r} {value!r}"
+                        f"{path / 'num_states.txt'}: expected '<phone> <states>', 1 to 999, found {phone!r} {value!r}"
                     )
                 num_states[phone] = int(value)
         for phones in (*silence_sets, *nonsilence_sets):

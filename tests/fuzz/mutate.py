@@ -115,8 +115,8 @@ def change_lines(rng: random.Random, data: bytes) -> bytes:
 
 
 MUTATIONS: Sequence[Mutation] = (
-    flip_bit, set_byte, cut_end, cut_out, insert_bytes, insert_odd, repeat_block, swap_blocks, huge_number, other_number,
-    swap_fields, change_lines,
+    flip_bit, set_byte, cut_end, cut_out, insert_bytes, insert_odd, repeat_block, swap_blocks, huge_number,
+    other_number, swap_fields, change_lines,
 )  # fmt: skip
 
 

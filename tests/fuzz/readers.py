@@ -15,7 +15,8 @@ import numpy as np
 import torch
 
 from kaldi_uq.attacks.consistency import SEARCH_FILE, SearchConfig, model_search
-from kaldi_uq.attacks.directory import read_checks, read_lines
+from kaldi_uq.attacks.directory import _finished, read_checks, read_lines
+from kaldi_uq.cli.recipe_stage import Stage
 from kaldi_uq.config import read_option_file
 from kaldi_uq.detector.base import OneClassDetector
 from kaldi_uq.detector.fit import fit_detectors
@@ -33,7 +34,9 @@ from kaldi_uq.io.ark import MatrixWriter, read_alignments, read_archive, read_ma
 from kaldi_uq.io.arpa import read_arpa
 from kaldi_uq.io.datadir import DataDir, read_table
 from kaldi_uq.io.digests import DIGESTS_FILE, check_digest
+from kaldi_uq.io.feats_dir import gmm_features
 from kaldi_uq.io.files import DoneStamp
+from kaldi_uq.io.fix import fix_data_dir
 from kaldi_uq.io.fst import read_fst_arrays, vector_bytes
 from kaldi_uq.io.kaldi_model import read_gmm_model, read_topology, read_transitions, write_model
 from kaldi_uq.io.lang import Lang, read_symbols
@@ -216,8 +219,25 @@ def _tables(folder: Path) -> Iterator[Reader]:
         read_waves(data, sample_rate=RATE, min_samples=1)
 
     yield Reader("table", folder / "table/text", [tables["text"]], lambda: read_table(folder / "table/text"))
+
+    def read_features() -> None:
+        for _ in gmm_features(DataDir.read(path, need=("feats.scp", "cmvn.scp", "utt2spk"))):
+            pass
+
+    copy = folder / "fixed"
+
+    def fix() -> None:
+        shutil.rmtree(copy, ignore_errors=True)
+        shutil.copytree(path, copy)
+        fix_data_dir(copy, report=str)
+
     for name in ("wav.scp", "segments", "utt2spk", "text"):
         yield Reader(f"read-{name}", path / name, [tables[name]], read_all, about=path)
+    for name in ("feats.scp", "cmvn.scp", "utt2spk"):
+        sample = tables[name].replace(b"\n", b"[0:1]\n") if name == "feats.scp" else tables[name]
+        yield Reader(f"features-{name}", path / name, [tables[name], sample], read_features, about=path)
+    for name in ("utt2spk", "segments", "text", "feats.scp"):
+        yield Reader(f"fix-{name}", path / name, [tables[name]], fix, about=copy)
     for name in tables:
         yield Reader(f"validate-{name}", path / name, [tables[name]], lambda: validate_data_dir(path), about=path)
 
@@ -337,7 +357,7 @@ def _options(folder: Path) -> Iterator[Reader]:
     yield Reader("mfcc-conf", mfcc, [conf, (GOLDEN / "mfcc_hires.conf").read_bytes()], lambda: read_mfcc_conf(mfcc))
     yield Reader("fbank-conf", fbank, [(GOLDEN / "fbank.conf").read_bytes()], lambda: read_fbank_conf(fbank))
     known = {"num_epochs": int, "learning_rate": float, "hidden_dims": tuple[int, ...], "model": str, "fixed": bool}
-    sample = b"# training\n--num-epochs=10\n--learning-rate=1e-3 # Adam\n--hidden-dims=10,20\n--model=dnn\n--fixed=true\n"
+    sample = b"# training\n--num-epochs=10\n--learning-rate=1e-3 # Adam\n--hidden-dims=10,20\n--model=dnn\n--fixed=1\n"
     yield Reader("option-file", options, [sample], lambda: read_option_file(options, known))
     opts = folder / "opts"
     for name, text in (
@@ -397,6 +417,17 @@ def _results(folder: Path) -> Iterator[Reader]:
     yield Reader("results-gz", gz, [_gz(table)], lambda: Results(packed), about=packed)
     yield Reader("checks", folder / "checks/checks.json", [json.dumps(checks).encode()],
                  lambda: read_checks(folder / "checks"))  # fmt: skip
+    part = folder / "attack/parts/0.json"
+    write_wav(folder / "attack/wav/a.wav", np.zeros(10, np.int16), RATE)
+    state = json.dumps({"key": "k", "records": {"a": {"target": ["one"], "steps": 3}}}).encode()
+    yield Reader("part", part, [state], lambda: _finished(part, "k"))
+    (folder / "run").mkdir()
+    stage = Stage(folder / "run", 0, ["tiny"])
+    stage.begin()
+    stage.end()
+    key = stage._key()
+    stage._key = lambda: key  # type: ignore[method-assign]  # reads all code
+    yield Reader("stage", stage._stamp, [stage._stamp.read_bytes()], stage.is_done)
     stamp = DoneStamp(folder / "stamp", "fit", options={"fpr": 0.01})
     stamp.write()
     yield Reader("stamp", stamp.path, [stamp.path.read_bytes()], stamp.is_current)

@@ -28,7 +28,7 @@ _KEPT = 3  # inputs of one problem of one reader
 
 
 def problem_of(reader: Reader) -> str:
-    """What is wrong with the way in which a file is refused, if it is; empty if it is read, or refused as it should be."""
+    """What is wrong with the way in which a file is refused; empty if it is read, or refused as it should be."""
     try:
         reader.read()
     except KaldiUqError as error:
@@ -92,7 +92,7 @@ def limit_memory() -> None:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("directory", type=Path, help="for the files; problems.jsonl and the inputs of problems are kept")
+    parser.add_argument("directory", type=Path, help="for the files, problems.jsonl and the inputs of problems")
     parser.add_argument("--count", type=int, default=100, help="inputs for each reader")
     parser.add_argument("--first", type=int, default=0, help="number of the first input")
     parser.add_argument("--seed", type=int, default=0)
