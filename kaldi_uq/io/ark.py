@@ -51,6 +51,11 @@ _DAMAGED = (
 )  # fmt: skip
 
 
+def _said(error: Exception) -> str:
+    """The message of an exception in one line; those of ``kaldi_io`` quote bytes of the file."""
+    return " ".join(str(error).split()) or type(error).__name__
+
+
 class _Replay:
     """A stream whose first bytes were read already; ``kaldi_io`` asks for its mode and wants text."""
 
@@ -119,7 +124,7 @@ def _read(kind: str, rxfilename: str, where: str, allow_pipes: bool) -> np.ndarr
                 values = _READERS[kind](stream)
         except _DAMAGED as error:
             place = f" ({where})" if where else ""
-            raise DataError(f"{rxfilename}: damaged archive, or no {kind} ({error}); make it again{place}") from None
+            raise DataError(f"{rxfilename}: damaged archive, or no {kind} ({_said(error)}); make it again{place}") from None
     try:
         return take_range(values, part) if part else values
     except ValueError as error:
@@ -163,7 +168,7 @@ def read_archive(path: str | os.PathLike[str], kind: str = "matrix") -> Iterator
                     # kaldi_io takes every byte for a character
                     yield key.encode("latin1").decode(), _READERS[kind](stream)
         except _DAMAGED as error:
-            raise DataError(f"{path}: damaged archive ({error}); make it again") from None
+            raise DataError(f"{path}: damaged archive ({_said(error)}); make it again") from None
 
 
 class MatrixWriter:

@@ -9,6 +9,7 @@ EBU Tech 3306 (RF64).
 
 from __future__ import annotations
 
+import os
 import shlex
 import struct
 from dataclasses import dataclass
@@ -70,11 +71,9 @@ class Format:
 
 
 def how_to_convert(name: str) -> str:
-    """A command that makes plain audio of any file, to be read in a message.
-
-    >>> how_to_convert("a b.wav")
-    "convert it: ffmpeg -i 'a b.wav' -c:a pcm_s16le 'a b.pcm.wav'"
-    """
+    """How to make plain audio of what has this name: a command, if it is a file and no pipe or place in an archive."""
+    if not os.path.isfile(name):
+        return "convert it to 16-bit PCM, for example with ffmpeg and its option -c:a pcm_s16le"
     plain = f"{name.removesuffix('.wav')}.pcm.wav"
     return f"convert it: ffmpeg -i {shlex.quote(name)} -c:a pcm_s16le {shlex.quote(plain)}"
 
@@ -133,7 +132,7 @@ def parse_wav(data: bytes, name: str, *, streamed: bool) -> tuple[np.ndarray, in
 def _what_else(data: bytes, name: str) -> str:
     """What a file is that is no WAV file, and what to do."""
     for place, magic, kind in _OTHERS:
-        if data[place:].startswith(magic):
+        if data.startswith(magic, place):
             return f"{kind}, not a WAV file; {how_to_convert(name)}"
     if len(data) > 3 and data[0] == 0xFF and (data[1] & 0xE6 == 0xE2 or data[1] & 0xF6 == 0xF0):  # MPEG's sync words
         return f"{'AAC' if data[1] & 0xF6 == 0xF0 else 'MP3'}, not a WAV file; {how_to_convert(name)}"
@@ -166,14 +165,12 @@ def _chunks(data: bytes, name: str, order: str) -> tuple[Format, int, int]:
 def _format(chunk: bytes, name: str, order: str) -> Format:
     """What a ``fmt`` chunk says, if it is a coding that is read."""
     if len(chunk) < 16:
-        raise DataError(f"{name}: not a readable WAV file: a fmt chunk of {len(chunk)} bytes, expected at least 16")
+        raise _unreadable(name, f"a fmt chunk of {len(chunk)} bytes, expected at least 16")
     code, channels, rate, _, frame, bits = struct.unpack_from(order + "HHIIHH", chunk)
     what = _CODINGS.get(code, f"coding {code:#06x}")
     if code == EXTENSIBLE:
         if len(chunk) < 40:
-            raise DataError(
-                f"{name}: not a readable WAV file: an extensible fmt chunk of {len(chunk)} bytes, expected 40"
-            )
+            raise _unreadable(name, f"an extensible fmt chunk of {len(chunk)} bytes, expected 40")
         known = chunk[26:40] == _CODED
         code = struct.unpack_from("<H", chunk, 24)[0] if known else EXTENSIBLE
         what = _CODINGS.get(code, f"coding {code:#06x}") if known else f"WAVE_FORMAT_EXTENSIBLE of {chunk[24:40].hex()}"
@@ -194,12 +191,13 @@ def _is_chunk(rest: memoryview) -> bool:
 
 
 def _check_only(data: bytes, at: int, name: str, order: str) -> None:
-    """Refuse a second ``data`` chunk: programs disagree about what such a file says."""
+    """Refuse more audio behind the audio, in a second chunk or a whole second file: programs hear one or both."""
     while at + 8 <= len(data) and _is_chunk(memoryview(data)[at:]):
-        if data[at : at + 4] == b"data":
+        kind = {b"data": "data chunk", b"RIFF": "WAV file"}.get(data[at : at + 4])
+        if kind:
             raise DataError(
-                f"{name}: a second data chunk at byte {at}: programs hear one of them or both; keep what yours hears: "
-                f"{how_to_convert(name).removeprefix('convert it: ')}"
+                f"{name}: a second {kind} begins at byte {at}, and programs hear one of the two or both; listen to what "
+                f"ffmpeg makes of it and take that: {how_to_convert(name)}"
             )
         length = struct.unpack_from(order + "I", data, at + 4)[0]
         at += 8 + length + length % 2
