@@ -124,7 +124,9 @@ def _read(kind: str, rxfilename: str, where: str, allow_pipes: bool) -> np.ndarr
                 values = _READERS[kind](stream)
         except _DAMAGED as error:
             place = f" ({where})" if where else ""
-            raise DataError(f"{rxfilename}: damaged archive, or no {kind} ({_said(error)}); make it again{place}") from None
+            raise DataError(
+                f"{rxfilename}: damaged archive, or no {kind} ({_said(error)}); make it again{place}"
+            ) from None
     try:
         return take_range(values, part) if part else values
     except ValueError as error:

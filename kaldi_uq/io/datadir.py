@@ -59,7 +59,7 @@ def table_lines(path: Path, *, whole: bool = False) -> Iterator[tuple[int, str]]
     """
     of_names = path.suffix == ".scp"
     for number, line in text_lines(path, whole=whole, of_names=of_names):
-        problem = foreign_character(split_key(line)[0]) if of_names else ""
+        problem = foreign_character(split_key(line)[0], path) if of_names else ""
         if problem:
             raise DataError(f"{path}:{number}: {problem}")
         yield number, line

@@ -181,7 +181,7 @@ def text_lines(
                 raise error(f"{where}: not UTF-8 ({_encoding(raw, problem.start, path)})") from None
             line = line.removesuffix("\n").removesuffix("\r")
             if found := foreign.search(line):
-                raise error(f"{where}: {_describe(line, found.start())}")
+                raise error(f"{where}: {_describe(line, found.start(), path)}")
             yield number, line
 
 
@@ -191,27 +191,32 @@ def _encoding(raw: bytes, at: int, path: PathLike) -> str:
     return f"byte 0x{raw[at]:02x}; convert the file, perhaps with iconv -f {code} -t UTF-8 {shlex.quote(str(path))}"
 
 
-def foreign_character(text: str) -> str:
-    """What is to be said of the first character that no text may have; empty if there is none.
+def foreign_character(text: str, path: PathLike) -> str:
+    r"""What is to be said of the first character that no text may have; empty if there is none.
 
-    >>> foreign_character("one\u00a0two")
-    "U+00A0 (no-break space) after 'one' is no blank for Kaldi; replace it, e.g. with sed 's/\\xc2\\xa0/ /g'"
-    >>> foreign_character("one two")
+    Args:
+        text: a part of a line.
+        path: the file, for the command that mends it.
+
+    >>> foreign_character("one\u00a0two", "text")
+    "U+00A0 (no-break space) after 'one' is no blank for Kaldi; replace it: sed -i 's/\\xc2\\xa0/ /g' text"
+    >>> foreign_character("one two", "text")
     ''
     """
     found = _FOREIGN.search(text)
-    return _describe(text, found.start()) if found else ""
+    return _describe(text, found.start(), path) if found else ""
 
 
-def _describe(text: str, at: int) -> str:
+def _describe(text: str, at: int, path: PathLike) -> str:
     """What is to be said of a character, and how to replace it."""
+    file = shlex.quote(str(path))
     char, code = text[at], "".join(f"\\x{byte:02x}" for byte in text[at].encode())
     place = f"U+{ord(char):04X} ({unicodedata.name(char, 'control character').lower()}) after {text[:at][-20:]!r}"
     if char == "\0":
         return f"{place}: no text, or UTF-16; convert the file to UTF-8"
     if char == "\ufeff":
-        return f"{place}: a byte order mark, but not at the beginning: files were joined; sed 's/{code}//g' removes it"
-    return f"{place} is no blank for Kaldi; replace it, e.g. with sed 's/{code}/ /g'"
+        return f"{place}: a byte order mark inside: files were joined; remove it: sed -i 's/{code}//g' {file}"
+    return f"{place} is no blank for Kaldi; replace it: sed -i 's/{code}/ /g' {file}"
 
 
 def split_key(line: str) -> tuple[str, str]:

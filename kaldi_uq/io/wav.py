@@ -135,7 +135,7 @@ def read_wav(
     name = _name(source, where)
     if len(channels) != 1:
         raise DataError(
-            f"{name}: {len(channels)} channels, expected 1; choose one, e.g. with sox {shlex.quote(name)} out.wav remix 1"
+            f"{name}: {len(channels)} channels, expected 1; choose one: sox {shlex.quote(name)} out.wav remix 1"
         )
     if not np.any(channels):
         raise DataError(f"{name}: silent: all {channels.shape[1]} samples are zero; remove the utterance")
