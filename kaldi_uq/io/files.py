@@ -25,6 +25,9 @@ def atomic_write(path: str | os.PathLike[str], mode: str = "w") -> Iterator[IO[A
     Args:
         path: the final name; its directory is made if it does not exist.
         mode: way of writing, ``"w"`` (UTF-8 text, ``\\n`` line ends) or ``"wb"``.
+
+    Raises:
+        DataError: a text that UTF-8 cannot hold.
     """
     if mode not in ("w", "wb"):
         raise ValueError(f"mode must be 'w' or 'wb', got {mode!r}")
@@ -44,6 +47,8 @@ def atomic_write(path: str | os.PathLike[str], mode: str = "w") -> Iterator[IO[A
             os.unlink(name)
         if isinstance(error, OSError) and error.filename is None:
             error.filename = str(path)  # a full disk does not say which file did not fit
+        if isinstance(error, UnicodeEncodeError):  # the name of a file, from a command line that is not UTF-8
+            raise DataError(f"{path}: {error.object.strip()!r:.200} is not UTF-8; rename what has that name") from None
         raise
 
 

@@ -1,6 +1,6 @@
 """Mend a data directory: sort its tables and drop the utterances that are not in all of them.
 
-What Kaldi's ``fix_data_dir.sh`` does.
+What Kaldi's ``fix_data_dir.sh`` does; and byte order marks and CR LF, which Kaldi's programs misread, go.
 """
 
 from __future__ import annotations

@@ -196,8 +196,8 @@ def _check_only(data: bytes, at: int, name: str, order: str) -> None:
         kind = {b"data": "data chunk", b"RIFF": "WAV file"}.get(data[at : at + 4])
         if kind:
             raise DataError(
-                f"{name}: a second {kind} begins at byte {at}, and programs hear one of the two or both; listen to what is "
-                f"made of it, and take that: {how_to_convert(name)}"
+                f"{name}: a second {kind} begins at byte {at}, and programs hear one of them or both; listen to what "
+                f"this makes of it: {how_to_convert(name)}"
             )
         length = struct.unpack_from(order + "I", data, at + 4)[0]
         at += 8 + length + length % 2
