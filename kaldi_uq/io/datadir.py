@@ -57,10 +57,11 @@ def table_lines(path: Path, *, whole: bool = False) -> Iterator[tuple[int, str]]
     Raises:
         DataError: no such file, or no plain text; see :func:`kaldi_uq.io.reading.text_lines`.
     """
-    of_names = path.suffix == ".scp"
-    for number, line in text_lines(path, whole=whole, of_names=of_names):
-        problem = foreign_character(split_key(line)[0], path) if of_names else ""
-        if problem:
+    if path.suffix != ".scp":
+        yield from text_lines(path, whole=whole)
+        return
+    for number, line in text_lines(path, whole=whole, of_names=True):
+        if problem := foreign_character(split_key(line)[0], path):
             raise DataError(f"{path}:{number}: {problem}")
         yield number, line
 

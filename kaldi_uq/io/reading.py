@@ -172,16 +172,17 @@ def text_lines(
     foreign = _FOREIGN_IN_NAMES if of_names else _FOREIGN
     with open_file(path, hint=hint, error=error, allow_fifo=True) as stream:
         for number, raw in enumerate(stream, 1):
-            where = f"{path}:{number}"
-            if whole and not raw.endswith(b"\n"):
-                raise error(f"{where}: the last line has no line end: the file is cut off; write it again")
+            if number == 1:
+                raw = raw.removeprefix(codecs.BOM_UTF8)
             try:
-                line = raw.removeprefix(codecs.BOM_UTF8 if number == 1 else b"").decode("utf-8")
+                line = raw.decode("utf-8")
             except UnicodeDecodeError as problem:
-                raise error(f"{where}: not UTF-8 ({_encoding(raw, problem.start, path)})") from None
+                raise error(f"{path}:{number}: not UTF-8 ({_encoding(raw, problem.start, path)})") from None
+            if whole and line[-1:] != "\n":
+                raise error(f"{path}:{number}: the last line has no line end: the file is cut off; write it again")
             line = line.removesuffix("\n").removesuffix("\r")
             if found := foreign.search(line):
-                raise error(f"{where}: {_describe(line, found.start(), path)}")
+                raise error(f"{path}:{number}: {_describe(line, found.start(), path)}")
             yield number, line
 
 
@@ -225,8 +226,12 @@ def split_key(line: str) -> tuple[str, str]:
     >>> split_key("u1 \\t one  two "), split_key("u1")
     (('u1', 'one  two'), ('u1', ''))
     """
-    key, *rest = re.split("[ \t]+", line.strip(" \t"), maxsplit=1)
-    return key, rest[0] if rest else ""
+    line = line.strip(" \t")
+    if "\t" in line:
+        key, *rest = re.split("[ \t]+", line, maxsplit=1)
+        return key, "".join(rest)
+    key, _, value = line.partition(" ")
+    return key, value.lstrip(" ")
 
 
 def check_for_kaldi(path: Path, remedy: str) -> None:
