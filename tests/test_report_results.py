@@ -132,7 +132,7 @@ def test_compressed_results_are_read_and_updated_like_the_others(exp: Path, tmp_
 @pytest.mark.parametrize("damage", [lambda whole: whole[:-9], lambda whole: b"{}", lambda whole: gzip.compress(b"{")])
 def test_damaged_compressed_results_are_named(exp: Path, tmp_path: Path, damage: Callable[[bytes], bytes]) -> None:
     (tmp_path / "results.json.gz").write_bytes(damage(Results(exp / "results.json").pack()))
-    with pytest.raises(DataError, match=r"results\.json\.gz: not a compressed JSON file"):
+    with pytest.raises(DataError, match=r"results\.json\.gz: (damaged gzip file|not a JSON file)"):
         Results(tmp_path / "results.json")
 
 
