@@ -177,6 +177,7 @@ def drop(name: str) -> Callable[[dict[str, Any]], Any]:
         (drop("hypothesis"), "2: field 'hypothesis' must be a text, found None"),
         (lambda line: {**line, "statistics": {"x": "high"}}, "2: statistics: field 'x' must be a number"),
         (lambda line: {**line, "statistics": {"x": float("nan")}}, "2: statistics: field 'x' is nan; score that"),
+        (lambda line: {**line, "statistics": {"x": 10**400}}, "2: statistics: field 'x' is inf; score that"),
         (lambda line: {**line, "errors": {"ins": 0}}, "2: field 'errors': count 'del' must be an integer"),
         (lambda line: {**line, "utt": "test000"}, "2: utterance 'test000' is there twice"),
         (lambda line: [line], "2: expected a JSON object"),

@@ -247,7 +247,10 @@ class _Line:
 
     def number(self, name: str) -> float:
         value = self._typed(name, (int, float), "a number")
-        value = float(value) if abs(value) < 1e300 else math.inf  # an integer may be beyond every float
+        try:
+            value = float(value)
+        except OverflowError:  # an integer beyond every float
+            value = math.inf
         if not math.isfinite(value):
             raise DataError(f"{self.where}: field {name!r} is {value}; score that utterance again or leave it out")
         return value
