@@ -198,6 +198,18 @@ class TestReproducibility:
         with pytest.raises(DataError, match=rf"{CHECKPOINT}: damaged checkpoint; remove it"):
             make_trainer(system, tmp_path).run()
 
+    @pytest.mark.parametrize("place, name", [("param_groups", "weight_decay"), ("state", "exp_avg")])
+    def test_optimiser_without_a_field_is_named_before_its_first_step(
+        self, system: TinySystem, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str, name: str
+    ) -> None:
+        self.leave_checkpoint(system, tmp_path, monkeypatch)
+        path = tmp_path / CHECKPOINT
+        state = torch.load(path, weights_only=True)
+        del state["optimizer"][place][0][name]
+        torch.save(state, path)
+        with pytest.raises(DataError, match=rf"{CHECKPOINT}: damaged checkpoint; remove it"):
+            make_trainer(system, tmp_path).run()
+
     @pytest.mark.parametrize("damage", ["cut off", "text", "empty", "pickle", "other content"])
     def test_damaged_checkpoint_is_named_and_runs_no_code(
         self, system: TinySystem, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damage: str
