@@ -72,8 +72,6 @@ def _parse(lines: _Lines) -> NgramModel:
         if section == -1:
             section = 0 if line == "\\data\\" else -1  # everything before it is a comment
         elif line == "\\end\\":
-            if not counts:
-                raise lines.fail("no line 'ngram 1=<count>' before the end: a model without words")
             if [len(order) for order in orders] != counts:
                 found = ", ".join(str(len(order)) for order in orders)
                 raise lines.fail(f"the header promises {', '.join(map(str, counts))} n-grams, found {found}")
