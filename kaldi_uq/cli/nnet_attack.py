@@ -68,6 +68,7 @@ def run(args: argparse.Namespace) -> None:
     from kaldi_uq.attacks.levels import level_warnings
     from kaldi_uq.io.datadir import DataDir
     from kaldi_uq.io.files import DoneStamp
+    from kaldi_uq.io.names import check_not_input, wave_files
     from kaldi_uq.io.wav import on_grid
     from kaldi_uq.results.table import Results
 
@@ -79,6 +80,8 @@ def run(args: argparse.Namespace) -> None:
         raise UsageError(f"--target-text {args.target_text}: an untargeted attack has no target; leave it out")
     data = DataDir.read(args.data_dir, need=("wav.scp", "utt2spk", "text"))
     utts = spread_utts(data, args.num_utts)
+    wave_files(args.out_dir, utts)  # before anything is computed
+    check_not_input(args.out_dir, data.wav_scp.values())
     recogniser = open_recogniser(args)
     recogniser.random_targets = args.random_targets
     recogniser, spoken = recogniser.read(data, utts=utts, allow_pipes=args.allow_pipes, cmvn_from=args.cmvn_from)
