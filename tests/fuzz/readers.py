@@ -357,7 +357,7 @@ def _options(folder: Path) -> Iterator[Reader]:
     yield Reader("mfcc-conf", mfcc, [conf, (GOLDEN / "mfcc_hires.conf").read_bytes()], lambda: read_mfcc_conf(mfcc))
     yield Reader("fbank-conf", fbank, [(GOLDEN / "fbank.conf").read_bytes()], lambda: read_fbank_conf(fbank))
     known = {"num_epochs": int, "learning_rate": float, "hidden_dims": tuple[int, ...], "model": str, "fixed": bool}
-    sample = b"# training\n--num-epochs=10\n--learning-rate=1e-3 # Adam\n--hidden-dims=10,20\n--model=dnn\n--fixed=1\n"
+    sample = b"# x\n--num-epochs=10\n--learning-rate=1e-3 # Adam\n--hidden-dims=10,20\n--model=dnn\n--fixed=true\n"
     yield Reader("option-file", options, [sample], lambda: read_option_file(options, known))
     opts = folder / "opts"
     for name, text in (

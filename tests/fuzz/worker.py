@@ -93,7 +93,7 @@ def limit_memory() -> None:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("directory", type=Path, help="for the files, problems.jsonl and the inputs of problems")
-    parser.add_argument("--count", type=int, default=100, help="inputs for each reader")
+    parser.add_argument("--count", type=int, default=20_000, help="inputs over all readers")
     parser.add_argument("--first", type=int, default=0, help="number of the first input")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", default="", help="a regular expression of names of readers")
@@ -105,15 +105,15 @@ def main() -> int:
             reader.path.write_bytes(reader.pack(sample))
             reader.read()  # the files are good, and what is imported late is imported
     limit_memory()
+    numbers = range(args.first, args.first + max(1, args.count // len(readers)))
     with open(args.directory / "problems.jsonl", "w", encoding="utf-8") as stream:
         for reader in readers:
             before = resource.getrusage(resource.RUSAGE_SELF).ru_utime
-            numbers = range(args.first, args.first + args.count)
             problems, num_read = run(reader, args.directory, args.seed, numbers)
             for problem, number in problems.items():
                 stream.write(json.dumps({"reader": reader.name, "number": number, "problem": problem}) + "\n")
             seconds = resource.getrusage(resource.RUSAGE_SELF).ru_utime - before
-            print(f"{reader.name}: {num_read} of {args.count} as they should be, {seconds:.1f} s", flush=True)
+            print(f"{reader.name}: {num_read} of {len(numbers)} as they should be, {seconds:.1f} s", flush=True)
     return 0
 
 
