@@ -22,6 +22,7 @@ from kaldi_uq.config import Config as AnyConfig
 from kaldi_uq.io.wav import INT16_SCALE, on_grid, to_int16
 from kaldi_uq.io.waves import WaveBatch, pad
 from kaldi_uq.recogniser.base import BaseRecogniser
+from kaldi_uq.recogniser.memory import in_halves
 from kaldi_uq.registry import Registry
 
 _NEXT_TARGET = 1 << 20  # added to the seed: another target has other words, starts and draws
@@ -148,7 +149,7 @@ class Attack:
     def attack(
         self, recogniser: BaseRecogniser, waves: WaveBatch, goal: Goal, words: Mapping[str, list[str]], number: int
     ) -> dict[str, tuple[np.ndarray, dict[str, Any]]]:
-        """Attack one batch of a set.
+        """Attack one batch of a set, in halves if the memory is not enough.
 
         Args:
             recogniser: the recogniser under attack, for the speakers of the batch.
@@ -160,6 +161,12 @@ class Attack:
         Returns:
             utt -> (N,) int16 samples, and its record.
         """
+        found = in_halves(lambda part: list(self._attack(recogniser, part, goal, words, number).items()), waves)
+        return dict(found)
+
+    def _attack(
+        self, recogniser: BaseRecogniser, waves: WaveBatch, goal: Goal, words: Mapping[str, list[str]], number: int
+    ) -> dict[str, tuple[np.ndarray, dict[str, Any]]]:
         found: dict[str, tuple[np.ndarray, dict[str, Any]]] = {}
         ranks: dict[str, tuple[bool, float]] = {}  # of the kept examples: failure, and what the judge said
         for target in range(self.config.num_targets):

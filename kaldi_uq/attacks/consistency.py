@@ -12,6 +12,7 @@ prediction-based rejection, of classes).
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -31,8 +32,9 @@ from kaldi_uq.attacks.loop import Verdict
 from kaldi_uq.errors import DataError
 from kaldi_uq.io.files import read_json
 from kaldi_uq.io.wav import on_grid
-from kaldi_uq.io.waves import wave_batches
+from kaldi_uq.io.waves import WaveBatch, wave_batches
 from kaldi_uq.recogniser.base import BaseRecogniser
+from kaldi_uq.recogniser.memory import in_halves
 from kaldi_uq.results.names import CONSISTENCY
 from kaldi_uq.results.word_errors import align_words
 
@@ -96,8 +98,7 @@ def consistency(
     found: dict[str, Consistency] = {}
     with tqdm(total=len(given), desc="searching", unit="utt", disable=len(given) < 32) as progress:
         for number, batch in enumerate(wave_batches(given, 0) if alone else who.batches(given)):
-            wav, sizes = (torch.from_numpy(v).to(who.device) for v in (batch.wav, batch.num_samples))
-            rows, _ = search(who, batch.utts, wav, sizes, config, number=0 if alone else number)
+            rows = in_halves(functools.partial(_search_batch, who, config, 0 if alone else number), batch)
             found |= dict(zip(batch.utts, rows, strict=True))
             progress.update(len(batch.utts))
     return {utt: found[utt] for utt in given}
@@ -116,6 +117,11 @@ def model_search(model_dir: Path) -> SearchConfig:
         return SearchConfig.from_dict(read_json(path))
     except (TypeError, ValueError) as error:
         raise DataError(f"{path}: not the options of a search: {error}") from None
+
+
+def _search_batch(who: BaseRecogniser, config: SearchConfig, number: int, batch: WaveBatch) -> list[Consistency]:
+    wav, sizes = (torch.from_numpy(v).to(who.device) for v in (batch.wav, batch.num_samples))
+    return search(who, batch.utts, wav, sizes, config, number=number)[0]
 
 
 def search(

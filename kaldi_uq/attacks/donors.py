@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -15,6 +16,7 @@ from kaldi_uq.errors import DataError
 from kaldi_uq.io.files import digest
 from kaldi_uq.io.waves import WaveBatch, waves_digest
 from kaldi_uq.recogniser.base import BaseRecogniser
+from kaldi_uq.recogniser.memory import in_halves
 
 PIECES = 50  # of a word that are kept, from the longest recordings: more choice brings nothing but memory
 LEVEL = 0.5  # root mean square of a word where 1 is the bound of a sample: about 5 % of the samples are clipped
@@ -103,7 +105,7 @@ class Speech:
         pieces: dict[str, list[Piece]] = {}
         runs: dict[int, np.ndarray] = {}
         for batch in who.batches(waves):
-            for utt, row, log_post, scores in _scored(who, batch):
+            for utt, row, log_post, scores in in_halves(functools.partial(_scored, who), batch):
                 words = donors.text[utt]
                 path = who.align({utt: scores}, {utt: words}).get(utt) if words else None
                 if path is None:
@@ -221,7 +223,7 @@ def runs_of(path: np.ndarray) -> list[tuple[int, int, int]]:
     return [(int(path[a]), a, b) for a, b in itertools.pairwise(bounds) if b > a]
 
 
-def _scored(who: BaseRecogniser, batch: WaveBatch) -> Iterator[tuple[str, np.ndarray, np.ndarray, np.ndarray]]:
+def _scored(who: BaseRecogniser, batch: WaveBatch) -> list[tuple[str, np.ndarray, np.ndarray, np.ndarray]]:
     """Utterance, samples (N,), log-posteriors (T, C) and scores (T, C) of each of a batch."""
     wav, num_samples = (torch.from_numpy(values).to(who.device) for values in (batch.wav, batch.num_samples))
     with torch.no_grad():
@@ -229,6 +231,7 @@ def _scored(who: BaseRecogniser, batch: WaveBatch) -> Iterator[tuple[str, np.nda
         mean = who.mean_log_post(wav, num_samples, batch.utts, generator=generator)
         scores = who.scores(mean).float().cpu().numpy()
     log_post = mean.float().cpu().numpy()
-    for row, (utt, size) in enumerate(zip(batch.utts, who.num_frames(num_samples).tolist(), strict=True)):
-        samples = batch.wav[row, : batch.num_samples[row]]
-        yield utt, samples, log_post[row, :size], np.ascontiguousarray(scores[row, :size])
+    return [
+        (utt, batch.wav[row, : batch.num_samples[row]], log_post[row, :size], np.ascontiguousarray(scores[row, :size]))
+        for row, (utt, size) in enumerate(zip(batch.utts, who.num_frames(num_samples).tolist(), strict=True))
+    ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -28,6 +29,7 @@ from kaldi_uq.io.waves import (
     waves_digest,
 )
 from kaldi_uq.recogniser.heard import Heard, Pieces, Scored, measure, unpadded
+from kaldi_uq.recogniser.memory import in_halves
 from kaldi_uq.uncertainty import utterance_statistics
 
 RecogniserT = TypeVar("RecogniserT", bound="BaseRecogniser")
@@ -266,25 +268,30 @@ class BaseRecogniser(ABC):
         batches = itertools.chain(unpadded(long), wave_batches(others, 0) if alone else self.batches(others))
         with tqdm(total=len(waves), desc=desc, unit="utt", disable=len(waves) < 32) as progress:
             for number, batch in enumerate(batches):
-                generator = torch.Generator(self.device).manual_seed(seed * 1_000_003 + (0 if alone else number))
-                wav, num_samples = (torch.from_numpy(v).to(self.device) for v in (batch.wav, batch.num_samples))
-                with torch.no_grad():
-                    pieces, lengths = self.pieces(wav, num_samples, batch.utts, generator=generator)
-                    measures, scores = measure(pieces, self.scores, int(lengths.max()))
-                    statistics = utterance_statistics(measures, lengths)
-                columns = {name: values.double().cpu().numpy() for name, values in statistics.items()}
-                frames = {name: values.float().cpu().numpy() for name, values in measures.items()}
-                for row, (utt, length) in enumerate(zip(batch.utts, lengths.tolist(), strict=True)):
-                    yield (
-                        utt,
-                        Scored(
-                            words=None,
-                            statistics={name: float(values[row]) for name, values in columns.items()},
-                            frames={name: values[row, :length] for name, values in frames.items()},
-                            scores=np.ascontiguousarray(scores[row, :length], dtype=np.float32),
-                        ),
-                    )
+                draws_seed = seed * 1_000_003 + (0 if alone else number)
+                found = in_halves(functools.partial(self._score_batch, seed=draws_seed), batch)
+                yield from zip(batch.utts, found, strict=True)
                 progress.update(len(batch.utts))
+
+    def _score_batch(self, batch: WaveBatch, seed: int) -> list[Scored]:
+        """Score the utterances of a batch; ``seed`` is that of the draws."""
+        generator = torch.Generator(self.device).manual_seed(seed)
+        wav, num_samples = (torch.from_numpy(v).to(self.device) for v in (batch.wav, batch.num_samples))
+        with torch.no_grad():
+            pieces, lengths = self.pieces(wav, num_samples, batch.utts, generator=generator)
+            measures, scores = measure(pieces, self.scores, int(lengths.max()))
+            statistics = utterance_statistics(measures, lengths)
+        columns = {name: values.double().cpu().numpy() for name, values in statistics.items()}
+        frames = {name: values.float().cpu().numpy() for name, values in measures.items()}
+        return [
+            Scored(
+                words=None,
+                statistics={name: float(values[row]) for name, values in columns.items()},
+                frames={name: values[row, :length] for name, values in frames.items()},
+                scores=np.ascontiguousarray(scores[row, :length], dtype=np.float32),
+            )
+            for row, length in enumerate(lengths.tolist())
+        ]
 
     def hear(
         self,
