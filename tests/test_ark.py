@@ -209,6 +209,15 @@ class TestWhatKaldiWrites:
         with pytest.raises(DataError, match=r"feats\.scp:3: range "):
             read_matrix(f"{scp['a']}[{part}]", where="feats.scp:3")
 
+    @pytest.mark.parametrize("value", [1e39, -1e300])
+    def test_number_beyond_single_precision_is_refused(self, tmp_path: Path, value: float) -> None:
+        with MatrixWriter(tmp_path / "x.ark", tmp_path / "x.scp") as writer:
+            writer.write("u", np.array([[1.0, value]]))
+        name = read_table(tmp_path / "x.scp")["u"]
+        with pytest.raises(DataError, match=r"x\.ark:2: a number beyond single precision.*\(cmvn\.scp:3\)"):
+            read_matrix(name, where="cmvn.scp:3")
+        assert read_matrix(name, dtype=np.float64).tolist() == [[1.0, value]]
+
     def test_text_keeps_double_precision(self, tmp_path: Path) -> None:
         (tmp_path / "x").write_text("s  [\n  1000000001.5 2\n  3 0 ]\n")
         assert read_matrix(f"{tmp_path}/x:2", dtype=np.float64).tolist() == [[1000000001.5, 2], [3, 0]]

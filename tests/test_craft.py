@@ -13,7 +13,7 @@ from scipy.io import wavfile
 
 from kaldi_uq.attacks.attack import Adversarial, Attack
 from kaldi_uq.attacks.config import AttackConfig
-from kaldi_uq.attacks.directory import craft
+from kaldi_uq.attacks.directory import _finished, craft
 from kaldi_uq.attacks.goal import MAX_ATTEMPTS, Goal, Say
 from kaldi_uq.attacks.pgd import PGD
 from kaldi_uq.cli.main import main
@@ -21,6 +21,7 @@ from kaldi_uq.engine.base import DecodeConfig
 from kaldi_uq.errors import AlignmentError, DataError
 from kaldi_uq.io import waves as io_waves
 from kaldi_uq.io.datadir import write_data_dir
+from kaldi_uq.io.files import write_json, write_text
 from kaldi_uq.io.wav import read_wav, to_int16
 from kaldi_uq.nnet.config import MODEL_KINDS
 from kaldi_uq.recogniser.base import BaseRecogniser
@@ -393,3 +394,14 @@ class TestCommand:
         assert self.run(tmp_path, system, model_dir, "--eps", "0.9") == 0
         count = len(speech[0])
         assert f"the change may be as loud as the speech in {count} of {count} utterances (SNR -" in caplog.text
+
+
+@pytest.mark.parametrize("records", [{"other": {}}, {"../x": {}}, {"\ud800": {}}, {"a": {}}, {"a": {}, "b": {}}])
+def test_part_of_other_utterances_or_without_their_audio_is_made_again(tmp_path: Path, records: dict[str, Any]) -> None:
+    files = {"a": tmp_path / "wav/a.wav", "b": tmp_path / "wav/b.wav"}
+    write_json(tmp_path / "parts/0.json", {"key": "k", "records": records})
+    assert _finished(tmp_path / "parts/0.json", "k", files) is None
+    for file in files.values():
+        write_text(file, "")
+    found = _finished(tmp_path / "parts/0.json", "k", files)
+    assert found == (records if records.keys() <= files.keys() else None)

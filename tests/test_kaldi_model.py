@@ -318,6 +318,12 @@ class TestTree:
         "content, message",
         [
             (b"ContextDependency 1 0 ToPdf SE 0 [ 1 x ]\n{ CE 0 CE 1 }\nEndContextDependency ", "malformed integers"),
+            (
+                b"ContextDependency 1 0 ToPdf SE 0 [ 1 4294967296 ]\n{ CE 0 CE 1 }\nEndContextDependency ",
+                "malformed integers",
+            ),
+            (b"ContextDependency 4294967296 0 ToPdf", "expected an integer from -2147483648 to 2147483647"),
+            (b"ContextDependency 1 0 ToPdf TE 0 -1 ( CE 0 )", "expected an integer from 0 to 4294967295"),
             (b"", "no binary header"),
             (b"\0B", "unexpected end"),
             (b"\0BContextDependency \4\1\0\0\0\4\1\0\0\0", "context width 1, central position 1"),
@@ -330,7 +336,7 @@ class TestTree:
                 "a table of 4294967295",
             ),
         ],
-        ids=["text", "empty", "short", "position", "pdf", "size"],
+        ids=["text", "long", "large", "negative", "empty", "short", "position", "pdf", "size"],
     )  # fmt: skip
     def test_says_what_is_wrong(self, path: Path, content: bytes, message: str) -> None:
         path.write_bytes(content)

@@ -54,7 +54,7 @@ WAVES = toy_waves(7, 300)
 
 
 def pgd(who: ToyRecogniser) -> Any:
-    made = PGD(eps=0.3, num_steps=4, judge_every=2, num_starts=2)(who, WAVES, Say(dict.fromkeys(WAVES, ["a", "b"])))
+    made = PGD(eps=0.3, num_steps=4, judge_every=2, num_starts=2)(who, WAVES, Say({utt: ["a", "b"] for utt in WAVES}))
     return _comparable(made)
 
 

@@ -227,3 +227,13 @@ def test_remade_attack_takes_all_that_was_measured_on_it_along(tmp_path: Path) -
     assert after["negatives"] == [negative | {"auroc": tells[1:]}]
     assert after["checks"] == {}
     assert [row["num_utts"] for row in after["attacks"] if row["attack"] == "pgd"] == [7]
+
+
+@pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity", "1e999", "-1e999"])
+@pytest.mark.parametrize("packed", [False, True])
+def test_numbers_that_are_none_are_refused_with_the_file(tmp_path: Path, number: str, packed: bool) -> None:
+    text = f'{{"clean": {{"dnn": {{"accuracy": {number}}}}}}}'
+    path = tmp_path / ("results.json.gz" if packed else "results.json")
+    path.write_bytes(gzip.compress(text.encode()) if packed else text.encode())
+    with pytest.raises(DataError, match=rf"{path.name}: not a JSON file \({number} is no finite number\)"):
+        Results(tmp_path / "results.json")

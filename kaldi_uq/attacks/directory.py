@@ -56,13 +56,13 @@ def craft(
     key = digest(key, type(attack).__qualname__, attack.settings, goal.away, words, recogniser.settings, donors)
     files = wave_files(out_dir, waves)
     for part in (out_dir / "parts").glob("*.json"):
-        if _finished(part, key) is None:  # this run overwrites waveforms that it stands for
+        if _finished(part, key, files) is None:  # this run overwrites waveforms that it stands for
             part.unlink()
     records: dict[str, dict[str, Any]] = {}
     with tqdm(total=len(waves), desc=f"attack eps {attack.config.eps:g}", unit="utt") as progress:
         for number, batch in enumerate(recogniser.batches(waves)):
             part = out_dir / "parts" / f"{number}.json"
-            done = _finished(part, key)
+            done = _finished(part, key, files)
             if done is None:
                 done = {}
                 for utt, (samples, record) in attack.attack(recogniser, batch, goal, words, number).items():
@@ -76,13 +76,13 @@ def craft(
     return Adversarial(heard, {utt: records[utt] for utt in waves}, dict(waves), config)
 
 
-def _finished(part: Path, key: str) -> dict[str, dict[str, Any]] | None:
-    """The records of a batch that an earlier run finished with the same options, or ``None``."""
+def _finished(part: Path, key: str, files: Mapping[str, Path]) -> dict[str, dict[str, Any]] | None:
+    """The records of a batch that an earlier run finished with the same options, if its ``files`` are there."""
     state = read_state(part)
     records: dict[str, dict[str, Any]] = state.get("records", {})
     if state.get("key") != key or not isinstance(records, dict):
         return None
-    return records if all(file.is_file() for file in wave_files(part.parents[1], records).values()) else None
+    return records if all(utt in files and files[utt].is_file() for utt in records) else None
 
 
 def write_attack(

@@ -147,7 +147,13 @@ def read_matrix(
     Raises:
         DataError: no such file, a damaged one, or a pipe that is not allowed or fails.
     """
-    return np.asarray(_read("matrix", rxfilename, where, allow_pipes), dtype=dtype)
+    values = _read("matrix", rxfilename, where, allow_pipes)
+    try:
+        with np.errstate(over="raise"):
+            return np.asarray(values, dtype=dtype)
+    except FloatingPointError:
+        place = f" ({where})" if where else ""
+        raise DataError(f"{rxfilename}: a number beyond single precision: damaged; make it again{place}") from None
 
 
 def read_archive(path: str | os.PathLike[str], kind: str = "matrix") -> Iterator[tuple[str, np.ndarray]]:

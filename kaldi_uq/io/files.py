@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import math
 import os
 import re
 import tempfile
@@ -101,13 +102,17 @@ def write_json(path: str | os.PathLike[str], value: Any) -> None:
     write_text(path, json.dumps(value, indent=1, allow_nan=False) + "\n")
 
 
-def read_json(path: str | os.PathLike[str]) -> Any:
+def read_json(path: str | os.PathLike[str], *, finite: bool = False) -> Any:
     """Read a JSON file; ``.gz`` is unpacked.
+
+    Args:
+        path: the file.
+        finite: whether NaN and infinity, which Python writes and JSON does not have, are refused.
 
     Raises:
         DataError: the file is missing or is not JSON.
     """
-    return parse_json(read_bytes(path), str(path))
+    return parse_json(read_bytes(path), str(path), finite=finite)
 
 
 def read_json_lines(path: str | os.PathLike[str]) -> Iterator[tuple[int, Any]]:
@@ -121,17 +126,25 @@ def read_json_lines(path: str | os.PathLike[str]) -> Iterator[tuple[int, Any]]:
             yield number, parse_json(line, f"{path}:{number}", "object")
 
 
-def parse_json(text: str | bytes, where: str, what: str = "file") -> Any:
-    """Read a JSON text.
+def parse_json(text: str | bytes, where: str, what: str = "file", *, finite: bool = False) -> Any:
+    """Read a JSON text; ``finite`` as of :func:`read_json`.
 
     Raises:
         DataError: it is none, or one that no program writes: thousands of lists in each other, numbers of as many
             digits; the message begins with ``where`` and says ``what`` was expected.
     """
+    number = _finite if finite else None
     try:
-        return json.loads(text)
+        return json.loads(text, parse_float=number, parse_constant=number)
     except (ValueError, RecursionError) as error:
         raise DataError(f"{where}: not a JSON {what} ({error})") from None
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"{text} is no finite number")
+    return value
 
 
 def read_state(path: str | os.PathLike[str]) -> dict[str, Any]:

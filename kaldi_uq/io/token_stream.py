@@ -74,19 +74,17 @@ class TokenReader:
             raise self.fail("expected a 4-byte number")
         return float(struct.unpack("<" + kind, self.take(4))[0])
 
-    def integer(self) -> int:
+    def integer(self, low: int = -(2**31), high: int = 2**31 - 1) -> int:
+        """A 4-byte integer within these bounds."""
         value = self.number("i")
-        if not value.is_integer():  # false for NaN and infinity, too
-            raise self.fail(f"expected an integer, found {value}")
+        if not value.is_integer() or not low <= value <= high:  # false for NaN and infinity, too
+            raise self.fail(f"expected an integer from {low} to {high}, found {value}")
         return int(value)
 
     def unsigned(self) -> int:
         """An unsigned 4-byte integer."""
         if not self.binary:
-            value = self.integer()
-            if value < 0:
-                raise self.fail(f"expected an unsigned number, found {value}")
-            return value
+            return self.integer(0, 2**32 - 1)
         if self.take(1) != b"\xfc":
             raise self.fail("expected an unsigned 4-byte number")
         return int(struct.unpack("<I", self.take(4))[0])
@@ -104,8 +102,8 @@ class TokenReader:
                 raise self.fail("expected '[ integers ]'")
             self.at = end + 1
             try:
-                return tuple(int(word) for word in words[1:])
-            except ValueError as error:
+                return tuple(np.array([int(word) for word in words[1:]], np.int32).tolist())
+            except (ValueError, OverflowError) as error:
                 raise self.fail(f"malformed integers ({error})") from None
         if self.take(1) != b"\4":
             raise self.fail("expected a vector of 4-byte integers")

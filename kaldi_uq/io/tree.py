@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import itertools
 import os
-import struct
 from pathlib import Path
 
 from kaldi_uq.errors import ModelFileError
@@ -37,10 +36,7 @@ def read_tree_bytes(path: str | os.PathLike[str]) -> bytes:
     reader = TokenReader(data, Path(path), "a tree")
     if not reader.binary and not data.lstrip().startswith(b"ContextDependency"):
         raise reader.fail("no binary header, and no 'ContextDependency' as in a text file")
-    try:
-        return _copy_tree(reader)
-    except struct.error as error:  # a number of the text that no 4-byte integer holds
-        raise reader.fail(str(error)) from None
+    return _copy_tree(reader)
 
 
 def _copy_tree(reader: TokenReader) -> bytes:

@@ -69,7 +69,7 @@ class Results:
     def read(self) -> dict[str, Any]:
         """The whole content; the sections are there even if the file is not."""
         packed = not self.path.exists() and self.packed.exists()
-        content = read_json(self.packed if packed else self.path) if packed or self.path.exists() else {}
+        content = read_json(self.packed if packed else self.path, finite=True) if packed or self.path.exists() else {}
         if not isinstance(content, dict):
             raise DataError(f"{self.path}: expected a JSON object, found {type(content).__name__}")
         for name, kind in _SECTIONS.items():

@@ -11,6 +11,7 @@ import logging
 import math
 import pickle
 import shutil
+import struct
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -39,7 +40,11 @@ CHECKPOINT = "checkpoint.pt"
 REALIGN_FRAMES = 1 << 14  # frames in a batch
 _CHECKPOINT_FIELDS = {"key", "epoch", "network", "average", "optimizer", "pdfs", "history"}
 # what PyTorch and the reading of values raise where a checkpoint is whole, but not what a training wrote
-_DAMAGED = (RuntimeError, LookupError, TypeError, ValueError, AttributeError)
+# exceptions of PyTorch and its unpickler at a damaged checkpoint
+_DAMAGED = (
+    RuntimeError, LookupError, TypeError, ValueError, AttributeError, ArithmeticError, AssertionError, EOFError,
+    OSError, struct.error, pickle.UnpicklingError,
+)  # fmt: skip
 _ADAM_FIELDS = {"step", "exp_avg", "exp_avg_sq"}
 
 
@@ -299,7 +304,7 @@ class Trainer:
             # The optimiser's state is nested, which safetensors does not hold; weights_only reads tensors and plain
             # containers and nothing else, so that a checkpoint of a stranger runs no code.
             state = torch.load(path, map_location=self.device, weights_only=True)
-        except (pickle.UnpicklingError, EOFError, OSError, *_DAMAGED):
+        except _DAMAGED:
             state = None
         damaged = DataError(f"{path}: damaged checkpoint; remove it to train from the beginning")
         if not isinstance(state, dict) or state.keys() != _CHECKPOINT_FIELDS:

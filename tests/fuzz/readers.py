@@ -40,6 +40,7 @@ from kaldi_uq.io.fix import fix_data_dir
 from kaldi_uq.io.fst import read_fst_arrays, vector_bytes
 from kaldi_uq.io.kaldi_model import read_gmm_model, read_topology, read_transitions, write_model
 from kaldi_uq.io.lang import Lang, read_symbols
+from kaldi_uq.io.names import wave_files
 from kaldi_uq.io.validate import validate_data_dir
 from kaldi_uq.io.wav import read_channels, read_wav, write_wav
 from kaldi_uq.io.waves import read_waves
@@ -96,6 +97,8 @@ GMM = b"""<TransitionModel> <Topology> <TopologyEntry> <ForPhones> 1 </ForPhones
   2 4 ]
 </DiagGMM>
 """
+
+TREE = b"ContextDependency 3 1 ToPdf SE 1 [ 1 2 ]\n{ CE 0 TE -1 2 ( CE 1 CE 2 )\n} EndContextDependency "
 
 
 @dataclass
@@ -313,6 +316,8 @@ def _models(folder: Path) -> Iterator[Reader]:
     yield Reader("final.mdl", mdl, gmms, lambda: read_gmm_model(mdl))
     yield Reader("topo", topo, topologies, lambda: read_topology(topo))
     yield Reader("tree", tree, trees, lambda: wheels.read_tree(tree))
+    written = folder / "tree-text/tree"
+    yield Reader("tree-text", written, [trees[1], TREE], lambda: wheels.read_tree(written))
     yield Reader("model-mdl", tri / "final.mdl", forms, load, about=tri)
     yield Reader("model-tree", tri / "tree", trees, load, about=tri)
     yield from _networks(folder)
@@ -420,7 +425,7 @@ def _results(folder: Path) -> Iterator[Reader]:
     part = folder / "attack/parts/0.json"
     write_wav(folder / "attack/wav/a.wav", np.zeros(10, np.int16), RATE)
     state = json.dumps({"key": "k", "records": {"a": {"target": ["one"], "steps": 3}}}).encode()
-    yield Reader("part", part, [state], lambda: _finished(part, "k"))
+    yield Reader("part", part, [state], lambda: _finished(part, "k", wave_files(part.parents[1], ["a"])))
     (folder / "run").mkdir()
     stage = Stage(folder / "run", 0, ["tiny"])
     stage.begin()

@@ -15,6 +15,7 @@ import resource
 import signal
 import sys
 import traceback
+import warnings
 from pathlib import Path
 
 from kaldi_uq.errors import KaldiUqError
@@ -99,6 +100,7 @@ def main() -> int:
     parser.add_argument("--only", default="", help="a regular expression of names of readers")
     args = parser.parse_args()
     logging.disable(logging.WARNING)
+    warnings.simplefilter("error", RuntimeWarning)  # of NumPy: a number that overflows, or is none
     readers = [reader for reader in make_readers(args.directory / "files") if re.search(args.only, reader.name)]
     for reader in readers:
         for sample in reversed(reader.samples):
