@@ -181,13 +181,14 @@ class TestLang:
 
     @pytest.mark.parametrize("name, content", [("oov.txt", "<unk>\n"), ("oov.txt", ""), ("oov.int", "7\n")])
     def test_oov_word_that_is_none(self, lang: Lang, name: str, content: str) -> None:
+        problem = rf"expected .*of words\.txt, found '{content.strip()}'" if content else "empty"
         for each in ("topo", "L.fst", "phones/disambig.int"):
             (lang.path / each).parent.mkdir(exist_ok=True)
             (lang.path / each).write_text("1\n")
         write_symbols(lang.path / "words.txt", lang.words)
         write_symbols(lang.path / "phones.txt", ["<eps>", "sil"])
         (lang.path / name).write_text(content)
-        with pytest.raises(DataError, match=rf"{name}: expected .*of words\.txt, found '{content.strip()}'"):
+        with pytest.raises(DataError, match=f"{name}: {problem}"):
             Lang.read(lang.path)
 
     @pytest.mark.parametrize("name", ["words.txt", "phones.txt", "topo", "L.fst", "phones/disambig.int"])

@@ -285,6 +285,9 @@ class TestForeignNetwork:
             model.load_weights(path)
         assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
         path.write_bytes(b"not a model")
+        with pytest.raises(ModelFileError, match=r"final.safetensors: damaged or replaced"):
+            model.load_weights(path)
+        (tmp_path / ".sha256").unlink()
         with pytest.raises(ModelFileError, match="not a model file, or a damaged one"):
             model.load_weights(path)
         with pytest.raises(ModelFileError, match="no such model; save"):

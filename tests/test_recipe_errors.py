@@ -19,6 +19,7 @@ import pytest
 from scipy.io import wavfile
 
 from kaldi_uq.cli.main import COMMANDS, command_parser, main
+from kaldi_uq.cli.options import non_negative_int
 from kaldi_uq.io.datadir import read_table
 from tests.recipe import LIMIT_S, REPO, TINY_OPTIONS, Recipe, error_line, heed_interrupts, make_recipe, wait_for
 
@@ -170,7 +171,7 @@ def test_bad_training_waveform_stops_stage_1_and_leaves_no_features_as_if_whole(
 def test_bad_waveform_to_attack_stops_stage_6_and_changes_nothing(recipe: Recipe) -> None:
     path = spoil(recipe, "attack", "nan")
     before = snapshot(recipe.path / "exp/dnn")
-    line = error_line(recipe.run("./run.sh", *TINY, "--stage", 6))
+    line = error_line(recipe.run("./run.sh", *TINY, "--stage", 6, "--model-jobs", 1))
     assert line.startswith(f"kaldi-uq nnet-attack: error: {path}: ")
     assert snapshot(recipe.path / "exp/dnn") == before
 
@@ -319,7 +320,13 @@ def test_unknown_option_of_every_command_is_named(
     parser, _ = command_parser(command)
     words = []
     for action in parser._actions:
-        value = next(iter(action.choices)) if action.choices else "1" if action.type in (int, float) else "."
+        value = (
+            next(iter(action.choices))
+            if action.choices
+            else "1"
+            if action.type in (int, float, non_negative_int)
+            else "."
+        )
         if not action.option_strings:
             words += [value] if action.nargs in (None, argparse.ONE_OR_MORE) else []
         elif action.required:

@@ -19,7 +19,7 @@ def recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (tmp_path / place).mkdir(parents=True)
     (tmp_path / "conf/mfcc.conf").write_text("--num-ceps=13\n")
     do(0, "data/wav.scp")
-    do(1, "exp/final.mdl", "exp/log/train.log", "exp/results.json")
+    do(1, "exp/final.mdl", "exp/log/train.log", "exp/results.json", "exp/.step.lock")
     return tmp_path
 
 
@@ -40,7 +40,7 @@ def test_what_is_done_is_not_done_again(recipe: Path) -> None:
     assert stage(2) == TO_BE_DONE
 
 
-@pytest.mark.parametrize("name", ["exp/log/train.log", "exp/results.json", "exp/new"])
+@pytest.mark.parametrize("name", ["exp/log/train.log", "exp/results.json", "exp/.step.lock", "exp/new"])
 def test_logs_results_and_files_of_others_may_change(recipe: Path, name: str) -> None:
     (recipe / "runs/mini" / name).write_text("changed")
     assert stage(1) == 0
@@ -57,6 +57,16 @@ def test_a_file_of_the_stage_that_changed(recipe: Path, change: str) -> None:
         os.utime(path, ns=(0, path.stat().st_mtime_ns + 1))
     assert stage(0) == 0
     assert stage(1) == TO_BE_DONE
+
+
+def test_a_file_of_an_earlier_stage_that_is_gone(recipe: Path) -> None:
+    (recipe / "runs/mini/data/wav.scp").unlink()
+    assert stage(1) == TO_BE_DONE
+
+
+def test_a_file_that_a_later_stage_has_written_again(recipe: Path) -> None:
+    do(2, "exp/final.mdl")
+    assert [stage(number) for number in range(3)] == [0, 0, 0]
 
 
 def test_options_configuration_and_code_decide(recipe: Path) -> None:

@@ -76,12 +76,13 @@ use_run() {
 # record_environment NAME=VALUE...: engine, versions, device and these options in results.json
 record_environment() { kaldi-uq record exp/results.json --environment "${model_opts[@]}" "${@/#/--option=}"; }
 
-# stage_begin NUMBER NAME: whether the stage is to run; says so and starts its clock.  One that is done already is not, unless
-# something that it depends on has changed.
+# stage_begin NUMBER NAME [FILES...]: whether the stage is to run; says so and starts its clock.  One that is done already is not,
+# unless something that it depends on has changed: FILES are such things beside what earlier stages have made.
 stage_begin() {
   local done=0
   ((stage <= $1 && $1 <= stop_stage)) || return 1
   stage_number=$1
+  stage_files=("${@:3}")
   run_stage --begin || done=$?
   case $done in
     0) echo "=== stage $1: $2: up to date" >&2; return 1 ;;
@@ -107,7 +108,7 @@ run_stage() {
     $skip || words+=("$word")
     skip=false
   done
-  kaldi-uq recipe-stage "$1" "runs/$run" "$stage_number" -- "${words[@]}" "${KALDI_ROOT:-}" "${KALDI_UQ_ENGINE:-}"
+  kaldi-uq recipe-stage "$1" "runs/$run" "$stage_number" -- "${words[@]}" "${KALDI_ROOT:-}" "${stage_files[@]}"
 }
 
 # need STAGE FILES...: an error if one is missing, which that stage makes
@@ -126,8 +127,8 @@ make_features() {
   done
 }
 
-# each_model FUNCTION: runs it for every model, model_jobs at a time, which share the processors; fails if one fails, and then
-# begins no other
+# each_model FUNCTION [CHECK]: runs it for every model, model_jobs at a time, which share the processors; fails if one fails, and
+# then begins no other.  CHECK comes first, for every model: what is missing of one is said before anything is done for another
 each_model() {
   local m pids=() failed=0 pid cores words
   if [ -z "${OMP_NUM_THREADS:-}" ]; then
@@ -135,6 +136,7 @@ each_model() {
     cores=$(($(nproc) / (${#words[@]} < model_jobs ? ${#words[@]} : model_jobs)))
     local -x OMP_NUM_THREADS=$((cores > 1 ? cores : 1))
   fi
+  for m in $models; do ${2:+"$2" "$m"}; done
   for m in $models; do
     [ $failed = 0 ] || break
     "$1" "$m" &

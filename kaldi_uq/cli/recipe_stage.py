@@ -12,6 +12,7 @@ import importlib.metadata
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import kaldi_uq
 from kaldi_uq.cli.options import non_negative_int
@@ -59,14 +60,17 @@ class Stage:
         self.run_dir, self.number, self.words = run_dir, number, words
 
     def is_done(self) -> bool:
-        """Whether it was done in the same way after the same earlier stages, and its files are as it left them."""
-        try:
-            state = read_json(self._stamp)
-        except DataError:  # none, or damaged
+        """Whether it was done in the same way after the same earlier stages, and all their files are as they left them.
+
+        A file that a later stage has written again counts as left by that one.
+        """
+        stamps = {path: _read(path) for path in self.run_dir.glob(".stage.*.json")}
+        if stamps.get(self._stamp, {}).get("key") != self._key():
             return False
-        if not isinstance(state, dict) or state.get("key") != self._key() or not isinstance(state.get("files"), dict):
-            return False
-        return all(_state(self.run_dir / name) == found for name, found in state["files"].items())
+        needed = {name for path in (*self._before, self._stamp) for name in stamps.get(path, {}).get("files", {})}
+        known = [stamp["files"] for stamp in stamps.values() if stamp]
+        left = [(_state(self.run_dir / name), [files[name] for files in known if name in files]) for name in needed]
+        return all(state in states for state, states in left)
 
     def begin(self) -> None:
         """Forget that it was done, and mark the time."""
@@ -89,6 +93,10 @@ class Stage:
         return self.run_dir / f".stage.{self.number}.json"
 
     @property
+    def _before(self) -> list[Path]:
+        return [self.run_dir / f".stage.{number}.json" for number in range(self.number)]
+
+    @property
     def _mark(self) -> Path:
         return self.run_dir / f".stage.{self.number}.begun"
 
@@ -97,9 +105,17 @@ class Stage:
         code = {str(path): file_digest(path) for path in _files(*map(Path, _CODE))}
         code |= {str(path.relative_to(package)): file_digest(path) for path in _files(package)}
         words = [(word, file_digest(word) if os.path.isfile(word) else "") for word in self.words]
-        before = [self.run_dir / f".stage.{number}.json" for number in range(self.number)]
-        stamps = [file_digest(path) for path in before if path.is_file()]
+        stamps = [file_digest(path) for path in self._before if path.is_file()]
         return digest(words, code, stamps, [_version(name) for name in _PACKAGES])
+
+
+def _read(stamp: Path) -> dict[str, Any]:
+    """Key and files of a stamp; empty if it is damaged."""
+    try:
+        state = read_json(stamp)
+    except DataError:
+        return {}
+    return state if isinstance(state, dict) and isinstance(state.get("files"), dict) else {}
 
 
 def _files(*places: Path) -> Iterator[Path]:
@@ -109,7 +125,9 @@ def _files(*places: Path) -> Iterator[Path]:
             yield place
         for directory, names, files in os.walk(place):
             names[:] = sorted(name for name in names if name not in (*_NO_OUTPUT, "__pycache__"))
-            yield from (Path(directory, name) for name in sorted(files) if name not in _NO_OUTPUT)
+            for name in sorted(files):
+                if name not in _NO_OUTPUT and not name.endswith(".lock"):
+                    yield Path(directory, name)
 
 
 def _state(path: Path) -> list[int] | None:

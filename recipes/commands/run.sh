@@ -113,11 +113,7 @@ need_model() { need 5 "exp/$1/final.safetensors" "exp/$1/graph/HCLG.fst"; }
 
 if stage_begin 6 "clean accuracy and uncertainty"; then
   need 0 data/fit/wav.scp data/test/wav.scp
-  score() {
-    need_model "$1"
-    score_model "$1"
-  }
-  each_model score
+  each_model score_model need_model
   stage_end
 fi
 
@@ -125,7 +121,6 @@ if stage_begin 7 "attacks ($attacks) at eps $eps"; then
   need 0 data/attack/wav.scp data/attack/target_text
   attack_model() {
     local a e
-    need_model "$1"
     for a in $attacks; do
       for e in $eps; do
         steps/uq/attack.sh --cmd "$decode_cmd" "${model_opts[@]}" --eps "$e" --attack "$a" \
@@ -134,27 +129,32 @@ if stage_begin 7 "attacks ($attacks) at eps $eps"; then
       done
     done
   }
-  each_model attack_model
+  each_model attack_model need_model
   stage_end
 fi
 
 if stage_begin 8 "detection"; then
-  detect_model() {
+  need_attacks() {
     local a e
     need 6 "exp/$1/score_fit/results.jsonl" "exp/$1/score_test/results.jsonl"
     for a in $attacks; do
+      for e in $eps; do need 7 "exp/$1/attack_${a}_eps$e/results.jsonl"; done
+    done
+  }
+  detect_model() {
+    local a e
+    for a in $attacks; do
       for e in $eps; do
-        need 7 "exp/$1/attack_${a}_eps$e/results.jsonl"
         steps/uq/detect.sh --cmd "$decode_cmd" --seed "$seed" \
           "exp/$1" "exp/$1/score_fit" "exp/$1/score_test" "exp/$1/attack_${a}_eps$e"
       done
     done
   }
-  each_model detect_model
+  each_model detect_model need_attacks
   stage_end
 fi
 
-if stage_begin 9 "report"; then
+if stage_begin 9 "report" exp/results.json; then
   for m in $models; do need 6 "exp/$m/score_test/results.jsonl"; done
   kaldi-uq report --command "$command" exp exp/report
   stage_end

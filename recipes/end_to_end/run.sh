@@ -65,13 +65,13 @@ if stage_begin 1 "networks: $models (progress: exp/<model>/log/train.log)"; then
 fi
 
 if stage_begin 2 "clean accuracy, detectors"; then
+  need_network() { need 1 "exp/$1/net.safetensors"; }
   score_model() {
-    need 1 "exp/$1/net.safetensors"
     steps/uq/decode.sh --cmd "$decode_cmd" "${own[@]}" - data/fit "exp/$1" "exp/$1/score_fit"
     steps/uq/decode.sh --cmd "$decode_cmd" "${own[@]}" --results exp/results.json - data/test "exp/$1" "exp/$1/score_test"
     steps/uq/fit_detector.sh --cmd "$decode_cmd" "exp/$1" "exp/$1/score_fit"
   }
-  each_model score_model
+  each_model score_model need_network
   stage_end
 fi
 
@@ -79,34 +79,37 @@ fi
 declare -A attacks=([pgd]="" ["adaptive-$statistic"]="--statistics $statistic")
 
 if stage_begin 3 "attacks at eps $eps"; then
+  need_detector() { need 2 "exp/$1/detector/$statistic.json"; }
   attack_model() {
     local a
-    need 2 "exp/$1/detector/$statistic.json"
     for a in "${!attacks[@]}"; do
       steps/uq/attack.sh --cmd "$decode_cmd" "${own[@]}" --eps "$eps" --attack "$a" --attack-config conf/pgd.conf \
         --attack-opts "${attacks[$a]} $attack_opts" --num-utts "$num_attack" --results exp/results.json \
         data/attack - "exp/$1" - "exp/$1/attack_${a}_eps$eps"
     done
   }
-  each_model attack_model
+  each_model attack_model need_detector
   stage_end
 fi
 
 if stage_begin 4 "detection"; then
+  need_attacks() {
+    local a
+    for a in "${!attacks[@]}"; do need 3 "exp/$1/attack_${a}_eps$eps/results.jsonl"; done
+  }
   detect_model() {
     local a
     for a in "${!attacks[@]}"; do
-      need 3 "exp/$1/attack_${a}_eps$eps/results.jsonl"
       steps/uq/detect.sh --cmd "$decode_cmd" --seed "$seed" \
         "exp/$1" "exp/$1/score_fit" "exp/$1/score_test" "exp/$1/attack_${a}_eps$eps"
     done
     kaldi-uq check-attacks --recogniser net.py:load --model "$1" exp
   }
-  each_model detect_model
+  each_model detect_model need_attacks
   stage_end
 fi
 
-if stage_begin 5 "report"; then
+if stage_begin 5 "report" exp/results.json; then
   for m in $models; do need 2 "exp/$m/score_test/results.jsonl"; done
   kaldi-uq report --command "$command" exp exp/report
   stage_end

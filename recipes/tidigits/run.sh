@@ -227,21 +227,14 @@ need_model() { need 4 "exp/$1/final.safetensors" "exp/$1/graph/HCLG.fst"; }
 
 if stage_begin 5 "clean accuracy and uncertainty"; then
   need 0 data/fit/wav.scp data/test/wav.scp
-  score() {
-    need_model "$1"
-    score_model "$1"
-  }
-  each_model score
+  each_model score_model need_model
   stage_end
 fi
 
 if stage_begin 6 "attacks at eps $eps"; then
   need 0 data/attack/wav.scp
-  attack_model() {
-    need_model "$1"
-    each_attack make_attack "$1" "$attacks"
-  }
-  each_model attack_model
+  attack_model() { each_attack make_attack "$1" "$attacks"; }
+  each_model attack_model need_model
   stage_end
 fi
 
@@ -249,12 +242,12 @@ need_scores() { need 5 "exp/$1/score_fit/results.jsonl" "exp/$1/score_test/resul
 need_attack() { [ "$5" = no ] || need 6 "exp/$1/attack_$2${at_level}_eps$3/results.jsonl"; }
 
 if stage_begin 7 "detection"; then
-  detect_model() {
+  need_attacks() {
     need_scores "$1"
     each_attack need_attack "$1" "$attacks"
-    each_attack detect_attack "$1" "$attacks"
   }
-  each_model detect_model
+  detect_model() { each_attack detect_attack "$1" "$attacks"; }
+  each_model detect_model need_attacks
   stage_end
 fi
 
@@ -271,10 +264,13 @@ if [ "$sceptic" = true ] && stage_begin 8 "a sceptic's questions: adaptive attac
     done
     [ ${#made[@]} = 0 ] || kaldi-uq worst-case --name "$3$at_level" --results exp/results.json "${made[@]}"
   }
-  question_model() {
+  need_pgd() {
     local e
     need_scores "$1"
     for e in $eps; do need 6 "exp/$1/attack_pgd${at_level}_eps$e/results.jsonl"; done
+  }
+  question_model() {
+    local e
     for e in $sceptic_eps; do # for comparison
       [ ! -f "exp/$1/attack_pgd${at_level}_eps$e/results.jsonl" ] || detect_attack "$1" pgd "$e" all yes
     done
@@ -287,11 +283,11 @@ if [ "$sceptic" = true ] && stage_begin 8 "a sceptic's questions: adaptive attac
     local/negatives.sh --model "$1" --eps "$eps" --attacks "pgd$at_level paper-pgd$at_level psychoacoustic$at_level" "${negatives[@]}" "${model_opts[@]}"
     local/check_attacks.sh --model "$1" ${eps_level:+--eps-level "$eps_level"} "${checks[@]}" "${model_opts[@]}"
   }
-  each_model question_model
+  each_model question_model need_pgd
   stage_end
 fi
 
-if stage_begin 9 "report"; then
+if stage_begin 9 "report" exp/results.json; then
   for m in $models; do need 5 "exp/$m/score_test/results.jsonl"; done
   kaldi-uq report --command "$command" exp exp/report
   stage_end
