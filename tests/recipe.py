@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -80,6 +81,11 @@ class Recipe:
         content: dict[str, Any] = json.loads((self.path / "exp/results.json").read_text())
         return {name: section for name, section in content.items() if name != "timing_s"}
 
+    def timings(self) -> dict[int, float]:
+        """Seconds that each stage took."""
+        content: dict[str, Any] = json.loads((self.path / "exp/results.json").read_text())
+        return {int(name.removeprefix("stage")): seconds for name, seconds in sorted(content["timing_s"].items())}
+
     def forget_stages(self) -> None:
         """Let the next run do every stage again, as far as the steps of a stage find something to do."""
         for stamp in self.path.glob("runs/*/.stage.*.json"):
@@ -92,7 +98,21 @@ class Recipe:
 
     def run_until(self, condition: Callable[[], bool], *command: object) -> None:
         """Start a command in the recipe directory and, once the condition holds, kill it and all that it started."""
-        process = subprocess.Popen(
+        process = self._start(*command)
+        wait_for(condition, process)
+        _kill_session(process)
+
+    def kill_after(self, seconds: float, *command: object) -> bool:
+        """Start a command and kill it and all that it started after some time; returns whether it was still at work."""
+        process = self._start(*command)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(seconds)
+        at_work = process.poll() is None
+        _kill_session(process)
+        return at_work
+
+    def _start(self, *command: object) -> subprocess.Popen[bytes]:
+        return subprocess.Popen(
             [str(word) for word in command],
             cwd=self.path,
             env=self.env,
@@ -101,11 +121,6 @@ class Recipe:
             stderr=subprocess.DEVNULL,
             start_new_session=True,
         )
-        wait_for(condition, process)
-        while pids := _session(process.pid):
-            for pid in pids:
-                os.kill(pid, signal.SIGKILL)
-            process.poll()
 
 
 def make_recipe(root: Path, env: Mapping[str, str], name: str = "tidigits") -> Recipe:
@@ -118,6 +133,15 @@ def make_recipe(root: Path, env: Mapping[str, str], name: str = "tidigits") -> R
     for name in ("local", "steps", "utils"):
         (root / name).symlink_to(REPO / name)
     return recipe
+
+
+def _kill_session(process: subprocess.Popen[bytes]) -> None:
+    """Kill a process that leads a session, and all that it started."""
+    while pids := _session(process.pid):
+        for pid in pids:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        process.poll()
 
 
 def _session(leader: int) -> list[int]:

@@ -1,0 +1,67 @@
+"""Killed at any moment, a recipe that is run again ends as one that nobody disturbed.
+
+``KALDI_UQ_KILLS`` sets how many kills there are, ``KALDI_UQ_KILLS_SEED`` when they happen.
+"""
+
+from __future__ import annotations
+
+import filecmp
+import os
+import random
+from pathlib import Path
+
+import pytest
+
+from tests.recipe import TINY_OPTIONS, Recipe, make_recipe
+
+KILLS = int(os.environ.get("KALDI_UQ_KILLS", 200))
+SEED = int(os.environ.get("KALDI_UQ_KILLS_SEED", 0))
+ROUND = 40  # kills of one recipe, before it is compared
+START_S = 1.5  # what a script and the interpreter take before a stage begins to work
+
+# what tells of times, of what was done rather than what came of it, or of a process
+_OTHER = {"log", "report", "results.json", ".stage", "q"}
+
+
+def outcome(recipe: Recipe) -> dict[str, Path]:
+    """Every file that a run leaves and that must not depend on how often it was killed."""
+    found = {}
+    for top in ("data", "exp"):
+        root = (recipe.path / top).resolve()
+        for path in sorted(root.rglob("*")):
+            name = path.relative_to(root)
+            hidden = path.name.startswith(".") and path.name != ".sha256"
+            if path.is_file() and not hidden and not _OTHER & set(name.parts):
+                found[f"{top}/{name}"] = path
+    return found
+
+
+def assert_same_outcome(recipe: Recipe, undisturbed: Recipe) -> None:
+    ours, theirs = outcome(recipe), outcome(undisturbed)
+    assert ours.keys() == theirs.keys()
+    different = [name for name, path in ours.items() if not filecmp.cmp(path, theirs[name], shallow=False)]
+    assert different == []
+    assert recipe.results() == undisturbed.results()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", range((KILLS + ROUND - 1) // ROUND))
+def test_killed_recipe_ends_as_one_that_was_not(
+    number: int, tiny_recipe: Recipe, tmp_path: Path, script_env: dict[str, str]
+) -> None:
+    rng = random.Random(f"{SEED} {number}")
+    seconds = tiny_recipe.timings()
+    kills = min(ROUND, KILLS - number * ROUND)
+    stages = sorted(rng.choice(list(seconds)) if i >= len(seconds) else list(seconds)[i] for i in range(kills))
+    recipe = make_recipe(tmp_path / "my recipe", script_env)
+    killed = dict.fromkeys(seconds, 0)
+    done = -1
+    for stage in stages:
+        if stage > done + 1:
+            recipe.run_sh(*TINY_OPTIONS, "--stop-stage", stage - 1)
+        moment = rng.uniform(0, START_S + seconds[stage])
+        killed[stage] += recipe.kill_after(moment, "./run.sh", *TINY_OPTIONS, "--stage", stage, "--stop-stage", stage)
+        done = stage - 1
+    recipe.run_sh(*TINY_OPTIONS)
+    print(f"killed at work, by stage: {killed}")
+    assert_same_outcome(recipe, tiny_recipe)
