@@ -23,7 +23,8 @@ _SIGNS = ("can't allocate memory", "out of memory", "ALLOC_FAILED", "bad_alloc")
 def in_halves(run: Callable[[WaveBatch], list[ResultT]], batch: WaveBatch) -> list[ResultT]:
     """What a function makes of each utterance of a batch; without enough memory, of its halves, which the log tells.
 
-    Linux may end a process on the CPU before any allocation fails, which nothing here can prevent.
+    The values are those of the whole batch but for rounding; a random model's draws are those of other batches.  Linux
+    may end a process on the CPU before any allocation fails, which nothing here can prevent.
 
     Args:
         run: gives a value for each utterance, in their order, and has changed nothing when it fails.
