@@ -9,6 +9,7 @@ import filecmp
 import itertools
 import os
 import random
+import re
 from collections import Counter
 from pathlib import Path
 
@@ -23,6 +24,7 @@ START_S = 1.5  # what a script and the interpreter take before a stage begins to
 
 # what tells of times, of what was done rather than what came of it, or of a process
 _OTHER = {"log", "q", "report", "results.json"}
+_SPLIT = re.compile(r"split[0-9]+(utt)?")  # for jobs; with those tables that there are at the time
 
 
 def outcome(recipe: Recipe) -> dict[str, Path]:
@@ -33,7 +35,8 @@ def outcome(recipe: Recipe) -> dict[str, Path]:
         for path in sorted(root.rglob("*")):
             name = path.relative_to(root)
             hidden = path.name.startswith(".") and path.name != ".sha256"
-            if path.is_file() and not hidden and not _OTHER & set(name.parts):
+            other = _OTHER & set(name.parts) or any(map(_SPLIT.fullmatch, name.parts))
+            if path.is_file() and not hidden and not other and path.suffix != ".log":
                 found[f"{top}/{name}"] = path
     return found
 
