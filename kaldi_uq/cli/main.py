@@ -14,7 +14,7 @@ import textwrap
 from typing import NoReturn
 
 from kaldi_uq import __version__
-from kaldi_uq.errors import KaldiUqError
+from kaldi_uq.errors import KaldiUqError, printable
 
 # command -> (module, summary); modules are imported late, so that --help needs no torch
 COMMANDS: dict[str, tuple[str, str]] = {
@@ -73,7 +73,7 @@ class OneLineParser(argparse.ArgumentParser):
     """An argument parser whose errors are one line and exit with status 1, as Kaldi's tools do."""
 
     def error(self, message: str) -> NoReturn:
-        self.exit(1, f"{self.prog}: error: {message} (see {self.prog} --help)\n")
+        self.exit(1, f"{self.prog}: error: {printable(message)} (see {self.prog} --help)\n")
 
 
 def build_parser() -> OneLineParser:
@@ -149,8 +149,8 @@ def interrupted(program: str) -> NoReturn:
 def _one_line(error: BaseException) -> str:
     if isinstance(error, OSError) and error.strerror:
         where = f"{error.filename}: " if error.filename else ""
-        return f"{where}{error.strerror}"
-    return " ".join(str(error).split())
+        return printable(f"{where}{error.strerror}")
+    return printable(" ".join(str(error).split()))
 
 
 if __name__ == "__main__":

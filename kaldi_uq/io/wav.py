@@ -10,6 +10,7 @@ import io
 import os
 import struct
 import warnings
+from typing import IO, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +20,8 @@ from kaldi_uq.io.files import atomic_write
 from kaldi_uq.io.pipes import is_pipe
 from kaldi_uq.io.rxfile import open_rxfile
 from kaldi_uq.io.sphere import MAGIC, parse_sphere
+
+Source: TypeAlias = str | os.PathLike[str] | IO[bytes]
 
 INT16_SCALE = 32768.0
 EXCESS = 1e-6  # how far rounding may carry samples of good audio beyond full scale
@@ -119,15 +122,21 @@ def as_float(samples: npt.ArrayLike, *, name: str = "audio") -> np.ndarray:
 
 
 def read_wav(
-    source: str | os.PathLike[str], *, expected_rate: float | None = None, where: str = "", allow_pipes: bool = False
+    source: Source,
+    *,
+    expected_rate: float | None = None,
+    where: str = "",
+    allow_pipes: bool = False,
+    max_bytes: int | None = None,
 ) -> tuple[np.ndarray, int]:
     """Read audio of one channel.
 
     Args:
-        source: a file, ``file.ark:offset`` or a pipe, as in a line of ``wav.scp``; WAV or SPHERE.
+        source: a file, ``file.ark:offset`` or a pipe, as in a line of ``wav.scp``, or an open stream; WAV or SPHERE.
         expected_rate: sample rate in Hz; another rate is an error.
-        where: file and line that the source comes from, for messages.
+        where: file and line that the source comes from, or the name of the stream, for messages.
         allow_pipes: run a pipe.
+        max_bytes: length of the longest file, unpacked; a longer one is an error.
 
     Returns:
         ``(samples, rate)``: (N,) float32 in [-1, 1], and Hz.
@@ -137,7 +146,9 @@ def read_wav(
             pipe that is not allowed or fails.
         MissingDependencyError: a SPHERE file is compressed and ``sph2pipe`` is not there.
     """
-    channels, rate = read_channels(source, expected_rate=expected_rate, where=where, allow_pipes=allow_pipes)
+    channels, rate = read_channels(
+        source, expected_rate=expected_rate, where=where, allow_pipes=allow_pipes, max_bytes=max_bytes
+    )
     name = _name(source, where)
     if len(channels) != 1:
         raise DataError(
@@ -149,18 +160,23 @@ def read_wav(
 
 
 def read_channels(
-    source: str | os.PathLike[str], *, expected_rate: float | None = None, where: str = "", allow_pipes: bool = False
+    source: Source,
+    *,
+    expected_rate: float | None = None,
+    where: str = "",
+    allow_pipes: bool = False,
+    max_bytes: int | None = None,
 ) -> tuple[np.ndarray, int]:
     """Read audio of any number of channels, silent or not; it takes the arguments of :func:`read_wav`.
 
     Returns:
         ``(channels, rate)``: (channels, N) float32 in [-1, 1], and Hz.
     """
-    data, name = _contents(source, where, allow_pipes), _name(source, where)
+    data, name = _contents(source, where, allow_pipes, max_bytes), _name(source, where)
     if data.startswith(MAGIC):
         values, rate = parse_sphere(data, name)
     else:
-        values, rate = _parse_wav(data, name, streamed=is_pipe(os.fspath(source)))
+        values, rate = _parse_wav(data, name, streamed=_is_streamed(source))
     if expected_rate is not None and rate != expected_rate:
         raise DataError(
             f"{name}: sample rate {rate} Hz, expected {expected_rate:g} Hz (--sample-frequency of the feature "
@@ -176,19 +192,40 @@ def read_channels(
         raise DataError(str(error)) from None
 
 
-def _name(source: str | os.PathLike[str], where: str) -> str:
+def _is_streamed(source: Source) -> bool:
+    """Whether the audio comes from a program, which may not have known its length."""
+    return not isinstance(source, (str, os.PathLike)) or is_pipe(os.fspath(source))
+
+
+def _name(source: Source, where: str) -> str:
     """The name of a source for messages."""
+    if not isinstance(source, (str, os.PathLike)):
+        return where
     source = os.fspath(source)
     return f"{where}: output of {source!r}" if is_pipe(source) else source
 
 
-def _contents(source: str | os.PathLike[str], where: str, allow_pipes: bool) -> bytes:
+def _contents(source: Source, where: str, allow_pipes: bool, max_bytes: int | None) -> bytes:
     """The bytes of the audio file that a source stands for."""
+    if not isinstance(source, (str, os.PathLike)):
+        return _all_of(source, where, max_bytes)
     with open_rxfile(os.fspath(source), where=where, allow_pipes=allow_pipes) as stream:
         if not stream.tell():
-            return stream.read()
+            return _all_of(stream, _name(source, where), max_bytes)
         head = stream.read(8)  # one of the WAV files of an archive: as long as its header says
-        return head + stream.read(int.from_bytes(head[4:], "little"))
+        size = int.from_bytes(head[4:], "little")
+        return head + stream.read(size if max_bytes is None else min(size, max_bytes))
+
+
+def _all_of(stream: IO[bytes], name: str, max_bytes: int | None) -> bytes:
+    if max_bytes is None:
+        return stream.read()
+    data = stream.read(max_bytes + 1)
+    if len(data) > max_bytes:
+        raise DataError(
+            f"{name}: more than {max_bytes / 1e6:g} MB, the most that is taken; cut the recording into parts"
+        )
+    return data
 
 
 def _parse_wav(data: bytes, name: str, *, streamed: bool) -> tuple[np.ndarray, int]:

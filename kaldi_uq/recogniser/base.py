@@ -7,7 +7,7 @@ import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar, overload
+from typing import IO, Any, TypeVar, overload
 
 import numpy as np
 import torch
@@ -368,14 +368,41 @@ class BaseRecogniser(ABC):
         problems: dict[str, str] = {}
         for name, path in paths.items():
             try:
-                found[name] = read_wav(path, expected_rate=self.sample_rate, where=where, allow_pipes=allow_pipes)[0]
-                self._check_length(path, len(found[name]), what)
-            except (DataError, ValueError) as error:
+                found[name] = self.read_file(path, what=what, where=where, allow_pipes=allow_pipes)
+            except DataError as error:
                 problems[path] = str(error)
-            except OSError as error:
-                problems[path] = f"{path}: {error.strerror or error}"
         _raise_first(problems, what)
         return found
+
+    def read_file(
+        self,
+        source: str | IO[bytes],
+        *,
+        what: str = "judged",
+        where: str = "",
+        allow_pipes: bool = False,
+        max_bytes: int | None = None,
+    ) -> np.ndarray:
+        """Read one WAV file as :meth:`read_wavs` does, or one from a stream, named by ``where``.
+
+        Args:
+            max_bytes: length of the longest file.
+
+        Returns:
+            (N,) float32 in [-1, 1].
+
+        Raises:
+            DataError: the file cannot be used; the message names it.
+        """
+        rate, name = self.sample_rate, source if isinstance(source, str) else where
+        try:
+            samples, _ = read_wav(source, expected_rate=rate, where=where, allow_pipes=allow_pipes, max_bytes=max_bytes)
+            self._check_length(name, len(samples), what)
+        except ValueError as error:
+            raise DataError(str(error)) from None
+        except OSError as error:
+            raise DataError(f"{name}: {error.strerror or error}") from None
+        return samples
 
     def _check_length(self, name: str, size: int, what: str) -> None:
         if size < self.min_samples:
