@@ -10,11 +10,12 @@ SCRIPTS = $$(find utils steps local recipes .ci -type f \( -name '*.sh' -o -path
 # what bench.run is called with, such as BENCH="--only pgd"
 BENCH ?=
 
-.PHONY: help env test bench check lint format types shell doctest clean
+.PHONY: help env test test-fast test-slow bench check lint format types shell doctest clean
 
 help:
 	@echo "make env     make the Python environment .venv (about 5 GB, once)"
 	@echo "make test    run the tests; KALDI_UQ_FSDD=<dir> adds those on real recordings"
+	@echo "             test-fast leaves out those that run recipes, test-slow runs those that take minutes"
 	@echo "make bench   measure beside other software, bench/RESULTS.md; pip install -e .[bench] brings that"
 	@echo "make check   ruff, mypy, shellcheck, doctests"
 	@echo "make clean   remove caches and build products; .venv, data and results stay"
@@ -23,7 +24,13 @@ env:
 	@utils/make_env.sh
 
 test:
-	@$(ENV); python3 -m pytest -q -n auto --dist loadfile
+	@$(ENV); python3 -m pytest -q -n auto --dist loadfile -m "not slow"
+
+test-fast:
+	@$(ENV); python3 -m pytest -q -n auto --dist loadfile -m "not slow and not recipe"
+
+test-slow:
+	@$(ENV); python3 -m pytest -q -n auto --dist loadfile -m slow
 
 bench:
 	@$(ENV); python3 -m bench.run $(BENCH)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
@@ -95,6 +97,23 @@ def kaldi_engine(kaldi: Kaldi) -> SystemBuilder:
 def tiny_recipe(tmp_path_factory: pytest.TempPathFactory, script_env: dict[str, str]) -> Recipe:
     """The recipe after all its stages on a tiny synthetic corpus: to be read; ``clone`` it to change it."""
     pytest.importorskip("espeakng_loader", reason="pip install espeakng-loader")
-    recipe = make_recipe(tmp_path_factory.mktemp("my recipe"), script_env)
-    recipe.run_sh(*TINY_OPTIONS)
+    place = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        place = place.parent  # where all workers find the one run
+    with open(place / "tiny_recipe.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        recipe = Recipe(place / "my recipe", script_env)
+        if not (recipe.root / "done").exists():
+            shutil.rmtree(recipe.root, ignore_errors=True)  # a run that failed, for every worker that asks
+            make_recipe(recipe.root, script_env).run_sh(*TINY_OPTIONS)
+            (recipe.root / "done").touch()
     return recipe
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what runs a recipe; its files come first, so that no worker is alone with a long one at the end."""
+    for item in items:
+        if {"tiny_recipe", "triphones"} & set(getattr(item, "fixturenames", ())):
+            item.add_marker("recipe")
+    long_files = {item.path for item in items if item.get_closest_marker("recipe")}
+    items.sort(key=lambda item: item.path not in long_files)

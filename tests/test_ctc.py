@@ -394,6 +394,7 @@ def test_options_that_a_ctc_recogniser_cannot_follow_are_named_in_one_line(
     assert "are words strung together, not grammar" in capsys.readouterr().err
 
 
+@pytest.mark.recipe
 def test_recipe_trains_attacks_detects_and_reports(script_env: dict[str, str], tmp_path: Path) -> None:
     recipe = make_recipe(tmp_path / "my recipes", script_env, "end_to_end")
     for seed, (name, count) in enumerate({"train": 32, "fit": 8, "test": 8, "attack": 3}.items()):
