@@ -24,6 +24,7 @@ from kaldi_uq.errors import DataError, MissingDependencyError, ModelFileError, p
 from kaldi_uq.io.files import file_digest
 from kaldi_uq.io.wav import to_int16, write_wav
 from kaldi_uq.recogniser.hybrid import MODEL_FILE
+from tests.conftest import REPO
 from tests.tiny import RATE, make_system, make_waves
 
 Gate = Callable[..., tuple[int, str, str]]
@@ -413,3 +414,19 @@ def test_bound_is_the_one_of_the_help(capsys: pytest.CaptureFixture[str]) -> Non
     with pytest.raises(SystemExit):
         main(["detect", "--help"])
     assert f"[{detect_command.MAX_MB}]" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("status, said", [(0, "recognised x.wav"), (2, "x.wav: an attack"), (1, "x.wav: not judged")])
+@pytest.mark.parametrize("more", [0, 123])
+def test_script_of_the_readme_lets_only_benign_audio_through(status: int, said: str, more: int) -> None:
+    """Statuses that nobody promised, such as of a kill, are errors too."""
+    (script,) = re.findall(r"```bash\n(.*?)```", (REPO / "README.md").read_text(), re.DOTALL)
+    stubs = f'kaldi-uq() {{ return {status + more}; }}; recognise() {{ echo "recognised $1"; }}; wav=x.wav\n'
+    done = subprocess.run(["bash", "-c", stubs + script], capture_output=True, text=True, timeout=60)
+    assert done.stdout + done.stderr == (f"{said}\n" if not more else "x.wav: not judged\n")
+
+
+def test_closed_standard_output_leaves_the_status(place: Path, gate: Gate, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdout", None)  # as `>&-` leaves it
+    words = ["detect", str(place / "dnn"), "--statistic", STATISTIC, "--fail-on-attack"]
+    assert [main([*words, str(place / f"{name}.wav")]) for name in ("benign", "attack", "none")] == [0, 2, 1]

@@ -188,8 +188,10 @@ def _files(args: argparse.Namespace) -> list[tuple[str | None, str]]:
     if bool(args.scp) == bool(args.wavs):
         raise UsageError("give WAV files, or --scp FILE" + (", not both" if args.scp else ""))
     if args.wavs:
-        if args.wavs.count(STDIN) > 1 or (STDIN in args.wavs and sys.stdin is None):
+        if args.wavs.count(STDIN) > 1:
             raise UsageError(f"{STDIN}: standard input holds one WAV file, and can be read once")
+        if STDIN in args.wavs and sys.stdin is None:
+            raise UsageError(f"{STDIN}: standard input is closed")
         return [(None, wav) for wav in args.wavs]
     table = read_table(args.scp, check_sorted=False)
     for number, (utt, wav) in enumerate(table.items(), 1):

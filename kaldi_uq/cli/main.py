@@ -106,7 +106,8 @@ def main(argv: list[str] | None = None) -> int:
         try:
             return _dispatch(list(sys.argv[1:] if argv is None else argv))
         finally:
-            sys.stdout.flush()  # here, and not at the interpreter's end, where nothing can be caught
+            if sys.stdout:  # None where the caller closed it, and wants the exit status alone
+                sys.stdout.flush()  # here, and not at the interpreter's end, where nothing can be caught
     except BrokenPipeError:
         # The reader has seen enough, as in `kaldi-uq ... | head`: no message, and none from the interpreter either.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
