@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
 from kaldi_uq.errors import UsageError
+from kaldi_uq.io.reading import text_lines
 
 ConfigT = TypeVar("ConfigT", bound="Config")
 
@@ -192,14 +193,8 @@ def read_option_file(path: Path, known: dict[str, Any]) -> dict[str, Any]:
     Raises:
         UsageError: the file is missing; a line is not of this form; an unknown name; a value of the wrong type.
     """
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except FileNotFoundError:
-        raise UsageError(f"--config {path}: no such file") from None
-    except UnicodeDecodeError as error:
-        raise UsageError(f"--config {path}: not a text file ({error})") from None
     values = {}
-    for number, line in enumerate(lines, 1):
+    for number, line in text_lines(path, hint=" (--config)", error=UsageError):
         line = line.partition("#")[0].strip()
         if not line:
             continue

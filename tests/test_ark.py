@@ -6,8 +6,10 @@ import base64
 import contextlib
 import gzip
 import os
+import struct
 import subprocess
 import sys
+import tracemalloc
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -152,6 +154,39 @@ class TestMatrices:
                 with contextlib.suppress(DataError):
                     read_matrix(f"{tmp_path}/x")
                     assert number >= truncated or kind == "text"
+
+    @pytest.mark.parametrize(
+        "header",
+        [
+            b"\0BFM \4\xff\xff\xff\x07\4\x08\0\0\0",
+            b"\0BDM \4\xff\xff\xff\x7f\4\xff\xff\xff\x7f",
+            b"\0BFM \4\xff\xff\xff\xff\4\x08\0\0\0",
+            b"\0BCM " + struct.pack("<ffii", 0, 1, 2**30, 2),
+            b"\0BCM2 " + struct.pack("<ffii", 0, 1, 2**31 - 1, 2**31 - 1),
+            b"\0BCM3 " + struct.pack("<ffii", 0, 1, -1, -5),
+        ],
+        ids=["gigabytes", "overflow", "negative", "compressed", "compressed 2", "compressed 3"],
+    )
+    def test_header_that_promises_more_than_there_is_takes_no_memory(self, tmp_path: Path, header: bytes) -> None:
+        (tmp_path / "x.ark").write_bytes(b"a " + header + bytes(8))
+        tracemalloc.start()
+        with pytest.raises(DataError, match=r"x\.ark:2: damaged archive, or no matrix \(.*\(feats\.scp:1\)") as error:
+            read_matrix(f"{tmp_path}/x.ark:2", where="feats.scp:1")
+        assert "\n" not in str(error.value)
+        with pytest.raises(DataError, match=r"x\.ark: damaged archive"):
+            list(read_archive(tmp_path / "x.ark"))
+        assert tracemalloc.get_traced_memory()[1] < 1 << 23
+        tracemalloc.stop()
+
+    @pytest.mark.parametrize("size", [2**31 - 1, 2**29, -1])
+    def test_integers_that_are_not_there_take_no_memory(self, tmp_path: Path, size: int) -> None:
+        with gzip.open(tmp_path / "ali.1.gz", "wb") as stream:
+            stream.write(b"a \0B\4" + struct.pack("<i", size) + b"\4\1\0\0\0")
+        tracemalloc.start()
+        with pytest.raises(DataError, match=r"ali\.1\.gz: damaged archive"):
+            read_alignments(tmp_path)
+        assert tracemalloc.get_traced_memory()[1] < 1 << 23
+        tracemalloc.stop()
 
 
 class TestWhatKaldiWrites:

@@ -115,6 +115,10 @@ class _Failing:
         (DataError("data/x:3: bad,\n  very"), "kaldi-uq doctor: error: data/x:3: bad, very\n"),
         (FileNotFoundError(2, "No such file or directory", "x.ark"), "x.ark: No such file or directory\n"),
         (ValueError("eps must be small"), "error: eps must be small\n"),
+        (MemoryError(), "kaldi-uq doctor: error: out of memory (--debug shows where)\n"),
+        (MemoryError("Unable to allocate 3 TiB"), "out of memory: Unable to allocate 3 TiB (--debug shows where)\n"),
+        (RuntimeError("mat1 and\n  mat2" + " x" * 999), " x x ... (--debug shows where)\n"),
+        (RecursionError("too deep"), "error: RecursionError: too deep (--debug shows where)\n"),
     ],
 )
 def test_error_is_one_line_and_debug_shows_the_traceback(

@@ -229,6 +229,15 @@ class TestResuming:
 
 
 class TestTargets:
+    @pytest.mark.parametrize("utt", ["/home/you/x", "../../x", "a/../../../x"])
+    def test_id_that_is_a_path_writes_nothing_anywhere(
+        self, recogniser: Recogniser, speech: tuple[Any, Any], tmp_path: Path, utt: str
+    ) -> None:
+        (wave, *_), words = speech[0].values(), next(iter(speech[1].values()))
+        with pytest.raises(DataError, match=f"utterance '{utt}': as a file name it leaves the directory"):
+            make(recogniser, {utt: wave}, Say({utt: words}), tmp_path / "a/b/c")
+        assert list(tmp_path.rglob("*")) == []
+
     def test_target_that_is_too_long_stops_before_any_work(
         self, recogniser: Recogniser, tmp_path: Path, speech: tuple[Any, Any]
     ) -> None:

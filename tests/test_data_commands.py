@@ -74,6 +74,14 @@ BAD = [
     ("utt2num_frames", "ann-2 148", "ann-2 1.5", "utt2num_frames:3: 'ann-2'"),
     ("cmvn.scp", "bob /mfcc/cmvn.ark:1\n", "", "cmvn.scp: speaker 'bob' of utt2spk not in it"),
     ("spk2gender", "bob f", "bob x", "spk2gender:2: 'bob': expected m or f"),
+    ("text", "ann-0", "\ufeffann-0", "text:1: a byte order mark, which Kaldi takes for a part of the first key; run"),
+    ("spk2utt", "ann", "\ufeffann", "spk2utt:1: a byte order mark"),
+    ("text", "ann-1 one two\n", "ann-1 one two\r\n", "text:2: the line ends in CR LF"),
+    ("wav.scp", "bob-2.wav\n", "bob-2.wav\r\n", "wav.scp:7: the line ends in CR LF"),
+    ("text", "cy-4 one two", "cy-4 one\u00a0two", "text:12: U+00A0 (no-break space) after 'cy-4 one'"),
+    ("utt2spk", "cy-4 cy", "cy-4\u3000cy", "utt2spk:12: U+3000 (ideographic space)"),
+    ("text", "cy-4 one two", "cy-4 one\x9btwo", "text:12: 'cy-4' has a control character"),
+    ("utt2dur", "ann-2 1.5", "ann-2 inf", "utt2dur:3: 'ann-2': expected a positive number"),
 ]
 
 
@@ -83,6 +91,47 @@ def test_good_directory_is_valid(data: Path, run_script: RunScript) -> None:
     assert "12 utterances, 3 speakers" in done.stdout
     add_segments(data)
     assert main(["validate-data", str(data)]) == 0
+
+
+@pytest.mark.parametrize(
+    "word", ["می\u200cخواهم", "क्\u200dष", "a\u200eb", "\U0001f469\u200d\U0001f52c", "\ue001", "e\u0301"]
+)
+def test_characters_without_a_width_are_letters(data: Path, word: str) -> None:
+    edit(data / "text", "bob-1 one two", f"bob-1 one\t{word}")
+    assert main(["validate-data", str(data)]) == 0
+
+
+def test_tabs_separate_the_fields_of_every_table(data: Path) -> None:
+    add_segments(data)
+    for path in data.iterdir():
+        path.write_text(path.read_text().replace(" ", "\t"))
+    assert main(["validate-data", str(data)]) == 0
+
+
+def test_fix_removes_marks_and_carriage_returns_and_loses_nothing(data: Path) -> None:
+    add_segments(data)
+    before = tree(data)
+    for path in data.iterdir():
+        path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes().replace(b"\n", b"\r\n"))
+    assert main(["validate-data", str(data)]) == 1
+    assert main(["fix-data", str(data)]) == 0
+    assert {name: content for name, content in tree(data).items() if not name.startswith(".backup")} == before
+    assert main(["validate-data", str(data)]) == 0
+
+
+def test_fix_does_not_guess_what_a_foreign_blank_means(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    edit(data / "text", "cy-4 one two", "cy-4 one\u00a0two")
+    before = tree(data)
+    assert main(["fix-data", str(data)]) == 1
+    assert "text:12: U+00A0" in capsys.readouterr().err
+    assert tree(data) == before
+
+
+def test_split_names_the_line_of_a_malformed_segment(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    add_segments(data)
+    edit(data / "segments", "ann-3 rec-ann 3.0 3.5", "ann-3 rec-ann 3.0 x")
+    assert main(["split-data", str(data), "2"]) == 1
+    assert f"{data}/segments:4: 'ann-3': could not convert" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name, old, new, message", BAD)
@@ -133,8 +182,10 @@ def test_options_relax_the_checks_they_name(data: Path, capsys: pytest.CaptureFi
     assert main(["validate-data", "--non-print", "--no-spk-sort", str(data)]) == 0
 
 
-# what sorting and dropping cannot mend: words of the text, speakers out of order
-FIXABLE = [bad for bad in BAD if not any(what in bad[3] for what in ("</s>", "control character", "'bob' is not"))]
+# what sorting and dropping cannot mend: words of the text, foreign blanks, speakers out of order
+FIXABLE = [
+    bad for bad in BAD if not any(what in bad[3] for what in ("</s>", "control character", "'bob' is not", "U+"))
+]
 
 
 @pytest.mark.parametrize("name, old, new, message", FIXABLE)

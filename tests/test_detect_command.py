@@ -408,7 +408,7 @@ def bad_wav(path: Path, kind: str) -> None:
         ("short", "100 samples (0.0125 s), the shortest that can be judged is 200 (0.0250 s)"),
         ("silent", "silent"),
         ("text", "not a WAV file"),
-        ("directory", "Is a directory"),
+        ("directory", "a directory, expected a regular file"),
         ("cut", "truncated"),
     ],
 )

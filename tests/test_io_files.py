@@ -106,6 +106,14 @@ class TestAtomicWrite:
         assert names(tmp_path) == []
 
 
+def test_text_that_utf8_cannot_hold_leaves_the_old_file(tmp_path: Path) -> None:
+    write_text(tmp_path / "wav.scp", "old")
+    with pytest.raises(DataError, match=r"wav\.scp: 'a /audio/gr\\udcfcn\.wav' is not UTF-8; rename"):
+        write_text(tmp_path / "wav.scp", "a /audio/gr\udcfcn.wav\n")
+    assert [path.name for path in tmp_path.iterdir()] == ["wav.scp"]
+    assert (tmp_path / "wav.scp").read_text() == "old"
+
+
 class TestJson:
     @pytest.mark.parametrize("value", [float("nan"), [float("inf")], {"a": -float("inf")}])
     def test_numbers_that_json_does_not_have_are_refused(self, tmp_path: Path, value: object) -> None:

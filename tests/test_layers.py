@@ -16,11 +16,11 @@ BASE = ("config", "errors")
 MODEL = ("recogniser", "nnet", "feats", "uncertainty", "engine.base", "io", *BASE)  # for users of recognisers
 LAYERS: dict[str, tuple[str, ...]] = {
     "errors": (),
-    "config": ("errors",),
+    "config": ("errors", "io.reading"),
     "user_code": ("errors",),
     "io": BASE,
     "uncertainty": BASE,
-    "feats": BASE,
+    "feats": ("io.reading", *BASE),
     "nnet": BASE,
     "audio": ("feats", "io", *BASE),
     "engine": ("io", *BASE),

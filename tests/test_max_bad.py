@@ -44,7 +44,7 @@ FILES: dict[str, tuple[bytes | None, str]] = {
     "sample": (wav_file(PCM)[:-1001], "truncated|cut"),
     "rate": (wav_file(PCM, rate=16000), "sample rate 16000 Hz, expected 8000 Hz"),
     "stereo": (wav_file(PCM, channels=2), "2 channels, expected 1"),
-    "coding": (wav_file(PCM, coding=17), "format|coding"),
+    "coding": (wav_file(PCM, coding=17), "the audio is IMA ADPCM"),
     "text": (b"one two three\n", "not a WAV file"),
     "short": (wav_file(PCM[:50]), "has 50 samples"),
     "nan": (wav_file(NAN, coding=3), "1 samples are NaN or infinite"),

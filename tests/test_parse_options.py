@@ -160,6 +160,13 @@ def test_bad_config_is_named_with_its_line(parse, tmp_path: Path, text: str, mes
     assert not (tmp_path / "pwned").exists()
 
 
+def test_config_from_another_system_is_read_as_it_is_meant(parse, tmp_path: Path) -> None:
+    (tmp_path / "x.conf").write_bytes(b"\xef\xbb\xbfnj=7\r\n--flag=true\r\n")
+    status, variables, errors = parse("--config", "x.conf")
+    assert (status, errors) == (0, "")
+    assert (variables["nj"], variables["flag"]) == ("7", "true")
+
+
 def test_missing_config_is_an_error(parse) -> None:
     assert "nowhere.conf: no such file" in parse("--config", "nowhere.conf")[2]
 

@@ -286,7 +286,7 @@ def test_eps_that_is_no_bound_is_refused_before_anything_runs(recipe: Recipe, ep
         (["--num-draws", "3"], "num_draws 3: exp/dnn is not random, leave the option out"),
         (["--device", "tpu"], "device must be cpu or cuda, got 'tpu'"),
         (["--step-rule", "big"], "there is no step rule 'big'; there are apgd, cosine, fixed"),
-        (["--config", "nowhere"], "--config nowhere: no such file"),
+        (["--config", "nowhere"], "nowhere: no such file (--config)"),
         (["--acwt", "nan"], "argument --acwt: expected a finite number, got 'nan'"),
     ],
 )

@@ -62,5 +62,5 @@ def test_what_is_not_supported_is_said_with_its_file(tmp_path: Path, files: dict
 
 def test_file_that_is_no_text(tmp_path: Path) -> None:
     (tmp_path / "cmvn_opts").write_bytes(b"\xff")
-    with pytest.raises(DataError, match="cmvn_opts: not a text file"):
+    with pytest.raises(DataError, match="cmvn_opts:1: not UTF-8"):
         read_recipe_opts(tmp_path)

@@ -130,7 +130,7 @@ class TestLexicon:
     def test_malformed_lexicon_is_named(self, lang: Lang, line: str) -> None:
         path = lang.path / "phones/align_lexicon.int"
         write_text(path, path.read_text() + line)
-        with pytest.raises(DataError, match=r"align_lexicon\.int: expected '<word-id> <word-id> <phone-id>"):
+        with pytest.raises(DataError, match=r"align_lexicon\.int:\d+: expected '<word-id> <word-id> <phone-id>"):
             read_pronunciations(lang)
 
     def test_missing_lexicon_comes_with_its_remedy(self, lang: Lang) -> None:

@@ -176,6 +176,41 @@ class TestReproducibility:
                 make_trainer(system, out, key=key).run()
         assert (out / CHECKPOINT).is_file()
 
+    @pytest.mark.parametrize(
+        "field, value",
+        [
+            ("network", {}),
+            ("network", [1]),
+            ("optimizer", {"state": {}}),
+            ("optimizer", {"state": {}, "param_groups": [{"lr": 0.1, "params": [0]}]}),
+            ("pdfs", torch.zeros(3, dtype=torch.int32)),
+            ("pdfs", "x"),
+            ("history", 5),
+            ("epoch", "x"),
+            ("epoch", -1),
+        ],
+    )
+    def test_whole_checkpoint_of_other_keys_is_named(
+        self, system: TinySystem, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, field: str, value: Any
+    ) -> None:
+        self.leave_checkpoint(system, tmp_path, monkeypatch)
+        path = tmp_path / CHECKPOINT
+        torch.save({**torch.load(path, weights_only=True), field: value}, path)
+        with pytest.raises(DataError, match=rf"{CHECKPOINT}: damaged checkpoint; remove it"):
+            make_trainer(system, tmp_path).run()
+
+    @pytest.mark.parametrize("place, name", [("param_groups", "weight_decay"), ("state", "exp_avg")])
+    def test_optimiser_without_a_field_is_named_before_its_first_step(
+        self, system: TinySystem, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str, name: str
+    ) -> None:
+        self.leave_checkpoint(system, tmp_path, monkeypatch)
+        path = tmp_path / CHECKPOINT
+        state = torch.load(path, weights_only=True)
+        del state["optimizer"][place][0][name]
+        torch.save(state, path)
+        with pytest.raises(DataError, match=rf"{CHECKPOINT}: damaged checkpoint; remove it"):
+            make_trainer(system, tmp_path).run()
+
     @pytest.mark.parametrize("damage", ["cut off", "text", "empty", "pickle", "other content"])
     def test_damaged_checkpoint_is_named_and_runs_no_code(
         self, system: TinySystem, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damage: str

@@ -186,7 +186,7 @@ class TestBuilding:
     @pytest.mark.parametrize(
         "text, message",
         [("", "empty"), ("shared split 1\nshared split 1\n", "stands twice"), ("shared split\n", "roots:1: expected")]
-        + [("shared 1\n", "roots:1: expected"), ("shared split one\n", "expected phone-ids")],
+        + [("shared 1\n", "roots:1: expected"), ("shared split one\n", "roots:1: phone-ids: expected an integer")],
     )  # fmt: skip
     def test_damaged_roots_are_named(self, tmp_path: Path, text: str, message: str) -> None:
         (tmp_path / "roots").write_text(text)

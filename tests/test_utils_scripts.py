@@ -87,3 +87,14 @@ def test_utt2spk_and_spk2utt_are_inverse(run_script: RunScript) -> None:
     spk2utt = run_script(UTILS / "utt2spk_to_spk2utt.pl", stdin=utt2spk).stdout
     assert spk2utt == "a a1 a2\nb b1\n"
     assert run_script(UTILS / "spk2utt_to_utt2spk.pl", "-", stdin=spk2utt).stdout == utt2spk
+
+
+def test_tables_may_begin_with_a_byte_order_mark(run_script: RunScript, tmp_path: Path) -> None:
+    (tmp_path / "words.txt").write_text("\ufeff<eps> 0\none 1\n", encoding="utf-8")
+    done = run_script(UTILS / "utt2spk_to_spk2utt.pl", stdin="\ufeffu1\ts\r\nu2 s\r\n")
+    assert (done.stdout, done.stderr) == ("s u1 u2\n", "")
+    done = run_script(UTILS / "spk2utt_to_utt2spk.pl", stdin="\ufeffs u1 u2\r\n")
+    assert done.stdout == "u1 s\nu2 s\n"
+    done = run_script(UTILS / "sym2int.pl", "words.txt", stdin="\ufeff<eps> one\r\n")
+    assert done.stdout == "0 1\n"
+    assert run_script(UTILS / "int2sym.pl", "words.txt", stdin="\ufeff0 1\n").stdout == "<eps> one\n"

@@ -34,6 +34,7 @@ my ($table, $file) = @ARGV;
 my %int2sym;
 open(my $symbols, '<', $table) or fail("$table: $!");
 while (<$symbols>) {
+  s/^\xEF\xBB\xBF// if $. == 1;  # a byte order mark
   my @fields = split;
   @fields == 2 && $fields[1] =~ /^\d+$/ or fail("$table:$.: expected '<symbol> <integer>', found '@fields'");
   $int2sym{ $fields[1] } = $fields[0];
@@ -44,6 +45,7 @@ my $in = \*STDIN;
 if (defined $file && $file ne '-') { undef $in; open($in, '<', $file) or fail("$file: $!"); }
 my $where = defined $file && $file ne '-' ? $file : 'standard input';
 while (<$in>) {
+  s/^\xEF\xBB\xBF// if $. == 1;  # a byte order mark
   my @fields = split;
   for my $n ($begin .. ($end < @fields ? $end : scalar @fields)) {
     my $integer = $fields[$n - 1];

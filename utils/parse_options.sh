@@ -48,6 +48,7 @@ _po_read_config() {
   while IFS= read -r line || [[ -n $line ]]; do
     number=$((number + 1))
     line=${line%$'\r'}
+    if ((number == 1)); then line=${line#$'\xef\xbb\xbf'}; fi # a byte order mark
     line=${line#"${line%%[![:space:]]*}"} # leading blanks
     [[ -z $line || $line == '#'* ]] && continue
     [[ $line == *=* ]] || _po_die "$1:$number: expected opt=value, found '$line'"

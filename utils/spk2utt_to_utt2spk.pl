@@ -16,6 +16,7 @@ if (defined $file) { undef $in; open($in, '<', $file) or fail("$file: $!"); }
 my $where = defined $file ? $file : 'standard input';
 my %seen;
 while (<$in>) {
+  s/^\xEF\xBB\xBF// if $. == 1;  # a byte order mark
   my ($spk, @utts) = split;
   @utts or fail("$where:$.: expected '<spk> <utt1> <utt2> ...'");
   for my $utt (@utts) {

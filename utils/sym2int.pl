@@ -38,6 +38,7 @@ my ($table, $file) = @ARGV;
 my %sym2int;
 open(my $symbols, '<', $table) or fail("$table: $!");
 while (<$symbols>) {
+  s/^\xEF\xBB\xBF// if $. == 1;  # a byte order mark
   my @fields = split;
   @fields == 2 && $fields[1] =~ /^\d+$/ or fail("$table:$.: expected '<symbol> <integer>', found '@fields'");
   $sym2int{ $fields[0] } = $fields[1];
@@ -53,6 +54,7 @@ if (defined $file && $file ne '-') { undef $in; open($in, '<', $file) or fail("$
 my $where = defined $file && $file ne '-' ? $file : 'standard input';
 my ($num_oov, %oovs) = (0);
 while (<$in>) {
+  s/^\xEF\xBB\xBF// if $. == 1;  # a byte order mark
   my @fields = split;
   for my $n ($begin .. ($end < @fields ? $end : scalar @fields)) {
     my $symbol = $fields[$n - 1];

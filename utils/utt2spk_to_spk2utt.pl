@@ -16,6 +16,7 @@ if (defined $file) { undef $in; open($in, '<', $file) or fail("$file: $!"); }
 my $where = defined $file ? $file : 'standard input';
 my (%seen, %utts, @spks);
 while (<$in>) {
+  s/^\xEF\xBB\xBF// if $. == 1;  # a byte order mark
   my @fields = split;
   @fields == 2 or fail("$where:$.: expected '<utt> <spk>', found '" . join(' ', @fields) . "'");
   my ($utt, $spk) = @fields;

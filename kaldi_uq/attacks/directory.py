@@ -20,7 +20,8 @@ from kaldi_uq.attacks.checks.one_run import check
 from kaldi_uq.attacks.goal import Goal
 from kaldi_uq.audio.quality import measure_all, perceptual
 from kaldi_uq.io.datadir import invert_utt2spk, write_table
-from kaldi_uq.io.files import digest, read_json, write_json, write_text
+from kaldi_uq.io.files import digest, read_json, read_json_lines, read_state, write_json, write_text
+from kaldi_uq.io.names import remove_left_over, wave_files
 from kaldi_uq.io.wav import read_wav, write_wav
 from kaldi_uq.io.waves import wave_batches
 from kaldi_uq.recogniser.base import BaseRecogniser
@@ -53,6 +54,7 @@ def craft(
     goal, words = attack.prepare(recogniser, waves, goal)
     donors = goal.donors.key if goal.donors and attack.needs_donors else ""
     key = digest(key, type(attack).__qualname__, attack.settings, goal.away, words, recogniser.settings, donors)
+    files = wave_files(out_dir, waves)
     for part in (out_dir / "parts").glob("*.json"):
         if _finished(part, key) is None:  # this run overwrites waveforms that it stands for
             part.unlink()
@@ -64,26 +66,23 @@ def craft(
             if done is None:
                 done = {}
                 for utt, (samples, record) in attack.attack(recogniser, batch, goal, words, number).items():
-                    write_wav(out_dir / "wav" / f"{utt}.wav", samples, recogniser.sample_rate)
+                    write_wav(files[utt], samples, recogniser.sample_rate)
                     done[utt] = record
                 write_text(part, json.dumps({"key": key, "records": done}))
             records |= done
             progress.update(len(batch.utts))
-    heard = {utt: read_wav(out_dir / "wav" / f"{utt}.wav", expected_rate=recogniser.sample_rate)[0] for utt in waves}
+    heard = {utt: read_wav(file, expected_rate=recogniser.sample_rate)[0] for utt, file in files.items()}
     config = replace(attack.config, untargeted=goal.away)
     return Adversarial(heard, {utt: records[utt] for utt in waves}, dict(waves), config)
 
 
 def _finished(part: Path, key: str) -> dict[str, dict[str, Any]] | None:
     """The records of a batch that an earlier run finished with the same options, or ``None``."""
-    try:
-        state = json.loads(part.read_text(encoding="utf-8"))
-    except (FileNotFoundError, ValueError):  # none, or damaged
+    state = read_state(part)
+    records: dict[str, dict[str, Any]] = state.get("records", {})
+    if state.get("key") != key or not isinstance(records, dict):
         return None
-    if not isinstance(state, dict) or state.get("key") != key:
-        return None
-    records: dict[str, dict[str, Any]] = state["records"]
-    return records if all((part.parents[1] / "wav" / f"{utt}.wav").is_file() for utt in records) else None
+    return records if all(file.is_file() for file in wave_files(part.parents[1], records).values()) else None
 
 
 def write_attack(
@@ -114,11 +113,10 @@ def write_attack(
         line |= {"eps": config.eps, **record, **attack.record(line["statistics"])}
         if "target_success" in line:
             line["target_success"] &= movable(line)
-    scp = {utt: str(out_dir / "wav" / f"{utt}.wav") for utt in records}
-    for left_over in {str(path) for path in (out_dir / "wav").rglob("*.wav")} - set(scp.values()):
-        Path(left_over).unlink()  # of an earlier attack on more utterances
+    scp = wave_files(out_dir, records)
+    remove_left_over(out_dir, scp.values())
     write_json(out_dir / "checks.json", check(recogniser, adversarial))
-    write_table(out_dir / "wav.scp", scp)
+    write_table(out_dir / "wav.scp", {utt: str(file) for utt, file in scp.items()})
     speakers = {utt: utt2spk[utt] for utt in records}
     write_table(out_dir / "utt2spk", speakers)
     write_table(out_dir / "spk2utt", {spk: " ".join(utts) for spk, utts in invert_utt2spk(speakers).items()})
@@ -136,8 +134,7 @@ def write_lines(out_dir: Path, lines: Iterable[Mapping[str, Any]]) -> None:
 
 def read_lines(out_dir: Path) -> list[dict[str, Any]]:
     """Read ``results.jsonl``."""
-    text = (out_dir / "results.jsonl").read_text(encoding="utf-8")
-    return [json.loads(line) for line in text.splitlines()]
+    return [line for _, line in read_json_lines(out_dir / "results.jsonl")]
 
 
 def read_checks(out_dir: Path) -> dict[str, Any]:

@@ -27,6 +27,7 @@ from kaldi_uq.cli.options import (
 from kaldi_uq.errors import UsageError
 from kaldi_uq.io.datadir import spk2utt_table, write_table
 from kaldi_uq.io.files import DoneStamp, write_text
+from kaldi_uq.io.names import check_not_input, remove_left_over, wave_files
 from kaldi_uq.io.wav import to_int16, write_wav
 from kaldi_uq.io.waves import read_waves, sample_rate_of, waves_digest
 
@@ -55,6 +56,8 @@ def run(args: argparse.Namespace) -> None:
     if args.out_dir.resolve() == args.data_dir.resolve():
         raise UsageError(f"{args.out_dir}: the output would replace its own input; choose another directory")
     data = read_data(args, args.out_dir)
+    scp = wave_files(args.out_dir, data.utts)
+    check_not_input(args.out_dir, (data.whole or data).wav_scp.values())
     rate = sample_rate_of(data, allow_pipes=args.allow_pipes)
     waves = read_waves(data, sample_rate=rate, min_samples=1, allow_pipes=args.allow_pipes)
     further = {name: value for name in _FURTHER.values() if (value := getattr(args, name)) is not None}
@@ -64,9 +67,7 @@ def run(args: argparse.Namespace) -> None:
     if not stamp.is_current():
         disturbed = disturb(waves, data.utt2spk, args.kind, level, sample_rate=rate, seed=args.seed, **further)
         stamp.clear()
-        scp = {utt: args.out_dir / "wav" / f"{utt}.wav" for utt in waves}
-        for left_over in set((args.out_dir / "wav").rglob("*.wav")) - set(scp.values()):
-            left_over.unlink()  # written by an earlier run on more utterances
+        remove_left_over(args.out_dir, scp.values())
         for utt, result in disturbed.items():
             write_wav(scp[utt], to_int16(result.wav), rate)
         records = [{"utt": utt, "snr_db": r.snr_db, "gain": r.gain} for utt, r in disturbed.items()]

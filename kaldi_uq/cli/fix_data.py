@@ -1,7 +1,7 @@
 """Mend a data directory: sort its tables and drop the utterances that are not in all of them.
 
-What is dropped is counted and named.  Files that change are kept in <data-dir>/.backup.  It fails, and changes nothing,
-if no utterance would be left.  Kaldi's fix_data_dir.sh.
+Byte order marks go, and CR LF becomes LF.  What is dropped is counted and named.  Files that change are kept in
+<data-dir>/.backup.  It fails, and changes nothing, if no utterance would be left.  Kaldi's fix_data_dir.sh.
 """
 
 from __future__ import annotations

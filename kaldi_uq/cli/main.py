@@ -136,6 +136,12 @@ def _dispatch(argv: list[str]) -> int:
             raise
         print(f"kaldi-uq {name}: error: {_one_line(error)}", file=sys.stderr)
         return 1
+    except (MemoryError, RuntimeError) as error:
+        # RuntimeError: of PyTorch, whose message may be several lines, or a recursion without end
+        if args.debug:
+            raise
+        print(f"kaldi-uq {name}: error: {_unexpected(error)} (--debug shows where)", file=sys.stderr)
+        return 1
     return int(status or 0)
 
 
@@ -145,6 +151,13 @@ def interrupted(program: str) -> NoReturn:
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     os.kill(os.getpid(), signal.SIGINT)
     sys.exit(128 + signal.SIGINT)  # if the signal is blocked
+
+
+def _unexpected(error: BaseException) -> str:
+    """One line about an error whose message was not written for the user."""
+    kind = "out of memory" if isinstance(error, MemoryError) else type(error).__name__
+    said = textwrap.shorten(" ".join(str(error).split()), 300, placeholder=" ...")
+    return f"{kind}: {said}" if said else kind
 
 
 def _one_line(error: BaseException) -> str:

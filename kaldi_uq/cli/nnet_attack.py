@@ -69,6 +69,7 @@ def run(args: argparse.Namespace) -> None:
     from kaldi_uq.attacks.goal import Say
     from kaldi_uq.attacks.levels import level_warnings
     from kaldi_uq.io.files import DoneStamp
+    from kaldi_uq.io.names import check_not_input, wave_files
     from kaldi_uq.io.wav import on_grid
     from kaldi_uq.results.table import Results
 
@@ -81,6 +82,8 @@ def run(args: argparse.Namespace) -> None:
     recogniser = open_recogniser(args)
     data = read_data_for(args, recogniser, args.out_dir, text=True)
     utts = spread_utts(data, args.num_utts)
+    wave_files(args.out_dir, utts)  # before anything is computed
+    check_not_input(args.out_dir, (data.whole or data).wav_scp.values())
     recogniser.random_targets = args.random_targets
     recogniser, spoken = recogniser.read(data, utts=utts, allow_pipes=args.allow_pipes, cmvn_from=args.cmvn_from)
     waves = {utt: on_grid(spoken[utt]) for utt in utts}  # the attack is written as 16 bit

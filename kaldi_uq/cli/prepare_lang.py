@@ -11,7 +11,7 @@ import argparse
 from pathlib import Path
 
 from kaldi_uq.cli.options import add_engine, directory, engine_of, start_logging
-from kaldi_uq.errors import DataError
+from kaldi_uq.io.files import read_lines
 from kaldi_uq.io.lang import Lang
 from kaldi_uq.language.prepare import loop_grammar, prepare_lang
 
@@ -30,9 +30,7 @@ def run(args: argparse.Namespace) -> None:
     prepare_lang(args.dict_dir, args.oov_word, args.lang_dir, engine)
     if args.word_loop:
         lang = Lang.read(args.lang_dir)
-        words = Path(args.word_loop).read_text(encoding="utf-8").split()
-        if not words:
-            raise DataError(f"{args.word_loop}: empty, expected one word a line")
+        words = [word for _, line in read_lines(args.word_loop) for word in line.split()]
         lang.word_ids(words, where=args.word_loop)
         engine.compile_fst(loop_grammar(words, lang.words), args.lang_dir / "G.fst", sort="ilabel")
     lang = Lang.read(args.lang_dir)

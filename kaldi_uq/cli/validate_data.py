@@ -1,6 +1,8 @@
 """Check a data directory: which files it must have, their format, their order, and that they agree.
 
-The first thing that is wrong is said in one line, and the exit status is 1.  Kaldi's validate_data_dir.sh.
+The first thing that is wrong is said in one line, and the exit status is 1.  Kaldi's validate_data_dir.sh.  Refused are
+also a byte order mark and lines that end in CR LF, which Kaldi's programs take for a part of a word, and utterance ids
+that as file names would leave a directory.
 """
 
 from __future__ import annotations

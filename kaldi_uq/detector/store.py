@@ -58,10 +58,7 @@ def load_detector(path: str | os.PathLike[str], statistic: str = "") -> OneClass
         path = path / "detector" / f"{statistic}.json" if statistic else default_detector(path)
         if not path.is_file():
             raise DataError(f"{path}: no such detector; kaldi-uq fit-detector makes it of benign speech")
-    try:
-        content = read_json(path)
-    except (RecursionError, ValueError):  # lists nested too deep, or an integer of too many digits
-        raise DataError(f"{path}: not a detector file") from None
+    content = read_json(path)
     try:
         return _from_content(content)
     except DataError as error:

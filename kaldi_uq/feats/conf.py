@@ -11,11 +11,11 @@ import dataclasses
 import math
 import os
 import re
-from pathlib import Path
 from typing import TypeVar
 
 from kaldi_uq.errors import DataError
 from kaldi_uq.feats.config import FbankConfig, MfccConfig
+from kaldi_uq.io.reading import text_lines
 
 _ConfT = TypeVar("_ConfT", MfccConfig, FbankConfig)
 _TRUE, _FALSE = ("true", "t", "1", ""), ("false", "f", "0")
@@ -114,15 +114,9 @@ def read_fbank_conf(path: str | os.PathLike[str]) -> FbankConfig:
 
 
 def _read_conf(path: str | os.PathLike[str], config: type[_ConfT]) -> _ConfT:
-    try:
-        lines = Path(path).read_text(encoding="utf-8").splitlines()
-    except FileNotFoundError:
-        raise DataError(f"{path}: no such file; it should hold the options of {_PROGRAMS[config]}") from None
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path}: not a text file ({error})") from None
     values: dict[str, bool | int | float | str] = {}
     places: dict[str, int] = {}
-    for number, line in enumerate(lines, start=1):
+    for number, line in text_lines(path, hint=f"; it should hold the options of {_PROGRAMS[config]}"):
         text = line.split("#", 1)[0].strip()
         parsed = _parse_line(text, f"{path}:{number}", config) if text else None
         if parsed:

@@ -12,6 +12,7 @@ from typing import Any
 
 from kaldi_uq.errors import DataError
 from kaldi_uq.feats.conf import convert
+from kaldi_uq.io.reading import text_lines
 
 # file -> option -> type of its value, or the only values that change nothing (None: all of them); others are refused
 _KNOWN: dict[str, dict[str, Any]] = {
@@ -60,12 +61,9 @@ def read_recipe_opts(directory: str | os.PathLike[str]) -> dict[str, Any]:
 
 def _options(path: Path, known: dict[str, Any]) -> dict[str, Any] | None:
     """The options of a file as fields, without those that change nothing; ``None`` if there is no file."""
-    try:
-        words = path.read_text(encoding="utf-8").split()
-    except FileNotFoundError:
+    if not path.exists():
         return None
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path}: not a text file ({error})") from None
+    words = [word for _, line in text_lines(path) for word in line.split()]
     values: dict[str, Any] = {}
     for word in words:
         match = re.fullmatch(r"--([^=]+)(?:=(.*))?", word)

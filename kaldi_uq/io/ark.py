@@ -14,7 +14,6 @@ import io
 import os
 import re
 import struct
-import zlib
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import ModuleType, TracebackType
@@ -26,6 +25,7 @@ from kaldi_uq.errors import DataError
 from kaldi_uq.io.compressed import FORMATS, compress, read_compressed
 from kaldi_uq.io.datadir import write_table
 from kaldi_uq.io.files import atomic_write
+from kaldi_uq.io.reading import read_up_to
 from kaldi_uq.io.rxfile import open_rxfile, split_range, take_range
 
 
@@ -45,10 +45,15 @@ kaldi_io = _import_kaldi_io()
 
 # exceptions of kaldi_io at a damaged archive
 _DAMAGED = (
-    ArithmeticError, AssertionError, EOFError, IndexError, MemoryError, OSError, UnicodeDecodeError, ValueError,
-    TypeError, struct.error, zlib.error, kaldi_io.BadInputFormat, kaldi_io.BadSampleSize, kaldi_io.UnknownMatrixHeader,
+    ArithmeticError, AssertionError, EOFError, IndexError, OSError, UnicodeDecodeError, ValueError, TypeError,
+    struct.error, kaldi_io.BadInputFormat, kaldi_io.BadSampleSize, kaldi_io.UnknownMatrixHeader,
     kaldi_io.UnsupportedDataType,
 )  # fmt: skip
+
+
+def _said(error: Exception) -> str:
+    """The message of an exception in one line; those of ``kaldi_io`` quote bytes of the file."""
+    return " ".join(str(error).split()) or type(error).__name__
 
 
 class _Replay:
@@ -61,18 +66,18 @@ class _Replay:
 
     def read(self, size: int) -> bytes:
         head, self._head = self._head[:size], self._head[size:]
-        return head + self._stream.read(size - len(head)) if size > len(head) else head
+        # numbers of NumPy would overflow; a damaged header promises more than there is
+        return head + read_up_to(self._stream, int(size) - len(head)) if size != len(head) else head
 
 
 def _text(head: bytes, stream: IO[bytes]) -> list[list[float]]:
     """The rows of numbers between brackets, and what is left of the last line."""
-    found = bytearray(head)
-    while b"]" not in found:
-        line = stream.readline()
-        if not line:
+    lines = [head]
+    while b"]" not in lines[-1]:
+        lines.append(stream.readline())
+        if not lines[-1]:
             raise EOFError("no closing bracket")
-        found += line
-    inner, _, rest = bytes(found).partition(b"]")
+    inner, _, rest = b"".join(lines).partition(b"]")
     before, bracket, inner = inner.partition(b"[")
     if before.strip() or not bracket or rest.strip():
         raise ValueError("expected '[ numbers ]'")
@@ -119,7 +124,9 @@ def _read(kind: str, rxfilename: str, where: str, allow_pipes: bool) -> np.ndarr
                 values = _READERS[kind](stream)
         except _DAMAGED as error:
             place = f" ({where})" if where else ""
-            raise DataError(f"{rxfilename}: damaged archive, or no {kind} ({error}); make it again{place}") from None
+            raise DataError(
+                f"{rxfilename}: damaged archive, or no {kind} ({_said(error)}); make it again{place}"
+            ) from None
     try:
         return take_range(values, part) if part else values
     except ValueError as error:
@@ -163,7 +170,7 @@ def read_archive(path: str | os.PathLike[str], kind: str = "matrix") -> Iterator
                     # kaldi_io takes every byte for a character
                     yield key.encode("latin1").decode(), _READERS[kind](stream)
         except _DAMAGED as error:
-            raise DataError(f"{path}: damaged archive ({error}); make it again") from None
+            raise DataError(f"{path}: damaged archive ({_said(error)}); make it again") from None
 
 
 class MatrixWriter:

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import gzip
 import math
 import os
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TextIO
 
 from kaldi_uq.errors import DataError
 from kaldi_uq.io.files import atomic_write
+from kaldi_uq.io.reading import text_lines
 
 BEGIN, END = "<s>", "</s>"
 
@@ -44,27 +44,19 @@ def read_arpa(path: str | os.PathLike[str]) -> NgramModel:
     Raises:
         DataError: missing, malformed, or cut off; names the line.
     """
-    path = Path(path)
-    try:
-        with gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else open(path, encoding="utf-8") as file:
-            return _parse(_Lines(file, path))
-    except FileNotFoundError:
-        raise DataError(f"{path}: no such file") from None
-    except (UnicodeDecodeError, gzip.BadGzipFile, EOFError) as error:
-        raise DataError(f"{path}: not an ARPA file ({error})") from None
+    return _parse(_Lines(Path(path)))
 
 
 class _Lines:
     """The lines that are not empty, and the place of the current one for messages."""
 
-    def __init__(self, stream: TextIO, path: Path) -> None:
-        self._lines = iter(stream)
+    def __init__(self, path: Path) -> None:
         self._path = path
         self._number = 0
 
     def __iter__(self) -> Iterator[str]:
-        for line in self._lines:
-            self._number += 1
+        for number, line in text_lines(self._path):
+            self._number = number
             if line.strip():
                 yield line.strip()
 
@@ -91,7 +83,7 @@ def _parse(lines: _Lines) -> NgramModel:
             return NgramModel(tuple(orders))
         elif section == 0 and line.startswith("ngram "):
             order, equals, count = line.removeprefix("ngram ").partition("=")
-            if not equals or order.strip() != str(len(counts) + 1) or not count.strip().isdigit():
+            if not equals or order.strip() != str(len(counts) + 1) or not re.fullmatch("[0-9]{1,18}", count.strip()):
                 raise lines.fail(f"expected 'ngram {len(counts) + 1}=<count>', found {line!r}")
             counts.append(int(count))
         elif line.startswith("\\"):
@@ -107,7 +99,7 @@ def _parse(lines: _Lines) -> NgramModel:
                 values = float(fields[0]), float(fields[section + 1]) if len(fields) > section + 1 else 0.0
             except ValueError:
                 values = math.nan, 0.0
-            if not section + 1 <= len(fields) <= section + 2 or any(map(math.isnan, values)):
+            if not section + 1 <= len(fields) <= section + 2 or any(map(math.isnan, values)) or math.inf in values:
                 raise lines.fail(f"expected '<log10 probability> {'<word> ' * section}[<backoff>]', found {line!r}")
             words = tuple(fields[1 : section + 1])
             if words in orders[-1]:

@@ -12,6 +12,8 @@ from typing import IO
 
 import numpy as np
 
+from kaldi_uq.io.reading import take
+
 FORMATS = (b"CM ", b"CM2 ", b"CM3 ")
 _STEPS_16_BIT, _STEPS_8_BIT = 65535.0, 255.0
 
@@ -29,25 +31,18 @@ def read_compressed(stream: IO[bytes], token: bytes) -> np.ndarray:
     Raises:
         ValueError: the archive is cut off or its header is impossible.
     """
-    low, span, rows, cols = struct.unpack("<ffii", _take(stream, 16))
+    low, span, rows, cols = struct.unpack("<ffii", take(stream, 16))
     if rows < 0 or cols < 0:
         raise ValueError(f"{rows} rows, {cols} columns")
     if token != FORMATS[0]:
         dtype, steps = ("<u2", _STEPS_16_BIT) if token == FORMATS[1] else ("u1", _STEPS_8_BIT)
-        codes = np.frombuffer(_take(stream, rows * cols * np.dtype(dtype).itemsize), dtype).reshape(rows, cols)
+        codes = np.frombuffer(take(stream, rows * cols * np.dtype(dtype).itemsize), dtype).reshape(rows, cols)
         return (low + codes * np.float32(span / steps)).astype(np.float32)
-    corners = np.frombuffer(_take(stream, cols * 8), "<u2").reshape(cols, 4).astype(np.float32)
+    corners = np.frombuffer(take(stream, cols * 8), "<u2").reshape(cols, 4).astype(np.float32)
     p0, p25, p75, p100 = (low + corners * np.float32(span / _STEPS_16_BIT)).T
-    code = np.frombuffer(_take(stream, rows * cols), "u1").reshape(cols, rows).T.astype(np.float32)
+    code = np.frombuffer(take(stream, rows * cols), "u1").reshape(cols, rows).T.astype(np.float32)
     values = np.where(code <= 64, p0 + (p25 - p0) * code / 64, p25 + (p75 - p25) * (code - 64) / 128)
     return np.where(code <= 192, values, p75 + (p100 - p75) * (code - 192) / 63).astype(np.float32)
-
-
-def _take(stream: IO[bytes], size: int) -> bytes:
-    data = stream.read(size)
-    if len(data) != size:
-        raise ValueError(f"{len(data)} of {size} bytes")
-    return data
 
 
 def compress(matrix: np.ndarray) -> bytes:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from kaldi_uq.errors import DataError
 from kaldi_uq.io.files import atomic_write
+from kaldi_uq.io.reading import foreign_character, split_key, text_lines
 from kaldi_uq.io.segments import Segment
 
 # The tables of a data directory by what their lines belong to.  Without a segments file each recording is one utterance
@@ -24,45 +25,46 @@ def read_table(path: str | os.PathLike[str], *, check_sorted: bool = True, allow
     """Read a table of ``key rest-of-line``, as ``wav.scp``, ``text`` or ``utt2spk`` are.
 
     Args:
-        path: the file, UTF-8.
+        path: the file, as :mod:`kaldi_uq.io.reading` has it.
         check_sorted: keys must be in C-locale order, as Kaldi's tools demand.
         allow_empty: a key without a value is allowed.
 
     Raises:
-        DataError: missing, empty, not UTF-8, a duplicate key, a wrong order; the message names file and line.
+        DataError: missing, empty, no plain text, a duplicate key, a wrong order; the message names file and line.
     """
-    try:
-        raw = Path(path).read_bytes()
-    except FileNotFoundError:
-        raise DataError(f"{path}: no such file") from None
-    try:
-        lines = raw.decode("utf-8").split("\n")
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path}:{raw[: error.start].count(10) + 1}: not UTF-8; convert the file") from None
-    if lines and not lines[-1]:
-        lines.pop()
-    elif lines:
-        raise DataError(f"{path}:{len(lines)}: the last line has no line end: the file is cut off; write it again")
+    path = Path(path)
+    remedy = f"run utils/fix_data_dir.sh {path.parent}"
     table: dict[str, str] = {}
     previous = b""
-    for number, line in enumerate(lines, 1):
-        key, _, value = line.strip().partition(" ")
-        key, value = (key.split("\t", 1) + [""])[:2] if "\t" in key and not value else (key, value)
-        value = value.strip()
+    for number, line in table_lines(path, whole=True):
+        key, value = split_key(line)
         if not key or (not value and not allow_empty):
             raise DataError(f"{path}:{number}: expected '<key> <value>', found {line!r}")
         if key in table:
-            raise DataError(f"{path}:{number}: {key!r} stands twice; run utils/fix_data_dir.sh {Path(path).parent}")
+            raise DataError(f"{path}:{number}: {key!r} stands twice; {remedy}")
         encoded = key.encode()
         if check_sorted and encoded < previous:
-            raise DataError(
-                f"{path}:{number}: {key!r} is not in C-locale order; run utils/fix_data_dir.sh {Path(path).parent}"
-            )
+            raise DataError(f"{path}:{number}: {key!r} is not in C-locale order; {remedy}")
         previous = encoded
         table[key] = value
     if not table:
         raise DataError(f"{path}: empty, expected at least one line")
     return table
+
+
+def table_lines(path: Path, *, whole: bool = False) -> Iterator[tuple[int, str]]:
+    """The lines of a table with their numbers; in an ``.scp`` the names of files may have any blanks, the keys not.
+
+    Raises:
+        DataError: no such file, or no plain text; see :func:`kaldi_uq.io.reading.text_lines`.
+    """
+    if path.suffix != ".scp":
+        yield from text_lines(path, whole=whole)
+        return
+    for number, line in text_lines(path, whole=whole, of_names=True):
+        if problem := foreign_character(split_key(line)[0], path):
+            raise DataError(f"{path}:{number}: {problem}")
+        yield number, line
 
 
 def write_table(path: str | os.PathLike[str], table: Mapping[str, str]) -> None:
@@ -177,7 +179,7 @@ class DataDir:
             feats_scp=table("feats.scp"),
             cmvn_scp=table("cmvn.scp"),
             utt2dur=_seconds(path / "utt2dur", table("utt2dur")),
-            segments=_segments(path / "segments", table("segments")),
+            segments=parse_segments(path / "segments", table("segments")),
         )
         if complete:
             data._check(need)
@@ -271,7 +273,16 @@ def _seconds(path: Path, table: Mapping[str, str]) -> dict[str, float]:
         raise DataError(f"{path}: a duration is not a number of seconds ({error})") from None
 
 
-def _segments(path: Path, table: Mapping[str, str]) -> dict[str, Segment]:
+def parse_segments(path: Path, table: Mapping[str, str]) -> dict[str, Segment]:
+    """What the lines of ``segments`` say.
+
+    Args:
+        path: the file, for messages.
+        table: its lines.
+
+    Raises:
+        DataError: a line is malformed.
+    """
     segments = {}
     for line, (utt, value) in enumerate(table.items(), 1):
         try:

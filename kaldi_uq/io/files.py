@@ -1,4 +1,4 @@
-"""Writing so that nothing is ever half there: a temporary name first, the final name last."""
+"""Writing so that nothing is ever half there: a temporary name first, the final name last; and small readers."""
 
 from __future__ import annotations
 
@@ -6,12 +6,14 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
 from kaldi_uq.errors import DataError
+from kaldi_uq.io.reading import read_bytes, text_lines
 
 
 @contextlib.contextmanager
@@ -23,6 +25,9 @@ def atomic_write(path: str | os.PathLike[str], mode: str = "w") -> Iterator[IO[A
     Args:
         path: the final name; its directory is made if it does not exist.
         mode: way of writing, ``"w"`` (UTF-8 text, ``\\n`` line ends) or ``"wb"``.
+
+    Raises:
+        DataError: a text that UTF-8 cannot hold.
     """
     if mode not in ("w", "wb"):
         raise ValueError(f"mode must be 'w' or 'wb', got {mode!r}")
@@ -42,6 +47,8 @@ def atomic_write(path: str | os.PathLike[str], mode: str = "w") -> Iterator[IO[A
             os.unlink(name)
         if isinstance(error, OSError) and error.filename is None:
             error.filename = str(path)  # a full disk does not say which file did not fit
+        if isinstance(error, UnicodeEncodeError):  # the name of a file, from a command line that is not UTF-8
+            raise DataError(f"{path}: {error.object.strip()!r:.200} is not UTF-8; rename what has that name") from None
         raise
 
 
@@ -61,18 +68,32 @@ def read_lines(path: str | os.PathLike[str]) -> list[tuple[int, str]]:
     """The lines of a text file that are not blank, with their numbers, stripped.
 
     Raises:
-        DataError: the file is missing, is not UTF-8, or has no such line.
+        DataError: the file is missing, is not plain text (:mod:`kaldi_uq.io.reading`), or has no such line.
     """
-    try:
-        lines = Path(path).read_text(encoding="utf-8").splitlines()
-    except FileNotFoundError:
-        raise DataError(f"{path}: no such file") from None
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path}: not UTF-8 ({error}); convert the file") from None
-    found = [(number, line.strip()) for number, line in enumerate(lines, 1) if line.strip()]
+    found = [(number, text) for number, line in text_lines(path) if (text := line.strip())]
     if not found:
         raise DataError(f"{path}: empty")
     return found
+
+
+def read_integers(path: str | os.PathLike[str]) -> list[int]:
+    """The integers of a text file, such as ``phones/silence.int``, however many stand on a line.
+
+    Raises:
+        DataError: the file is missing, or has anything else.
+    """
+    return [integer(word, f"{path}:{number}") for number, line in text_lines(path) for word in line.split()]
+
+
+def integer(text: str, where: str) -> int:
+    """An integer of at most 18 digits, in digits of ASCII.
+
+    Raises:
+        DataError: anything else; the message begins with ``where``.
+    """
+    if not re.fullmatch("-?[0-9]{1,18}", text):
+        raise DataError(f"{where}: expected an integer, found {text!r:.60}")
+    return int(text)
 
 
 def write_json(path: str | os.PathLike[str], value: Any) -> None:
@@ -81,17 +102,45 @@ def write_json(path: str | os.PathLike[str], value: Any) -> None:
 
 
 def read_json(path: str | os.PathLike[str]) -> Any:
-    """Read a JSON file.
+    """Read a JSON file; ``.gz`` is unpacked.
 
     Raises:
         DataError: the file is missing or is not JSON.
     """
+    return parse_json(read_bytes(path), str(path))
+
+
+def read_json_lines(path: str | os.PathLike[str]) -> Iterator[tuple[int, Any]]:
+    """The values of a file that has one a line, with their line numbers.
+
+    Raises:
+        DataError: the file is missing, or a line is not JSON.
+    """
+    for number, line in enumerate(read_bytes(path).split(b"\n"), 1):
+        if line.strip():
+            yield number, parse_json(line, f"{path}:{number}", "object")
+
+
+def parse_json(text: str | bytes, where: str, what: str = "file") -> Any:
+    """Read a JSON text.
+
+    Raises:
+        DataError: it is none, or one that no program writes: thousands of lists in each other, numbers of as many
+            digits; the message begins with ``where`` and says ``what`` was expected.
+    """
     try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise DataError(f"{path}: no such file") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: not a JSON file ({error})") from None
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{where}: not a JSON {what} ({error})") from None
+
+
+def read_state(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """What an earlier run left in a JSON file; empty if there is none, or a damaged one."""
+    try:
+        state = read_json(path)
+    except DataError:
+        return {}
+    return state if isinstance(state, dict) else {}
 
 
 def digest(*parts: Any) -> str:
@@ -102,7 +151,7 @@ def digest(*parts: Any) -> str:
 def file_digest(path: str | os.PathLike[str]) -> str:
     """SHA-256, in hex, of the bytes of a file."""
     checksum = hashlib.sha256()
-    with open(path, "rb") as stream:
+    with open(path, "rb") as stream:  # packed, if it is
         for block in iter(lambda: stream.read(1 << 20), b""):
             checksum.update(block)
     return checksum.hexdigest()
@@ -131,11 +180,7 @@ class DoneStamp:
 
     def is_current(self) -> bool:
         """Whether the step has been done with the same options and inputs."""
-        try:
-            state = json.loads(self.path.read_text(encoding="utf-8"))
-        except (FileNotFoundError, ValueError):  # none, or damaged
-            return False
-        return isinstance(state, dict) and state.get("key") == self.key
+        return read_state(self.path).get("key") == self.key
 
     def clear(self) -> None:
         """Forget that the step was done: called before its output changes."""

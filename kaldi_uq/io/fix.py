@@ -1,6 +1,6 @@
 """Mend a data directory: sort its tables and drop the utterances that are not in all of them.
 
-What Kaldi's ``fix_data_dir.sh`` does.
+What Kaldi's ``fix_data_dir.sh`` does; and byte order marks and CR LF, which Kaldi's programs misread, go.
 """
 
 from __future__ import annotations
@@ -10,8 +10,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from kaldi_uq.errors import DataError
-from kaldi_uq.io.datadir import BY_RECO, BY_SPK, BY_UTT, TABLES, c_sorted, spk2utt_table, subset_tables
+from kaldi_uq.io.datadir import BY_RECO, BY_SPK, BY_UTT, TABLES, c_sorted, spk2utt_table, subset_tables, table_lines
 from kaldi_uq.io.files import write_text
+from kaldi_uq.io.reading import split_key
 from kaldi_uq.io.segments import Segment
 from kaldi_uq.io.validate import malformed
 
@@ -66,21 +67,17 @@ def fix_data_dir(path: Path, *, report: Callable[[str], None]) -> None:
 
 def _read_leniently(path: Path, report: Callable[[str], None]) -> dict[str, str]:
     """Read a table in any order; the first line of a key counts, and lines without a key or a value do not."""
-    try:
-        lines = path.read_text(encoding="utf-8").split("\n")
-    except UnicodeDecodeError:
-        raise DataError(f"{path}: not UTF-8; convert the file") from None
     table: dict[str, str] = {}
-    for number, line in enumerate(lines, 1):
-        key, value = ([*line.split(maxsplit=1), "", ""])[:2]
+    for number, line in table_lines(path):
+        key, value = split_key(line)
         if not key:
             continue
         if key in table:
             report(f"{path}:{number}: {key!r} stands twice; the first is kept")
-        elif not value.strip() and path.name != "text":
+        elif not value and path.name != "text":
             report(f"{path}:{number}: {key!r} has no value")
         else:
-            table[key] = value.strip()
+            table[key] = value
     return table
 
 
@@ -106,9 +103,9 @@ def _reduce(tables: dict[str, dict[str, str]]) -> dict[str, str]:
 
 
 def _write_if_changed(path: Path, table: Mapping[str, str]) -> bool:
-    text = "".join(f"{key} {table[key]}".rstrip() + "\n" for key in c_sorted(table))
+    text = "".join(f"{key} {table[key]}\n" if table[key] else f"{key}\n" for key in c_sorted(table))
     if path.is_file():
-        if path.read_text(encoding="utf-8") == text:
+        if path.read_bytes() == text.encode():  # the bytes: as text, CR LF would be equal to LF
             return False
         backup = path.parent / ".backup"
         backup.mkdir(exist_ok=True)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from kaldi_uq.errors import DataError
 from kaldi_uq.io.datadir import DataDir, read_table
-from kaldi_uq.io.files import atomic_write
+from kaldi_uq.io.files import atomic_write, read_integers, read_lines
 
 log = logging.getLogger(__name__)
 
@@ -79,10 +79,7 @@ class Lang:
         for name in ("words.txt", "phones.txt", "topo", "L.fst", "phones/disambig.int"):
             if not (path / name).is_file():
                 raise DataError(f"{path / name}: no such file; utils/prepare_lang.sh makes it")
-        try:
-            disambig = tuple(int(line) for line in (path / "phones/disambig.int").read_text().split())
-        except ValueError:
-            raise DataError(f"{path / 'phones/disambig.int'}: expected one integer a line") from None
+        disambig = tuple(read_integers(path / "phones/disambig.int"))
         words, phones = (read_symbols(path / name) for name in ("words.txt", "phones.txt"))
         unknown = sorted(set(disambig) - set(phones.values()))
         if unknown:
@@ -168,7 +165,7 @@ def _oov(path: Path, words: dict[str, int]) -> str | None:
     """The word for what is not in the lexicon."""
     for name in ("oov.txt", "oov.int"):
         if (path / name).is_file():
-            content = (path / name).read_text(encoding="utf-8").strip()
+            content = " ".join(line for _, line in read_lines(path / name))
             if name == "oov.txt" and content in words:
                 return content
             found = [word for word, number in words.items() if name == "oov.int" and content == str(number)]

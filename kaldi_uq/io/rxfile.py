@@ -5,15 +5,16 @@ Source: Kaldi ``src/util/kaldi-io.cc``, ``src/util/kaldi-holder.cc`` (ranges).
 
 from __future__ import annotations
 
-import gzip
 import io
-from pathlib import Path
+import os
+import re
 from typing import IO
 
 import numpy as np
 
 from kaldi_uq.errors import DataError
 from kaldi_uq.io.pipes import is_pipe, read_pipe
+from kaldi_uq.io.reading import open_file
 
 ROW_TOLERANCE = 3  # rows that a range may reach beyond the end, because times are rounded
 
@@ -67,17 +68,28 @@ def open_rxfile(rxfilename: str, *, where: str = "", allow_pipes: bool = False) 
         allow_pipes: run a pipe.
 
     Raises:
-        DataError: no such file, or a pipe that is not allowed or fails.
+        DataError: no such file, no regular one, none that long, or a pipe that is not allowed or fails.
     """
     if is_pipe(rxfilename):
         return io.BytesIO(read_pipe(rxfilename, where=where or "input", allow_pipes=allow_pipes))
-    name, _, offset = rxfilename.rpartition(":")
-    if not name or not offset.isdigit() or Path(rxfilename).is_file():
-        name, offset = rxfilename, "0"
-    try:
-        stream: IO[bytes] = gzip.open(name, "rb") if name.endswith(".gz") else open(name, "rb")  # type: ignore[assignment]
-    except FileNotFoundError:
-        raise DataError(f"{name}: no such file" + (f" ({where})" if where else "")) from None
-    if int(offset):
-        stream.seek(int(offset))
+    name, offset = split_offset(rxfilename)
+    hint = f" ({where})" if where else ""
+    stream = open_file(name, hint=hint)
+    if offset:
+        if not name.endswith(".gz") and offset > os.fstat(stream.fileno()).st_size:
+            stream.close()
+            raise DataError(f"{rxfilename}: the file ends before this place; make table and archive again{hint}")
+        stream.seek(offset)
     return stream
+
+
+def split_offset(rxfilename: str) -> tuple[str, int]:
+    """The file of an rxfilename that is no pipe, and the place in it.
+
+    >>> split_offset("feats.ark:17"), split_offset("a.wav")
+    (('feats.ark', 17), ('a.wav', 0))
+    """
+    name, _, offset = rxfilename.rpartition(":")
+    if not name or not re.fullmatch("[0-9]{1,18}", offset) or os.path.isfile(rxfilename):
+        return rxfilename, 0
+    return name, int(offset)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass
 
 import numpy as np
@@ -43,7 +44,7 @@ class Segment:
         start, end = float(fields[1]), float(fields[2])
         if not 0 <= start < math.inf or not (start < end < math.inf or end == TO_THE_END):
             raise ValueError(f"expected 0 <= start < end, found {fields[1]} and {fields[2]}")
-        if len(fields) == 4 and not fields[3].isdigit():
+        if len(fields) == 4 and not re.fullmatch("[0-9]{1,9}", fields[3]):
             raise ValueError(f"expected a channel from 0, found {fields[3]!r}")
         return cls(fields[0], start, end, int(fields[3]) if len(fields) == 4 else None)
 

@@ -1,4 +1,4 @@
-"""NIST SPHERE audio, the format of TIDIGITS and many other corpora: 16-bit PCM and mu-law are read here.
+"""NIST SPHERE audio, the format of TIDIGITS and many other corpora: 16-bit PCM, mu-law and A-law are read here.
 
 Files compressed with ``shorten`` go through Kaldi's ``sph2pipe``.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import shutil
 import tempfile
 import wave
@@ -16,11 +17,13 @@ from pathlib import Path
 import numpy as np
 
 from kaldi_uq.errors import DataError, MissingDependencyError
+from kaldi_uq.io.g711 import ALAW, ULAW
 from kaldi_uq.io.pipes import ProgramError, run_program
 
 MAGIC = b"NIST_1A\n"
 # Byte orders as the header writes them: the weight of the first and of the second byte.
 _ORDER = {"01": "<i2", "10": ">i2"}
+_LAWS = {"ulaw": ULAW, "mu-law": ULAW, "alaw": ALAW}
 
 
 @dataclass(frozen=True)
@@ -60,10 +63,9 @@ def parse_sphere_header(data: bytes, name: str) -> SphereHeader:
     """
     if not data.startswith(MAGIC):
         raise DataError(f"{name}: not a NIST SPHERE file: it begins with {data[:8]!r}, expected {MAGIC!r}")
-    try:
-        size = int(data[8:16])
-    except ValueError:
-        raise DataError(f"{name}: the SPHERE header has no size (found {data[8:16]!r})") from None
+    if not re.fullmatch(rb"\s*[0-9]+\s*", data[8:16]):
+        raise DataError(f"{name}: the SPHERE header has no size (found {data[8:16]!r})")
+    size = int(data[8:16])
     lines = [line.strip() for line in data[16:size].decode("latin-1").split("\n")]
     if len(data) < size or "end_head" not in lines:
         raise DataError(f"{name}: truncated within the SPHERE header; copy the file again")
@@ -76,7 +78,7 @@ def parse_sphere_header(data: bytes, name: str) -> SphereHeader:
     def number(field: str) -> int:
         if field not in fields:
             raise DataError(f"{name}: the SPHERE header has no field {field}")
-        if not fields[field].isdigit() or not int(fields[field]):
+        if not re.fullmatch("[0-9]{1,12}", fields[field]) or not int(fields[field]):
             raise DataError(f"{name}: the SPHERE header's {field} is {fields[field]!r}, expected a positive number")
         return int(fields[field])
 
@@ -117,12 +119,12 @@ def parse_sphere(data: bytes, name: str) -> tuple[np.ndarray, int]:
         if header.byte_order not in _ORDER:
             raise DataError(f"{name}: sample_byte_format is {header.byte_order!r}, expected 01 or 10")
         samples = np.frombuffer(body, _ORDER[header.byte_order], count).astype(np.int16)
-    elif header.coding in ("ulaw", "mu-law") and header.sample_n_bytes == 1:
-        samples = _ULAW[np.frombuffer(body, np.uint8, count)]
+    elif header.coding in _LAWS and header.sample_n_bytes == 1:
+        samples = _LAWS[header.coding][np.frombuffer(body, np.uint8, count)]
     else:
         raise DataError(
             f"{name}: coding {header.coding!r} with {header.sample_n_bytes} bytes a sample is not supported "
-            "(16-bit pcm, ulaw and shorten are); convert the file with sph2pipe -f wav"
+            "(16-bit pcm, ulaw, alaw and shorten are); convert the file with sph2pipe -f wav"
         )
     return samples.reshape(-1, header.channel_count).T, header.sample_rate
 
@@ -146,19 +148,6 @@ def find_sph2pipe() -> str:
     )
 
 
-def _ulaw_table() -> np.ndarray:
-    """The 256 values of mu-law as 16-bit samples.
-
-    Source: ITU-T G.711: complemented bits are sign, exponent (3), mantissa (4); bias 33 on the 14-bit scale.
-    """
-    code = ~np.arange(256, dtype=np.uint8)
-    magnitude = (((code & 0x0F).astype(np.int32) * 2 + 33) << ((code >> 4) & 7)) - 33
-    return (np.where(code & 0x80, -magnitude, magnitude) * 4).astype(np.int16)
-
-
-_ULAW = _ulaw_table()
-
-
 def _run_sph2pipe(data: bytes, name: str, header: SphereHeader) -> np.ndarray:
     """The channels of a file that is compressed."""
     with tempfile.NamedTemporaryFile(suffix=".sph") as file:
@@ -168,6 +157,8 @@ def _run_sph2pipe(data: bytes, name: str, header: SphereHeader) -> np.ndarray:
             decoded = run_program([find_sph2pipe(), "-p", "-f", "wav", file.name])
         except ProgramError as error:
             raise DataError(f"{name}: sph2pipe {error}") from None
+        except MissingDependencyError as error:
+            raise MissingDependencyError(f"{name}: {error}") from None
     try:
         with wave.open(io.BytesIO(decoded)) as stream:
             shape = (stream.getsampwidth(), stream.getnchannels(), stream.getframerate())

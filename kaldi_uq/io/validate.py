@@ -5,12 +5,16 @@ What Kaldi's ``validate_data_dir.sh`` checks.
 
 from __future__ import annotations
 
+import math
+import unicodedata
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 
 from kaldi_uq.errors import DataError
-from kaldi_uq.io.datadir import BY_RECO, BY_SPK, TABLES, c_sorted, invert_utt2spk, read_table
+from kaldi_uq.io.datadir import BY_RECO, BY_SPK, TABLES, c_sorted, invert_utt2spk, parse_segments, read_table
+from kaldi_uq.io.names import id_problem
 from kaldi_uq.io.pipes import is_pipe
+from kaldi_uq.io.reading import check_for_kaldi
 from kaldi_uq.io.segments import Segment
 
 ILLEGAL_WORDS = frozenset({"<s>", "</s>", "#0"})  # the language model and the graph use them themselves
@@ -48,10 +52,12 @@ def validate_data_dir(
             raise DataError(f"{path / name}: no such file{hint}")
     tables = {name: read_table(path / name, allow_empty=name == "text") for name in present}
     for name, table in tables.items():
+        check_for_kaldi(path / name, _remedy(path))
         _check_values(path / name, table)
         if name.endswith(".scp") and not allow_pipes:
             _check_pipes(path / name, table)
     check_agreement(path, tables)
+    _check_ids(path / "utt2spk", tables["utt2spk"])
     _check_speakers(path, tables["utt2spk"], tables["spk2utt"], spk_sort=spk_sort)
     _check_text(path / "text", tables.get("text", {}), non_print=non_print)
     return len(tables["utt2spk"]), len(tables["spk2utt"])
@@ -73,7 +79,8 @@ def check_agreement(path: Path, tables: Mapping[str, Mapping[str, str]]) -> None
     if "segments" in tables:
         if "wav.scp" not in tables:
             raise DataError(f"{path / 'wav.scp'}: no such file, but there is a segments file")
-        recos, where = dict.fromkeys(Segment.parse(value).reco for value in tables["segments"].values()), "segments"
+        segments = parse_segments(path / "segments", tables["segments"])
+        recos, where = dict.fromkeys(segment.reco for segment in segments.values()), "segments"
     for name, table in tables.items():
         if name in BY_SPK or name == "spk2utt":
             _check_keys(path, name, table, "speaker", "utt2spk", spks)
@@ -108,7 +115,7 @@ def _no_tilde(value: str) -> None:
 
 
 def _duration(value: str) -> None:
-    _expect(float(value) > 0, "a positive number", value)
+    _expect(0 < float(value) < math.inf, "a positive number", value)
 
 
 def _warp(value: str) -> None:
@@ -145,6 +152,12 @@ def _check_pipes(path: Path, table: Mapping[str, str]) -> None:
                 f"{path}:{number}: {key!r}: {value!r} is a pipe, and a command of a table runs only with "
                 "--allow-pipes; pass that option if the table is your own"
             )
+
+
+def _check_ids(path: Path, utt2spk: Mapping[str, str]) -> None:
+    for number, utt in enumerate(utt2spk, 1):
+        if problem := id_problem(utt):
+            raise DataError(f"{path}:{number}: {utt!r}: {problem}; rename the utterance in all tables")
 
 
 def _check_speakers(path: Path, utt2spk: dict[str, str], spk2utt: dict[str, str], *, spk_sort: bool) -> None:
@@ -192,5 +205,5 @@ def _check_text(path: Path, text: dict[str, str], *, non_print: bool) -> None:
         illegal = ILLEGAL_WORDS.intersection(words.split())
         if illegal:
             raise DataError(f"{path}:{number}: {utt!r} has the word {min(illegal)}, which no text may have")
-        if not non_print and not words.replace("\t", " ").isprintable():
+        if not non_print and any(unicodedata.category(char) == "Cc" for char in words.replace("\t", " ")):
             raise DataError(f"{path}:{number}: {utt!r} has a control character; --non-print if this is meant")

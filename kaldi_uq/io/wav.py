@@ -6,10 +6,8 @@ an archive of files, or a pipe; and a check for audio that comes from Python.
 
 from __future__ import annotations
 
-import io
 import os
-import struct
-import warnings
+import shlex
 from typing import IO, TypeAlias
 
 import numpy as np
@@ -18,6 +16,8 @@ import numpy.typing as npt
 from kaldi_uq.errors import DataError
 from kaldi_uq.io.files import atomic_write
 from kaldi_uq.io.pipes import is_pipe
+from kaldi_uq.io.reading import read_up_to
+from kaldi_uq.io.riff import STREAM_LENGTH, parse_wav
 from kaldi_uq.io.rxfile import open_rxfile
 from kaldi_uq.io.sphere import MAGIC, parse_sphere
 
@@ -25,12 +25,6 @@ Source: TypeAlias = str | os.PathLike[str] | IO[bytes]
 
 INT16_SCALE = 32768.0
 EXCESS = 1e-6  # how far rounding may carry samples of good audio beyond full scale
-
-# A program that writes to a pipe cannot know the length and writes a maximum, the smallest of which is SoX's.
-STREAM_LENGTH = 0x7FFFF000
-
-# exceptions of scipy at a damaged header; UnboundLocalError: the header has an impossible size of the file
-_MALFORMED = (ValueError, struct.error, EOFError, ArithmeticError, TypeError, UnboundLocalError)
 
 
 def write_wav(path: str | os.PathLike[str], samples: np.ndarray, sample_rate: int) -> None:
@@ -152,7 +146,7 @@ def read_wav(
     name = _name(source, where)
     if len(channels) != 1:
         raise DataError(
-            f"{name}: {len(channels)} channels, expected 1; choose one, e.g. with sox {name} out.wav remix 1"
+            f"{name}: {len(channels)} channels, expected 1; choose one: sox {shlex.quote(name)} out.wav remix 1"
         )
     if not np.any(channels):
         raise DataError(f"{name}: silent: all {channels.shape[1]} samples are zero; remove the utterance")
@@ -176,7 +170,7 @@ def read_channels(
     if data.startswith(MAGIC):
         values, rate = parse_sphere(data, name)
     else:
-        values, rate = _parse_wav(data, name, streamed=_is_streamed(source))
+        values, rate = parse_wav(data, name, streamed=_is_streamed(source))
     if expected_rate is not None and rate != expected_rate:
         raise DataError(
             f"{name}: sample rate {rate} Hz, expected {expected_rate:g} Hz (--sample-frequency of the feature "
@@ -208,70 +202,24 @@ def _name(source: Source, where: str) -> str:
 def _contents(source: Source, where: str, allow_pipes: bool, max_bytes: int | None) -> bytes:
     """The bytes of the audio file that a source stands for."""
     if not isinstance(source, (str, os.PathLike)):
-        return _all_of(source, where, max_bytes)
+        return _bounded(source, None, where, max_bytes)
     with open_rxfile(os.fspath(source), where=where, allow_pipes=allow_pipes) as stream:
         if not stream.tell():
-            return _all_of(stream, _name(source, where), max_bytes)
+            return _bounded(stream, None, _name(source, where), max_bytes)
         head = stream.read(8)  # one of the WAV files of an archive: as long as its header says
-        size = int.from_bytes(head[4:], "little")
-        return head + stream.read(size if max_bytes is None else min(size, max_bytes))
+        size = int.from_bytes(head[4:], "big" if head.startswith(b"RIFX") else "little")
+        if head[:4] in (b"RIFF", b"RIFX") and not 0 < size < STREAM_LENGTH:
+            raise DataError(f"{_name(source, where)}: a WAV file of unknown length in an archive; write it again")
+        return head + _bounded(stream, size, _name(source, where), max_bytes)
 
 
-def _all_of(stream: IO[bytes], name: str, max_bytes: int | None) -> bytes:
+def _bounded(stream: IO[bytes], size: int | None, name: str, max_bytes: int | None) -> bytes:
+    """The next ``size`` bytes, or fewer at the end, or all that there are; more than ``max_bytes`` are an error."""
     if max_bytes is None:
-        return stream.read()
-    data = stream.read(max_bytes + 1)
+        return stream.read() if size is None else read_up_to(stream, size)
+    data = read_up_to(stream, max_bytes + 1 if size is None else min(size, max_bytes + 1))
     if len(data) > max_bytes:
         raise DataError(
             f"{name}: more than {max_bytes / 1e6:g} MB, the most that is taken; cut the recording into parts"
         )
-    return data
-
-
-def _parse_wav(data: bytes, name: str, *, streamed: bool) -> tuple[np.ndarray, int]:
-    """The channels (channels, N), in the type of the file, and the rate of a WAV file from memory.
-
-    Args:
-        data: the file.
-        name: name of the file, for messages.
-        streamed: a program wrote it to a pipe, and may not have known the length.
-    """
-    from scipy.io import wavfile
-
-    data = _checked_length(name, data, streamed=streamed)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", wavfile.WavFileWarning)  # chunks that carry no audio
-        try:
-            rate, values = wavfile.read(io.BytesIO(data))
-        except _MALFORMED as error:
-            raise DataError(f"{name}: not a readable WAV file ({error})") from None
-    return np.atleast_2d(values.T), int(rate)
-
-
-def _checked_length(path: str, data: bytes, *, streamed: bool) -> bytes:
-    """Refuse a header that promises more bytes than there are: a copy or a write was cut off.
-
-    Where a program could not know the length, the header gets the true one.
-    """
-    size = len(data)
-    if size < 12 or data[:4] not in (b"RIFF", b"RIFX", b"RF64") or data[8:12] != b"WAVE":
-        raise DataError(f"{path}: not a WAV file ({size} bytes; no RIFF/WAVE header)")
-    order = ">" if data[:4] == b"RIFX" else "<"
-    at = 12
-    while True:
-        if at + 8 > size:
-            raise DataError(f"{path}: truncated: no data chunk in {size} bytes; copy the file again")
-        length = struct.unpack_from(order + "I", data, at + 4)[0]
-        at += 8
-        if data[at - 8 : at - 4] == b"data":
-            break
-        at += length + length % 2
-    present = size - at
-    unknown = length >= STREAM_LENGTH or (streamed and length == 0)
-    if length == 0 and not (streamed and present):
-        raise DataError(f"{path}: no samples; remove the utterance")
-    if present < length and not unknown:
-        raise DataError(f"{path}: truncated: the header promises {length} bytes, {present} are there; copy it again")
-    if unknown and data[:4] != b"RF64":
-        return b"".join([data[: at - 4], struct.pack(order + "I", present), data[at:]])
     return data

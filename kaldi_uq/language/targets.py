@@ -8,8 +8,10 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from kaldi_uq.errors import AlignmentError, DataError
+from kaldi_uq.io.files import read_integers
 from kaldi_uq.io.kaldi_model import Topology
 from kaldi_uq.io.lang import Lang
+from kaldi_uq.io.reading import text_lines
 
 MAX_TARGET_WORDS = 5  # section 4.2 of the paper: a random length between 1 and 5
 
@@ -23,14 +25,14 @@ def read_pronunciations(lang: Lang) -> dict[str, list[tuple[int, ...]]]:
     path = lang.path / "phones/align_lexicon.int"
     id_to_word = lang.id_to_word
     pronunciations: dict[str, list[tuple[int, ...]]] = {}
-    try:
-        for line in path.read_text().splitlines():
+    for number, line in text_lines(path, hint="; utils/prepare_lang.sh makes it"):
+        try:
             _, word, *phones = (int(value) for value in line.split())
             pronunciations.setdefault(id_to_word[word], []).append(tuple(phones))
-    except FileNotFoundError:
-        raise DataError(f"{path}: no such file; utils/prepare_lang.sh makes it") from None
-    except (ValueError, KeyError):
-        raise DataError(f"{path}: expected '<word-id> <word-id> <phone-id> ...' with ids of words.txt") from None
+        except (ValueError, KeyError):
+            raise DataError(
+                f"{path}:{number}: expected '<word-id> <word-id> <phone-id> ...' with ids of words.txt"
+            ) from None
     return pronunciations
 
 
@@ -44,7 +46,7 @@ def min_word_frames(lang: Lang, topology: Topology) -> dict[str, int]:
 
 def target_words(lang: Lang, topology: Topology) -> dict[str, int]:
     """The words that a random target may hold, and their shortest durations in frames: no symbols, no silence."""
-    silence = {int(i) for i in (lang.path / "phones/silence.int").read_text().split()}
+    silence = set(read_integers(lang.path / "phones/silence.int"))
     prons = read_pronunciations(lang)
     frames = min_word_frames(lang, topology)
     return {

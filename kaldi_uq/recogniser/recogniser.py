@@ -17,7 +17,7 @@ from kaldi_uq.engine.select import select_engine
 from kaldi_uq.errors import DataError, ModelFileError
 from kaldi_uq.feats import framing
 from kaldi_uq.io.datadir import DataDir
-from kaldi_uq.io.files import file_digest
+from kaldi_uq.io.files import file_digest, read_integers
 from kaldi_uq.io.kaldi_model import read_transitions
 from kaldi_uq.io.lang import Lang
 from kaldi_uq.io.waves import read_waves
@@ -257,7 +257,7 @@ class Recogniser(BaseRecogniser):
         if not found:
             return []
         table = read_transitions(self.model_dir / "final.mdl")
-        silence = frozenset(int(i) for i in (self.lang.path / "phones/silence.int").read_text().split())
+        silence = frozenset(read_integers(self.lang.path / "phones/silence.int"))
         return word_times(found[""], words, table, read_pronunciations(self.lang), silence, self.frame_shift_s)
 
     def graph_weights(self, paths: Mapping[str, np.ndarray]) -> dict[str, float]:

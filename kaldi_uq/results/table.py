@@ -8,7 +8,6 @@ import gzip
 import json
 import math
 import os
-import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -70,7 +69,7 @@ class Results:
     def read(self) -> dict[str, Any]:
         """The whole content; the sections are there even if the file is not."""
         packed = not self.path.exists() and self.packed.exists()
-        content = _unpack(self.packed) if packed else read_json(self.path) if self.path.exists() else {}
+        content = read_json(self.packed if packed else self.path) if packed or self.path.exists() else {}
         if not isinstance(content, dict):
             raise DataError(f"{self.path}: expected a JSON object, found {type(content).__name__}")
         for name, kind in _SECTIONS.items():
@@ -214,14 +213,6 @@ class Results:
             content = self.read()
             yield content
             write_json(self.path, content)
-
-
-def _unpack(path: Path) -> Any:
-    try:
-        with gzip.open(path, "rt", encoding="utf-8") as stream:
-            return json.load(stream)
-    except (gzip.BadGzipFile, EOFError, zlib.error, ValueError) as error:  # ValueError: not UTF-8, not JSON
-        raise DataError(f"{path}: not a compressed JSON file ({error})") from None
 
 
 def _checked(row: Row, section: str) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import re
@@ -15,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from kaldi_uq.errors import DataError
+from kaldi_uq.io.files import read_json_lines
 from kaldi_uq.results.word_errors import ErrorRate
 
 FloatArray = npt.NDArray[np.float64]
@@ -246,7 +246,11 @@ class _Line:
         return str(self._typed(name, str, "a text"))
 
     def number(self, name: str) -> float:
-        value = float(self._typed(name, (int, float), "a number"))
+        value = self._typed(name, (int, float), "a number")
+        try:
+            value = float(value)
+        except OverflowError:  # an integer beyond every float
+            value = math.inf
         if not math.isfinite(value):
             raise DataError(f"{self.where}: field {name!r} is {value}; score that utterance again or leave it out")
         return value
@@ -266,14 +270,9 @@ def _lines(path: Path) -> Iterator[_Line]:
     if not path.is_file():
         raise DataError(f"{path}: no such file")
     seen: set[str] = set()
-    with open(path, encoding="utf-8") as stream:
-        for number, raw in enumerate(stream, 1):
-            where = f"{path}:{number}"
-            try:
-                line = _Line(where, json.loads(raw))
-            except json.JSONDecodeError as error:
-                raise DataError(f"{where}: not a JSON object ({error})") from None
-            if line.text("utt") in seen:
-                raise DataError(f"{where}: utterance {line.text('utt')!r} is there twice")
-            seen.add(line.text("utt"))
-            yield line
+    for number, values in read_json_lines(path):
+        line = _Line(f"{path}:{number}", values)
+        if line.text("utt") in seen:
+            raise DataError(f"{line.where}: utterance {line.text('utt')!r} is there twice")
+        seen.add(line.text("utt"))
+        yield line

@@ -38,6 +38,9 @@ log = logging.getLogger(__name__)
 CHECKPOINT = "checkpoint.pt"
 REALIGN_FRAMES = 1 << 14  # frames in a batch
 _CHECKPOINT_FIELDS = {"key", "epoch", "network", "average", "optimizer", "pdfs", "history"}
+# what PyTorch and the reading of values raise where a checkpoint is whole, but not what a training wrote
+_DAMAGED = (RuntimeError, LookupError, TypeError, ValueError, AttributeError)
+_ADAM_FIELDS = {"step", "exp_avg", "exp_avg_sq"}
 
 
 @dataclass(frozen=True)
@@ -296,18 +299,30 @@ class Trainer:
             # The optimiser's state is nested, which safetensors does not hold; weights_only reads tensors and plain
             # containers and nothing else, so that a checkpoint of a stranger runs no code.
             state = torch.load(path, map_location=self.device, weights_only=True)
-        except (RuntimeError, pickle.UnpicklingError, EOFError, OSError, KeyError, ValueError):
+        except (pickle.UnpicklingError, EOFError, OSError, *_DAMAGED):
             state = None
+        damaged = DataError(f"{path}: damaged checkpoint; remove it to train from the beginning")
         if not isinstance(state, dict) or state.keys() != _CHECKPOINT_FIELDS:
-            raise DataError(f"{path}: damaged checkpoint; remove it to train from the beginning")
+            raise damaged
         if state["key"] != self.key:
             log.warning("%s: of another configuration; training starts from the beginning", path)
             return 0
-        self.model.network.load_state_dict(state["network"])
-        if self.average is not None:
-            self.average.load_state_dict(state["average"])
-        optimizer.load_state_dict(state["optimizer"])
-        data.pdfs = state["pdfs"].long()
-        self.history = state["history"]
+        try:
+            self.model.network.load_state_dict(state["network"])
+            if self.average is not None:
+                self.average.load_state_dict(state["average"])
+            for group, saved in zip(optimizer.param_groups, state["optimizer"]["param_groups"], strict=True):
+                if group.keys() != saved.keys():  # PyTorch would find out in the first step
+                    raise ValueError(f"options of the optimiser {sorted(group.keys() ^ saved.keys())}")
+            if any(entry.keys() != _ADAM_FIELDS for entry in state["optimizer"]["state"].values()):
+                raise ValueError("the state of the optimiser")
+            optimizer.load_state_dict(state["optimizer"])
+            if state["pdfs"].shape != data.pdfs.shape or not 0 < int(state["epoch"]):
+                raise ValueError("the alignments or the epoch")
+            data.pdfs = state["pdfs"].long()
+            self.history = [dict(entry) for entry in state["history"]]
+        except _DAMAGED as error:  # whole, but of other keys or shapes
+            log.debug("%s: %s", path, error)
+            raise damaged from None
         log.info("resuming after epoch %d", state["epoch"])
         return int(state["epoch"])

@@ -17,6 +17,8 @@ from kaldi_uq.engine.checks import existing_files
 from kaldi_uq.engine.embedded.tree_stats import CENTRAL, CLASS, COLUMNS, UNKNOWN, TreeStats, log_likelihood
 from kaldi_uq.errors import DataError, EngineError
 from kaldi_uq.io.event_map import PDF_CLASS, EventMap, Leaf, Split, Table
+from kaldi_uq.io.files import integer
+from kaldi_uq.io.reading import text_lines
 
 MIN_GAIN = 300.0  # log-likelihood that a split must gain, as in Kaldi
 _ROUND_TO = 8  # the number of leaves is a multiple of this, as in Kaldi
@@ -38,17 +40,15 @@ def read_roots(path: Path) -> list[Root]:
         DataError: missing or malformed; a phone that stands twice.
     """
     existing_files(path.parent, path.name, error=DataError)
-    lines = path.read_text(encoding="utf-8").splitlines()
     roots: list[Root] = []
-    for number, line in enumerate(lines, 1):
+    for number, line in text_lines(path):
         shared, split, *phones = [*line.split(), "", ""][: max(2, len(line.split()))]
         if shared not in ("shared", "not-shared") or split not in ("split", "not-split") or not phones:
             raise DataError(
                 f"{path}:{number}: expected 'shared|not-shared split|not-split <phone-ids>', found {line!r}"
             )
-        if not all(phone.isdigit() for phone in phones):
-            raise DataError(f"{path}:{number}: expected phone-ids, found {line!r}")
-        roots.append(Root(tuple(sorted(map(int, phones))), shared == "shared", split == "split"))
+        ids = sorted(integer(phone, f"{path}:{number}: phone-ids") for phone in phones)
+        roots.append(Root(tuple(ids), shared == "shared", split == "split"))
     every = [phone for root in roots for phone in root.phones]
     if len(set(every)) < len(every) or not every:
         raise DataError(f"{path}: " + ("a phone stands twice" if every else "empty"))

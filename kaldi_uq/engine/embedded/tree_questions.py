@@ -15,6 +15,8 @@ import numpy as np
 from kaldi_uq.engine.checks import existing_files
 from kaldi_uq.engine.embedded.tree_stats import CENTRAL, CLASS, TreeStats, log_likelihood
 from kaldi_uq.errors import DataError
+from kaldi_uq.io.files import integer
+from kaldi_uq.io.reading import text_lines
 
 _NUM_TRIES = 10  # starting points of a split in two
 _NUM_ITERS = 100
@@ -28,11 +30,11 @@ def read_phone_sets(path: Path) -> list[tuple[int, ...]]:
         DataError: missing, or not integers.
     """
     existing_files(path.parent, path.name, error=DataError)
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-        return [tuple(int(phone) for phone in line.split()) for line in lines if line.strip()]
-    except ValueError as error:
-        raise DataError(f"{path}: expected phone-ids ({error})") from None
+    return [
+        tuple(integer(phone, f"{path}:{number}: phone-ids") for phone in line.split())
+        for number, line in text_lines(path)
+        if line.strip()
+    ]
 
 
 def obtain_questions(
