@@ -18,7 +18,7 @@ from kaldi_uq.io.bad import REPORT, read_data_dir
 from kaldi_uq.io.datadir import DataDir, read_table, write_table
 from kaldi_uq.io.wav import write_wav
 from kaldi_uq.io.waves import read_waves
-from tests.conftest import RunScript
+from tests.conftest import REPO, RunScript
 from tests.tiny import RATE, TinySystem, make_system, make_waves, write_segments, write_set
 
 MFCC_CONF = "--sample-frequency=8000\n--use-energy=false\n--num-mel-bins=15\n--num-ceps=7\n--dither=0\n"
@@ -173,22 +173,21 @@ def test_one_too_many_is_an_error_with_the_first_and_the_count(
     assert not (tmp_path / "raw.scp").exists()
 
 
-def test_disturb_data_takes_the_rate_of_most_files(
-    thousand: tuple[Path, dict[str, str]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    data, broken = thousand
+def test_disturb_data_takes_the_rate_of_most_files(tmp_path: Path) -> None:
+    data = write_set(tmp_path / "data", *make_waves(8))
+    broken = {"utt00": "rate", "utt03": "stereo", "utt05": "words", "utt06": "rate"}  # the first one too
+    spoil(data, {"utt04": "short", **broken})  # short for a frame, but not for noise
     options = ["disturb-data", "--kind", "white", "--snr-db", "20"]
-    assert main([*options, "--max-bad", "60", str(data), str(tmp_path / "white")]) == 0
-    wrong = {utt: kind for utt, kind in broken.items() if kind != "short"}  # short for a frame, but not for noise
-    check_reasons(reasons(tmp_path / f"white/{REPORT}"), wrong)
-    clean = without(data, set(wrong), tmp_path / "clean")
+    assert main([*options, "--max-bad", "4", str(data), str(tmp_path / "white")]) == 0
+    check_reasons(reasons(tmp_path / f"white/{REPORT}"), broken)
+    clean = without(data, set(broken), tmp_path / "clean")
     assert main([*options, str(clean), str(tmp_path / "alone")]) == 0
-    assert (tmp_path / "white/disturbances.jsonl").read_bytes() == (tmp_path / "alone/disturbances.jsonl").read_bytes()
-    utts = list(read_table(tmp_path / "white/wav.scp"))
-    assert utts == list(read_table(clean / "wav.scp"))
-    for utt in utts[::100]:
-        pair = [(tmp_path / f"{name}/wav/{utt}.wav").read_bytes() for name in ("white", "alone")]
-        assert pair[0] == pair[1]
+    white, alone = tmp_path / "white", tmp_path / "alone"
+    names = [path.relative_to(alone) for path in sorted(alone.rglob("*.*")) if path.suffix in (".wav", ".jsonl")]
+    assert len(names) == 5
+    for name in [*names, "text", "utt2spk", "spk2utt"]:
+        assert (white / name).read_bytes() == (alone / name).read_bytes()
+    assert list(read_table(white / "wav.scp")) == ["utt01", "utt02", "utt04", "utt07"]
 
 
 # models
@@ -343,9 +342,59 @@ def test_names_in_the_report_stay_in_their_columns(tmp_path: Path) -> None:
 # the scripts
 
 
-def test_make_mfcc_passes_it_on_and_says_where_the_names_are(run_script: RunScript, tmp_path: Path) -> None:
+def test_make_mfcc_names_the_bad_ones_and_says_what_to_do(run_script: RunScript, tmp_path: Path) -> None:
+    """Two processes of Python: more bad ones than allowed is an error of the same command, tested above."""
     data = write_set(tmp_path / "data", *make_waves(6))
-    broken = {"utt01": "text", "utt03": "words"}
-    spoil(data, broken)
+    spoil(data, {"utt01": "text", "utt03": "words"})
     (tmp_path / "mfcc.conf").write_text(MFCC_CONF)
-    (tmp_path / "path.sh").write_text("")
+    (tmp_path / "path.sh").write_text(f"export PATH={REPO}/utils/bin:$PATH\n")
+    for name in ("steps", "utils"):
+        (tmp_path / name).symlink_to(REPO / name)
+    done = run_script("steps/make_mfcc.sh", "--mfcc-config", "mfcc.conf", "--nj", "3", "--max-bad", "2", data)
+    assert done.returncode == 0, done.stderr
+    assert list(reasons(data / REPORT)) == ["utt01", "utt03"]
+    assert f"2 bad utterances are left out: {data}/{REPORT}\n" in done.stderr
+    assert f"drop them with utils/fix_data_dir.sh {data}" in done.stderr
+    assert list(read_table(data / "feats.scp")) == ["utt00", "utt02", "utt04", "utt05"]
+    assert main(["fix-data", str(data)]) == 0
+    assert DataDir.read(data, need=("feats.scp",)).utts == ["utt00", "utt02", "utt04", "utt05"]
+
+
+STEPS = {
+    "train": ("{data} {lang} {ali} {out}", "nnet-train"),
+    "decode": ("{graph} {data} {model} {out}", "nnet-decode"),
+    "attack": ("{data} {lang} {model} {graph} {out}", "nnet-attack"),
+}
+
+
+@pytest.mark.parametrize("step", STEPS)
+@pytest.mark.parametrize("given", [0, 7])
+def test_steps_pass_it_on_and_tell_how_many(step: str, given: int, run_script: RunScript, tmp_path: Path) -> None:
+    """No process of Python: the job only notes its words, and leaves names where there are some."""
+    names = {name: tmp_path / name for name in ("data", "lang", "ali", "graph", "model", "out")}
+    empty = ("data/wav.scp", "data/text", "lang/L.fst", "graph/HCLG.fst", "model/final.safetensors")
+    empty += ("ali/final.mdl", "ali/tree", "ali/ali.1.gz", "conf/mfcc.conf", "path.sh")
+    for path in empty:
+        (tmp_path / path).parent.mkdir(exist_ok=True)
+        (tmp_path / path).touch()
+    (tmp_path / "ali/num_jobs").write_text("1\n")
+    left = f"printf 'a\\tb\\tc\\nd\\te\\tf\\n' >{tmp_path}/out/{REPORT}\n" if given else ""
+    (tmp_path / "job").write_text(
+        f'#!/bin/sh\nshift\necho "$@" >{tmp_path}/words\ntouch {tmp_path}/out/log/{step}.log\n{left}'
+    )
+    (tmp_path / "job").chmod(0o755)
+    words, command = STEPS[step]
+    more = ["--max-bad", str(given)] if given else []
+    arguments = words.format(**names).split()
+    done = run_script(REPO / f"steps/uq/{step}.sh", "--cmd", tmp_path / "job", *more, *arguments)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "words").read_text().startswith(f"kaldi-uq {command} ")
+    assert f" --max-bad {given} " in (tmp_path / "words").read_text()
+    assert (f"2 bad utterances are left out: {tmp_path}/out/{REPORT}\n" in done.stderr) == bool(given)
+
+
+def test_telephone_audio_of_the_right_rate_is_not_bad(tmp_path: Path) -> None:
+    data = write_set(tmp_path / "data", *make_waves(2))
+    law = np.random.default_rng(0).integers(0, 256, 2000, dtype=np.uint8)
+    Path(read_table(data / "wav.scp")["utt00"]).write_bytes(wav_file(law, coding=7))
+    assert len(read_data_dir(data, sample_rate=RATE, max_bad=1, report=tmp_path / REPORT).utts) == 2
