@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import logging
 import os
 import re
 import subprocess
@@ -17,6 +18,7 @@ import pytest
 
 from kaldi_uq.cli import detect as detect_command
 from kaldi_uq.cli.main import main
+from kaldi_uq.cli.options import _OneLine
 from kaldi_uq.detector import GaussianDetector, save_detector
 from kaldi_uq.detector.judge import Verdict, judge_each
 from kaldi_uq.detector.normal import FILE_NAME, FrameCounter, save_frame_quantiles
@@ -398,6 +400,21 @@ def test_errors_of_every_command_are_printable(tmp_path: Path, capsys: pytest.Ca
     err = capsys.readouterr().err
     assert err.count("\n") == 3 and err.count(r"\x1b[2J") >= 3
     assert "\x1b" not in err
+
+
+def test_log_lines_are_printable() -> None:
+    record = logging.LogRecord("kaldi_uq", logging.WARNING, "", 0, "%s: bad", ("\x1b[2Ja\nb",), None)
+    assert _OneLine("%(levelname)s %(message)s").format(record) == r"WARNING \x1b[2Ja\x0ab: bad"
+
+
+def test_unexpected_errors_are_printable(monkeypatch: pytest.MonkeyPatch, gate: Gate, place: Path) -> None:
+    def fail(*args: object, **options: object) -> None:
+        raise RuntimeError("\x1b[2J of PyTorch")
+
+    monkeypatch.setattr("kaldi_uq.detector.judge.judge", fail)
+    status, out, err = gate("--fail-on-attack", place / "benign.wav")
+    assert (status, out) == (1, "")
+    assert err.startswith(r"kaldi-uq detect: error: RuntimeError: \x1b[2J of PyTorch")
 
 
 def test_reader_that_closes_the_pipe_never_sees_benign(place: Path) -> None:

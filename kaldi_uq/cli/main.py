@@ -134,15 +134,19 @@ def _dispatch(argv: list[str]) -> int:
         # ValueError: a configuration refused an option's value; its message names the field
         if args.debug:
             raise
-        print(f"kaldi-uq {name}: error: {_one_line(error)}", file=sys.stderr)
-        return 1
+        return _failed(name, _one_line(error))
     except (MemoryError, RuntimeError) as error:
         # RuntimeError: of PyTorch, whose message may be several lines, or a recursion without end
         if args.debug:
             raise
-        print(f"kaldi-uq {name}: error: {_unexpected(error)} (--debug shows where)", file=sys.stderr)
-        return 1
+        return _failed(name, f"{_unexpected(error)} (--debug shows where)")
     return int(status or 0)
+
+
+def _failed(name: str, message: str) -> int:
+    """Say in one line why a command failed; the exit status."""
+    print(f"kaldi-uq {name}: error: {printable(message)}", file=sys.stderr)
+    return 1
 
 
 def interrupted(program: str) -> NoReturn:
@@ -163,8 +167,8 @@ def _unexpected(error: BaseException) -> str:
 def _one_line(error: BaseException) -> str:
     if isinstance(error, OSError) and error.strerror:
         where = f"{error.filename}: " if error.filename else ""
-        return printable(f"{where}{error.strerror}")
-    return printable(" ".join(str(error).split()))
+        return f"{where}{error.strerror}"
+    return " ".join(str(error).split())
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from kaldi_uq.engine.base import Engine, EngineOptions
 from kaldi_uq.engine.select import ENGINES, select_engine
+from kaldi_uq.errors import printable
 from kaldi_uq.io.bad import REPORT, read_data_dir
 from kaldi_uq.io.datadir import DataDir
 
@@ -115,7 +116,17 @@ def add_lattices(parser: argparse.ArgumentParser) -> None:
 def start_logging() -> None:
     """Log lines in Kaldi's form to standard error, where ``$cmd`` puts them into the log of the job."""
     logging.addLevelName(logging.INFO, "LOG")
-    logging.basicConfig(level=logging.INFO, format="%(levelname)s (%(name)s) %(message)s")
+    handler = logging.StreamHandler()
+    handler.setFormatter(_OneLine("%(levelname)s (%(name)s) %(message)s"))
+    logging.basicConfig(level=logging.INFO, handlers=[handler])
+
+
+class _OneLine(logging.Formatter):
+    """Messages with names of strangers, as harmless as errors are."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        record.message = printable(record.message)
+        return super().formatMessage(record)
 
 
 def positive_int(text: str) -> int:
