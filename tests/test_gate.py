@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import json
 import logging
@@ -346,6 +347,13 @@ def test_no_more_is_read_than_the_bound(
     status, out, err = gate("--json", "--max-mb", "1", tmp_path / "long.wav", place / "benign.wav")
     assert (status, verdicts(out)) == (1, ["error", "benign"])
     assert f"{tmp_path}/long.wav: more than 1 MB" in err
+    packed, ark = tmp_path / "long.wav.gz", tmp_path / "wav.ark"
+    packed.write_bytes(gzip.compress(data[:44] + bytes(3_000_000)))
+    member = b"RIFF" + (3_000_000).to_bytes(4, "little") + data[8:44] + bytes(3_000_000)
+    ark.write_bytes(b"utt " + member)
+    for source in (packed, f"{ark}:4"):
+        assert f"{source}: more than 1 MB" in gate("--max-mb", "1", source)[2]
+        assert f"{source}: more than 1 MB" not in gate("--max-mb", "4", source)[2]
 
 
 # terminals and pipes

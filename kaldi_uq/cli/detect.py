@@ -147,12 +147,18 @@ def _print(*lines: str) -> None:
 
 
 def _read(args: argparse.Namespace, recogniser: BaseRecogniser, wav: str) -> np.ndarray:
-    """Read one of the files; see :meth:`BaseRecogniser.read_file`."""
-    max_bytes = args.max_mb * 1_000_000
-    if wav == STDIN and not args.scp:
-        return recogniser.read_file(sys.stdin.buffer, where="standard input", max_bytes=max_bytes)
-    where = args.scp or ""
-    return recogniser.read_file(wav, where=where, allow_pipes=args.allow_pipes, max_bytes=max_bytes)
+    """Read one of the files, (N,) float32."""
+    from kaldi_uq.recogniser.audio import read_file
+
+    streamed = wav == STDIN and not args.scp
+    return read_file(
+        sys.stdin.buffer if streamed else wav,
+        recogniser.sample_rate,
+        recogniser.min_samples,
+        where="standard input" if streamed else args.scp or "",
+        allow_pipes=args.allow_pipes,
+        max_bytes=args.max_mb * 1_000_000,
+    )
 
 
 def _judge(

@@ -202,8 +202,6 @@ class DataDir:
     def subset(self, utts: Collection[str]) -> DataDir:
         """The directory with some of its utterances only."""
         kept = set(utts)
-        if not kept:
-            raise ValueError(f"no utterance of {self.path} is left")
         tables = ("utt2spk", "text", "feats_scp", "utt2dur", "segments" if self.segments else "wav_scp")
         parts: dict[str, Any] = {
             name: {utt: one for utt, one in getattr(self, name).items() if utt in kept} for name in tables
