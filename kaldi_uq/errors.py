@@ -1,10 +1,16 @@
-"""The exceptions that a user of the package can meet.
+"""The exceptions that a user of the package can meet, and text of strangers made fit for a terminal.
 
 Every message says what is wrong, where, what was expected, what was found and what to do.  The commands print it as
 one line and exit with status 1.  ``ValueError`` and ``TypeError`` stay for a caller's mistake in Python code.
 """
 
 from __future__ import annotations
+
+import unicodedata
+
+# Control characters, halves of pairs, ends of lines and paragraphs; and what turns the direction of the text behind it
+_UNPRINTABLE = frozenset({"Cc", "Cs", "Zl", "Zp"})
+_TURNING = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 
 
 class KaldiUqError(Exception):
@@ -33,3 +39,26 @@ class UsageError(KaldiUqError):
 
 class MissingDependencyError(KaldiUqError):
     """An optional package is needed for this operation; the message names the command that installs it."""
+
+
+def printable(text: str) -> str:
+    r"""Text with names and words of strangers as one line that does nothing to a terminal.
+
+    A file name may hold escape sequences that recolour, overwrite or retitle, and line ends that look like further
+    output.  Such characters become escapes; bytes of a name that are not UTF-8 become ``\xNN``.
+
+    >>> printable("a\x1b[2Jb\n.wav"), printable("a\udcff \u202ewav")
+    ('a\\x1b[2Jb\\x0a.wav', 'a\\xff \\u202ewav')
+    """
+    if text.isascii() and text.isprintable():
+        return text
+    return "".join(
+        _escape(char) if char in _TURNING or unicodedata.category(char) in _UNPRINTABLE else char for char in text
+    )
+
+
+def _escape(char: str) -> str:
+    code = ord(char)
+    if 0xDC80 <= code <= 0xDCFF:  # a byte that is not UTF-8, as Python keeps it in the name of a file
+        code -= 0xDC00
+    return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}"
