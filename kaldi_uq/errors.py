@@ -1,4 +1,4 @@
-"""The exceptions that a user of the package can meet.
+"""The exceptions that a user of the package can meet, and text of strangers made fit for a terminal.
 
 Every message says what is wrong, where, what was expected, what was found and what to do.  The commands print it as
 one line and exit with status 1.  ``ValueError`` and ``TypeError`` stay for a caller's mistake in Python code.
@@ -7,31 +7,24 @@ one line and exit with status 1.  ``ValueError`` and ``TypeError`` stay for a ca
 from __future__ import annotations
 
 import re
+import unicodedata
 
 _LONGEST = 1000  # characters of a message; the longest of ours list the options of a configuration
 _END = 200  # of these, how many are the end of one that is too long: it says what to do
 
-
-def readable(message: str) -> str:
-    r"""A message as one line that any terminal shows, however strange a file it quotes.
-
-    Line ends become spaces, what cannot be printed is escaped, and of a very long one the middle is left out.
-
-    >>> readable("a.conf:1:\n  unknown option --dit\x07her")
-    'a.conf:1: unknown option --dit\\x07her'
-    """
-    line = message
-    if not line.isprintable():
-        line = re.sub(r"\s*\n\s*", " ", line.strip())
-        line = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line)
-    return line if len(line) <= _LONGEST else f"{line[: _LONGEST - _END]} ... {line[-_END:]}"
+# Control characters, halves of pairs, ends of lines and paragraphs; and what turns the direction of the text behind it
+_UNPRINTABLE = frozenset({"Cc", "Cs", "Zl", "Zp"})
+_TURNING = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 
 
 class KaldiUqError(Exception):
-    """Base of every error that has its cause outside the code: in data, files, options or tools."""
+    """Base of every error that has its cause outside the code: in data, files, options or tools.
+
+    What it quotes of files is made fit for a terminal, and shortened.
+    """
 
     def __str__(self) -> str:
-        return readable(super().__str__())
+        return one_line(super().__str__())
 
 
 class DataError(KaldiUqError):
@@ -56,3 +49,36 @@ class UsageError(KaldiUqError):
 
 class MissingDependencyError(KaldiUqError):
     """An optional package is needed for this operation; the message names the command that installs it."""
+
+
+def one_line(message: str) -> str:
+    r"""A message as one :func:`printable` line; of a very long one the middle is left out.
+
+    >>> one_line("a.conf:1:\n  unknown option --dit\x07her")
+    'a.conf:1: unknown option --dit\\x07her'
+    """
+    line = printable(re.sub(r"\s*\n\s*", " ", message.strip()))
+    return line if len(line) <= _LONGEST else f"{line[: _LONGEST - _END]} ... {line[-_END:]}"
+
+
+def printable(text: str) -> str:
+    r"""Text with names and words of strangers as one line that does nothing to a terminal.
+
+    A file name may hold escape sequences that recolour, overwrite or retitle, and line ends that look like further
+    output.  Such characters become escapes; bytes of a name that are not UTF-8 become ``\xNN``.
+
+    >>> printable("a\x1b[2Jb\n.wav"), printable("a\udcff \u202ewav")
+    ('a\\x1b[2Jb\\x0a.wav', 'a\\xff \\u202ewav')
+    """
+    if text.isascii() and text.isprintable():
+        return text
+    return "".join(
+        _escape(char) if char in _TURNING or unicodedata.category(char) in _UNPRINTABLE else char for char in text
+    )
+
+
+def _escape(char: str) -> str:
+    code = ord(char)
+    if 0xDC80 <= code <= 0xDCFF:  # a byte that is not UTF-8, as Python keeps it in the name of a file
+        code -= 0xDC00
+    return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}"

@@ -10,6 +10,7 @@ cmd=utils/run.pl             # <command>: how to run the jobs
 mfcc_config=conf/mfcc.conf   # <file>: Kaldi's options of compute-mfcc-feats
 engine=                      # embedded|kaldi: kaldi: by compute-mfcc-feats [by KALDI_ROOT]
 allow_pipes=false            # true|false: run lines of wav.scp that are commands
+max_bad=0                    # <n>: leave out up to so many utterances that cannot be used, in one job; <data-dir>/bad_utterances names them
 
 . utils/script.sh
 [ $# -ge 1 ] && [ $# -le 3 ] || usage
@@ -25,16 +26,22 @@ need_files "" "$mfcc_config"
 check_nj
 pipes=()
 [ "$allow_pipes" = false ] || pipes=(--allow-pipes)
-utils/validate_data_dir.sh --no-text --no-feats "${pipes[@]}" "$data"
+[ "$max_bad" != 0 ] || utils/validate_data_dir.sh --no-text --no-feats "${pipes[@]}" "$data"
 hold_dir "$data" .   # whatever directory the logs are in
-split_for_jobs --per-utt "$data"
+if [ "$max_bad" = 0 ]; then
+  split_for_jobs --per-utt "$data"
+  parts=$data/split${nj}utt/JOB
+else # tables with bad utterances cannot be split, and no job could count those of the others
+  nj=1
+  parts=$data
+fi
 mkdir -p "$logdir" "$mfccdir"
-rm -f "$data/feats.scp"   # it points into the archives that are now replaced
+rm -f "$data/bad_utterances" "$data/feats.scp"   # it points into the archives that are now replaced
 
 $cmd "JOB=1:$nj" "$logdir/make_mfcc_$name.JOB.log" \
-  kaldi-uq compute-mfcc "${engine_opts[@]}" --job JOB "${pipes[@]}" --mfcc-config "$mfcc_config" \
+  kaldi-uq compute-mfcc "${engine_opts[@]}" --job JOB "${pipes[@]}" --max-bad "$max_bad" --mfcc-config "$mfcc_config" \
   --num-frames "$logdir/utt2num_frames.JOB" \
-  "$data/split${nj}utt/JOB" "$mfccdir/raw_mfcc_$name.JOB.ark" "$mfccdir/raw_mfcc_$name.JOB.scp"
+  "$parts" "$mfccdir/raw_mfcc_$name.JOB.ark" "$mfccdir/raw_mfcc_$name.JOB.scp"
 
 join_parts() {
   local n
@@ -46,4 +53,9 @@ join_parts "$logdir/utt2num_frames" "$data/utt2num_frames"
 kaldi-uq frame-shift "$mfcc_config" >"$data/frame_shift.tmp"
 mv "$data/frame_shift.tmp" "$data/frame_shift"
 
+if [ "$max_bad" != 0 ] && [ -f "$mfccdir/raw_mfcc_$name.1.bad_utterances" ]; then
+  mv "$mfccdir/raw_mfcc_$name.1.bad_utterances" "$data/bad_utterances"
+  tell_bad "$data/bad_utterances"
+  echo "$0: drop them with utils/fix_data_dir.sh $data before the next step" >&2
+fi
 echo "$0: $data: features of $(wc -l <"$data/feats.scp") utterances" >&2

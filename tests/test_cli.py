@@ -165,8 +165,8 @@ def test_console_script_of_setup_py_exists() -> None:
     [
         ("a  b/x.wav: no such file", "a  b/x.wav: no such file"),  # a name as it is
         ("x: expected 1\n    found 2 \n", "x: expected 1 found 2"),
-        ("x\ty: \x1b[2J \x7f", "x\\ty: \\x1b[2J \\x7f"),
-        ("x: 'one\u00a0two' \ud800 \u202e", "x: 'one\\xa0two' \\ud800 \\u202e"),
+        ("x\ty: \x1b[2J \x7f", "x\\x09y: \\x1b[2J \\x7f"),
+        ("x: 'one\u00a0two' \ud800 \u202e", "x: 'one\u00a0two' \\ud800 \\u202e"),
         ("x: größer, 語", "x: größer, 語"),
     ],
 )

@@ -19,7 +19,7 @@ from kaldi_uq.attacks.pgd import PGD
 from kaldi_uq.cli.main import main
 from kaldi_uq.detector import GaussianDetector, fit_detectors
 from kaldi_uq.detector.judge import judge
-from kaldi_uq.errors import DataError
+from kaldi_uq.errors import ModelFileError
 from kaldi_uq.recogniser.recogniser import Recogniser
 from kaldi_uq.results.word_errors import align_words
 from tests import tiny
@@ -191,7 +191,7 @@ def test_the_statistic_is_judged_as_others_are_but_not_together_with_them(fragil
     measured = {utt: one.statistics for utt, one in uq.consistency(fragile, waves, eps=RADIUS).items()}
     verdicts = judge(fragile, detector, waves, measured=measured)
     assert [v.attack for v in verdicts.values()] == [row["consistency"] > 0.38 for row in measured.values()]
-    with pytest.raises(DataError, match="the detector looks at 'consistency'"):
+    with pytest.raises(ModelFileError, match="the detector looks at 'consistency'"):
         judge(fragile, detector, waves)
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -411,15 +412,18 @@ def bad_wav(path: Path, kind: str) -> None:
         ("cut", "truncated"),
     ],
 )
-def test_bad_file_is_one_line_with_its_name_and_nothing_is_judged(
+def test_bad_file_is_named_with_its_fault_and_the_other_is_judged(
     place: Path, tmp_path: Path, detect: Detect, kind: str, message: str
 ) -> None:
     bad = tmp_path / "bad.wav"
     bad_wav(bad, kind)
-    status, out, err = detect(place / "dnn", wavs(place / "test")[0], bad)
-    assert (status, out, err.count("\n")) == (1, "", 1)
+    status, out, err = detect(place / "dnn", bad, wavs(place / "test")[0])
+    assert (status, err.count("\n")) == (1, 1)
     assert f"{bad}: " in err
     assert message in err
+    assert f"ERROR {bad}\n" in out and message in " ".join(out.split())
+    assert f"benign {wavs(place / 'test')[0]}\n" in out
+    assert "\n0 of 2 files judged an attack; 1 cannot be judged\n" in out
 
 
 def test_file_name_of_any_bytes_is_judged(place: Path, tmp_path: Path, detect: Detect) -> None:
@@ -430,8 +434,13 @@ def test_file_name_of_any_bytes_is_judged(place: Path, tmp_path: Path, detect: D
 
 def test_all_bad_files_are_named(place: Path, tmp_path: Path, detect: Detect) -> None:
     _, out, err = detect(place / "dnn", tmp_path / "a.wav", wavs(place / "test")[0], tmp_path / "b.wav")
-    assert (out, err.count("\n")) == ("", 1)
-    assert f"{tmp_path}/a.wav: no such file; 1 more cannot be judged: {tmp_path}/b.wav" in err
+    assert err.count("\n") == 1
+    assert f"{tmp_path}/a.wav: no such file; 1 more cannot be judged\n" in err
+    assert re.findall(r"(?m)^(ERROR|benign|ATTACK) .*/(\w+)\.wav$", out) == [
+        ("ERROR", "a"),
+        ("benign", "utt00"),
+        ("ERROR", "b"),
+    ]
 
 
 def test_files_or_a_table_must_be_given_and_not_both(place: Path, detect: Detect) -> None:

@@ -28,7 +28,7 @@ from kaldi_uq.cli.main import main
 from kaldi_uq.detector import GaussianDetector, OneClassDetector, load_detector, register, save_detector
 from kaldi_uq.detector import base as detector_base
 from kaldi_uq.detector.judge import Verdict, judge
-from kaldi_uq.errors import DataError
+from kaldi_uq.errors import ModelFileError
 from kaldi_uq.io.wav import read_wav
 from kaldi_uq.uncertainty import aggregate, measure
 from tests import tiny
@@ -269,7 +269,7 @@ def test_detector_class_is_fitted_saved_judges_and_is_attacked(
 def test_measure_and_aggregate_are_heard_judged_and_attacked(benign: dict[str, np.ndarray]) -> None:
     who, waves = ToyRecogniser(), toy_waves()
     detector = GaussianDetector(statistic="rms_low_confidence")
-    with pytest.raises(DataError, match="the detector looks at 'rms_low_confidence', the model measures only"):
+    with pytest.raises(ModelFileError, match="the detector looks at 'rms_low_confidence', the model measures only"):
         judge(who, detector.fit([0.1, 0.2]).calibrate(0.1), waves)
     add_measure_and_aggregate()
     heard = who.hear(waves)

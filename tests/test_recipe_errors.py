@@ -548,6 +548,7 @@ def test_signal_ends_a_run_and_all_that_it_started(recipe: Recipe, number: signa
 
 
 def test_second_run_at_the_same_time_is_refused(recipe: Recipe) -> None:
+    recipe.forget_stages()
     first = subprocess.Popen(
         ["./run.sh", *TINY, "--stage", "9"],
         cwd=recipe.path,

@@ -138,6 +138,9 @@ aligned_in() {
     END { printf "%d utterances", aligned; if (failed) printf "; %d of %d could not be aligned", failed, aligned + failed }' "$@"
 }
 
+# tell_bad FILE: how many bad utterances a command has left out and named there, if any
+tell_bad() { [ ! -s "$1" ] || echo "$0: $(wc -l <"$1") bad utterances are left out: $1" >&2; }
+
 # training_driver: what waits for a GMM training, which on Kaldi's programs gives its jobs to $cmd itself
 training_driver() {
   if [ "${engine:-${KALDI_ROOT:+kaldi}}" = kaldi ]; then echo utils/run.pl; else echo "$cmd"; fi

@@ -12,6 +12,7 @@ from kaldi_uq.attacks.config import AdaptiveConfig, AttackConfig, BlackBoxConfig
 from kaldi_uq.cli.options import directory
 from kaldi_uq.config import Config, config_from, parse_fields
 from kaldi_uq.errors import DataError, UsageError
+from kaldi_uq.io.datadir import DataDir
 from kaldi_uq.results.names import CONSISTENCY
 from kaldi_uq.user_code import load_object, mistakes_named
 
@@ -51,21 +52,19 @@ def add_attack_choice(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def read_donors(args: argparse.Namespace, recogniser: BaseRecogniser, default: Path | None = None) -> Donors | None:
+def read_donors(args: argparse.Namespace, recogniser: BaseRecogniser, default: DataDir | None = None) -> Donors | None:
     """The recordings of ``--donors``, or else of ``default``; ``None`` if there are none.
 
     Raises:
         DataError: audio or text that cannot be used.
     """
     from kaldi_uq.attacks.donors import Donors
-    from kaldi_uq.io.datadir import DataDir
 
-    path = args.donors or default
-    if path is None:
+    data = DataDir.read(args.donors, need=("wav.scp", "utt2spk", "text")) if args.donors else default
+    if data is None:
         return None
-    data = DataDir.read(path, need=("wav.scp", "utt2spk", "text"))
     _, waves = recogniser.read(data, allow_pipes=getattr(args, "allow_pipes", False))
-    return Donors(waves, {utt: data.words(utt) for utt in waves}, where=str(path))
+    return Donors(waves, {utt: data.words(utt) for utt in waves}, where=str(data.path))
 
 
 def fit_file(args: argparse.Namespace, adaptive: AdaptiveConfig) -> Path | None:

@@ -11,11 +11,11 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from kaldi_uq.cli.options import add_engine, add_jobs, add_pipes, directory, engine_options
+from kaldi_uq.cli.options import add_engine, add_jobs, add_max_bad, add_pipes, directory, engine_options, read_data
 from kaldi_uq.engine.select import engine_name
 from kaldi_uq.feats.conf import read_mfcc_conf
 from kaldi_uq.io.ark import MatrixWriter
-from kaldi_uq.io.datadir import DataDir, write_table
+from kaldi_uq.io.datadir import write_table
 from kaldi_uq.io.waves import read_waves
 
 
@@ -27,6 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--num-frames", metavar="FILE", help="also write utt2num_frames here")
     parser.add_argument("--compress", action="store_true", help="write Kaldi's compressed matrices, a byte a value")
     add_pipes(parser)
+    add_max_bad(parser)
     add_engine(parser)
     add_jobs(parser)
 
@@ -39,12 +40,11 @@ def run(args: argparse.Namespace) -> None:
     torch.set_num_threads(1)
     config = read_mfcc_conf(args.mfcc_config)
     mfcc = Mfcc(config)
-    data = DataDir.read(args.data_dir)
-    waves = read_waves(
-        data, sample_rate=config.sample_frequency, min_samples=mfcc.min_samples, allow_pipes=args.allow_pipes
-    )
+    rate, shortest = config.sample_frequency, mfcc.min_samples
+    data = read_data(args, args.ark, sample_rate=rate, min_samples=shortest)
+    waves = read_waves(data, sample_rate=rate, min_samples=shortest, allow_pipes=args.allow_pipes)
     if engine_name(args.engine) == "kaldi":
-        _run_kaldi(args, waves, config.sample_frequency)
+        _run_kaldi(args, waves, rate)
         return
     num_frames = {}
     with torch.no_grad(), MatrixWriter(args.ark, args.scp, compressed=args.compress) as writer:

@@ -14,8 +14,15 @@ A model that normalises by speaker (--cmvn speaker) takes each file for a speake
 The verdict on a file does not depend on the other files of the call; that of a model with random draws varies a little
 with --seed.
 
-Every file is checked before any is judged.  Exit status: 0 if all were judged, whatever the verdicts; 1 if a file or
-the model cannot be used, and then no verdict is printed; with --fail-on-attack 2 if a file is an attack.
+As a gate in front of a recogniser: a WAV file - is standard input, and --fail-on-attack makes an attack an exit status
+of its own.  A file that is missing, damaged, too short, silent, of another rate or larger than --max-mb gets a line
+that says so; the others are judged.  If the model or its detector cannot be used, nothing is.
+
+Exit status, the first that holds:
+
+ 1  error: a file could not be judged, or none could
+ 2  with --fail-on-attack: a file is an attack
+ 0  every file was judged; with --fail-on-attack, and is benign
 """
 
 from __future__ import annotations
@@ -25,33 +32,39 @@ import json
 import os
 import sys
 import textwrap
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 import numpy as np
 
 from kaldi_uq.cli.model_options import add_model_arguments, open_recogniser
-from kaldi_uq.cli.options import add_pipes, directory, non_negative_int, rate
+from kaldi_uq.cli.options import add_pipes, directory, non_negative_int, positive_int, rate
 from kaldi_uq.detector.normal import FILE_NAME, PROBABILITIES, Normal, load_frame_quantiles
-from kaldi_uq.errors import DataError, UsageError
+from kaldi_uq.errors import DataError, KaldiUqError, UsageError, printable
 from kaldi_uq.io.datadir import read_table
 from kaldi_uq.io.pipes import is_pipe
 from kaldi_uq.results.names import CONSISTENCY, GATE
 
 if TYPE_CHECKING:  # --help needs no torch
     from kaldi_uq.detector import OneClassDetector
-    from kaldi_uq.detector.judge import Verdict
+    from kaldi_uq.detector.judge import Outcome, Verdict
     from kaldi_uq.recogniser.base import BaseRecogniser
 
 WIDTH = 80  # columns
 MAX_SHOWN = 8  # stretches of a file in the text; --json has them all
 MAX_VALUES = 3  # statistics of a file in the text; --json has them all
+MAX_MB = 128  # of a file: more than an hour of 16 kHz
+STDIN = "-"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of the command."""
     parser.add_argument("model_dir", type=directory, metavar="MODEL-DIR", help="such as exp/dnn")
-    parser.add_argument("wavs", nargs="*", metavar="WAV", help="mono, of the model's sample rate")
+    parser.add_argument(
+        "wavs", nargs="*", metavar="WAV", help=f"mono, of the model's sample rate; {STDIN}: one of standard input"
+    )
     parser.add_argument("--scp", metavar="FILE", help="judge the files of this wav.scp instead")
     which = parser.add_mutually_exclusive_group()
     which.add_argument("--statistic", help=f"use MODEL-DIR/detector/STATISTIC.json [{GATE}: all statistics together]")
@@ -76,9 +89,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--json",
         action="store_true",
         help="print one JSON object a file, one a line: path, verdict, score, threshold, p_value, value, hypothesis, "
-        "suspicious_frames ([start, end] in seconds), suspicious_values (the peak of each), ...",
+        "suspicious_frames ([start, end] in seconds), suspicious_values (the peak of each), ...; of a file that cannot "
+        "be judged: path, verdict (error), error",
     )
     parser.add_argument("--fail-on-attack", action="store_true", help="exit with status 2 if a file is an attack")
+    parser.add_argument(
+        "--max-mb",
+        type=positive_int,
+        default=MAX_MB,
+        metavar="N",
+        help=f"refuse files of more than N million bytes, unpacked; an hour of 16 kHz has 115 [{MAX_MB}]",
+    )
     parser.add_argument("--seed", type=non_negative_int, default=0, help="seed of the draws of a random model [0]")
     add_model_arguments(parser)
     add_pipes(parser)
@@ -86,7 +107,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run the command."""
-    from kaldi_uq.detector.judge import judge
+    from kaldi_uq.detector.judge import judge_each
 
     files = _files(args)
     recogniser = open_recogniser(args, words=args.graph_dir is not None)
@@ -94,28 +115,78 @@ def run(args: argparse.Namespace) -> int:
     normal = _normal(args, path, detector, recogniser)
     if recogniser.why_no_words:
         _note(f"{recogniser.why_no_words}.  The words heard are not printed without it")
-    paths = {_name(wav): wav for _, wav in files}
-    waves = recogniser.read_wavs(paths, where="--scp" if args.scp else "", allow_pipes=args.allow_pipes)
-    measured = None
-    if CONSISTENCY in detector.statistics:
-        from kaldi_uq.attacks.consistency import consistency, model_search
-
-        found = consistency(recogniser, waves, model_search(args.model_dir), alone=True)
-        measured = {name: one.statistics for name, one in found.items()}
-    verdicts = judge(recogniser, detector, waves, normal=normal, seed=args.seed, measured=measured)
-    lines: list[str] = []
-    for utt, wav in files:
-        verdict = verdicts[_name(wav)]
-        if args.json:
-            lines.append(json.dumps(_record(utt, _name(wav), verdict, detector, normal), allow_nan=False))
+    header = [f"{path} ({detector.kind}, false-positive rate {detector.fpr:g})"]
+    attacks, problems = 0, []
+    outcomes = judge_each(
+        [wav for _, wav in files],
+        lambda wav: _read(args, recogniser, wav),
+        lambda waves: _judge(args, recogniser, detector, normal, waves),
+    )
+    for (utt, wav), (_, outcome) in zip(files, outcomes, strict=True):
+        if isinstance(outcome, KaldiUqError):
+            problems.append(outcome)
         else:
-            lines += _lines(_name(wav) if utt is None else f"{utt} {_name(wav)}", verdict, detector, normal)
-    attacks = sum(verdicts[_name(wav)].attack for _, wav in files)
+            attacks += outcome.attack
+        if args.json:
+            _print(json.dumps(_record(utt, wav, outcome, detector, normal), allow_nan=False))
+        else:
+            _print(*map(printable, header), *_lines(utt, wav, outcome, detector, normal))
+            header = []
     if not args.json:
-        lines.insert(0, f"{path} ({detector.kind}, false-positive rate {detector.fpr:g})")
-        lines.append(f"{attacks} of {len(files)} {'file' if len(files) == 1 else 'files'} judged an attack")
-    print("\n".join(lines))
+        failed = f"; {len(problems)} cannot be judged" if problems else ""
+        _print(f"{attacks} of {len(files)} {'file' if len(files) == 1 else 'files'} judged an attack{failed}")
+    if problems:
+        more = f"; {len(problems) - 1} more cannot be judged" if len(problems) > 1 else ""
+        raise DataError(f"{problems[0]}{more}")
     return 2 if args.fail_on_attack and attacks else 0
+
+
+def _print(*lines: str) -> None:
+    """Print at once: who reads a gate's verdicts waits for them."""
+    print(*lines, sep="\n", flush=True)
+
+
+def _read(args: argparse.Namespace, recogniser: BaseRecogniser, wav: str) -> np.ndarray:
+    """Read one of the files, (N,) float32."""
+    from kaldi_uq.recogniser.audio import read_file
+
+    streamed = wav == STDIN and not args.scp
+    return read_file(
+        sys.stdin.buffer if streamed else wav,
+        recogniser.sample_rate,
+        recogniser.min_samples,
+        where="standard input" if streamed else args.scp or "",
+        allow_pipes=args.allow_pipes,
+        max_bytes=args.max_mb * 1_000_000,
+    )
+
+
+def _judge(
+    args: argparse.Namespace,
+    recogniser: BaseRecogniser,
+    detector: OneClassDetector,
+    normal: Normal | None,
+    waves: Mapping[str, np.ndarray],
+) -> dict[str, Verdict]:
+    """Judge some waveforms, measured as the detector wants them."""
+    from kaldi_uq.detector.judge import judge
+
+    keys = {quote(os.fsencode(wav)): wav for wav in waves}  # as utterances: without blanks, for any engine's archives
+    utts = {key: waves[wav] for key, wav in keys.items()}
+    measured = None
+    try:
+        if CONSISTENCY in detector.statistics:
+            from kaldi_uq.attacks.consistency import consistency, model_search
+
+            found = consistency(recogniser, utts, model_search(args.model_dir), alone=True)
+            measured = {key: one.statistics for key, one in found.items()}
+        verdicts = judge(recogniser, detector, utts, normal=normal, seed=args.seed, measured=measured)
+    except DataError as error:
+        message = str(error)
+        for key, wav in keys.items():
+            message = message.replace(f"{key}: ", f"{wav}: ")
+        raise DataError(message) from None
+    return {keys[key]: verdict for key, verdict in verdicts.items()}
 
 
 def _files(args: argparse.Namespace) -> list[tuple[str | None, str]]:
@@ -123,6 +194,10 @@ def _files(args: argparse.Namespace) -> list[tuple[str | None, str]]:
     if bool(args.scp) == bool(args.wavs):
         raise UsageError("give WAV files, or --scp FILE" + (", not both" if args.scp else ""))
     if args.wavs:
+        if args.wavs.count(STDIN) > 1:
+            raise UsageError(f"{STDIN}: standard input holds one WAV file, and can be read once")
+        if STDIN in args.wavs and sys.stdin is None:
+            raise UsageError(f"{STDIN}: standard input is closed")
         return [(None, wav) for wav in args.wavs]
     table = read_table(args.scp, check_sorted=False)
     for number, (utt, wav) in enumerate(table.items(), 1):
@@ -183,40 +258,53 @@ def _normal(
 
 
 def _name(path: str) -> str:
-    """The path as text that can be printed: a file name may be any bytes."""
+    """The path as text that JSON can hold: a file name may be any bytes."""
     return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
 def _note(text: str) -> None:
-    print(f"kaldi-uq detect: {text}", file=sys.stderr)
+    print(f"kaldi-uq detect: {printable(text)}", file=sys.stderr)
 
 
 def _record(
-    utt: str | None, path: str, verdict: Verdict, detector: OneClassDetector, normal: Normal | None
+    utt: str | None, wav: str, outcome: Outcome, detector: OneClassDetector, normal: Normal | None
 ) -> dict[str, Any]:
-    """The verdict as a JSON object."""
-    stretches = verdict.stretches
-    one = len(verdict.values) == 1
-    return ({} if utt is None else {"utt": utt}) | {
-        "path": path,
-        "verdict": "attack" if verdict.attack else "benign",
-        "score": verdict.score,
+    """The verdict, or what is wrong with the file, as a JSON object."""
+    record: dict[str, Any] = ({} if utt is None else {"utt": utt}) | {"path": _name(wav)}
+    if isinstance(outcome, KaldiUqError):
+        return record | {"verdict": "error", "error": printable(str(outcome))}
+    stretches = outcome.stretches
+    one = len(outcome.values) == 1
+    return record | {
+        "verdict": "attack" if outcome.attack else "benign",
+        "score": outcome.score,
         "threshold": detector.threshold,
         "fpr": detector.fpr,
-        "p_value": verdict.p_value,
+        "p_value": outcome.p_value,
         "statistic": ",".join(detector.statistics),
-        "value": next(iter(verdict.values.values())) if one else verdict.values,
-        "hypothesis": verdict.hypothesis,
+        "value": next(iter(outcome.values.values())) if one else outcome.values,
+        "hypothesis": outcome.hypothesis,
         "measure": normal.measure if normal else None,
         "frame_threshold": normal.threshold if normal else None,
         "suspicious_frames": None if stretches is None else [[s.start_s, s.end_s] for s in stretches],
         "suspicious_values": None if stretches is None else [s.peak for s in stretches],
-        "suspicious_share": None if stretches is None else verdict.share,
+        "suspicious_share": None if stretches is None else outcome.share,
     }
 
 
-def _lines(name: str, verdict: Verdict, detector: OneClassDetector, normal: Normal | None) -> list[str]:
-    """The verdict as text of at most 80 columns; a word that is longer, a path, is not broken."""
+def _lines(utt: str | None, wav: str, outcome: Outcome, detector: OneClassDetector, normal: Normal | None) -> list[str]:
+    """The verdict and the file, in one line, and more of it, or what is wrong with the file, in at most 80 columns."""
+    name = wav if utt is None else f"{utt} {wav}"
+    if isinstance(outcome, KaldiUqError):
+        lines = [f"ERROR {name}", f"  {str(outcome).removeprefix(f'{wav}: ')}"]
+    else:
+        lines = _verdict_lines(name, outcome, detector, normal)
+    first, *others = map(printable, lines)
+    return [first, *(part for line in others for part in _wrap(line))]
+
+
+def _verdict_lines(name: str, verdict: Verdict, detector: OneClassDetector, normal: Normal | None) -> list[str]:
+    """The verdict as text."""
     names, order = list(verdict.values), list(range(len(verdict.values)))
     centers: list[float | None] = [detector.center] if len(names) == 1 else detector.benign_mean.tolist()
     if len(names) > 1 and centers:  # those that are most unlike benign speech first
@@ -246,7 +334,7 @@ def _lines(name: str, verdict: Verdict, detector: OneClassDetector, normal: Norm
         where += "; the whole is more certain than benign speech" if certain else ""
         share = f"{100 * verdict.share:.2g} % of frames"
         lines.append(f"  suspicious: {where} ({share}, benign {100 * (1 - normal.probability):.2g} %)")
-    return [part for line in lines for part in _wrap(line)]
+    return lines
 
 
 def _wrap(line: str) -> list[str]:

@@ -15,9 +15,17 @@ import json
 from pathlib import Path
 
 from kaldi_uq.audio.disturb import DRR_DB, KINDS, NUM_TALKERS, disturb
-from kaldi_uq.cli.options import add_pipes, directory, non_negative_int, positive_int, start_logging
+from kaldi_uq.cli.options import (
+    add_max_bad,
+    add_pipes,
+    directory,
+    non_negative_int,
+    positive_int,
+    read_data,
+    start_logging,
+)
 from kaldi_uq.errors import UsageError
-from kaldi_uq.io.datadir import DataDir, spk2utt_table, write_table
+from kaldi_uq.io.datadir import spk2utt_table, write_table
 from kaldi_uq.io.files import DoneStamp, write_text
 from kaldi_uq.io.names import check_not_input, remove_left_over, wave_files
 from kaldi_uq.io.wav import to_int16, write_wav
@@ -39,6 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--drr-db", type=float, help=f"reverb: direct over reverberant energy, dB [{DRR_DB:g}]")
     parser.add_argument("--seed", type=non_negative_int, default=0, help="seed for everything random [0]")
     add_pipes(parser)
+    add_max_bad(parser)
 
 
 def run(args: argparse.Namespace) -> None:
@@ -46,9 +55,9 @@ def run(args: argparse.Namespace) -> None:
     level = _level(args)
     if args.out_dir.resolve() == args.data_dir.resolve():
         raise UsageError(f"{args.out_dir}: the output would replace its own input; choose another directory")
-    data = DataDir.read(args.data_dir)
+    data = read_data(args, args.out_dir)
     scp = wave_files(args.out_dir, data.utts)
-    check_not_input(args.out_dir, data.wav_scp.values())
+    check_not_input(args.out_dir, (data.whole or data).wav_scp.values())
     rate = sample_rate_of(data, allow_pipes=args.allow_pipes)
     waves = read_waves(data, sample_rate=rate, min_samples=1, allow_pipes=args.allow_pipes)
     further = {name: value for name in _FURTHER.values() if (value := getattr(args, name)) is not None}

@@ -14,7 +14,7 @@ import textwrap
 from typing import NoReturn
 
 from kaldi_uq import __version__
-from kaldi_uq.errors import KaldiUqError, readable
+from kaldi_uq.errors import KaldiUqError, one_line, printable
 
 # command -> (module, summary); modules are imported late, so that --help needs no torch
 COMMANDS: dict[str, tuple[str, str]] = {
@@ -73,7 +73,7 @@ class OneLineParser(argparse.ArgumentParser):
     """An argument parser whose errors are one line and exit with status 1, as Kaldi's tools do."""
 
     def error(self, message: str) -> NoReturn:
-        self.exit(1, f"{self.prog}: error: {message} (see {self.prog} --help)\n")
+        self.exit(1, f"{self.prog}: error: {printable(message)} (see {self.prog} --help)\n")
 
 
 def build_parser() -> OneLineParser:
@@ -106,7 +106,8 @@ def main(argv: list[str] | None = None) -> int:
         try:
             return _dispatch(list(sys.argv[1:] if argv is None else argv))
         finally:
-            sys.stdout.flush()  # here, and not at the interpreter's end, where nothing can be caught
+            if sys.stdout:  # None where the caller closed it, and wants the exit status alone
+                sys.stdout.flush()  # here, and not at the interpreter's end, where nothing can be caught
     except BrokenPipeError:
         # The reader has seen enough, as in `kaldi-uq ... | head`: no message, and none from the interpreter either.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -133,15 +134,19 @@ def _dispatch(argv: list[str]) -> int:
         # ValueError: a configuration refused an option's value; its message names the field
         if args.debug:
             raise
-        print(f"kaldi-uq {name}: error: {_one_line(error)}", file=sys.stderr)
-        return 1
+        return _failed(name, _said(error))
     except (MemoryError, RuntimeError) as error:
         # RuntimeError: of PyTorch, whose message may be several lines, or a recursion without end
         if args.debug:
             raise
-        print(f"kaldi-uq {name}: error: {_unexpected(error)} (--debug shows where)", file=sys.stderr)
-        return 1
+        return _failed(name, f"{_unexpected(error)} (--debug shows where)")
     return int(status or 0)
+
+
+def _failed(name: str, message: str) -> int:
+    """Say in one line why a command failed; the exit status."""
+    print(f"kaldi-uq {name}: error: {one_line(message)}", file=sys.stderr)
+    return 1
 
 
 def interrupted(program: str) -> NoReturn:
@@ -159,11 +164,11 @@ def _unexpected(error: BaseException) -> str:
     return f"{kind}: {said}" if said else kind
 
 
-def _one_line(error: BaseException) -> str:
+def _said(error: BaseException) -> str:
     if isinstance(error, OSError) and error.strerror:
         where = f"{error.filename}: " if error.filename else ""
-        return readable(f"{where}{error.strerror}")
-    return readable(str(error))
+        return f"{where}{error.strerror}"
+    return str(error)
 
 
 if __name__ == "__main__":

@@ -7,10 +7,11 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from kaldi_uq.cli.options import add_engine, add_pipes, directory, engine_of, non_negative_int
+from kaldi_uq.cli.options import add_engine, add_pipes, directory, engine_of, non_negative_int, read_data
 from kaldi_uq.config import Config, add_config_file, add_flags_once, config_from
 from kaldi_uq.engine.base import DecodeConfig
 from kaldi_uq.errors import ModelFileError, UsageError
+from kaldi_uq.io.datadir import DataDir
 from kaldi_uq.user_code import load_object, mistakes_named, split_name
 
 if TYPE_CHECKING:  # no command's --help needs torch
@@ -66,6 +67,20 @@ def add_data_and_graph(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("graph_dir", type=directory_or_none, metavar="GRAPH-DIR", help="directory with HCLG.fst")
     add_cmvn_source(parser)
     add_pipes(parser)
+
+
+def read_data_for(args: argparse.Namespace, recogniser: BaseRecogniser, out: Path, *, text: bool = False) -> DataDir:
+    """The data directory of a command, as its recogniser can use it; see :func:`kaldi_uq.cli.options.read_data`.
+
+    Args:
+        args: with ``data_dir``, ``max_bad`` and ``allow_pipes``.
+        recogniser: what will listen.
+        out: the output directory or archive.
+        text: the directory must have transcripts.
+    """
+    need = ("wav.scp", "utt2spk", *(("text",) if text else ()))
+    rate, shortest = recogniser.sample_rate, recogniser.min_samples
+    return read_data(args, out, need=need, sample_rate=rate, min_samples=shortest)
 
 
 def directory_or_none(text: str) -> Path | None:

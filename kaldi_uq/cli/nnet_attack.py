@@ -22,8 +22,9 @@ from kaldi_uq.cli.model_options import (
     directory_or_none,
     model_name,
     open_recogniser,
+    read_data_for,
 )
-from kaldi_uq.cli.options import non_negative_int, start_logging
+from kaldi_uq.cli.options import add_max_bad, non_negative_int, start_logging
 from kaldi_uq.config import config_from
 from kaldi_uq.errors import DataError, UsageError
 from kaldi_uq.user_code import split_name
@@ -41,6 +42,7 @@ log = logging.getLogger(__name__)
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of the command."""
     add_data_and_graph(parser)
+    add_max_bad(parser)
     parser.add_argument("out_dir", type=Path, metavar="OUT-DIR")
     parser.add_argument(
         "--lang-dir", type=directory_or_none, required=True, metavar="LANG-DIR", help="lexicon of the targets"
@@ -66,7 +68,6 @@ def run(args: argparse.Namespace) -> None:
     from kaldi_uq.attacks.directory import craft, shown, write_attack
     from kaldi_uq.attacks.goal import Say
     from kaldi_uq.attacks.levels import level_warnings
-    from kaldi_uq.io.datadir import DataDir
     from kaldi_uq.io.files import DoneStamp
     from kaldi_uq.io.names import check_not_input, wave_files
     from kaldi_uq.io.wav import on_grid
@@ -78,11 +79,11 @@ def run(args: argparse.Namespace) -> None:
     config = attack.config
     if config.untargeted and args.target_text:
         raise UsageError(f"--target-text {args.target_text}: an untargeted attack has no target; leave it out")
-    data = DataDir.read(args.data_dir, need=("wav.scp", "utt2spk", "text"))
+    recogniser = open_recogniser(args)
+    data = read_data_for(args, recogniser, args.out_dir, text=True)
     utts = spread_utts(data, args.num_utts)
     wave_files(args.out_dir, utts)  # before anything is computed
-    check_not_input(args.out_dir, data.wav_scp.values())
-    recogniser = open_recogniser(args)
+    check_not_input(args.out_dir, (data.whole or data).wav_scp.values())
     recogniser.random_targets = args.random_targets
     recogniser, spoken = recogniser.read(data, utts=utts, allow_pipes=args.allow_pipes, cmvn_from=args.cmvn_from)
     waves = {utt: on_grid(spoken[utt]) for utt in utts}  # the attack is written as 16 bit
@@ -95,7 +96,7 @@ def run(args: argparse.Namespace) -> None:
             raise DataError(f"{path}: no such file")
     options = {"attack": args.attack, "method": args.method, "config": attack.settings, **recogniser.settings}
     options |= {"num_utts": args.num_utts, "audio": recogniser.audio_key(waves), "random_targets": args.random_targets}
-    donors = read_donors(args, recogniser, args.data_dir) if attack.needs_donors else None
+    donors = read_donors(args, recogniser, data) if attack.needs_donors else None
     options |= {"donors": donors.key} if donors else {}
     stamp = DoneStamp(args.out_dir, "attack", options=options, inputs=inputs)
     if not stamp.is_current():

@@ -10,14 +10,21 @@ import argparse
 import json
 from pathlib import Path
 
-from kaldi_uq.cli.model_options import add_data_and_graph, add_model_arguments, model_name, open_recogniser
-from kaldi_uq.cli.options import add_jobs, add_lattices, non_negative_int, start_logging
+from kaldi_uq.cli.model_options import (
+    add_data_and_graph,
+    add_model_arguments,
+    model_name,
+    open_recogniser,
+    read_data_for,
+)
+from kaldi_uq.cli.options import add_jobs, add_lattices, add_max_bad, non_negative_int, start_logging
 from kaldi_uq.engine.select import engine_name
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of the command."""
     add_data_and_graph(parser)
+    add_max_bad(parser)
     parser.add_argument("out_dir", type=Path, metavar="OUT-DIR")
     parser.add_argument("--results", metavar="FILE", help="also record the accuracy in this results.json")
     parser.add_argument("--seed", type=non_negative_int, default=0, help="seed of the draws [0]")
@@ -29,15 +36,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Run the command."""
     from kaldi_uq.detector.normal import FILE_NAME, FrameCounter, save_frame_quantiles
-    from kaldi_uq.io.datadir import DataDir, write_table
+    from kaldi_uq.io.datadir import write_table
     from kaldi_uq.io.files import DoneStamp, write_text
     from kaldi_uq.results.table import Results
     from kaldi_uq.results.utterances import by_speaker, read_benign
     from kaldi_uq.results.word_errors import align_words
 
     start_logging()
-    data = DataDir.read(args.data_dir, need=("wav.scp", "utt2spk", "text"))
     recogniser = open_recogniser(args, work_dir=args.out_dir)
+    data = read_data_for(args, recogniser, args.out_dir, text=True)
     recogniser, waves = recogniser.read(data, allow_pipes=args.allow_pipes, cmvn_from=args.cmvn_from)
     options = {**recogniser.settings, "seed": args.seed, "audio": recogniser.audio_key(waves)}
     stamp = DoneStamp(args.out_dir, "decode", options=options, inputs=[*recogniser.files, args.data_dir / "text"])

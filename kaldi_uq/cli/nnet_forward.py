@@ -8,8 +8,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from kaldi_uq.cli.model_options import add_cmvn_source, add_network_arguments, open_recogniser
-from kaldi_uq.cli.options import add_pipes, directory, non_negative_int, start_logging
+from kaldi_uq.cli.model_options import add_cmvn_source, add_network_arguments, open_recogniser, read_data_for
+from kaldi_uq.cli.options import add_max_bad, add_pipes, directory, non_negative_int, start_logging
 from kaldi_uq.errors import UsageError
 
 
@@ -23,20 +23,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=non_negative_int, default=0, help="seed of the draws [0]")
     add_network_arguments(parser)
     add_pipes(parser)
+    add_max_bad(parser)
     add_cmvn_source(parser)
 
 
 def run(args: argparse.Namespace) -> None:
     """Run the command."""
     from kaldi_uq.io.ark import MatrixWriter
-    from kaldi_uq.io.datadir import DataDir
     from kaldi_uq.recogniser.recogniser import Recogniser
 
     start_logging()
     recogniser = open_recogniser(args, words=False)
     if args.log_post and not isinstance(recogniser, Recogniser):
         raise UsageError(f"--log-post: the scores of {args.recogniser} are log-posteriors already; leave it out")
-    data = DataDir.read(args.data_dir)
+    data = read_data_for(args, recogniser, args.ark)
     recogniser, waves = recogniser.read(data, allow_pipes=args.allow_pipes, cmvn_from=args.cmvn_from)
     prior = recogniser.model.log_prior.cpu().numpy() if args.log_post else None  # type: ignore[attr-defined]
     found = {

@@ -22,7 +22,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kaldi_uq.cli.model_options import add_cmvn_source, use_all_cores
-from kaldi_uq.cli.options import add_engine, add_jobs, add_pipes, directory, engine_of, start_logging
+from kaldi_uq.cli.options import (
+    add_engine,
+    add_jobs,
+    add_max_bad,
+    add_pipes,
+    directory,
+    engine_of,
+    read_data,
+    start_logging,
+)
 from kaldi_uq.config import Config, add_config_file, add_config_flags, config_from, flag
 from kaldi_uq.engine.base import DecodeConfig
 from kaldi_uq.errors import DataError, UsageError
@@ -30,7 +39,6 @@ from kaldi_uq.feats.conf import read_fbank_conf, read_mfcc_conf
 from kaldi_uq.feats.config import FrontEndConfig
 from kaldi_uq.feats.recipe_opts import read_recipe_opts
 from kaldi_uq.io.ark import read_alignments
-from kaldi_uq.io.datadir import DataDir
 from kaldi_uq.io.files import DoneStamp
 from kaldi_uq.io.kaldi_model import read_transitions
 from kaldi_uq.io.lang import Lang
@@ -68,6 +76,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--opts-dir", metavar="DIR", help="directory with cmvn_opts, delta_opts, splice_opts, or none [ALI-DIR]"
     )
     add_pipes(parser)
+    add_max_bad(parser)
     add_cmvn_source(parser)
     parser.add_argument("--device", default="", help="cpu or cuda; default: cuda if there is one")
     add_engine(parser)
@@ -108,13 +117,9 @@ def run(args: argparse.Namespace) -> None:
             f"{args.lang_dir / 'G.fst'}: no such file; take the language directory of the recipe's tests (such as "
             "data/lang_test_tgsmall), or pass --num-viterbi-epochs 0"
         )
-    data = DataDir.read(args.data_dir, need=("wav.scp", "utt2spk", "text"))
-    waves = read_waves(
-        data,
-        sample_rate=model.front_end.sample_rate,
-        min_samples=model.front_end.min_samples,
-        allow_pipes=args.allow_pipes,
-    )
+    rate, shortest = model.front_end.sample_rate, model.front_end.min_samples
+    data = read_data(args, args.exp_dir, need=("wav.scp", "utt2spk", "text"), sample_rate=rate, min_samples=shortest)
+    waves = read_waves(data, sample_rate=rate, min_samples=shortest, allow_pipes=args.allow_pipes)
     speakers = (
         speaker_stats(model.front_end, data, waves, source=args.cmvn_from, allow_pipes=args.allow_pipes)
         if frontend.cmvn == "speaker"

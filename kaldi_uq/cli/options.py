@@ -5,10 +5,14 @@ from __future__ import annotations
 import argparse
 import logging
 import math
+from collections.abc import Iterable
 from pathlib import Path
 
 from kaldi_uq.engine.base import Engine, EngineOptions
 from kaldi_uq.engine.select import ENGINES, select_engine
+from kaldi_uq.errors import printable
+from kaldi_uq.io.bad import REPORT, read_data_dir
+from kaldi_uq.io.datadir import DataDir
 
 
 def add_engine(parser: argparse.ArgumentParser) -> None:
@@ -34,6 +38,45 @@ def add_pipes(parser: argparse.ArgumentParser) -> None:
         "--allow-pipes",
         action="store_true",
         help="run lines of wav.scp and feats.scp that are commands ('sph2pipe ... |'); they can be any command",
+    )
+
+
+def add_max_bad(parser: argparse.ArgumentParser) -> None:
+    """Add ``--max-bad``."""
+    parser.add_argument(
+        "--max-bad",
+        type=non_negative_int,
+        default=0,
+        metavar="N",
+        help=f"leave out up to N utterances that cannot be used, and name them with reasons in {REPORT} of the output "
+        "directory (beside ARK: its name with that ending); audio is read twice then [0: the first one is an error]",
+    )
+
+
+def read_data(
+    args: argparse.Namespace,
+    out: Path,
+    *,
+    need: Iterable[str] = ("wav.scp", "utt2spk"),
+    sample_rate: float | None = None,
+    min_samples: int = 1,
+) -> DataDir:
+    """The data directory of a command, without the bad utterances that ``--max-bad`` leaves out.
+
+    Args:
+        args: with ``data_dir`` and what :func:`add_max_bad` and :func:`add_pipes` add.
+        out: the command's output directory, or its archive ``*.ark``.
+        need, sample_rate, min_samples: as of :func:`kaldi_uq.io.bad.read_data_dir`.
+    """
+    report = out.with_suffix(f".{REPORT}") if out.suffix == ".ark" else out / REPORT
+    return read_data_dir(
+        args.data_dir,
+        need=need,
+        sample_rate=sample_rate,
+        min_samples=min_samples,
+        allow_pipes=args.allow_pipes,
+        max_bad=args.max_bad,
+        report=report,
     )
 
 
@@ -73,7 +116,17 @@ def add_lattices(parser: argparse.ArgumentParser) -> None:
 def start_logging() -> None:
     """Log lines in Kaldi's form to standard error, where ``$cmd`` puts them into the log of the job."""
     logging.addLevelName(logging.INFO, "LOG")
-    logging.basicConfig(level=logging.INFO, format="%(levelname)s (%(name)s) %(message)s")
+    handler = logging.StreamHandler()
+    handler.setFormatter(_OneLine("%(levelname)s (%(name)s) %(message)s"))
+    logging.basicConfig(level=logging.INFO, handlers=[handler])
+
+
+class _OneLine(logging.Formatter):
+    """Messages with names of strangers, as harmless as errors are."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        record.message = printable(record.message)
+        return super().formatMessage(record)
 
 
 def positive_int(text: str) -> int:

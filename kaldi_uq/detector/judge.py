@@ -1,18 +1,25 @@
-"""Verdicts on audio: a detector's decision, what the recogniser hears, and the parts that are suspicious."""
+"""Verdicts on audio: a detector's decision, what the recogniser hears, and the parts that are suspicious.
+
+:func:`judge` takes what is in memory, all or nothing.  :func:`judge_each` is for a gate: it goes through files of any
+number in bounded memory, and one that cannot be judged is an error of its own beside the verdicts on the others.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 
 from kaldi_uq.detector.base import OneClassDetector
 from kaldi_uq.detector.normal import Normal, Stretch, stretches_above
-from kaldi_uq.errors import DataError
+from kaldi_uq.errors import DataError, KaldiUqError, ModelFileError
 from kaldi_uq.recogniser.base import BaseRecogniser
 from kaldi_uq.recogniser.heard import Heard
+
+GROUP_SAMPLES = 1 << 22  # samples of the files that are judged together: 4 minutes of 16 kHz audio
 
 
 @dataclass(frozen=True)
@@ -35,6 +42,10 @@ class Verdict:
     hypothesis: str | None
     stretches: list[Stretch] | None
     share: float
+
+
+Outcome: TypeAlias = Verdict | KaldiUqError
+Decide: TypeAlias = Callable[[Mapping[str, np.ndarray]], Mapping[str, Verdict]]
 
 
 def judge(
@@ -60,7 +71,8 @@ def judge(
         name -> verdict, in the order of ``waves``.
 
     Raises:
-        DataError: audio that cannot be judged, or the recogniser does not measure what the detector looks at.
+        DataError: audio that cannot be judged.
+        ModelFileError: the recogniser does not measure what the detector looks at.
     """
     # the verdict on a file must not depend on the files beside it
     alone = recogniser.is_random
@@ -71,6 +83,9 @@ def judge(
         return {}
     table = {statistic: [row[statistic] for row in values.values()] for statistic in detector.statistics}
     columns = (detector.is_attack(table), detector.score(table), detector.p_value(table))
+    for name, score in zip(values, columns[1], strict=True):
+        if not math.isfinite(score):  # NaN is above no threshold, and no attack may pass for that
+            raise DataError(f"{name}: its score is {score}: the detector cannot judge this audio")
     return {
         name: Verdict(
             bool(attack),
@@ -82,6 +97,64 @@ def judge(
         )
         for (name, one), attack, score, p_value in zip(heard.items(), *columns, strict=True)
     }
+
+
+def judge_each(
+    files: Iterable[str],
+    read: Callable[[str], np.ndarray],
+    decide: Decide,
+    *,
+    group_samples: int = GROUP_SAMPLES,
+) -> Iterator[tuple[str, Outcome]]:
+    """Judge files one group after the other; one that cannot be judged does not silence the verdicts on the others.
+
+    Args:
+        files: names of files; a name may come again.
+        read: reads a file: (N,) float32 in [-1, 1].
+        decide: judges waveforms by their names, all or nothing, as :func:`judge` does.
+        group_samples: samples of a group, beyond which it is judged; no more are held than these and one file's.
+
+    Yields:
+        (name, verdict or what is wrong with the file), in the order of ``files``.
+
+    Raises:
+        KaldiUqError: ``decide`` raises another one than a ``DataError``: it is not the file's.
+    """
+    names: list[str] = []
+    found: dict[str, np.ndarray | KaldiUqError] = {}
+    size = 0
+    for name in files:
+        names.append(name)
+        if name not in found:
+            try:
+                found[name] = wave = read(name)
+                size += len(wave)
+            except KaldiUqError as error:
+                found[name] = error
+        if size > group_samples:
+            yield from _outcomes(names, found, decide)
+            names, found, size = [], {}, 0
+    yield from _outcomes(names, found, decide)
+
+
+def _outcomes(
+    names: Iterable[str], found: Mapping[str, np.ndarray | KaldiUqError], decide: Decide
+) -> Iterator[tuple[str, Outcome]]:
+    waves = {name: one for name, one in found.items() if isinstance(one, np.ndarray)}
+    verdicts = _decide_each(waves, decide) if waves else {}
+    for name in names:
+        one = found[name]
+        yield name, one if isinstance(one, KaldiUqError) else verdicts[name]
+
+
+def _decide_each(waves: Mapping[str, np.ndarray], decide: Decide) -> dict[str, Outcome]:
+    """The verdicts on a group: together, or if that fails one by one."""
+    try:
+        return dict(decide(waves))
+    except DataError as error:
+        if len(waves) == 1:
+            return dict.fromkeys(waves, error)
+    return {name: _decide_each({name: wave}, decide)[name] for name, wave in waves.items()}
 
 
 def _parts(heard: Heard, normal: Normal | None, frame_shift_s: float) -> tuple[list[Stretch] | None, float]:
@@ -97,7 +170,7 @@ def _values(name: str, statistics: Mapping[str, float], detector: OneClassDetect
     """The detector's statistics of a waveform."""
     for statistic in detector.statistics:
         if statistic not in statistics:
-            raise DataError(
+            raise ModelFileError(
                 f"the detector looks at {statistic!r:.60}, the model measures only {', '.join(sorted(statistics))}; "
                 "take a detector that was fitted on this model"
             )

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from kaldi_uq.errors import DataError
 from kaldi_uq.io.files import atomic_write
@@ -122,6 +123,7 @@ class DataDir:
         cmvn_scp: spk -> ``file.ark:offset``; empty without the file.
         utt2dur: utt -> seconds; empty without the file.
         segments: utt -> its part of a recording; empty if each recording is one utterance.
+        whole: the directory as it was read, if this is a part of it; its tables have the lines of the files.
     """
 
     path: Path
@@ -132,6 +134,7 @@ class DataDir:
     cmvn_scp: dict[str, str] = field(default_factory=dict)
     utt2dur: dict[str, float] = field(default_factory=dict)
     segments: dict[str, Segment] = field(default_factory=dict)
+    whole: DataDir | None = None
 
     @property
     def utts(self) -> list[str]:
@@ -144,12 +147,15 @@ class DataDir:
         return invert_utt2spk(self.utt2spk)
 
     @classmethod
-    def read(cls, path: str | os.PathLike[str], *, need: Iterable[str] = ("wav.scp", "utt2spk")) -> DataDir:
+    def read(
+        cls, path: str | os.PathLike[str], *, need: Iterable[str] = ("wav.scp", "utt2spk"), complete: bool = True
+    ) -> DataDir:
         """Read and check a directory.
 
         Args:
             path: the directory.
             need: files that must be there; others are read if they are.
+            complete: each utterance must be in all tables; without it :meth:`incomplete` names those that are not.
 
         Raises:
             DataError: not a directory, a needed file is missing, tables that disagree.
@@ -167,16 +173,45 @@ class DataDir:
 
         data = cls(
             path=path,
-            wav_scp=table("wav.scp"),
-            utt2spk=table("utt2spk"),
+            wav_scp=table("wav.scp", allow_empty=not complete),
+            utt2spk=table("utt2spk", allow_empty=not complete),
             text=table("text", allow_empty=True),
             feats_scp=table("feats.scp"),
             cmvn_scp=table("cmvn.scp"),
             utt2dur=_seconds(path / "utt2dur", table("utt2dur")),
             segments=parse_segments(path / "segments", table("segments")),
         )
-        data._check(need)
+        if complete:
+            data._check(need)
         return data
+
+    def incomplete(self) -> dict[str, str]:
+        """The utterances that a table lacks, or has no value for, and the name of the table; in C-locale order."""
+        tables: dict[str, Mapping[str, object]] = {"utt2spk": self.utt2spk, **self._audio, "text": self.text}
+        tables |= {"feats.scp": self.feats_scp}
+        tables = {name: table for name, table in tables.items() if table}
+        found: dict[str, str] = {}
+        for utt in c_sorted(set().union(*tables.values())):
+            for name, table in tables.items():
+                if utt not in table or (table[utt] == "" and name != "text"):
+                    found.setdefault(utt, name)
+            if self.segments and utt not in found and not self.wav_scp.get(self.segments[utt].reco):
+                found[utt] = "wav.scp"
+        return found
+
+    def subset(self, utts: Collection[str]) -> DataDir:
+        """The directory with some of its utterances only."""
+        kept = set(utts)
+        tables = ("utt2spk", "text", "feats_scp", "utt2dur", "segments" if self.segments else "wav_scp")
+        parts: dict[str, Any] = {
+            name: {utt: one for utt, one in getattr(self, name).items() if utt in kept} for name in tables
+        }
+        return replace(self, **parts, whole=self.whole or self)
+
+    @property
+    def _audio(self) -> dict[str, Mapping[str, object]]:
+        """The table that says where the audio of each utterance is, by its name."""
+        return {"segments": self.segments} if self.segments else {"wav.scp": self.wav_scp}
 
     def _check(self, need: set[str]) -> None:
         remedy = f"run utils/fix_data_dir.sh {self.path}"
@@ -185,10 +220,7 @@ class DataDir:
                 raise DataError(
                     f"{self.path / 'segments'}:{line}: recording {segment.reco!r} is not in wav.scp; {remedy}"
                 )
-        audio: tuple[str, Mapping[str, object]] = (
-            ("segments", self.segments) if self.segments else ("wav.scp", self.wav_scp)
-        )
-        for name, table in (audio, ("text", self.text), ("feats.scp", self.feats_scp)):
+        for name, table in (*self._audio.items(), ("text", self.text), ("feats.scp", self.feats_scp)):
             pairs = ((name, table, "utt2spk", self.utt2spk), ("utt2spk", self.utt2spk, name, table)) if table else ()
             for one, utts, other, others in pairs:
                 for line, utt in enumerate(utts, 1):
@@ -205,13 +237,18 @@ class DataDir:
             name: name of the table: ``"wav.scp"``, ``"feats.scp"``, ``"cmvn.scp"`` or ``"segments"``.
             key: key in the table.
         """
+        whole = self.whole or self
         tables: dict[str, Mapping[str, object]] = {
-            "wav.scp": self.wav_scp,
-            "feats.scp": self.feats_scp,
-            "cmvn.scp": self.cmvn_scp,
-            "segments": self.segments,
+            "wav.scp": whole.wav_scp,
+            "feats.scp": whole.feats_scp,
+            "cmvn.scp": whole.cmvn_scp,
+            "segments": whole.segments,
         }
         return f"{self.path / name}:{1 + list(tables[name]).index(key)}"
+
+    def source(self, utt: str) -> str:
+        """The file or pipe with the audio of an utterance, as ``wav.scp`` has it."""
+        return self.wav_scp[self.segments[utt].reco if self.segments else utt]
 
     def words(self, utt: str) -> list[str]:
         """The words of an utterance."""

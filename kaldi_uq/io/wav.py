@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import shlex
+from typing import IO, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +20,8 @@ from kaldi_uq.io.reading import read_up_to
 from kaldi_uq.io.riff import STREAM_LENGTH, parse_wav
 from kaldi_uq.io.rxfile import open_rxfile
 from kaldi_uq.io.sphere import MAGIC, parse_sphere
+
+Source: TypeAlias = str | os.PathLike[str] | IO[bytes]
 
 INT16_SCALE = 32768.0
 EXCESS = 1e-6  # how far rounding may carry samples of good audio beyond full scale
@@ -113,15 +116,21 @@ def as_float(samples: npt.ArrayLike, *, name: str = "audio") -> np.ndarray:
 
 
 def read_wav(
-    source: str | os.PathLike[str], *, expected_rate: float | None = None, where: str = "", allow_pipes: bool = False
+    source: Source,
+    *,
+    expected_rate: float | None = None,
+    where: str = "",
+    allow_pipes: bool = False,
+    max_bytes: int | None = None,
 ) -> tuple[np.ndarray, int]:
     """Read audio of one channel.
 
     Args:
-        source: a file, ``file.ark:offset`` or a pipe, as in a line of ``wav.scp``; WAV or SPHERE.
+        source: a file, ``file.ark:offset`` or a pipe, as in a line of ``wav.scp``, or an open stream; WAV or SPHERE.
         expected_rate: sample rate in Hz; another rate is an error.
-        where: file and line that the source comes from, for messages.
+        where: file and line that the source comes from, or the name of the stream, for messages.
         allow_pipes: run a pipe.
+        max_bytes: length of the longest file, unpacked; a longer one is an error.
 
     Returns:
         ``(samples, rate)``: (N,) float32 in [-1, 1], and Hz.
@@ -131,7 +140,9 @@ def read_wav(
             pipe that is not allowed or fails.
         MissingDependencyError: a SPHERE file is compressed and ``sph2pipe`` is not there.
     """
-    channels, rate = read_channels(source, expected_rate=expected_rate, where=where, allow_pipes=allow_pipes)
+    channels, rate = read_channels(
+        source, expected_rate=expected_rate, where=where, allow_pipes=allow_pipes, max_bytes=max_bytes
+    )
     name = _name(source, where)
     if len(channels) != 1:
         raise DataError(
@@ -143,18 +154,23 @@ def read_wav(
 
 
 def read_channels(
-    source: str | os.PathLike[str], *, expected_rate: float | None = None, where: str = "", allow_pipes: bool = False
+    source: Source,
+    *,
+    expected_rate: float | None = None,
+    where: str = "",
+    allow_pipes: bool = False,
+    max_bytes: int | None = None,
 ) -> tuple[np.ndarray, int]:
     """Read audio of any number of channels, silent or not; it takes the arguments of :func:`read_wav`.
 
     Returns:
         ``(channels, rate)``: (channels, N) float32 in [-1, 1], and Hz.
     """
-    data, name = _contents(source, where, allow_pipes), _name(source, where)
+    data, name = _contents(source, where, allow_pipes, max_bytes), _name(source, where)
     if data.startswith(MAGIC):
         values, rate = parse_sphere(data, name)
     else:
-        values, rate = parse_wav(data, name, streamed=is_pipe(os.fspath(source)))
+        values, rate = parse_wav(data, name, streamed=_is_streamed(source))
     if expected_rate is not None and rate != expected_rate:
         raise DataError(
             f"{name}: sample rate {rate} Hz, expected {expected_rate:g} Hz (--sample-frequency of the feature "
@@ -170,19 +186,40 @@ def read_channels(
         raise DataError(str(error)) from None
 
 
-def _name(source: str | os.PathLike[str], where: str) -> str:
+def _is_streamed(source: Source) -> bool:
+    """Whether the audio comes from a program, which may not have known its length."""
+    return not isinstance(source, (str, os.PathLike)) or is_pipe(os.fspath(source))
+
+
+def _name(source: Source, where: str) -> str:
     """The name of a source for messages."""
+    if not isinstance(source, (str, os.PathLike)):
+        return where
     source = os.fspath(source)
     return f"{where}: output of {source!r}" if is_pipe(source) else source
 
 
-def _contents(source: str | os.PathLike[str], where: str, allow_pipes: bool) -> bytes:
+def _contents(source: Source, where: str, allow_pipes: bool, max_bytes: int | None) -> bytes:
     """The bytes of the audio file that a source stands for."""
+    if not isinstance(source, (str, os.PathLike)):
+        return _bounded(source, None, where, max_bytes)
     with open_rxfile(os.fspath(source), where=where, allow_pipes=allow_pipes) as stream:
         if not stream.tell():
-            return stream.read()
+            return _bounded(stream, None, _name(source, where), max_bytes)
         head = stream.read(8)  # one of the WAV files of an archive: as long as its header says
         size = int.from_bytes(head[4:], "big" if head.startswith(b"RIFX") else "little")
         if head[:4] in (b"RIFF", b"RIFX") and not 0 < size < STREAM_LENGTH:
             raise DataError(f"{_name(source, where)}: a WAV file of unknown length in an archive; write it again")
-        return head + read_up_to(stream, size)
+        return head + _bounded(stream, size, _name(source, where), max_bytes)
+
+
+def _bounded(stream: IO[bytes], size: int | None, name: str, max_bytes: int | None) -> bytes:
+    """The next ``size`` bytes, or fewer at the end, or all that there are; more than ``max_bytes`` are an error."""
+    if max_bytes is None:
+        return stream.read() if size is None else read_up_to(stream, size)
+    data = read_up_to(stream, max_bytes + 1 if size is None else min(size, max_bytes + 1))
+    if len(data) > max_bytes:
+        raise DataError(
+            f"{name}: more than {max_bytes / 1e6:g} MB, the most that is taken; cut the recording into parts"
+        )
+    return data

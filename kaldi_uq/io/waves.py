@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Iterator, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -84,24 +85,96 @@ def read_waves(
         raise ValueError(f"utterance {unknown[0]!r} is not in {data.path}")
     chosen = set(table if utts is None else utts)
     wanted = [utt for utt in table if utt in chosen]
-    places = {reco: f"{data.path / 'wav.scp'}:{line}" for line, reco in enumerate(data.wav_scp, 1)}
-    recos: dict[str, list[str]] = {}  # the utterances of a recording, so that it is read once
-    for utt in wanted:
-        recos.setdefault(data.segments[utt].reco if data.segments else utt, []).append(utt)
     waves: dict[str, np.ndarray] = {}
-    for reco, parts in recos.items():
-        read = read_channels if data.segments else read_wav
-        samples, rate = read(data.wav_scp[reco], expected_rate=sample_rate, where=places[reco], allow_pipes=allow_pipes)
-        waves |= {utt: _cut(data, utt, samples, rate) if data.segments else samples for utt in parts}
+    for recording in _recordings(data, wanted):
+        audio = _read(recording, data, expected_rate=sample_rate, allow_pipes=allow_pipes)
+        waves |= {utt: _part(data, utt, *audio) for utt in recording.utts}
     for utt in wanted:
-        size = len(waves[utt])
-        if size < min_samples:
-            name, where = ("segments", data.where("segments", utt)) if data.segments else ("wav.scp", data.wav_scp[utt])
-            raise DataError(
-                f"{where}: utterance {utt!r} has {size} samples ({size / sample_rate:.3f} s), the shortest that can be "
-                f"used is {min_samples}; delete its line in {name} and run utils/fix_data_dir.sh {data.path}"
-            )
+        _check_length(data, utt, len(waves[utt]), sample_rate, min_samples)
     return {utt: waves[utt] for utt in wanted}
+
+
+def unusable(
+    data: DataDir, *, sample_rate: float | None, min_samples: int = 1, allow_pipes: bool = False
+) -> dict[str, DataError]:
+    """The utterances whose audio :func:`read_waves` would refuse, and why; all audio is read, and none is kept.
+
+    Args:
+        data: the directory.
+        sample_rate: sample rate in Hz that every file must have; ``None``: that of most files.
+        min_samples, allow_pipes: as of :func:`read_waves`.
+    """
+    found: dict[str, DataError] = {}
+    rates: dict[str, int] = {}
+    for recording in _recordings(data, list(data.segments or data.wav_scp)):
+        try:
+            samples, rate = _read(recording, data, expected_rate=sample_rate, allow_pipes=allow_pipes)
+        except DataError as error:
+            found |= dict.fromkeys(recording.utts, error)
+            continue
+        for utt in recording.utts:
+            rates[utt] = rate
+            try:
+                _check_length(data, utt, len(_part(data, utt, samples, rate)), rate, min_samples)
+            except DataError as error:
+                found[utt] = error
+    counts = Counter(rates.values())
+    for utt, rate in rates.items():
+        usual = counts.most_common(1)[0][0]
+        if rate != usual:
+            reason = f"{data.source(utt)}: sample rate {rate} Hz, expected {usual} Hz, that of most files"
+            found.setdefault(utt, DataError(reason))
+    return found
+
+
+@dataclass(frozen=True)
+class _Recording:
+    """A line of ``wav.scp``, read once for all its utterances.
+
+    Attributes:
+        source: file or pipe.
+        where: file and number of the line.
+        utts: its utterances.
+    """
+
+    source: str
+    where: str
+    utts: list[str]
+
+
+def _recordings(data: DataDir, utts: Iterable[str]) -> list[_Recording]:
+    """The recordings of some utterances."""
+    places = {reco: f"{data.path / 'wav.scp'}:{line}" for line, reco in enumerate((data.whole or data).wav_scp, 1)}
+    found: dict[str, _Recording] = {}
+    for utt in utts:
+        reco = data.segments[utt].reco if data.segments else utt
+        found.setdefault(reco, _Recording(data.wav_scp[reco], places[reco], [])).utts.append(utt)
+    return list(found.values())
+
+
+def _read(
+    recording: _Recording, data: DataDir, *, expected_rate: float | None, allow_pipes: bool
+) -> tuple[np.ndarray, int]:
+    """Samples, (N,) or with ``segments`` (channels, N) float32, and rate in Hz of a recording."""
+    read = read_channels if data.segments else read_wav
+    try:
+        return read(recording.source, expected_rate=expected_rate, where=recording.where, allow_pipes=allow_pipes)
+    except OSError as error:
+        raise DataError(f"{recording.source}: {error.strerror or error} ({recording.where})") from None
+
+
+def _part(data: DataDir, utt: str, samples: np.ndarray, rate: int) -> np.ndarray:
+    """The samples (N,) of an utterance, from those of its recording."""
+    return _cut(data, utt, samples, rate) if data.segments else samples
+
+
+def _check_length(data: DataDir, utt: str, size: int, rate: float, min_samples: int) -> None:
+    if size < min_samples:
+        name, where = ("segments", data.where("segments", utt)) if data.segments else ("wav.scp", data.wav_scp[utt])
+        raise DataError(
+            f"{where}: utterance {utt!r} has {size} samples ({size / rate:.3f} s), the shortest that can be "
+            f"used is {min_samples}; delete its line in {name} and run utils/fix_data_dir.sh {data.path}"
+        )
 
 
 def _cut(data: DataDir, utt: str, channels: np.ndarray, rate: int) -> np.ndarray:

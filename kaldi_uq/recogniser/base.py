@@ -19,7 +19,7 @@ from kaldi_uq.errors import DataError
 from kaldi_uq.feats import framing
 from kaldi_uq.io.datadir import DataDir
 from kaldi_uq.io.files import digest
-from kaldi_uq.io.wav import as_float, read_wav
+from kaldi_uq.io.wav import as_float
 from kaldi_uq.io.waves import (
     CPU_BATCH_SAMPLES,
     MAX_BATCH_SAMPLES,
@@ -28,6 +28,7 @@ from kaldi_uq.io.waves import (
     wave_batches,
     waves_digest,
 )
+from kaldi_uq.recogniser.audio import check_length, raise_first, read_file
 from kaldi_uq.recogniser.heard import Heard, Pieces, Scored, measure, unpadded
 from kaldi_uq.recogniser.memory import in_halves
 from kaldi_uq.uncertainty import utterance_statistics
@@ -348,10 +349,10 @@ class BaseRecogniser(ABC):
                 is_such = isinstance(samples, np.ndarray) and samples.dtype == np.float32
                 same = is_such and np.array_equal(samples, checked)
                 found[name] = samples if same else checked  # of long audio one copy is enough
-                self._check_length(name, len(found[name]), what)
+                check_length(name, len(found[name]), self.sample_rate, self.min_samples, what)
             except ValueError as error:
                 problems[name] = str(error)
-        _raise_first(problems, what)
+        raise_first(problems, what)
         return found
 
     def read_wavs(
@@ -375,25 +376,10 @@ class BaseRecogniser(ABC):
         problems: dict[str, str] = {}
         for name, path in paths.items():
             try:
-                found[name] = read_wav(path, expected_rate=self.sample_rate, where=where, allow_pipes=allow_pipes)[0]
-                self._check_length(path, len(found[name]), what)
-            except (DataError, ValueError) as error:
+                found[name] = read_file(
+                    path, self.sample_rate, self.min_samples, what=what, where=where, allow_pipes=allow_pipes
+                )
+            except DataError as error:
                 problems[path] = str(error)
-            except OSError as error:
-                problems[path] = f"{path}: {error.strerror or error}"
-        _raise_first(problems, what)
+        raise_first(problems, what)
         return found
-
-    def _check_length(self, name: str, size: int, what: str) -> None:
-        if size < self.min_samples:
-            raise ValueError(
-                f"{name}: {size} samples ({size / self.sample_rate:.4f} s), the shortest that can be {what} is "
-                f"{self.min_samples} ({self.min_samples / self.sample_rate:.4f} s)"
-            )
-
-
-def _raise_first(problems: Mapping[str, str], what: str) -> None:
-    if problems:
-        first, *others = problems
-        more = f"; {len(others)} more cannot be {what}: {', '.join(others)}" if others else ""
-        raise DataError(problems[first] + more)

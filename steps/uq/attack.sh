@@ -23,6 +23,7 @@ device=            # cpu|cuda [cuda if there is one]
 seed=0             # <n>: seed of targets, starts and draws
 cmvn_from=auto     # auto|scp|waves: statistics of speakers: <data-dir>/cmvn.scp, or computed from the waveforms
 allow_pipes=false  # true|false: run lines of wav.scp that are commands
+max_bad=0          # <n>: leave out up to so many utterances that cannot be used; <attack-dir>/bad_utterances names them
 
 # shellcheck source=../../utils/script.sh
 . "$(dirname -- "${BASH_SOURCE[0]}")/../../utils/script.sh"
@@ -48,9 +49,10 @@ code_opts=(${network:+--network "$network"} ${recogniser:+--recogniser "$recogni
 read -ra extra <<<"$attack_opts"
 [ "$allow_pipes" = false ] || extra+=(--allow-pipes)
 $cmd "$dir/log/attack.log" \
-  kaldi-uq nnet-attack --eps "$eps" ${eps_level:+--eps-level "$eps_level"} --attack "$attack" --num-utts "$num_utts" --cmvn-from "$cmvn_from" --lang-dir "$lang" \
+  kaldi-uq nnet-attack --eps "$eps" ${eps_level:+--eps-level "$eps_level"} --attack "$attack" --num-utts "$num_utts" --cmvn-from "$cmvn_from" --max-bad "$max_bad" --lang-dir "$lang" \
   ${attack_config:+--config "$attack_config"} ${target_text:+--target-text "$target_text"} ${results:+--results "$results"} \
   "${code_opts[@]}" "${model_opts[@]}" "${extra[@]}" "$data" "$model" "$graph" "$dir"
 
+tell_bad "$dir/bad_utterances"
 grep -a '^WARNING (kaldi_uq.cli.nnet_attack)' "$dir/log/attack.log" >&2 || true
 echo "$0: $dir: $(grep -a 'original accuracy' "$dir/log/attack.log" | tail -n 1)" >&2

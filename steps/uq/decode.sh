@@ -17,6 +17,7 @@ device=            # cpu|cuda [cuda if there is one]
 seed=0             # <n>: seed of the draws
 cmvn_from=auto     # auto|scp|waves: statistics of speakers: <data-dir>/cmvn.scp, or computed from the waveforms
 allow_pipes=false  # true|false: run lines of wav.scp that are commands
+max_bad=0          # <n>: leave out up to so many utterances that cannot be used; <out-dir>/bad_utterances names them
 
 # shellcheck source=../../utils/script.sh
 . "$(dirname -- "${BASH_SOURCE[0]}")/../../utils/script.sh"
@@ -38,7 +39,8 @@ code_opts=(${network:+--network "$network"} ${recogniser:+--recogniser "$recogni
 read -ra extra <<<"$decode_opts"
 [ "$allow_pipes" = false ] || extra+=(--allow-pipes)
 $cmd "$dir/log/decode.log" \
-  kaldi-uq nnet-decode ${results:+--results "$results"} --nj "$nj" --lattices --cmvn-from "$cmvn_from" \
+  kaldi-uq nnet-decode ${results:+--results "$results"} --nj "$nj" --lattices --cmvn-from "$cmvn_from" --max-bad "$max_bad" \
   "${code_opts[@]}" "${model_opts[@]}" "${extra[@]}" "$data" "$model" "$graph" "$dir"
 
+tell_bad "$dir/bad_utterances"
 echo "$0: $dir: $(grep '^%WER' "$dir/log/decode.log" || true)" >&2

@@ -19,6 +19,7 @@ frontend=kaldi               # kaldi|torchaudio: torchaudio is the paper's front
 opts_dir=                    # <dir>|none: with the recipe's cmvn_opts, delta_opts and splice_opts [<ali-dir>]
 cmvn_from=auto               # auto|scp|waves: statistics of speakers: <data-dir>/cmvn.scp, or computed from the waveforms
 allow_pipes=false            # true|false: run lines of wav.scp that are commands
+max_bad=0                    # <n>: leave out up to so many utterances that cannot be used; <exp-dir>/bad_utterances names them
 train_config=                # <file>: options, one --name=value a line
 train_opts=                  # <options>: further options of kaldi-uq nnet-train
 engine=                      # embedded|kaldi [by KALDI_ROOT]
@@ -48,8 +49,9 @@ for n in $(seq "$(cat "$ali/num_jobs")"); do need_files "another alignment" "$al
 hold_dir "$dir"
 read -ra extra <<<"$train_opts"
 $cmd "$dir/log/train.log" \
-  kaldi-uq nnet-train ${model:+--model "$model"} ${network:+--network "$network"} "${features[@]}" --cmvn-from "$cmvn_from" \
+  kaldi-uq nnet-train ${model:+--model "$model"} ${network:+--network "$network"} "${features[@]}" --cmvn-from "$cmvn_from" --max-bad "$max_bad" \
   ${opts_dir:+--opts-dir "$opts_dir"} ${train_config:+--config "$train_config"} "${model_opts[@]}" "${extra[@]}" "$data" "$lang" "$ali" "$dir"
+tell_bad "$dir/bad_utterances"
 if [ ! -f "$lang/G.fst" ]; then
   echo "$0: $dir/final.safetensors; $lang has no G.fst: take the recipe's own graph for decoding" >&2
   exit 0

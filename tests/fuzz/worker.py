@@ -18,7 +18,7 @@ import traceback
 import warnings
 from pathlib import Path
 
-from kaldi_uq.errors import KaldiUqError
+from kaldi_uq.errors import KaldiUqError, printable
 from tests.fuzz.mutate import mutate
 from tests.fuzz.readers import Reader, make_readers
 
@@ -36,7 +36,7 @@ def problem_of(reader: Reader) -> str:
         message = str(error)
         if str(reader.about) not in message:
             return f"the message does not name the file: {type(error).__name__}: {message[:300]!r}"
-        if not message.isprintable() or len(message) > LONGEST_MESSAGE:
+        if message != printable(message) or len(message) > LONGEST_MESSAGE:
             return f"the message is not one line of text: {message[:300]!r} ({len(message)} characters)"
     except reader.also as error:
         if str(reader.about) not in f"{error} {getattr(error, 'filename', '')}":

@@ -1,0 +1,81 @@
+"""Audio as a recogniser takes it: files of its sample rate with at least one frame, and what is said of others."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+
+import numpy as np
+
+from kaldi_uq.errors import DataError
+from kaldi_uq.io.wav import Source, read_wav
+
+
+def read_file(
+    source: Source,
+    sample_rate: float,
+    min_samples: int,
+    *,
+    what: str = "judged",
+    where: str = "",
+    allow_pipes: bool = False,
+    max_bytes: int | None = None,
+) -> np.ndarray:
+    """Read one WAV file.
+
+    Args:
+        source: a file, or another source that :func:`kaldi_uq.io.wav.read_wav` takes.
+        sample_rate: sample rate in Hz that it must have.
+        min_samples: samples of the shortest audio that has a frame.
+        what: what is to be done with it, for messages.
+        where: the table that names it, or the name of a stream, for messages.
+        allow_pipes: run a source that is a command.
+        max_bytes: length of the longest file.
+
+    Returns:
+        (N,) float32 in [-1, 1].
+
+    Raises:
+        DataError: the file cannot be used; the message names it.
+        MissingDependencyError: a package is needed to read it.
+    """
+    name = os.fspath(source) if isinstance(source, (str, os.PathLike)) else where
+    try:
+        samples, _ = read_wav(
+            source, expected_rate=sample_rate, where=where, allow_pipes=allow_pipes, max_bytes=max_bytes
+        )
+        check_length(name, len(samples), sample_rate, min_samples, what)
+    except ValueError as error:
+        raise DataError(str(error)) from None
+    except OSError as error:
+        raise DataError(f"{name}: {error.strerror or error}") from None
+    return samples
+
+
+def check_length(name: str, size: int, sample_rate: float, min_samples: int, what: str) -> None:
+    """Refuse audio without a frame.
+
+    Raises:
+        ValueError: fewer than ``min_samples``; begins with the name.
+    """
+    if size < min_samples:
+        raise ValueError(
+            f"{name}: {size} samples ({size / sample_rate:.4f} s), the shortest that can be {what} is {min_samples} "
+            f"({min_samples / sample_rate:.4f} s)"
+        )
+
+
+def raise_first(problems: Mapping[str, str], what: str) -> None:
+    """Raise the first of the problems, if there are any, and name what has further ones.
+
+    Args:
+        problems: name of the audio -> message.
+        what: what was to be done with it.
+
+    Raises:
+        DataError: there is one.
+    """
+    if problems:
+        first, *others = problems
+        more = f"; {len(others)} more cannot be {what}: {', '.join(others)}" if others else ""
+        raise DataError(problems[first] + more)
