@@ -77,17 +77,18 @@ class TestTheHarness:
         "code, status",
         [
             ("import ctypes; ctypes.string_at(0)", -signal.SIGSEGV),
-            ("worker.SECONDS = 0.1\nreader.read = lambda: [None for _ in iter(int, 1)]", -signal.SIGPROF),
+            ("worker.SECONDS = 0.1\nreader.read = lambda: any(iter(int, 1))", -signal.SIGPROF),
+            ("worker.WAIT_S = 0.1\nreader.read = lambda: os.read(os.pipe()[0], 1)", -signal.SIGALRM),
             ("bytearray(2 << 30)", 0),
         ],
-        ids=["crash", "hang", "memory"],
+        ids=["crash", "hang", "wait", "memory"],
     )
     def test_what_ends_a_process_or_fills_the_memory(
         self, tmp_path: Path, script_env: dict[str, str], code: str, status: int
     ) -> None:
         assignment = code if "reader.read" in code else f"def read():\n    {code}\nreader.read = read"
         program = (
-            "from pathlib import Path\nfrom tests.fuzz import worker\nfrom tests.fuzz.readers import Reader\n"
+            "import os\nfrom pathlib import Path\nfrom tests.fuzz import worker\nfrom tests.fuzz.readers import Reader\n"
             f"reader = Reader('x', Path({str(tmp_path / 'x')!r}), [b'one'], lambda: None)\n{assignment}\n"
             f"worker.limit_memory()\nprint(worker.run(reader, Path({str(tmp_path)!r}), 0, range(5)))\n"
         )

@@ -24,6 +24,7 @@ from tests.fuzz.readers import Reader, make_readers
 
 MEMORY = 1 << 30  # bytes, beyond what the process needs before it reads the first file
 SECONDS = 20  # processor time for one input
+WAIT_S = 300  # time for one input, of what waits instead of working, such as for a pipe
 LONGEST_MESSAGE = 1500  # characters; tables of known options are long
 _KEPT = 3  # inputs of one problem of one reader
 
@@ -71,7 +72,8 @@ def run(reader: Reader, out: Path, seed: int, numbers: range) -> tuple[dict[str,
             progress.write(f"{reader.name} {number:12d}\n")
             progress.flush()
             reader.path.write_bytes(data)
-            signal.setitimer(signal.ITIMER_PROF, SECONDS)  # ends the process if it is not set again
+            signal.setitimer(signal.ITIMER_PROF, SECONDS)  # both end the process if they are not set again
+            signal.setitimer(signal.ITIMER_REAL, WAIT_S)
             problem = problem_of(reader)
             num_read += not problem
             kind = re.sub("'.*|[0-9]+", "", problem)
@@ -79,7 +81,8 @@ def run(reader: Reader, out: Path, seed: int, numbers: range) -> tuple[dict[str,
                 kinds[kind] += 1
                 (out / f"{reader.name}-{number}").write_bytes(data)
                 problems[problem] = number
-    signal.setitimer(signal.ITIMER_PROF, 0)
+    for timer in (signal.ITIMER_PROF, signal.ITIMER_REAL):
+        signal.setitimer(timer, 0)
     reader.path.write_bytes(reader.pack(reader.samples[0]))
     return problems, num_read
 
