@@ -88,7 +88,8 @@ class TestTheHarness:
     ) -> None:
         assignment = code if "reader.read" in code else f"def read():\n    {code}\nreader.read = read"
         program = (
-            "import os\nfrom pathlib import Path\nfrom tests.fuzz import worker\nfrom tests.fuzz.readers import Reader\n"
+            "import os\nfrom pathlib import Path\nfrom tests.fuzz import worker\n"
+            "from tests.fuzz.readers import Reader\n"
             f"reader = Reader('x', Path({str(tmp_path / 'x')!r}), [b'one'], lambda: None)\n{assignment}\n"
             f"worker.limit_memory()\nprint(worker.run(reader, Path({str(tmp_path)!r}), 0, range(5)))\n"
         )

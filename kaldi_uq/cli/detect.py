@@ -42,7 +42,7 @@ import numpy as np
 from kaldi_uq.cli.model_options import add_model_arguments, open_recogniser
 from kaldi_uq.cli.options import add_pipes, directory, non_negative_int, positive_int, rate
 from kaldi_uq.detector.normal import FILE_NAME, PROBABILITIES, Normal, load_frame_quantiles
-from kaldi_uq.errors import DataError, KaldiUqError, UsageError, printable
+from kaldi_uq.errors import DataError, KaldiUqError, UsageError, one_line, printable
 from kaldi_uq.io.datadir import read_table
 from kaldi_uq.io.pipes import is_pipe
 from kaldi_uq.results.names import CONSISTENCY, GATE
@@ -296,7 +296,7 @@ def _lines(utt: str | None, wav: str, outcome: Outcome, detector: OneClassDetect
     """The verdict and the file, in one line, and more of it, or what is wrong with the file, in at most 80 columns."""
     name = wav if utt is None else f"{utt} {wav}"
     if isinstance(outcome, KaldiUqError):
-        lines = [f"ERROR {name}", f"  {str(outcome).removeprefix(f'{wav}: ')}"]
+        lines = [f"ERROR {name}", f"  {str(outcome).removeprefix(f'{one_line(wav)}: ')}"]
     else:
         lines = _verdict_lines(name, outcome, detector, normal)
     first, *others = map(printable, lines)
