@@ -152,7 +152,7 @@ def test_report_names_the_command_as_it_can_be_typed_again(tiny_recipe: Recipe) 
 
 def test_run_leaves_no_temporary_files(tiny_recipe: Recipe) -> None:
     names = [path.name for path in tiny_recipe.path.rglob("*")]
-    assert not [name for name in names if name.endswith(".tmp") or name.startswith(".fst.")]
+    assert not [name for name in names if name.endswith(".tmp")]
 
 
 # --- what must not change a result

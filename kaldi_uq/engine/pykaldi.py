@@ -57,7 +57,7 @@ class PyKaldiEngine(Engine):
             fst = StdVectorFst(compiler.compile())
             fst.arcsort(sort)
             path.parent.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryDirectory(dir=path.parent, prefix=".fst.") as folder:
+            with tempfile.TemporaryDirectory(dir=path.parent, prefix=".fst.", suffix=".tmp") as folder:
                 temporary = Path(folder) / path.name
                 fst.write(str(temporary))
                 os.replace(temporary, path)

@@ -160,7 +160,7 @@ class Jobs:
         if place:
             place = Path(os.path.abspath(place))
             place.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".kaldi.", dir=place) as folder:
+        with tempfile.TemporaryDirectory(prefix=".kaldi.", suffix=".tmp", dir=place) as folder:
             yield Path(folder), (place or Path(folder)) / "log"
 
     def command(self, name: str, *arguments: str | os.PathLike[str]) -> list[str]:

@@ -188,7 +188,7 @@ def _wheel_fst(path: Path, checked: FstArrays) -> Any:
 def write_fst(fst: Any, path: Path) -> None:
     """Write an FST file atomically."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".fst.") as folder:
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".fst.", suffix=".tmp") as folder:
         temporary = Path(folder) / path.name
         if not fst.write(str(temporary)):
             raise EngineError(f"{path}: cannot write the FST; is the disk full?")
