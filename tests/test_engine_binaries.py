@@ -185,7 +185,7 @@ class TestJobs:
         )
 
     def test_failure_without_an_error_line_has_the_end_of_the_log(self, tmp_path: Path) -> None:
-        with pytest.raises(EngineError, match=r"step\.1\.log: the job ended with status 1: line 13\nline 14\n"):
+        with pytest.raises(EngineError, match=r"step\.1\.log: the job ended with status 1: line 13 line 14 "):
             run(tmp_path, "for n in $(seq 20); do echo line $n; done; false")
 
     def test_failure_within_a_pipeline_counts(self, tmp_path: Path) -> None:
