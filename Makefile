@@ -24,13 +24,13 @@ env:
 	@utils/make_env.sh
 
 test:
-	@$(ENV); python3 -m pytest -q -n auto --dist loadfile -m "not slow"
+	@$(ENV); python3 -m pytest -q -n auto --dist loadfile --no-loadscope-reorder -m "not slow"
 
 test-fast:
-	@$(ENV); python3 -m pytest -q -n auto --dist loadfile -m "not slow and not recipe"
+	@$(ENV); python3 -m pytest -q -n auto --dist loadfile --no-loadscope-reorder -m "not slow and not recipe"
 
 test-slow:
-	@$(ENV); python3 -m pytest -q -n auto --dist loadfile -m slow
+	@$(ENV); python3 -m pytest -q -n auto --dist loadfile --no-loadscope-reorder -m slow
 
 bench:
 	@$(ENV); python3 -m bench.run $(BENCH)
