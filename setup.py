@@ -51,7 +51,7 @@ BENCH = [
 # Linters to a minor release: a new one brings new findings, and a check that passed yesterday must pass today.
 DEV = [
     "pytest>=8,<10",
-    "pytest-xdist>=3.5,<4",
+    "pytest-xdist>=3.7,<4",
     "hypothesis>=6.100,<7",
     "ruff>=0.17,<0.18",
     "mypy>=2.4,<2.5",
