@@ -15,7 +15,7 @@ BENCH ?=
 help:
 	@echo "make env     make the Python environment .venv (about 5 GB, once)"
 	@echo "make test    run the tests; KALDI_UQ_FSDD=<dir> adds those on real recordings"
-	@echo "             test-fast leaves out those that run recipes, test-slow runs those that take minutes"
+	@echo "             test-fast leaves out those of seconds each, test-slow runs those that take minutes"
 	@echo "make bench   measure beside other software, bench/RESULTS.md; pip install -e .[bench] brings that"
 	@echo "make check   ruff, mypy, shellcheck, doctests"
 	@echo "make clean   remove caches and build products; .venv, data and results stay"
@@ -27,7 +27,7 @@ test:
 	@$(ENV); python3 -m pytest -q -n auto --dist loadfile --no-loadscope-reorder -m "not slow"
 
 test-fast:
-	@$(ENV); python3 -m pytest -q -n auto --dist loadfile --no-loadscope-reorder -m "not slow and not recipe"
+	@$(ENV); python3 -m pytest -q -n auto --dist loadfile --no-loadscope-reorder -m "not slow and not long"
 
 test-slow:
 	@$(ENV); python3 -m pytest -q -n auto --dist loadfile --no-loadscope-reorder -m slow

@@ -111,9 +111,9 @@ def tiny_recipe(tmp_path_factory: pytest.TempPathFactory, script_env: dict[str, 
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what runs a recipe; its files come first, so that no worker is alone with a long one at the end."""
+    """Mark what uses a whole recipe; long files come first, so that no worker is alone with one at the end."""
     for item in items:
         if {"tiny_recipe", "triphones"} & set(getattr(item, "fixturenames", ())):
-            item.add_marker("recipe")
-    long_files = {item.path for item in items if item.get_closest_marker("recipe")}
+            item.add_marker("long")
+    long_files = {item.path for item in items if item.get_closest_marker("long")}
     items.sort(key=lambda item: item.path not in long_files)

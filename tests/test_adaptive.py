@@ -88,6 +88,7 @@ class TestPenalty:
         assert torch.autograd.gradcheck(penalty, logits, atol=1e-4)
 
     @pytest.mark.parametrize("scale", [0.1, 4.0])  # less certain than benign speech, and more
+    @pytest.mark.long
     def test_of_the_joint_detector_it_has_the_gradient_that_leads_back_to_the_aim(self, scale: float) -> None:
         benign = benign_statistics()
         sentries = Sentries.of([JointDetector().fit(benign).calibrate(0.01)])
@@ -327,6 +328,7 @@ class TestAttack:
             ("dropout", "mean_mutual_information", "selective"),
         ],
     )
+    @pytest.mark.long
     def test_random_models_are_attacked_through_several_draws(
         self, place: Place, tmp_path: Path, kind: str, statistic: str, way: str
     ) -> None:

@@ -224,7 +224,7 @@ def test_lang_without_grammar_needs_no_viterbi_epochs(
     assert main([*words, "--num-viterbi-epochs", "0"]) == 0
 
 
-@pytest.mark.recipe
+@pytest.mark.long
 def test_steps_work_on_the_directories_of_another_recipe(
     place: Path, system: TinySystem, run_script: RunScript, tmp_path: Path
 ) -> None:

@@ -165,6 +165,7 @@ def test_detector_says_what_it_thinks_of_the_result(
 
 
 @pytest.mark.parametrize("kind", ["dnn", "bnn"])
+@pytest.mark.long
 def test_attack_that_knows_the_detectors_passes_them(place: Path, tmp_path: Path, attack: Run, kind: str) -> None:
     model_dir = Path(shutil.copytree(place / "exp" / kind, tmp_path / "exp" / kind))
     scored = write_set(tmp_path / "fit", *make_waves(30, seed=5))

@@ -147,6 +147,7 @@ def test_a_robust_network_keeps_its_words_and_a_fragile_one_does_not(robust: Rec
     assert sum(e > 0 for e in errors[fragile]) >= 6
 
 
+@pytest.mark.long
 def test_attacks_are_refused_and_the_one_that_knows_is_more_consistent(robust: Recogniser) -> None:
     waves, targets = speech(8), {}
     for utt, heard in robust.hear(waves).items():
@@ -195,6 +196,7 @@ def test_the_statistic_is_judged_as_others_are_but_not_together_with_them(fragil
         judge(fragile, detector, waves)
 
 
+@pytest.mark.long
 def test_commands_add_it_to_scores_fit_it_and_judge_with_it(
     system: tiny.TinySystem, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -21,6 +21,8 @@ import pytest
 from kaldi_uq.io.datadir import DataDir
 from kaldi_uq.io.wav import read_wav, write_wav
 
+pytestmark = pytest.mark.long
+
 ROOT = Path(__file__).resolve().parent.parent
 SETS = ("train", "fit", "test", "attack")
 FEW = "--num-train 12 --num-fit 4 --num-test 5 --num-attack 3 --nj 1".split()

@@ -334,6 +334,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
+@pytest.mark.long
 def test_every_command_takes_the_recogniser(
     place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -394,7 +395,7 @@ def test_options_that_a_ctc_recogniser_cannot_follow_are_named_in_one_line(
     assert "are words strung together, not grammar" in capsys.readouterr().err
 
 
-@pytest.mark.recipe
+@pytest.mark.long
 def test_recipe_trains_attacks_detects_and_reports(script_env: dict[str, str], tmp_path: Path) -> None:
     recipe = make_recipe(tmp_path / "my recipes", script_env, "end_to_end")
     for seed, (name, count) in enumerate({"train": 32, "fit": 8, "test": 8, "attack": 3}.items()):

@@ -37,6 +37,8 @@ from kaldi_uq.io.tree import MAX_DEPTH, MAX_WIDTH, read_tree_bytes
 from tests import tiny
 from tests.tiny import TinySystem
 
+pytestmark = pytest.mark.long
+
 CONST_GRAPH = Path(__file__).resolve().parent / "golden_b2/tri/graph/HCLG.fst"
 NAN, INF = float("nan"), float("inf")
 

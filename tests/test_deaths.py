@@ -22,6 +22,8 @@ from kaldi_uq.cli.main import main
 from tests import tiny
 from tests.tiny import TinySystem
 
+pytestmark = pytest.mark.long
+
 DIED = 77
 _WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC
 _CHANGES = {"os.rename", "os.remove", "os.rmdir", "os.mkdir", "os.link", "os.symlink", "os.truncate", "os.utime"}

@@ -21,6 +21,8 @@ from kaldi_uq.recogniser.recogniser import Recogniser
 from tests import tiny
 from tests.tiny import TinySystem
 
+pytestmark = pytest.mark.long
+
 ROUNDING = 1e-5  # of uncertainties of frames, nats, and of weights
 
 

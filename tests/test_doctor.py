@@ -20,6 +20,8 @@ from tests.conftest import REPO, RunScript
 from tests.kaldi import fake_kaldi
 from tests.recipe import LIMIT_S
 
+pytestmark = pytest.mark.long
+
 
 def requirements(name: str) -> dict[str, str]:
     """A list of requirements of setup.py: distribution -> specifier."""

@@ -18,6 +18,8 @@ from tests.fuzz import worker
 from tests.fuzz.readers import Reader
 from tests.recipe import LIMIT_S
 
+pytestmark = pytest.mark.long
+
 
 def num_inputs(default: int) -> int:
     return int(os.environ.get("KALDI_UQ_FUZZ_INPUTS", default))

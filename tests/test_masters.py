@@ -14,6 +14,8 @@ import pytest
 
 from tests.recipe import LIMIT_S, REPO, wait_for
 
+pytestmark = pytest.mark.long
+
 MASTER = """#!/usr/bin/env bash
 set -euo pipefail
 nj=2   # <n>: jobs

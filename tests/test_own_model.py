@@ -96,7 +96,7 @@ def results(folder: Path) -> dict[str, Any]:
     return content
 
 
-@pytest.mark.recipe
+@pytest.mark.long
 class TestRecipe:
     def test_trains_attacks_and_detects_with_every_wrapper(
         self, recipe: Path, tmp_path: Path, run_script: RunScript

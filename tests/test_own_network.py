@@ -305,6 +305,7 @@ class TestCommand:
             train("--model", "dnn", "--network", "net.py:dropped", recipe, recipe, recipe, "exp")
         assert "--network: not allowed with argument --model" in capsys.readouterr().err
 
+    @pytest.mark.long
     def test_script_passes_the_network_on(self, recipe: Path, run_script: RunScript) -> None:
         write_text(recipe / "ali/num_jobs", "1\n")
         options = [

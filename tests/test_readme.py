@@ -16,6 +16,8 @@ from kaldi_uq.io.datadir import read_table
 from tests.conftest import RunScript
 from tests.recipe import REPO, TINY_OPTIONS, Recipe
 
+pytestmark = pytest.mark.long
+
 READMES = ["README.md", *sorted(str(path.relative_to(REPO)) for path in REPO.glob("recipes/*/README.md"))]
 RECIPE = REPO / "recipes/tidigits"
 

@@ -267,7 +267,7 @@ def _write_sphere_tree(recipe: Recipe, name: str, tree: Path, speakers: dict[str
         file.write_bytes(sphere_bytes(np.rint(samples).astype(np.int16), "10"))
 
 
-@pytest.mark.recipe
+@pytest.mark.long
 def test_fsdd_is_recognised_from_a_few_minutes_of_speech(
     fsdd_dir: Path, script_env: dict[str, str], tmp_path: Path
 ) -> None:

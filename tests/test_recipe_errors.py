@@ -23,6 +23,8 @@ from kaldi_uq.cli.options import non_negative_int
 from kaldi_uq.io.datadir import read_table
 from tests.recipe import LIMIT_S, REPO, TINY_OPTIONS, Recipe, error_line, heed_interrupts, make_recipe, wait_for
 
+pytestmark = pytest.mark.long
+
 ATTACK_DIR = "exp/dnn/attack_pgd_eps0.02"
 TINY = TINY_OPTIONS
 

@@ -25,6 +25,8 @@ from kaldi_uq.results.table import Results
 from kaldi_uq.results.word_errors import ErrorRate
 from tests.report import attack_row, detection_row, make_example, sample, write_exp
 
+pytestmark = pytest.mark.long
+
 COMMAND = "recipes/tidigits/run.sh --preset mini --seed 0"
 RATE = 8000
 EVIL = "<img src=x onerror=alert(1)>"

@@ -31,6 +31,8 @@ from tests.report import (
     write_lines,
 )
 
+pytestmark = pytest.mark.long
+
 
 @pytest.fixture(scope="module")
 def exp(tmp_path_factory: pytest.TempPathFactory) -> Path:

@@ -14,6 +14,8 @@ from kaldi_uq.results.names import CHECKS
 from kaldi_uq.results.names import PAPER_STATISTIC as PAPER
 from kaldi_uq.results.table import Results
 
+pytestmark = pytest.mark.long
+
 ROOT = Path(__file__).resolve().parent.parent
 RECIPE = ROOT / "recipes/tidigits"
 COMMANDS = {

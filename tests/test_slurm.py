@@ -24,6 +24,8 @@ from kaldi_uq.io.wav import write_wav
 from tests.conftest import KALDI_ROOT
 from tests.recipe import LIMIT_S, REPO, Recipe, make_recipe
 
+pytestmark = pytest.mark.long
+
 PROGRAMS = ("sbatch", "squeue", "scancel", "sinfo", "slurmctld", "slurmd")
 
 # The partition "shared" is the one that slurm.pl asks for by default.

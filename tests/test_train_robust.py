@@ -65,6 +65,7 @@ def loss_under_attack(model: HybridModel, system: TinySystem, eps: float) -> flo
 
 
 @pytest.mark.parametrize("robust_loss", ["trades", "plain"])
+@pytest.mark.long
 def test_network_holds_better_than_one_of_ordinary_training(
     system: TinySystem, tmp_path: Path, robust_loss: str
 ) -> None:
