@@ -1,19 +1,14 @@
-"""One figure: a case of a row, measured in the process that this module is run in.
+"""Rows, cases and figures, and how one figure is taken in the process that is running.
 
-``python -m bench.measure`` reads a :class:`Setting` and the names of a row and of a case as JSON from standard input
-and prints a :class:`Figure` as JSON.  Nothing but the standard library is imported until the case itself needs it, so
-that the memory is that of the case.
+Nothing but the standard library is imported until the case itself needs it, so that the memory is that of the case.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import importlib.metadata
 import importlib.util
-import json
 import os
 import resource
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -208,19 +203,3 @@ def _forget_peak() -> None:
         Path("/proc/self/clear_refs").write_text("5")
     except OSError:  # a sandbox may not let it: the peak is then that of the whole process
         return
-
-
-def main() -> int:
-    """Measure what standard input asks for."""
-    from bench.rows import all_rows
-
-    asked = json.load(sys.stdin)
-    row = next(row for row in all_rows() if row.name == asked["row"])
-    case = next(case for case in row.cases if case.name == asked["case"])
-    figure = measure(case, Setting(**asked["setting"]))
-    print(json.dumps(dataclasses.asdict(figure)))
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -66,7 +66,7 @@ def isolated(row: Row, case: Case, setting: Setting) -> Figure:
     """Measure a case in a process of its own; a failure is told, and the other rows go on."""
     asked = json.dumps({"row": row.name, "case": case.name, "setting": dataclasses.asdict(setting)})
     try:
-        said = json.loads(module("bench.measure", given=asked).splitlines()[-1])
+        said = json.loads(module("bench.child", given=asked).splitlines()[-1])
     except ModuleFailed as error:
         return Figure(missing=f"{FAILED}: {error}")
     return Figure(**{name: tuple(value) if isinstance(value, list) else value for name, value in said.items()})
