@@ -178,6 +178,14 @@ class TestMatrices:
         assert tracemalloc.get_traced_memory()[1] < 1 << 23
         tracemalloc.stop()
 
+    @pytest.mark.parametrize("token", ["CM", "CM2", "CM3"])
+    @pytest.mark.parametrize("low, span", [(np.nan, 1), (0, np.inf), (-np.inf, np.inf), (3e38, 3e38)])
+    def test_compressed_range_that_is_not_finite(self, tmp_path: Path, token: str, low: float, span: float) -> None:
+        header = f"\0B{token} ".encode() + struct.pack("<ffii", low, span, 1, 1)
+        (tmp_path / "x").write_bytes(header + bytes(9))
+        with pytest.raises(DataError, match=r"x: damaged archive, or no matrix \(.*are no finite numbers"):
+            read_matrix(f"{tmp_path}/x")
+
     @pytest.mark.parametrize("size", [2**31 - 1, 2**29, -1])
     def test_integers_that_are_not_there_take_no_memory(self, tmp_path: Path, size: int) -> None:
         with gzip.open(tmp_path / "ali.1.gz", "wb") as stream:

@@ -34,6 +34,8 @@ def read_compressed(stream: IO[bytes], token: bytes) -> np.ndarray:
     low, span, rows, cols = struct.unpack("<ffii", take(stream, 16))
     if rows < 0 or cols < 0:
         raise ValueError(f"{rows} rows, {cols} columns")
+    if not abs(low) + abs(span) <= float(np.finfo(np.float32).max):
+        raise ValueError(f"values from {low:g} on, over a span of {span:g}, are no finite numbers")
     if token != FORMATS[0]:
         dtype, steps = ("<u2", _STEPS_16_BIT) if token == FORMATS[1] else ("u1", _STEPS_8_BIT)
         codes = np.frombuffer(take(stream, rows * cols * np.dtype(dtype).itemsize), dtype).reshape(rows, cols)
