@@ -79,7 +79,8 @@ def _parse(lines: _Lines) -> NgramModel:
             while orders and not orders[-1]:  # SRILM writes 'ngram 3=0' where all trigrams were pruned
                 orders.pop()
             if not orders or not all(orders):
-                raise lines.fail(f"the model has {', '.join(map(str, counts))} n-grams, expected some of every order")
+                found = ", ".join(map(str, counts)) or "no"
+                raise lines.fail(f"the model has {found} n-grams, expected some of every order")
             return NgramModel(tuple(orders))
         elif section == 0 and line.startswith("ngram "):
             order, equals, count = line.removeprefix("ngram ").partition("=")
