@@ -319,6 +319,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("end to end")
     (root / "exp/ctc").mkdir(parents=True)
     torch.save(tones.trained(), root / "exp/ctc/net.pt")
+    # weights as users store them; weights_only reads tensors and runs nothing
     (root / "net.py").write_text(
         "import torch\n"
         "from kaldi_uq.nnet import mc_dropout\n"

@@ -1,4 +1,7 @@
-"""Damaged and hostile graphs, trees and transition models: refused when they are read, before any C++ sees them."""
+"""Damaged and hostile graphs, trees and transition models: refused when they are read, before any C++ sees them.
+
+One file: what refuses a damaged file is asked of every kind of file by the same code, on the same small system.
+"""
 
 from __future__ import annotations
 

@@ -81,6 +81,12 @@ def plain_training(system: TinySystem, kind: str, config: TrainConfig) -> dict[s
     return network.state_dict()
 
 
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """What the trainer wrote, in the way in which it reads it: tensors and plain containers, nothing that runs."""
+    state: dict[str, Any] = torch.load(path, weights_only=True)
+    return state
+
+
 class Killed(BaseException):
     """Stands for a signal: nothing catches it."""
 
@@ -195,7 +201,7 @@ class TestReproducibility:
     ) -> None:
         self.leave_checkpoint(system, tmp_path, monkeypatch)
         path = tmp_path / CHECKPOINT
-        torch.save({**torch.load(path, weights_only=True), field: value}, path)
+        torch.save({**read_checkpoint(path), field: value}, path)
         with pytest.raises(DataError, match=rf"{CHECKPOINT}: damaged checkpoint; remove it"):
             make_trainer(system, tmp_path).run()
 
@@ -205,7 +211,7 @@ class TestReproducibility:
     ) -> None:
         self.leave_checkpoint(system, tmp_path, monkeypatch)
         path = tmp_path / CHECKPOINT
-        state = torch.load(path, weights_only=True)
+        state = read_checkpoint(path)
         del state["optimizer"][place][0][name]
         torch.save(state, path)
         with pytest.raises(DataError, match=rf"{CHECKPOINT}: damaged checkpoint; remove it"):
