@@ -27,6 +27,7 @@ device=                # cpu|cuda [cuda if there is one]
 seed=0                 # <n>: one seed, one result
 nj=2                   # <n>: parallel jobs; they never change a result
 model_jobs=2           # <n>: acoustic models trained, attacked and measured at a time; nor do these
+attack_jobs=1          # <n>: jobs that share an attack; they change no result
 
 . utils/script.sh
 [ $# -eq 0 ] || usage
@@ -123,7 +124,7 @@ if stage_begin 7 "attacks ($attacks) at eps $eps"; then
     local a e
     for a in $attacks; do
       for e in $eps; do
-        steps/uq/attack.sh --cmd "$decode_cmd" "${model_opts[@]}" --eps "$e" --attack "$a" \
+        steps/uq/attack.sh --nj "$attack_jobs" --cmd "$decode_cmd" "${model_opts[@]}" --eps "$e" --attack "$a" \
           --attack-config "conf/${a/#paper-/paper/}.conf" --target-text data/attack/target_text --results exp/results.json \
           data/attack data/lang "exp/$1" "exp/$1/graph" "exp/$1/attack_${a}_eps$e"
       done
