@@ -116,9 +116,8 @@ def _counting(header: bytes, kind: Frame, number: int) -> bytes:
     header = bytes([header[0], header[1] | 1, (5 if kind.version == 3 else 8) << 4 | header[2] & 0x0C, header[3]])
     frame = frame_at(header, 0)
     assert frame is not None
-    return (header.ljust(_place_of_count(kind), b"\0") + struct.pack(">4sII", b"Xing", 1, number)).ljust(
-        frame.size, b"\0"
-    )
+    count = struct.pack(">4sII", b"Xing", 1, number)
+    return (header.ljust(_place_of_count(kind), b"\0") + count).ljust(frame.size, b"\0")
 
 
 def _is_tag(rest: bytes) -> bool:

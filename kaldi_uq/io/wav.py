@@ -180,9 +180,10 @@ def read_channels(
     Returns:
         ``(channels, rate)``: (channels, N) float32 in [-1, 1], and Hz.
     """
-    decoding = decoding_of(os.fspath(source)) if isinstance(source, (str, os.PathLike)) else None
+    command = os.fspath(source) if isinstance(source, (str, os.PathLike)) else ""
+    decoding = decoding_of(command)
     if decoding and not decoding.of_bytes:
-        values, rate, name = _decoded(decoding, os.fspath(source), where, allow_pipes, max_bytes)
+        values, rate, name = _decoded(decoding, command, where, allow_pipes, max_bytes)
     else:
         data, name = _contents(source, where, allow_pipes, max_bytes), _name(source, where)
         values, rate = _parse(data, name, streamed=_is_streamed(source), max_bytes=max_bytes)

@@ -22,7 +22,8 @@ engine=            # embedded|kaldi [by KALDI_ROOT]
 device=            # cpu|cuda [cuda if there is one]
 seed=0             # <n>: seed of targets, starts and draws
 cmvn_from=auto     # auto|scp|waves: statistics of speakers: <data-dir>/cmvn.scp, or computed from the waveforms
-allow_pipes=false  # true|false: run lines of wav.scp that are commands
+allow_pipes=false  # true|false: run lines of wav.scp that are commands, as with KALDI_UQ_ALLOW_PIPES=1
+resample=false     # true|false: resample audio of another rate than the model's; the log counts it
 max_bad=0          # <n>: leave out up to so many utterances that cannot be used; <attack-dir>/bad_utterances names them
 
 # shellcheck source=../../utils/script.sh
@@ -48,6 +49,7 @@ hold_dir "$dir"
 code_opts=(${network:+--network "$network"} ${recogniser:+--recogniser "$recogniser"})
 read -ra extra <<<"$attack_opts"
 [ "$allow_pipes" = false ] || extra+=(--allow-pipes)
+[ "$resample" = false ] || extra+=(--resample)
 $cmd "$dir/log/attack.log" \
   kaldi-uq nnet-attack --eps "$eps" ${eps_level:+--eps-level "$eps_level"} --attack "$attack" --num-utts "$num_utts" --cmvn-from "$cmvn_from" --max-bad "$max_bad" --lang-dir "$lang" \
   ${attack_config:+--config "$attack_config"} ${target_text:+--target-text "$target_text"} ${results:+--results "$results"} \
