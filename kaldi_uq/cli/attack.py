@@ -1,8 +1,9 @@
-"""Attack files of audio: make the recogniser write down a text of your choice, by changes of at most --eps a sample.
+"""Attack audio files: make the recogniser write down a text of your choice, by changes of at most --eps a sample.
 
-The result is written as 16-bit WAV, whatever the input is (WAV, FLAC, Ogg, MP3, SPHERE), of the same length, read back and only then decoded: what is printed is what the
-recogniser hears in the file.  If MODEL-DIR/detector holds a detector, its verdict is printed too.  With --statistics
-the attack knows the detectors of these statistics, and tries to pass them as well.
+The result is written as 16-bit WAV of the same length, whatever the input is (WAV, FLAC, Ogg, MP3, SPHERE), read back
+and only then decoded: what is printed is what the recogniser hears in the file.  If MODEL-DIR/detector holds a
+detector, its verdict is printed too.  With --statistics the attack knows the detectors of these statistics, and tries
+to pass them as well.
 
 The defaults are the strong attack of a recipe's conf/pgd.conf; --config reads another of conf/*.conf.
 

@@ -1,4 +1,4 @@
-"""Judge files of audio with a trained model: is this audio an attack, what is heard in it, and which parts are suspicious.
+"""Judge audio files with a trained model: is this audio an attack, what is heard in it, and which parts are suspicious.
 
 The score says how unlike that of benign speech the model's uncertainty is; above the threshold the verdict is attack.
 The p-value is the share of benign speech with such a score or a higher one, by the detector's model of it.  Of several

@@ -73,7 +73,7 @@ class Decoding:
         if bits is None and self.program in ("sox", "ffmpeg"):
             return f"{self.file} holds floating point, and {self.program} rounds it"
         if bits is not None and self.bits is not None and bits > self.bits:
-            return f"{self.file} has {bits} bits, and {self.program} rounds them to {self.bits}"
+            return f"{self.file} has more than {self.bits} bits a sample, and {self.program} rounds it"
         return ""
 
 

@@ -35,7 +35,8 @@ STREAM_LENGTH = 0x7FFFF000
 _OTHERS = (
     (4, b"ftyp", "MP4 or M4A"), (0, b"FORM", "AIFF"), (0, b".snd", "Sun AU"), (0, b"caff", "Apple CAF"),
     (0, b"wvpk", "WavPack"), (0, b"#!AMR", "AMR"), (0, b"MAC ", "Monkey's Audio"),
-    (0, b"\x1aE\xdf\xa3", "WebM or Matroska"), (0, b"riff\x2e\x91\xcf\x11", "Sony Wave64"), (8, b"AVI ", "AVI"), (0, b"ajkg", "shorten"),
+    (0, b"\x1aE\xdf\xa3", "WebM or Matroska"),
+    (0, b"riff\x2e\x91\xcf\x11", "Sony Wave64"), (8, b"AVI ", "AVI"), (0, b"ajkg", "shorten"),
 )  # fmt: skip
 _NOT_AUDIO = (
     (b"version https://git-lfs", "a pointer of Git LFS; get the file itself with git lfs pull"),
