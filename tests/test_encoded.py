@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import os
 import sys
 from pathlib import Path
 
@@ -13,7 +15,7 @@ from kaldi_uq.errors import DataError, MissingDependencyError
 from kaldi_uq.io.datadir import DataDir
 from kaldi_uq.io.encoded import encoded_kind
 from kaldi_uq.io.mp3 import frame_at
-from kaldi_uq.io.ogg import _checksum
+from kaldi_uq.io.ogg import page_checksum
 from kaldi_uq.io.wav import read_channels, read_wav, to_int16
 from kaldi_uq.io.waves import read_waves, unusable
 from tests.audio_files import LOSSY, RATE, encode, speech, without_count, write
@@ -99,6 +101,14 @@ class TestGoodFiles:
         found, heard_rate = read_wav(write(tmp_path / "x", speech(), "opus", rate))
         assert (heard_rate, len(found)) == (rate, 8000)
 
+    @pytest.mark.parametrize("kind", ENCODED)
+    def test_stream(self, tmp_path: Path, kind: str) -> None:
+        path = write(tmp_path / "x", speech(), kind)
+        found = read_wav(io.BytesIO(path.read_bytes()), where="standard input")[0]
+        assert np.array_equal(found, read_wav(path)[0])
+        with pytest.raises(DataError, match=r"^standard input: (truncated|damaged)"):
+            read_wav(io.BytesIO(path.read_bytes()[:-50]), where="standard input")
+
 
 class TestBadFiles:
     @pytest.mark.parametrize("kind", ENCODED)
@@ -124,6 +134,16 @@ class TestBadFiles:
         content[len(content) // 2] ^= 4
         with pytest.raises(DataError, match=r"/x: (truncated or )?damaged"):
             heard(tmp_path / "x", bytes(content))
+
+    def test_mp3_that_its_decoder_complains_of(self, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+        content = bytearray(encode(speech(), "mp3"))
+        second = frame_at(content, 0).size
+        third = second + frame_at(content, second).size
+        content[third + 4 : third + 24] = b"\xff" * 20  # side information that no frame can have
+        with pytest.raises(DataError, match=r"/x: damaged: the decoder says '.*big_values too large"):
+            heard(tmp_path / "x", bytes(content))
+        os.write(2, b"still there\n")
+        assert capfd.readouterr().err == "still there\n"
 
     def test_flac_whose_samples_are_not_those_of_its_digest(self, tmp_path: Path) -> None:
         content = bytearray(encode(speech(), "flac"))
@@ -162,7 +182,7 @@ class TestBadFiles:
     def test_other_codings_in_ogg(self, tmp_path: Path, magic: bytes, what: str) -> None:
         packet = magic.ljust(40, b"\0")
         page = bytearray(b"OggS\0\6" + bytes(8) + b"abcd" + bytes(8) + bytes([1, len(packet)]) + packet)
-        page[22:26] = _checksum(bytes(page))
+        page[22:26] = page_checksum(bytes(page))
         with pytest.raises(DataError, match=f"{what} in Ogg, expected Vorbis or Opus"):
             heard(tmp_path / "x", bytes(page))
 

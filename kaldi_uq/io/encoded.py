@@ -10,6 +10,10 @@ from __future__ import annotations
 
 import hashlib
 import io
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,6 +27,7 @@ from kaldi_uq.io.reading import ALWAYS_UNPACKED, MAX_RATIO
 FLAC = b"fLaC"
 _STREAMINFO = b"\0\0\0\x22"  # header of FLAC's first block, unless it is the last one
 _INT16_SCALE = 32768.0
+_LIBRARY = (b"libmpg123", b"Warning: Xing")  # what its lines have, one or the other
 
 
 def encoded_kind(data: bytes) -> str:
@@ -58,10 +63,40 @@ def parse_encoded(data: bytes, name: str, max_bytes: int | None = None) -> tuple
         check_ogg(data, name)
     else:
         data = mp3_frames(data, name)
-    samples, rate = _decode(data, name, "float32", limit)
+    with _said_by_decoders() as said:
+        samples, rate = _decode(data, name, "float32", limit)
+    if said:
+        raise DataError(f"{name}: damaged: the decoder says {said[0][:200]!r}; copy or convert the file again")
     if not np.isfinite(samples).all():
         raise DataError(f"{name}: damaged: it decodes to NaN or infinity; copy or convert the file again")
     return np.clip(np.rint(samples * _INT16_SCALE), -32768, 32767).astype(np.int16), rate
+
+
+@contextmanager
+def _said_by_decoders() -> Iterator[list[str]]:
+    """Collect the errors that libmpg123 writes to standard error, the only way in which it tells them; no other lines.
+
+    The list is filled at the end.  Lines of others, of another thread perhaps, are passed on.
+    """
+    errors: list[str] = []
+    try:
+        own = os.dup(2)
+    except OSError:  # there is no standard error
+        yield errors
+        return
+    with tempfile.TemporaryFile() as kept:
+        os.dup2(kept.fileno(), 2)
+        try:
+            yield errors
+        finally:
+            os.dup2(own, 2)
+            os.close(own)
+            kept.seek(0)
+            for line in kept:
+                if not any(mark in line for mark in _LIBRARY):
+                    os.write(2, line)
+                elif b"error: " in line:
+                    errors.append(line.decode(errors="replace").partition("error: ")[2].strip())
 
 
 @dataclass(frozen=True)

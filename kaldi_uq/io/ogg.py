@@ -56,12 +56,12 @@ def _page(data: bytes, at: int, name: str) -> bytes:
     if at + size > len(data) or len(header) < 27:
         raise DataError(f"{name}: truncated: the Ogg stream has no end in {len(data)} bytes; copy the file again")
     page = data[at : at + size]
-    if page[:5] != MAGIC + b"\0" or _checksum(page) != page[22:26]:
+    if page[:5] != MAGIC + b"\0" or page_checksum(page) != page[22:26]:
         raise DataError(f"{name}: damaged at byte {at}: no Ogg page with a right checksum; copy the file again")
     return page
 
 
-def _checksum(page: bytes) -> bytes:
+def page_checksum(page: bytes) -> bytes:
     """The CRC-32 of a page; that of zlib takes the bits of a byte from the other end, and complements."""
     crc = zlib.crc32((page[:22] + bytes(4) + page[26:]).translate(_REVERSED), 0xFFFFFFFF) ^ 0xFFFFFFFF
     return crc.to_bytes(4, "big").translate(_REVERSED)

@@ -16,9 +16,9 @@ import numpy as np
 from kaldi_uq.errors import DataError
 
 LOWEST, HIGHEST = 4000, 384_000  # Hz: rates of speech; a header may say anything
-MAX_STEPS = 65_536  # of the ratio of two rates in lowest terms: the filter is 64 times as long
-ZERO_CROSSINGS = 32  # of the filter, on each side
-ROLLOFF = 0.945  # where it cuts off, of half the lower rate
+MAX_STEPS = 65_536  # of the ratio of two rates in lowest terms: the filter is 128 times as long
+ZERO_CROSSINGS = 64  # of the filter, on each side
+ROLLOFF = 0.945  # where it has half its gain, of half the lower rate; flat to 0.89, nothing left at 1
 KAISER_BETA = 10.0  # stop band at -100 dB
 
 log = logging.getLogger(__name__)
