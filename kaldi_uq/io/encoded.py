@@ -69,7 +69,8 @@ def parse_encoded(data: bytes, name: str, max_bytes: int | None = None) -> tuple
         raise DataError(f"{name}: damaged: the decoder says {said[0][:200]!r}; copy or convert the file again")
     if not np.isfinite(samples).all():
         raise DataError(f"{name}: damaged: it decodes to NaN or infinity; copy or convert the file again")
-    return np.clip(np.rint(samples * _INT16_SCALE), -32768, 32767).astype(np.int16), rate
+    samples *= _INT16_SCALE  # in place: an hour of audio has hundreds of megabytes
+    return np.clip(np.rint(samples, out=samples), -32768, 32767, out=samples).astype(np.int16), rate
 
 
 @contextmanager
@@ -132,21 +133,22 @@ def _flac(data: bytes, name: str, limit: int) -> tuple[np.ndarray, int]:
     second = data.find(FLAC + _STREAMINFO, 4)
     if second > 0:
         raise DataError(f"{name}: a second FLAC file begins at byte {second}; expected one")
-    samples, rate = _decode(data, name, "int32", limit)
+    samples, rate = _decode(data, name, "int16" if info.bits <= 16 else "int32", limit)
     if samples.shape[1] != info.num_samples:
         raise DataError(
             f"{name}: truncated: {samples.shape[1]} of {info.num_samples} samples of FLAC; copy the file again"
         )
     if any(info.md5) and _md5(samples, info.bits) != info.md5:
         raise DataError(f"{name}: damaged: its samples are not those that were encoded (MD5); copy the file again")
-    return ((samples >> 16).astype(np.int16) if info.bits <= 16 else samples), rate
+    return samples, rate
 
 
 def _md5(channels: np.ndarray, bits: int) -> bytes:
     """The digest that FLAC keeps: of the samples, interleaved, in as few bytes as hold them."""
-    values = np.ascontiguousarray((channels >> (32 - bits)).T, "<i4")
-    width = (bits + 7) // 8
-    return hashlib.md5(values.view(np.uint8).reshape(-1, 4)[:, :width].tobytes(), usedforsecurity=False).digest()
+    size = channels.dtype.itemsize
+    values = np.ascontiguousarray((channels >> (8 * size - bits)).T, f"<i{size}")
+    used = values.view(np.uint8).reshape(-1, size)[:, : (bits + 7) // 8]
+    return hashlib.md5(np.ascontiguousarray(used).data, usedforsecurity=False).digest()
 
 
 def _decode(data: bytes, name: str, dtype: str, limit: int) -> tuple[np.ndarray, int]:
