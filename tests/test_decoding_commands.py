@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import os
+import re
 import shlex
 import subprocess
 from collections.abc import Callable
@@ -20,6 +21,7 @@ from kaldi_uq.io.datadir import DataDir
 from kaldi_uq.io.wav import read_channels, read_wav, to_int16
 from kaldi_uq.io.waves import read_waves
 from tests.audio_files import RATE, encode, speech, write
+from tests.recipe import REPO
 from tests.test_sphere import write_sphere
 
 
@@ -119,6 +121,16 @@ def test_what_does_more_to_this_very_file_needs_leave(tmp_path: Path, command: s
         read_wav(pipe, where="wav.scp:7")
     with pytest.raises(AssertionError, match="a program was started"):
         read_wav(pipe, where="wav.scp:7", allow_pipes=True)
+
+
+def test_what_the_readme_says_is_recognised() -> None:
+    text = (REPO / "README.md").read_text()
+    block = text[text.index("flac -c -d -s F |") :].partition("```")[0]
+    commands = [command.strip() + " |" for line in block.splitlines() for command in line.split("|")[:-1]]
+    assert len(commands) == 7
+    for command in commands:
+        assert decoding_of(command.replace("[", "").replace("]", "")), command
+        assert decoding_of(re.sub(r"\[.*?\]", "", command)), command
 
 
 LOOKALIKES = [

@@ -12,6 +12,7 @@ import hashlib
 import io
 import os
 import tempfile
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -27,6 +28,7 @@ from kaldi_uq.io.reading import ALWAYS_UNPACKED, MAX_RATIO
 FLAC = b"fLaC"
 _STREAMINFO = b"\0\0\0\x22"  # header of FLAC's first block, unless it is the last one
 _INT16_SCALE = 32768.0
+_REDIRECTED = threading.Lock()  # standard error is one for all threads
 _LIBRARY = (b"libmpg123", b"Warning: Xing")  # what its lines have, one or the other
 
 
@@ -80,12 +82,12 @@ def _said_by_decoders() -> Iterator[list[str]]:
     The list is filled at the end.  Lines of others, of another thread perhaps, are passed on.
     """
     errors: list[str] = []
-    try:
-        own = os.dup(2)
-    except OSError:  # there is no standard error
-        yield errors
-        return
-    with tempfile.TemporaryFile() as kept:
+    with _REDIRECTED, tempfile.TemporaryFile() as kept:
+        try:
+            own = os.dup(2)
+        except OSError:  # there is no standard error
+            yield errors
+            return
         os.dup2(kept.fileno(), 2)
         try:
             yield errors
