@@ -278,6 +278,14 @@ def test_compressed_sphere_needs_sph2pipe(tmp_path: Path, monkeypatch: pytest.Mo
         read_wav(f"sph2pipe -f wav {path} |")
 
 
+def test_channel_must_be_picked(tmp_path: Path) -> None:
+    path = write(tmp_path / "x", speech(channels=2), "sphere")
+    with pytest.raises(
+        DataError, match=r"^s:1: output of .* 2 channels, expected 1; choose one, for .* -c 1 of sph2pipe$"
+    ):
+        read_wav(f"sph2pipe -f wav {path} |", where="s:1")
+
+
 def test_bounds_are_those_of_files(tmp_path: Path) -> None:
     path = write(tmp_path / "x", speech(), "wav")
     for command in ("cat {} |", "sox {} -t wav - |"):

@@ -129,5 +129,6 @@ class TestDataDir:
     def test_disturb_data_takes_the_rate_of_the_first(self, folder: Path, tmp_path: Path) -> None:
         words = ["disturb-data", "--kind", "white", "--snr-db", "20", str(folder), str(tmp_path / "out")]
         assert main(words) == 1
-        assert main([*words, "--resample"]) == 0
+        assert main([*words, "--resample", "--max-bad", "1"]) == 0
+        assert not (tmp_path / "out/bad_utterances").exists()
         assert {read_wav(path)[1] for path in (tmp_path / "out/wav").iterdir()} == {RATE}

@@ -157,9 +157,9 @@ def read_wav(
     )
     name = _name(source, where)
     if len(channels) != 1:
-        raise DataError(
-            f"{name}: {len(channels)} channels, expected 1; choose one: sox {shlex.quote(name)} out.wav remix 1"
-        )
+        command = f"sox {shlex.quote(name)} out.wav remix 1"
+        how = f": {command}" if os.path.isfile(name) else ", for example with remix 1 of sox or -c 1 of sph2pipe"
+        raise DataError(f"{name}: {len(channels)} channels, expected 1; choose one{how}")
     if not np.any(channels):
         raise DataError(f"{name}: silent: all {channels.shape[1]} samples are zero; remove the utterance")
     if resampler:

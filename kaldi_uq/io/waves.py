@@ -131,6 +131,8 @@ def unusable(
                 _check_length(data, utt, len(part), rates[utt], min_samples)
             except DataError as error:
                 found[utt] = error
+    if resample:
+        return found
     counts = Counter(rates.values())
     for utt, rate in rates.items():
         usual = counts.most_common(1)[0][0]
