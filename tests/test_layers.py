@@ -52,7 +52,7 @@ WHEELS = {
 # modules that start processes -> why
 PROCESSES = {
     "engine.binaries.jobs": "Kaldi's programs, through the command that runs jobs",
-    "io.pipes": "pipes of wav.scp and feats.scp, with --allow-pipes; sph2pipe for the shorten audio of TIDIGITS",
+    "io.pipes": "pipes of wav.scp and feats.scp, with the user's leave; sph2pipe for the shorten audio of TIDIGITS",
     "cli.doctor": "a wheel that does not fit the other crashes the interpreter that tries it",
 }
 # what a message of the library never names: it is read beside any recipe, whose own scripts name their stages

@@ -63,7 +63,7 @@ def read_donors(args: argparse.Namespace, recogniser: BaseRecogniser, default: D
     data = DataDir.read(args.donors, need=("wav.scp", "utt2spk", "text")) if args.donors else default
     if data is None:
         return None
-    _, waves = recogniser.read(data, allow_pipes=getattr(args, "allow_pipes", False))
+    _, waves = recogniser.read(data, allow_pipes=getattr(args, "allow_pipes", False), resample=args.resample)
     return Donors(waves, {utt: data.words(utt) for utt in waves}, where=str(data.path))
 
 

@@ -2,7 +2,7 @@
 
 Writes OUT-DATA-DIR/wav/*.wav (16 bit, of the same length), one for each utterance even if DATA-DIR has segments;
 wav.scp, text, utt2spk, spk2utt and disturbances.jsonl: for each utterance the SNR, and the gain where audio was scaled
-down so that nothing clips.
+down so that nothing clips.  --resample brings all audio to the sample rate of the first recording.
 
  e.g.: kaldi-uq disturb-data --kind white --snr-db 20 data/test
          data/test_white20
@@ -16,8 +16,8 @@ from pathlib import Path
 
 from kaldi_uq.audio.disturb import DRR_DB, KINDS, NUM_TALKERS, disturb
 from kaldi_uq.cli.options import (
+    add_audio,
     add_max_bad,
-    add_pipes,
     directory,
     non_negative_int,
     positive_int,
@@ -46,7 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--num-talkers", type=positive_int, help=f"babble: number of other talkers [{NUM_TALKERS}]")
     parser.add_argument("--drr-db", type=float, help=f"reverb: direct over reverberant energy, dB [{DRR_DB:g}]")
     parser.add_argument("--seed", type=non_negative_int, default=0, help="seed for everything random [0]")
-    add_pipes(parser)
+    add_audio(parser)
     add_max_bad(parser)
 
 
@@ -59,7 +59,7 @@ def run(args: argparse.Namespace) -> None:
     scp = wave_files(args.out_dir, data.utts)
     check_not_input(args.out_dir, (data.whole or data).wav_scp.values())
     rate = sample_rate_of(data, allow_pipes=args.allow_pipes)
-    waves = read_waves(data, sample_rate=rate, min_samples=1, allow_pipes=args.allow_pipes)
+    waves = read_waves(data, sample_rate=rate, allow_pipes=args.allow_pipes, resample=args.resample)
     further = {name: value for name in _FURTHER.values() if (value := getattr(args, name)) is not None}
     options = {"kind": args.kind, "level": level, "seed": args.seed, "audio": waves_digest(waves), **further}
     inputs = [args.data_dir / name for name in ("utt2spk", "text") if (args.data_dir / name).is_file()]

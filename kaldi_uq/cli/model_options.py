@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from kaldi_uq.cli.options import add_engine, add_pipes, directory, engine_of, non_negative_int, read_data
+from kaldi_uq.cli.options import add_audio, add_engine, directory, engine_of, non_negative_int, read_data
 from kaldi_uq.config import Config, add_config_file, add_flags_once, config_from
 from kaldi_uq.engine.base import DecodeConfig
 from kaldi_uq.errors import ModelFileError, UsageError
@@ -66,7 +66,7 @@ def add_data_and_graph(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model_dir", type=directory, metavar="MODEL-DIR")
     parser.add_argument("graph_dir", type=directory_or_none, metavar="GRAPH-DIR", help="directory with HCLG.fst")
     add_cmvn_source(parser)
-    add_pipes(parser)
+    add_audio(parser)
 
 
 def read_data_for(args: argparse.Namespace, recogniser: BaseRecogniser, out: Path, *, text: bool = False) -> DataDir:

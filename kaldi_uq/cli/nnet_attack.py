@@ -93,7 +93,9 @@ def run(args: argparse.Namespace) -> None:
     wave_files(args.out_dir, utts)  # before anything is computed
     check_not_input(args.out_dir, (data.whole or data).wav_scp.values())
     recogniser.random_targets = args.random_targets
-    recogniser, spoken = recogniser.read(data, utts=utts, allow_pipes=args.allow_pipes, cmvn_from=args.cmvn_from)
+    recogniser, spoken = recogniser.read(
+        data, utts=utts, allow_pipes=args.allow_pipes, resample=args.resample, cmvn_from=args.cmvn_from
+    )
     waves = {utt: on_grid(spoken[utt]) for utt in utts}  # the attack is written as 16 bit
     inputs = [*recogniser.files, args.data_dir / "text"]
     inputs += [args.lang_dir / "L.fst"] if args.lang_dir else []

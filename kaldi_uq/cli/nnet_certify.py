@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from kaldi_uq.cli.model_options import add_model_arguments, model_name, open_recogniser
 from kaldi_uq.cli.nnet_attack import spread_utts
-from kaldi_uq.cli.options import add_pipes, directory, non_negative_int, start_logging
+from kaldi_uq.cli.options import add_audio, directory, non_negative_int, start_logging
 from kaldi_uq.errors import DataError, UsageError
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--graph-dir", type=directory, metavar="DIR", help="directory of HCLG.fst [MODEL-DIR/graph]")
     parser.add_argument("--lang-dir", type=directory, metavar="DIR", help="lexicon of random targets [data/lang]")
     parser.add_argument("--results", metavar="FILE", help="also record the shares in this results.json")
-    add_pipes(parser)
+    add_audio(parser)
     add_model_arguments(parser)
 
 
@@ -64,7 +64,7 @@ def run(args: argparse.Namespace) -> None:
     grid = _grid(args.eps)
     data = DataDir.read(args.data_dir, need=("wav.scp", "utt2spk", "text"))
     recogniser, waves = open_recogniser(args).read(
-        data, utts=spread_utts(data, args.num_utts), allow_pipes=args.allow_pipes
+        data, utts=spread_utts(data, args.num_utts), allow_pipes=args.allow_pipes, resample=args.resample
     )
     text = {utt: data.words(utt) for utt in waves}
     table = None if args.targets == RANDOM else read_table(args.targets, check_sorted=False)

@@ -45,7 +45,9 @@ def run(args: argparse.Namespace) -> None:
     start_logging()
     recogniser = open_recogniser(args, work_dir=args.out_dir)
     data = read_data_for(args, recogniser, args.out_dir, text=True)
-    recogniser, waves = recogniser.read(data, allow_pipes=args.allow_pipes, cmvn_from=args.cmvn_from)
+    recogniser, waves = recogniser.read(
+        data, allow_pipes=args.allow_pipes, resample=args.resample, cmvn_from=args.cmvn_from
+    )
     options = {**recogniser.settings, "seed": args.seed, "audio": recogniser.audio_key(waves)}
     stamp = DoneStamp(args.out_dir, "decode", options=options, inputs=[*recogniser.files, args.data_dir / "text"])
     without_lattices = not args.lattices or engine_name(args.engine) != "kaldi"  # only that engine makes them

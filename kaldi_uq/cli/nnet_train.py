@@ -23,10 +23,10 @@ from typing import TYPE_CHECKING, Any
 
 from kaldi_uq.cli.model_options import add_cmvn_source, use_all_cores
 from kaldi_uq.cli.options import (
+    add_audio,
     add_engine,
     add_jobs,
     add_max_bad,
-    add_pipes,
     directory,
     engine_of,
     read_data,
@@ -75,7 +75,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--opts-dir", metavar="DIR", help="directory with cmvn_opts, delta_opts, splice_opts, or none [ALI-DIR]"
     )
-    add_pipes(parser)
+    add_audio(parser)
     add_max_bad(parser)
     add_cmvn_source(parser)
     parser.add_argument("--device", default="", help="cpu or cuda; default: cuda if there is one")
@@ -119,7 +119,9 @@ def run(args: argparse.Namespace) -> None:
         )
     rate, shortest = model.front_end.sample_rate, model.front_end.min_samples
     data = read_data(args, args.exp_dir, need=("wav.scp", "utt2spk", "text"), sample_rate=rate, min_samples=shortest)
-    waves = read_waves(data, sample_rate=rate, min_samples=shortest, allow_pipes=args.allow_pipes)
+    waves = read_waves(
+        data, sample_rate=rate, min_samples=shortest, allow_pipes=args.allow_pipes, resample=args.resample
+    )
     speakers = (
         speaker_stats(model.front_end, data, waves, source=args.cmvn_from, allow_pipes=args.allow_pipes)
         if frontend.cmvn == "speaker"

@@ -21,7 +21,7 @@ from kaldi_uq.cli.model_options import (
     model_name,
     open_recogniser,
 )
-from kaldi_uq.cli.options import add_pipes, directory, non_negative_int, start_logging
+from kaldi_uq.cli.options import add_audio, directory, non_negative_int, start_logging
 from kaldi_uq.errors import DataError
 
 
@@ -40,7 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add_cmvn_source(parser)
     add_model_arguments(parser)
-    add_pipes(parser)
+    add_audio(parser)
 
 
 def run(args: argparse.Namespace) -> None:
@@ -63,7 +63,9 @@ def run(args: argparse.Namespace) -> None:
     _, attacked = recogniser.read(DataDir.read(args.attack_dir))
     # the speakers' statistics are of the benign audio, which an attack on one utterance does not move
     data = DataDir.read(args.data_dir)
-    recogniser, spoken = recogniser.read(data, allow_pipes=args.allow_pipes, cmvn_from=args.cmvn_from)
+    recogniser, spoken = recogniser.read(
+        data, allow_pipes=args.allow_pipes, resample=args.resample, cmvn_from=args.cmvn_from
+    )
     originals = {utt: on_grid(wave) for utt, wave in spoken.items()}
     for record in examples:
         for where, waves in ((args.attack_dir, attacked), (args.data_dir, originals)):

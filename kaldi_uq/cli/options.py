@@ -13,6 +13,7 @@ from kaldi_uq.engine.select import ENGINES, select_engine
 from kaldi_uq.errors import printable
 from kaldi_uq.io.bad import REPORT, read_data_dir
 from kaldi_uq.io.datadir import DataDir
+from kaldi_uq.io.pipes import LEAVE
 
 
 def add_engine(parser: argparse.ArgumentParser) -> None:
@@ -37,8 +38,25 @@ def add_pipes(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--allow-pipes",
         action="store_true",
-        help="run lines of wav.scp and feats.scp that are commands ('sph2pipe ... |'); they can be any command",
+        help="run lines of wav.scp and feats.scp that are commands ('sox a.wav -t wav - speed 0.9 |'); they can be any "
+        f"command; those that only decode a file ('flac -c -d -s a.flac |') are read without it [{LEAVE}=1 in the "
+        "environment]",
     )
+
+
+def add_resample(parser: argparse.ArgumentParser) -> None:
+    """Add ``--resample``."""
+    parser.add_argument(
+        "--resample",
+        action="store_true",
+        help="resample audio of another rate than is wanted; the log says how many utterances that were",
+    )
+
+
+def add_audio(parser: argparse.ArgumentParser) -> None:
+    """Add how audio may be read: ``--allow-pipes`` and ``--resample``."""
+    add_pipes(parser)
+    add_resample(parser)
 
 
 def add_max_bad(parser: argparse.ArgumentParser) -> None:
@@ -64,7 +82,7 @@ def read_data(
     """The data directory of a command, without the bad utterances that ``--max-bad`` leaves out.
 
     Args:
-        args: with ``data_dir`` and what :func:`add_max_bad` and :func:`add_pipes` add.
+        args: with ``data_dir`` and what :func:`add_max_bad` and :func:`add_audio` add.
         out: the command's output directory, or its archive ``*.ark``.
         need, sample_rate, min_samples: as of :func:`kaldi_uq.io.bad.read_data_dir`.
     """
@@ -75,6 +93,7 @@ def read_data(
         sample_rate=sample_rate,
         min_samples=min_samples,
         allow_pipes=args.allow_pipes,
+        resample=args.resample,
         max_bad=args.max_bad,
         report=report,
     )

@@ -33,9 +33,9 @@ STREAM_LENGTH = 0x7FFFF000
 
 # the beginnings of what is found under a name that ends in .wav: place, bytes, what it is
 _OTHERS = (
-    (0, b"fLaC", "FLAC"), (0, b"OggS", "Ogg (Vorbis, Opus or Speex)"), (0, b"ID3", "MP3"), (4, b"ftyp", "MP4 or M4A"),
-    (0, b"FORM", "AIFF"), (0, b".snd", "Sun AU"), (0, b"caff", "Apple CAF"), (0, b"wvpk", "WavPack"),
-    (0, b"#!AMR", "AMR"), (0, b"MAC ", "Monkey's Audio"), (0, b"\x1aE\xdf\xa3", "WebM or Matroska"),
+    (4, b"ftyp", "MP4 or M4A"), (0, b"FORM", "AIFF"), (0, b".snd", "Sun AU"), (0, b"caff", "Apple CAF"),
+    (0, b"wvpk", "WavPack"), (0, b"#!AMR", "AMR"), (0, b"MAC ", "Monkey's Audio"),
+    (0, b"\x1aE\xdf\xa3", "WebM or Matroska"),
     (0, b"riff\x2e\x91\xcf\x11", "Sony Wave64"), (8, b"AVI ", "AVI"), (0, b"ajkg", "shorten"),
 )  # fmt: skip
 _NOT_AUDIO = (

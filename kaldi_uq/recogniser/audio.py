@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import numpy as np
 
 from kaldi_uq.errors import DataError
+from kaldi_uq.io.resample import Resampler
 from kaldi_uq.io.wav import Source, read_wav
 
 
@@ -20,8 +21,9 @@ def read_file(
     where: str = "",
     allow_pipes: bool = False,
     max_bytes: int | None = None,
+    resampler: Resampler | None = None,
 ) -> np.ndarray:
-    """Read one WAV file.
+    """Read one file of audio.
 
     Args:
         source: a file, or another source that :func:`kaldi_uq.io.wav.read_wav` takes.
@@ -31,6 +33,7 @@ def read_file(
         where: the table that names it, or the name of a stream, for messages.
         allow_pipes: run a source that is a command.
         max_bytes: length of the longest file.
+        resampler: brings audio of another rate to this one; without it such audio is an error.
 
     Returns:
         (N,) float32 in [-1, 1].
@@ -42,7 +45,12 @@ def read_file(
     name = os.fspath(source) if isinstance(source, (str, os.PathLike)) else where
     try:
         samples, _ = read_wav(
-            source, expected_rate=sample_rate, where=where, allow_pipes=allow_pipes, max_bytes=max_bytes
+            source,
+            expected_rate=sample_rate,
+            where=where,
+            allow_pipes=allow_pipes,
+            max_bytes=max_bytes,
+            resampler=resampler,
         )
         check_length(name, len(samples), sample_rate, min_samples, what)
     except ValueError as error:
@@ -63,6 +71,28 @@ def check_length(name: str, size: int, sample_rate: float, min_samples: int, wha
             f"{name}: {size} samples ({size / sample_rate:.4f} s), the shortest that can be {what} is {min_samples} "
             f"({min_samples / sample_rate:.4f} s)"
         )
+
+
+def read_all(paths: Mapping[str, str], read: Callable[[str], np.ndarray], what: str) -> dict[str, np.ndarray]:
+    """Read every file, and only then complain of those that cannot be.
+
+    Args:
+        paths: name -> file.
+        read: reads one.
+        what: what is to be done with them, for messages.
+
+    Raises:
+        DataError: a file that cannot be used; names it and lists further ones.
+    """
+    found: dict[str, np.ndarray] = {}
+    problems: dict[str, str] = {}
+    for name, path in paths.items():
+        try:
+            found[name] = read(path)
+        except DataError as error:
+            problems[path] = str(error)
+    raise_first(problems, what)
+    return found
 
 
 def raise_first(problems: Mapping[str, str], what: str) -> None:

@@ -15,10 +15,10 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from kaldi_uq.errors import DataError
 from kaldi_uq.feats import framing
 from kaldi_uq.io.datadir import DataDir
 from kaldi_uq.io.files import digest
+from kaldi_uq.io.resample import Resampler
 from kaldi_uq.io.wav import as_float
 from kaldi_uq.io.waves import (
     CPU_BATCH_SAMPLES,
@@ -28,7 +28,7 @@ from kaldi_uq.io.waves import (
     wave_batches,
     waves_digest,
 )
-from kaldi_uq.recogniser.audio import check_length, raise_first, read_file
+from kaldi_uq.recogniser.audio import check_length, raise_first, read_all, read_file
 from kaldi_uq.recogniser.heard import Heard, Pieces, Scored, measure, unpadded
 from kaldi_uq.recogniser.memory import in_halves
 from kaldi_uq.uncertainty import utterance_statistics
@@ -195,6 +195,7 @@ class BaseRecogniser(ABC):
         *,
         utts: Sequence[str] | None = None,
         allow_pipes: bool = False,
+        resample: bool = False,
         cmvn_from: str = "auto",
     ) -> tuple[RecogniserT, dict[str, np.ndarray]]:
         """Read a data directory, checked against the sample rate and the shortest audio.
@@ -203,13 +204,20 @@ class BaseRecogniser(ABC):
             data: the directory, with or without ``segments``.
             utts: utterances to read; all of them by default.
             allow_pipes: run the lines of tables that are commands.
+            resample: resample audio of another rate, and log how much that was.
             cmvn_from: where statistics of speakers come from, see :func:`kaldi_uq.recogniser.speakers.speaker_stats`.
 
         Returns:
             the recogniser for the speakers of the directory, and utt -> (N,) float32 in [-1, 1].
         """
-        rate, shortest = self.sample_rate, self.min_samples
-        return self, read_waves(data, sample_rate=rate, min_samples=shortest, utts=utts, allow_pipes=allow_pipes)
+        return self, read_waves(
+            data,
+            sample_rate=self.sample_rate,
+            min_samples=self.min_samples,
+            utts=utts,
+            allow_pipes=allow_pipes,
+            resample=resample,
+        )
 
     def word_times(self, words: Sequence[str], scores: np.ndarray) -> list[tuple[str, float, float]]:
         """When each of the words begins and ends, in seconds, by forced alignment; empty where that is not known.
@@ -356,15 +364,22 @@ class BaseRecogniser(ABC):
         return found
 
     def read_wavs(
-        self, paths: Mapping[str, str], *, what: str = "judged", where: str = "", allow_pipes: bool = False
+        self,
+        paths: Mapping[str, str],
+        *,
+        what: str = "judged",
+        where: str = "",
+        allow_pipes: bool = False,
+        resample: bool = False,
     ) -> dict[str, np.ndarray]:
-        """Read WAV files of the recogniser's sample rate, one channel each.
+        """Read files of audio of the recogniser's sample rate, one channel each.
 
         Args:
             paths: name -> file, or another source that :func:`kaldi_uq.io.wav.read_wav` takes.
             what: what is to be done with them, for messages.
             where: the table that names them, for messages.
             allow_pipes: run a source that is a command.
+            resample: resample audio of another rate, and log how much that was.
 
         Returns:
             name -> (N,) float32 in [-1, 1].
@@ -372,14 +387,13 @@ class BaseRecogniser(ABC):
         Raises:
             DataError: a file that cannot be used; names it and lists further ones.
         """
-        found: dict[str, np.ndarray] = {}
-        problems: dict[str, str] = {}
-        for name, path in paths.items():
-            try:
-                found[name] = read_file(
-                    path, self.sample_rate, self.min_samples, what=what, where=where, allow_pipes=allow_pipes
-                )
-            except DataError as error:
-                problems[path] = str(error)
-        raise_first(problems, what)
+        resampler = Resampler(self.sample_rate) if resample else None
+
+        def read(path: str) -> np.ndarray:
+            rate, shortest = self.sample_rate, self.min_samples
+            return read_file(path, rate, shortest, what=what, where=where, allow_pipes=allow_pipes, resampler=resampler)
+
+        found = read_all(paths, read, what)
+        if resampler:
+            resampler.report(where or "audio", len(found))
         return found

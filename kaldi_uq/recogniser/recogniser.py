@@ -307,6 +307,7 @@ class Recogniser(BaseRecogniser):
         *,
         utts: Sequence[str] | None = None,
         allow_pipes: bool = False,
+        resample: bool = False,
         cmvn_from: str = "auto",
     ) -> tuple[Recogniser, dict[str, np.ndarray]]:
         by_speaker = self.model.needs_speakers  # statistics are of all that a speaker says in the directory
@@ -316,6 +317,7 @@ class Recogniser(BaseRecogniser):
             min_samples=self.min_samples,
             utts=None if by_speaker else utts,
             allow_pipes=allow_pipes,
+            resample=resample,
         )
         if not by_speaker:
             return self, waves

@@ -23,7 +23,8 @@ engine=            # embedded|kaldi [by KALDI_ROOT]
 device=            # cpu|cuda [cuda if there is one]
 seed=0             # <n>: seed of targets, starts and draws
 cmvn_from=auto     # auto|scp|waves: statistics of speakers: <data-dir>/cmvn.scp, or computed from the waveforms
-allow_pipes=false  # true|false: run lines of wav.scp that are commands
+allow_pipes=false  # true|false: run lines of wav.scp that are commands, as with KALDI_UQ_ALLOW_PIPES=1
+resample=false     # true|false: resample audio of another rate than the model's; the log counts it
 max_bad=0          # <n>: leave out up to so many utterances that cannot be used; <attack-dir>/bad_utterances names them
 
 # shellcheck source=../../utils/script.sh
@@ -50,15 +51,16 @@ hold_dir "$dir"
 code_opts=(${network:+--network "$network"} ${recogniser:+--recogniser "$recogniser"})
 read -ra extra <<<"$attack_opts"
 [ "$allow_pipes" = false ] || extra+=(--allow-pipes)
-attack=(kaldi-uq nnet-attack --eps "$eps" ${eps_level:+--eps-level "$eps_level"} --attack "$attack" --num-utts "$num_utts"
+[ "$resample" = false ] || extra+=(--resample)
+command=(kaldi-uq nnet-attack --eps "$eps" ${eps_level:+--eps-level "$eps_level"} --attack "$attack" --num-utts "$num_utts"
   --cmvn-from "$cmvn_from" --max-bad "$max_bad" --lang-dir "$lang" ${attack_config:+--config "$attack_config"}
   ${target_text:+--target-text "$target_text"} "${code_opts[@]}" "${model_opts[@]}" "${extra[@]}")
 if [ "$nj" -gt 1 ]; then
   rm -f "$dir"/log/attack.[0-9]*.log
-  $cmd JOB=1:"$nj" "$dir/log/attack.JOB.log" "${attack[@]}" --shard "JOB/$nj" "$data" "$model" "$graph" "$dir"
+  $cmd JOB=1:"$nj" "$dir/log/attack.JOB.log" "${command[@]}" --shard "JOB/$nj" "$data" "$model" "$graph" "$dir"
 fi
 # what the jobs made, and what is left to make, is decoded and scored
-$cmd "$dir/log/attack.log" "${attack[@]}" ${results:+--results "$results"} "$data" "$model" "$graph" "$dir"
+$cmd "$dir/log/attack.log" "${command[@]}" ${results:+--results "$results"} "$data" "$model" "$graph" "$dir"
 
 tell_bad "$dir/bad_utterances"
 grep -a '^WARNING (kaldi_uq.cli.nnet_attack)' "$dir/log/attack.log" >&2 || true

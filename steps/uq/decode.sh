@@ -16,7 +16,8 @@ engine=            # embedded|kaldi [by KALDI_ROOT]
 device=            # cpu|cuda [cuda if there is one]
 seed=0             # <n>: seed of the draws
 cmvn_from=auto     # auto|scp|waves: statistics of speakers: <data-dir>/cmvn.scp, or computed from the waveforms
-allow_pipes=false  # true|false: run lines of wav.scp that are commands
+allow_pipes=false  # true|false: run lines of wav.scp that are commands, as with KALDI_UQ_ALLOW_PIPES=1
+resample=false     # true|false: resample audio of another rate than the model's; the log counts it
 max_bad=0          # <n>: leave out up to so many utterances that cannot be used; <out-dir>/bad_utterances names them
 
 # shellcheck source=../../utils/script.sh
@@ -38,6 +39,7 @@ hold_dir "$dir"
 code_opts=(${network:+--network "$network"} ${recogniser:+--recogniser "$recogniser"})
 read -ra extra <<<"$decode_opts"
 [ "$allow_pipes" = false ] || extra+=(--allow-pipes)
+[ "$resample" = false ] || extra+=(--resample)
 $cmd "$dir/log/decode.log" \
   kaldi-uq nnet-decode ${results:+--results "$results"} --nj "$nj" --lattices --cmvn-from "$cmvn_from" --max-bad "$max_bad" \
   "${code_opts[@]}" "${model_opts[@]}" "${extra[@]}" "$data" "$model" "$graph" "$dir"

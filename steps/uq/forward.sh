@@ -11,7 +11,8 @@ recogniser=        # <file.py:name>: recogniser of another sort, of <model-dir>;
 device=            # cpu|cuda [cuda if there is one]
 log_post=false     # true|false: log P(pdf | x) instead of log-likelihoods: the priors are not divided out
 cmvn_from=auto     # auto|scp|waves: statistics of speakers: <data-dir>/cmvn.scp, or computed from the waveforms
-allow_pipes=false  # true|false: run lines of wav.scp that are commands
+allow_pipes=false  # true|false: run lines of wav.scp that are commands, as with KALDI_UQ_ALLOW_PIPES=1
+resample=false     # true|false: resample audio of another rate than the model's; the log counts it
 seed=0             # <n>: seed of the draws
 
 # shellcheck source=../../utils/script.sh
@@ -26,6 +27,7 @@ hold_dir "$3"
 flags=(${network:+--network "$network"} ${recogniser:+--recogniser "$recogniser"})
 [ "$log_post" = false ] || flags+=(--log-post)
 [ "$allow_pipes" = false ] || flags+=(--allow-pipes)
+[ "$resample" = false ] || flags+=(--resample)
 $cmd "$3/log/forward.log" \
   kaldi-uq nnet-forward "${flags[@]}" ${device:+--device "$device"} --seed "$seed" --cmvn-from "$cmvn_from" \
   "$1" "$2" "$3/loglikes.ark" "$3/loglikes.scp"

@@ -18,7 +18,8 @@ fbank_config=                # <file>: filter banks instead of MFCC
 frontend=kaldi               # kaldi|torchaudio: torchaudio is the paper's front end
 opts_dir=                    # <dir>|none: with the recipe's cmvn_opts, delta_opts and splice_opts [<ali-dir>]
 cmvn_from=auto               # auto|scp|waves: statistics of speakers: <data-dir>/cmvn.scp, or computed from the waveforms
-allow_pipes=false            # true|false: run lines of wav.scp that are commands
+allow_pipes=false            # true|false: run lines of wav.scp that are commands, as with KALDI_UQ_ALLOW_PIPES=1
+resample=false               # true|false: resample audio of another rate than the model's; the log counts it
 max_bad=0                    # <n>: leave out up to so many utterances that cannot be used; <exp-dir>/bad_utterances names them
 train_config=                # <file>: options, one --name=value a line
 train_opts=                  # <options>: further options of kaldi-uq nnet-train
@@ -46,6 +47,7 @@ need_files "" "${features[1]}" ${train_config:+"$train_config"}
 need_files steps/align_si.sh "$ali/final.mdl" "$ali/tree" "$ali/ali.1.gz" "$ali/num_jobs"
 for n in $(seq "$(cat "$ali/num_jobs")"); do need_files "another alignment" "$ali/ali.$n.gz"; done
 [ "$allow_pipes" = false ] || features+=(--allow-pipes)
+[ "$resample" = false ] || features+=(--resample)
 hold_dir "$dir"
 read -ra extra <<<"$train_opts"
 $cmd "$dir/log/train.log" \

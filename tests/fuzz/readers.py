@@ -41,6 +41,7 @@ from kaldi_uq.io.fst import read_fst_arrays, vector_bytes
 from kaldi_uq.io.kaldi_model import read_gmm_model, read_topology, read_transitions, write_model
 from kaldi_uq.io.lang import Lang, read_symbols
 from kaldi_uq.io.names import wave_files
+from kaldi_uq.io.ogg import page_checksum
 from kaldi_uq.io.validate import validate_data_dir
 from kaldi_uq.io.wav import read_channels, read_wav, write_wav
 from kaldi_uq.io.waves import read_waves
@@ -54,6 +55,7 @@ from kaldi_uq.results.word_errors import ErrorRate
 from kaldi_uq.training.config import TrainConfig
 from kaldi_uq.training.dataset import TrainingSet
 from kaldi_uq.training.trainer import CHECKPOINT, Trainer, TrainingInputs
+from tests.audio_files import encode, speech, without_count, write
 from tests.test_ark import COMPRESSED
 from tests.test_sphere import SAMPLES, write_sphere
 from tests.test_wav import pcm, riff
@@ -157,6 +159,58 @@ def _audio(folder: Path) -> Iterator[Reader]:
     ]
     sph = folder / "sphere/x.sph"
     yield Reader("sphere", sph, sphere, lambda: read_wav(sph))
+    yield from _encoded_audio(folder)
+
+
+def _encoded_audio(folder: Path) -> Iterator[Reader]:
+    """What libsndfile decodes; of Ogg also with right checksums, so that the damage comes to the decoder."""
+    few, both = speech(3000), speech(1200, channels=2)
+    mp3, id3 = encode(few, "mp3"), b"ID3\4\0\0\0\0\0\2xy"
+    samples = {
+        "flac": [
+            encode(few, "flac"),
+            encode(both, "flac24"),
+            encode(few, "flac8"),
+            id3 + encode(few, "flac"),
+        ],
+        "vorbis": [encode(few, "vorbis"), encode(both, "vorbis")],
+        "opus": [encode(few, "opus"), encode(both, "opus", 48000)],
+        "mp3": [mp3, encode(both, "mp3", 44100), without_count(mp3), mp3 + b"TAG" + bytes(125)],
+    }
+    for name, files in samples.items():
+        path = folder / name / "x"
+        yield Reader(name, path, files, lambda path=path: read_channels(path))
+        if name in ("vorbis", "opus"):
+            right = folder / f"{name}-right/x"
+            yield Reader(f"{name}-right", right, files, lambda path=right: read_channels(path), pack=_right_pages)
+    bare = folder / "flac-undigested/x"
+    yield Reader("flac-undigested", bare, samples["flac"][:3], lambda: read_channels(bare), pack=_without_digest)
+    pipe = folder / "pipe/wav.scp"
+    write(folder / "pipe/x.flac", few, "flac")
+    commands = [f"flac -c -d -s {folder}/pipe/x.flac |", f"sox {folder}/pipe/x.flac -t wav - remix 1 |"]
+    lines = [f"a {command}\n".encode() for command in commands]
+
+    def read_table_of_pipes() -> None:
+        for value in read_table(pipe).values():
+            read_channels(value, where=str(pipe))
+
+    yield Reader("pipe", pipe, lines, read_table_of_pipes)
+
+
+def _right_pages(data: bytes) -> bytes:
+    """An Ogg file with a right checksum in each of its pages that are still there."""
+    pages = data.split(b"OggS")
+    for number, rest in enumerate(pages[1:], 1):
+        page = b"OggS" + rest
+        if len(page) > 27:
+            page = page[:22] + page_checksum(page) + page[26:]
+        pages[number] = page[4:]
+    return b"OggS".join(pages)
+
+
+def _without_digest(data: bytes) -> bytes:
+    """A FLAC file that says no digest of its samples, and so cannot be refused for that."""
+    return data[:26] + bytes(16) + data[42:]
 
 
 def _archives(folder: Path) -> Iterator[Reader]:
