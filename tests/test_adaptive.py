@@ -380,10 +380,10 @@ class TestAttack:
     def test_a_killed_run_resumes_to_the_same_files(
         self, place: Place, tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        def batches(_: BaseRecogniser, waves: Mapping[str, np.ndarray]) -> Any:
-            return io_waves.wave_batches(dict(waves), max_samples=20000)
+        def plan(_: BaseRecogniser, waves: Mapping[str, np.ndarray]) -> Any:
+            return io_waves.plan_waves(waves, max_samples=20000)
 
-        monkeypatch.setattr(BaseRecogniser, "batches", batches)
+        monkeypatch.setattr(BaseRecogniser, "plan", plan)
         adaptive = AdaptiveConfig(statistics="max_predictive_entropy", num_rounds=2, round_steps=4)
         config = replace(CONFIG, num_steps=4, judge_every=2, eot_samples=2 if kind == "bnn" else 1)
         whole = lines_of(place, kind, tmp_path / "whole", config, adaptive)

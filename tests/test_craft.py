@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -70,10 +70,10 @@ def speech() -> tuple[dict[str, np.ndarray], dict[str, list[str]]]:
 def small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
     """Batches of two or three utterances."""
 
-    def batches(_: BaseRecogniser, waves: Mapping[str, np.ndarray]) -> Iterator[io_waves.WaveBatch]:
-        return io_waves.wave_batches(dict(waves), max_samples=2 * max(map(len, waves.values())))
+    def plan(_: BaseRecogniser, waves: Mapping[str, np.ndarray]) -> list[list[str]]:
+        return io_waves.plan_waves(waves, max_samples=2 * max(map(len, waves.values())))
 
-    monkeypatch.setattr(BaseRecogniser, "batches", batches)
+    monkeypatch.setattr(BaseRecogniser, "plan", plan)
 
 
 class Counting:

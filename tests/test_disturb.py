@@ -12,6 +12,7 @@ import pytest
 
 from kaldi_uq.audio.disturb import (
     KINDS,
+    Disturbed,
     babble,
     choose_talkers,
     disturb,
@@ -42,6 +43,10 @@ def speech(seed: int = 0, size: int = 6000, scale: float = 0.1) -> np.ndarray:
 def directory_of(count: int) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     waves = {f"s{k % 3}-{k}": speech(k, 4000 + 137 * k) for k in range(count)}
     return waves, {utt: utt.partition("-")[0] for utt in waves}
+
+
+def disturbed(*args: Any, **options: Any) -> dict[str, Disturbed]:
+    return dict(disturb(*args, **options))
 
 
 def snr(clean: np.ndarray, noisy: np.ndarray) -> float:
@@ -155,11 +160,11 @@ class TestDisturb:
     @pytest.mark.parametrize("kind", KINDS)
     def test_same_seed_same_audio_whatever_the_order(self, kind: str) -> None:
         waves, utt2spk = directory_of(12)
-        first = disturb(waves, utt2spk, kind, LEVELS[kind], sample_rate=RATE, seed=1)
+        first = disturbed(waves, utt2spk, kind, LEVELS[kind], sample_rate=RATE, seed=1)
         turned = dict(reversed(waves.items()))
         spks = dict(reversed(utt2spk.items()))
-        again = disturb(turned, spks, kind, LEVELS[kind], sample_rate=RATE, seed=1)
-        other = disturb(waves, utt2spk, kind, LEVELS[kind], sample_rate=RATE, seed=2)
+        again = disturbed(turned, spks, kind, LEVELS[kind], sample_rate=RATE, seed=1)
+        other = disturbed(waves, utt2spk, kind, LEVELS[kind], sample_rate=RATE, seed=2)
         assert list(first) == list(waves)
         for utt in waves:
             np.testing.assert_array_equal(first[utt].wav, again[utt].wav)
@@ -168,14 +173,14 @@ class TestDisturb:
     @pytest.mark.parametrize("kind", ["white", "reverb", "uniform"])
     def test_utterances_beside_it_play_no_part(self, kind: str) -> None:
         waves, utt2spk = directory_of(12)
-        all_of_them = disturb(waves, utt2spk, kind, LEVELS[kind], sample_rate=RATE)
-        alone = disturb({"s1-4": waves["s1-4"]}, {"s1-4": "s1"}, kind, LEVELS[kind], sample_rate=RATE)
+        all_of_them = disturbed(waves, utt2spk, kind, LEVELS[kind], sample_rate=RATE)
+        alone = disturbed({"s1-4": waves["s1-4"]}, {"s1-4": "s1"}, kind, LEVELS[kind], sample_rate=RATE)
         np.testing.assert_array_equal(all_of_them["s1-4"].wav, alone["s1-4"].wav)
 
     @pytest.mark.parametrize("kind", KINDS)
     def test_length_grid_and_range_are_those_of_16_bit_audio(self, kind: str) -> None:
         waves, utt2spk = directory_of(12)
-        for utt, result in disturb(waves, utt2spk, kind, LEVELS[kind], sample_rate=RATE).items():
+        for utt, result in disturbed(waves, utt2spk, kind, LEVELS[kind], sample_rate=RATE).items():
             assert len(result.wav) == len(waves[utt])
             np.testing.assert_array_equal(on_grid(result.wav), result.wav)
             assert not np.array_equal(result.wav, waves[utt])
@@ -183,7 +188,7 @@ class TestDisturb:
     def test_louder_noise_is_the_same_noise(self) -> None:
         waves, utt2spk = directory_of(1)
         noises = [
-            disturb(waves, utt2spk, "white", level, sample_rate=RATE)["s0-0"].wav - waves["s0-0"]
+            disturbed(waves, utt2spk, "white", level, sample_rate=RATE)["s0-0"].wav - waves["s0-0"]
             for level in (20.0, 10.0)
         ]
         assert np.corrcoef(noises[0], noises[1])[0, 1] > 0.999
@@ -207,11 +212,11 @@ class TestDisturb:
         waves, utt2spk = directory_of(5)
         message = r"utterance 's0-0': a babble of 6 talkers .* than 's0', found 3; use a larger"
         with pytest.raises(DataError, match=message):
-            disturb(waves, utt2spk, "babble", 5.0, sample_rate=RATE)
+            disturbed(waves, utt2spk, "babble", 5.0, sample_rate=RATE)
 
     def test_unknown_kind_is_refused(self) -> None:
         with pytest.raises(ValueError, match="kind must be one of white, babble, reverb, uniform, got 'pink'"):
-            disturb({}, {}, "pink", 5.0, sample_rate=RATE)
+            disturbed({}, {}, "pink", 5.0, sample_rate=RATE)
 
 
 class TestLoudness:
@@ -273,7 +278,7 @@ class TestCommand:
         assert (after.text, after.utt2spk) == (before.text, before.utt2spk)
         assert main(["validate-data", "--no-feats", "out"]) == 0
         waves, utt2spk = directory_of(12)
-        expected = disturb(waves, utt2spk, "babble", 5.0, sample_rate=RATE)
+        expected = disturbed(waves, utt2spk, "babble", 5.0, sample_rate=RATE)
         records = [json.loads(line) for line in Path("out/disturbances.jsonl").read_text().splitlines()]
         for utt, record in zip(before.utts, records, strict=True):
             np.testing.assert_array_equal(read_wav(after.wav_scp[utt], expected_rate=RATE)[0], expected[utt].wav)
@@ -301,7 +306,7 @@ class TestCommand:
         assert main([*words, "--allow-pipes"]) == 0
         out = DataDir.read("out", need=("wav.scp", "utt2spk", "text", "spk2utt"))
         assert not out.segments and main(["validate-data", "--no-feats", "out"]) == 0
-        expected = disturb(waves, {utt: utt for utt in waves}, "white", 20.0, sample_rate=RATE)
+        expected = disturbed(waves, {utt: utt for utt in waves}, "white", 20.0, sample_rate=RATE)
         for utt in waves:
             np.testing.assert_array_equal(read_wav(out.wav_scp[utt], expected_rate=RATE)[0], expected[utt].wav)
 

@@ -32,7 +32,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, dict[str
         if name in ("white", "attack"):
             waves = {
                 utt: result.wav
-                for utt, result in disturb(waves, {u: u for u in waves}, "white", 10.0, sample_rate=RATE).items()
+                for utt, result in disturb(waves, {u: u for u in waves}, "white", 10.0, sample_rate=RATE)
             }
         sets[name] = waves
         folder = Path("exp/dnn/attack_pgd_eps0.02" if name == "attack" else f"data/{name}")

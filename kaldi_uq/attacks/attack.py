@@ -19,8 +19,9 @@ from kaldi_uq.attacks.goal import LOSSES, Goal
 from kaldi_uq.attacks.loop import AttackResult
 from kaldi_uq.attacks.steps import STEP_RULES
 from kaldi_uq.config import Config as AnyConfig
+from kaldi_uq.io.spool import Spool
 from kaldi_uq.io.wav import INT16_SCALE, on_grid, to_int16
-from kaldi_uq.io.waves import WaveBatch, pad
+from kaldi_uq.io.waves import WaveBatch, Waves, expanded, pad
 from kaldi_uq.recogniser.base import BaseRecogniser
 from kaldi_uq.recogniser.memory import in_halves
 from kaldi_uq.registry import Registry
@@ -35,7 +36,7 @@ class Adversarial:
     """What an attack made of a set of utterances.
 
     Attributes:
-        waves: utt -> (N,) float32 in [-1, 1], on the grid of 16-bit audio.
+        waves: utt -> (N,) float32 in [-1, 1], on the grid of 16-bit audio; of files, read when they are asked for.
         records: utt -> ``target`` (words; ``None`` if untargeted), ``first_loss``, ``last_loss`` (nats a frame),
             ``live_samples`` (share that had a gradient), ``dead_frames`` (frames without any), ``steps``, ``starts``,
             ``eps_used`` (the largest change that was allowed, on the 16-bit grid), with several targets
@@ -44,9 +45,9 @@ class Adversarial:
         config: options of the attack.
     """
 
-    waves: dict[str, np.ndarray]
+    waves: Mapping[str, np.ndarray]
     records: dict[str, dict[str, Any]]
-    originals: dict[str, np.ndarray]
+    originals: Mapping[str, np.ndarray]
     config: AttackConfig
 
 
@@ -122,27 +123,32 @@ class Attack:
         return {}
 
     def __call__(self, recogniser: BaseRecogniser, waves: Mapping[str, np.ndarray], goal: Goal) -> Adversarial:
-        """Attack utterances, in memory.
+        """Attack utterances.
 
         Args:
             recogniser: the recogniser under attack.
-            waves: utt -> (N,) samples, int16 or float in [-1, 1].
+            waves: utt -> (N,) samples, int16 or float in [-1, 1]; of those that are read when they are asked for
+                (:class:`kaldi_uq.io.waves.Waves`) the result is not held in memory either.
             goal: what is wanted.
 
         Raises:
             DataError: audio that cannot be used, or words that the recogniser does not know.
             AlignmentError: words that do not fit into the audio.
         """
-        originals = {utt: on_grid(wave) for utt, wave in recogniser.check_audio(waves, what="attacked").items()}
+        originals = Waves.of(recogniser.check_audio(waves, what="attacked")).map(on_grid)
         who = recogniser.with_speakers(originals)
         goal, words = self.prepare(who, originals, goal)
-        found: dict[str, tuple[np.ndarray, dict[str, Any]]] = {}
+        made, records = Spool(), dict[str, dict[str, Any]]()
         for number, batch in enumerate(who.batches(originals)):
-            found |= self.attack(who, batch, goal, words, number)
+            for utt, (samples, record) in self.attack(who, batch, goal, words, number).items():
+                made.put(utt, samples)
+                records[utt] = record
+        attacked = Waves(originals.lengths, lambda utt: expanded(made[utt]))
+        streams = isinstance(waves, Waves)
         return Adversarial(
-            {utt: (found[utt][0] / np.float32(INT16_SCALE)).astype(np.float32) for utt in originals},
-            {utt: found[utt][1] for utt in originals},
-            originals,
+            attacked if streams else dict(attacked),
+            {utt: records[utt] for utt in originals},
+            originals if streams else dict(originals),
             replace(self.config, untargeted=goal.away),
         )
 

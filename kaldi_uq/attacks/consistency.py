@@ -32,7 +32,7 @@ from kaldi_uq.attacks.loop import Verdict
 from kaldi_uq.errors import DataError
 from kaldi_uq.io.files import read_json
 from kaldi_uq.io.wav import on_grid
-from kaldi_uq.io.waves import WaveBatch, wave_batches
+from kaldi_uq.io.waves import WaveBatch, Waves, wave_batches
 from kaldi_uq.recogniser.base import BaseRecogniser
 from kaldi_uq.recogniser.memory import in_halves
 from kaldi_uq.results.names import CONSISTENCY
@@ -93,7 +93,7 @@ def consistency(
     config = replace(config or SearchConfig(), **options)
     if recogniser.why_no_words:
         raise DataError(f"the search compares words: {recogniser.why_no_words}")
-    given = {utt: on_grid(wave) for utt, wave in recogniser.check_audio(waves, what="searched").items()}
+    given = Waves.of(recogniser.check_audio(waves, what="searched")).map(on_grid)
     who = recogniser.with_speakers(given)
     found: dict[str, Consistency] = {}
     with tqdm(total=len(given), desc="searching", unit="utt", disable=len(given) < 32) as progress:

@@ -23,9 +23,10 @@ from kaldi_uq.audio.quality import measure_all, perceptual
 from kaldi_uq.io.datadir import invert_utt2spk, write_table
 from kaldi_uq.io.files import digest, read_json, read_json_lines, read_state, write_json, write_text
 from kaldi_uq.io.names import remove_left_over, wave_files
-from kaldi_uq.io.wav import read_wav, write_wav
-from kaldi_uq.io.waves import wave_batches
+from kaldi_uq.io.wav import write_wav
+from kaldi_uq.io.waves import Waves, pad, plan_waves, waves_of_files
 from kaldi_uq.recogniser.base import BaseRecogniser
+from kaldi_uq.recogniser.heard import forget
 from kaldi_uq.results.utterances import movable
 from kaldi_uq.results.word_errors import ErrorRate, align_words
 
@@ -72,6 +73,8 @@ def craft(
 ) -> Adversarial:
     """Attack every utterance, write ``wav/<utt>.wav`` and read it back; what :func:`craft_shard` has made is taken.
 
+    The waveforms of the result are read from these files whenever they are asked for.
+
     Args:
         attack: the attack.
         recogniser: the recogniser under attack.
@@ -82,9 +85,9 @@ def craft(
     """
     records = craft_shard(attack, recogniser, waves, goal, out_dir, key=key)
     files = wave_files(out_dir, waves)
-    heard = {utt: read_wav(file, expected_rate=recogniser.sample_rate)[0] for utt, file in files.items()}
+    heard = waves_of_files(files, recogniser.sample_rate)
     config = replace(attack.config, untargeted=goal.away)
-    return Adversarial(heard, {utt: records[utt] for utt in waves}, dict(waves), config)
+    return Adversarial(heard, {utt: records[utt] for utt in waves}, waves, config)
 
 
 def craft_shard(
@@ -112,7 +115,7 @@ def craft_shard(
     goal, words = attack.prepare(recogniser, waves, goal)
     donors = goal.donors.key if goal.donors and attack.needs_donors else ""
     key = digest(key, type(attack).__qualname__, attack.settings, goal.away, words, recogniser.settings, donors)
-    files = wave_files(out_dir, waves)
+    waves, files = Waves.of(waves), wave_files(out_dir, waves)
     for part in (out_dir / "parts").glob("*.json"):
         # this run overwrites waveforms that it stands for; those of the other shards are theirs
         if shard.has(int(part.stem)) and _finished(part, key, files) is None:
@@ -120,19 +123,20 @@ def craft_shard(
     records: dict[str, dict[str, Any]] = {}
     total = len(waves) if shard.count == 1 else None
     with tqdm(total=total, desc=f"attack eps {attack.config.eps:g}", unit="utt") as progress:
-        for number, batch in enumerate(recogniser.batches(waves)):
+        for number, utts in enumerate(recogniser.plan(waves)):
             if not shard.has(number):
                 continue
             part = out_dir / "parts" / f"{number}.json"
             done = _finished(part, key, files)
             if done is None:
                 done = {}
+                batch = pad(waves, utts)
                 for utt, (samples, record) in attack.attack(recogniser, batch, goal, words, number).items():
                     write_wav(files[utt], samples, recogniser.sample_rate)
                     done[utt] = record
                 write_text(part, json.dumps({"key": key, "records": done}))
             records |= done
-            progress.update(len(batch.utts))
+            progress.update(len(utts))
     return records
 
 
@@ -230,14 +234,14 @@ def score_examples(
         ``original_errors``, what :func:`kaldi_uq.audio.quality.measure` gives (null: nothing was added) and, where the
         extra ``quality`` is installed, ``perceptual``, and ``statistics``.
     """
-    found = recogniser.hear(attacked, seed=seed, desc=desc)
+    found = recogniser.hear(attacked, seed=seed, frames_to=forget, desc=desc)
     rate = recogniser.sample_rate
     quality: dict[str, dict[str, float | None]] = {}
-    for batch in wave_batches(dict(attacked)):
-        before, after = ([waves[utt] for utt in batch.utts] for waves in (originals, attacked))
+    for utts in plan_waves(attacked):
+        before, after = ([waves[utt] for utt in utts] for waves in (originals, attacked))
         rows = measure_all(before, after, rate, device=recogniser.device)
         heard = (perceptual(*pair, rate) for pair in zip(before, after, strict=True))
-        quality |= {utt: {**row, **more} for utt, row, more in zip(batch.utts, rows, heard, strict=True)}
+        quality |= {utt: {**row, **more} for utt, row, more in zip(utts, rows, heard, strict=True)}
     lines = []
     for utt in attacked:
         words, spoken = list(found[utt].words or ()), list(text[utt])

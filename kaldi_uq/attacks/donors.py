@@ -14,7 +14,7 @@ import torch
 
 from kaldi_uq.errors import DataError
 from kaldi_uq.io.files import digest
-from kaldi_uq.io.waves import WaveBatch, waves_digest
+from kaldi_uq.io.waves import WaveBatch, Waves, waves_digest
 from kaldi_uq.recogniser.base import BaseRecogniser
 from kaldi_uq.recogniser.memory import in_halves
 
@@ -54,7 +54,7 @@ class Donors:
     def __init__(
         self, waves: Mapping[str, np.ndarray], text: Mapping[str, str | Sequence[str]], *, where: str = "donors"
     ) -> None:
-        self.waves, self.where = dict(waves), where
+        self.waves, self.where = waves if isinstance(waves, Waves) else dict(waves), where
         self.text = {utt: found.split() if isinstance(found := text[utt], str) else list(found) for utt in waves}
         self._cut: tuple[BaseRecogniser, Speech] | None = None
 

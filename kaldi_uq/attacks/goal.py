@@ -16,7 +16,9 @@ from torch.nn import functional as F
 
 from kaldi_uq.attacks.donors import Donors
 from kaldi_uq.errors import AlignmentError, DataError
+from kaldi_uq.io.waves import Waves
 from kaldi_uq.recogniser.base import BaseRecogniser
+from kaldi_uq.recogniser.heard import forget
 from kaldi_uq.registry import Registry
 from kaldi_uq.uncertainty import valid_frames
 
@@ -25,7 +27,7 @@ MAX_ATTEMPTS = 5  # random targets of an utterance, one after the other, while n
 
 Words = Mapping[str, Sequence[str]]
 Texts = Mapping[str, "str | Sequence[str]"]
-Waves = Mapping[str, np.ndarray]
+Audio = Mapping[str, np.ndarray]
 BatchGoalT = TypeVar("BatchGoalT", bound="BatchGoal")
 FrameGoalT = TypeVar("FrameGoalT", bound="FrameGoal")
 
@@ -52,7 +54,7 @@ class Goal(ABC):
         return False
 
     @abstractmethod
-    def choose(self, recogniser: BaseRecogniser, waves: Waves, seed: int) -> dict[str, list[str]]:
+    def choose(self, recogniser: BaseRecogniser, waves: Audio, seed: int) -> dict[str, list[str]]:
         """The words of each utterance, checked against its length and the lexicon.
 
         Raises:
@@ -65,21 +67,21 @@ class Goal(ABC):
         """Other words for an utterance of scores (T, C), which has no path of the first; ``None`` if there are none."""
         return None
 
-    def said(self, recogniser: BaseRecogniser, waves: Waves) -> dict[str, list[str]]:
+    def said(self, recogniser: BaseRecogniser, waves: Audio) -> dict[str, list[str]]:
         """The words that are spoken, or else heard, in each utterance."""
         if self.spoken is None:
-            return {utt: list(heard.words or ()) for utt, heard in recogniser.hear(waves).items()}
+            return {utt: list(heard.words or ()) for utt, heard in recogniser.hear(waves, frames_to=forget).items()}
         return self._words_of(self.spoken, waves, "text of what is spoken")
 
-    def _words_of(self, table: Texts, waves: Waves, what: str) -> dict[str, list[str]]:
+    def _words_of(self, table: Texts, waves: Audio, what: str) -> dict[str, list[str]]:
         missing = [utt for utt in waves if utt not in table]
         if missing:
             raise ValueError(f"{self.where}: no {what} for utterance {missing[0]!r} ({len(missing)} are missing)")
         return {utt: as_words(table[utt]) for utt in waves}
 
-    def _checked(self, who: BaseRecogniser, waves: Waves, words: dict[str, list[str]]) -> dict[str, list[str]]:
-        for utt, wav in waves.items():
-            who.check_target(utt, words[utt], who.num_frames(len(wav)), self.where)
+    def _checked(self, who: BaseRecogniser, waves: Audio, words: dict[str, list[str]]) -> dict[str, list[str]]:
+        for utt, size in Waves.of(waves).lengths.items():
+            who.check_target(utt, words[utt], who.num_frames(size), self.where)
         return words
 
 
@@ -112,13 +114,13 @@ class Say(Goal):
     def is_random(self) -> bool:
         return self.targets is None
 
-    def choose(self, recogniser: BaseRecogniser, waves: Waves, seed: int) -> dict[str, list[str]]:
+    def choose(self, recogniser: BaseRecogniser, waves: Audio, seed: int) -> dict[str, list[str]]:
         if self.targets is not None:
             return self._checked(recogniser, waves, self._words_of(self.targets, waves, "target"))
         said = self.said(recogniser, waves)
         return {
-            utt: recogniser.random_target(utt, said[utt], recogniser.num_frames(len(wav)), seed=seed)
-            for utt, wav in waves.items()
+            utt: recogniser.random_target(utt, said[utt], recogniser.num_frames(size), seed=seed)
+            for utt, size in Waves.of(waves).lengths.items()
         }
 
     def require_new(self) -> None:
@@ -150,7 +152,7 @@ class Untargeted(Goal):
 
     away: ClassVar[bool] = True
 
-    def choose(self, recogniser: BaseRecogniser, waves: Waves, seed: int) -> dict[str, list[str]]:
+    def choose(self, recogniser: BaseRecogniser, waves: Audio, seed: int) -> dict[str, list[str]]:
         return self._checked(recogniser, waves, self.said(recogniser, waves))
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import math
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -60,8 +60,8 @@ def disturb(
     num_talkers: int = NUM_TALKERS,
     drr_db: float = DRR_DB,
     seed: int = 0,
-) -> dict[str, Disturbed]:
-    """Disturb each utterance.
+) -> Iterator[tuple[str, Disturbed]]:
+    """Disturb each utterance, one after the other.
 
     What is added depends on seed, kind and utterance id; for one utterance, louder noise is the same noise louder.  The
     order and the number of the utterances play no part, except that the talkers of a babble come from among them.
@@ -76,8 +76,8 @@ def disturb(
         drr_db: direct over reverberant energy in dB; reverb only.
         seed: seed for everything random.
 
-    Returns:
-        utt -> disturbed audio, in the order of ``waves``.
+    Yields:
+        (utt, disturbed audio), in the order of ``waves``.
 
     Raises:
         DataError: too few other speakers for a babble, or noise below the resolution of 16-bit audio.
@@ -85,22 +85,20 @@ def disturb(
     """
     if kind not in KINDS:
         raise ValueError(f"kind must be one of {', '.join(KINDS)}, got {kind!r}")
-    result = {}
     for utt, wav in waves.items():
         generator = np.random.default_rng([seed, zlib.crc32(kind.encode()), zlib.crc32(utt.encode())])
         try:
             if kind == "white":
-                result[utt] = white_noise(wav, level, generator=generator)
+                yield utt, white_noise(wav, level, generator=generator)
             elif kind == "babble":
                 talkers = choose_talkers(utt, utt2spk, num_talkers, seed=seed)
-                result[utt] = babble(wav, [waves[u] for u in talkers], level, generator=generator)
+                yield utt, babble(wav, [waves[u] for u in talkers], level, generator=generator)
             elif kind == "reverb":
-                result[utt] = reverberate(wav, level, sample_rate, drr_db=drr_db, generator=generator)
+                yield utt, reverberate(wav, level, sample_rate, drr_db=drr_db, generator=generator)
             else:
-                result[utt] = uniform_noise(wav, level, generator=generator)
+                yield utt, uniform_noise(wav, level, generator=generator)
         except DataError as error:
             raise DataError(f"utterance {utt!r}: {error}") from None
-    return result
 
 
 def white_noise(wav: Wave, snr_db: float, *, generator: np.random.Generator) -> Disturbed:

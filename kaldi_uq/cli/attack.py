@@ -73,6 +73,7 @@ def run(args: argparse.Namespace) -> None:
     from kaldi_uq.attacks.goal import Say, Untargeted
     from kaldi_uq.attacks.levels import level_warnings
     from kaldi_uq.io.wav import on_grid, to_int16, write_wav
+    from kaldi_uq.recogniser.heard import forget
 
     adaptive = config_from(args, AdaptiveConfig)
     target = _target(args, config_from(args, AttackConfig))
@@ -84,9 +85,11 @@ def run(args: argparse.Namespace) -> None:
     read = recogniser.read_wavs(
         {name: str(wav) for name, (wav, _) in outputs.items()}, what="attacked", resample=args.resample
     )
-    originals = {name: on_grid(samples) for name, samples in read.items()}  # the attack is written as 16 bit
+    originals = read.map(on_grid)  # the attack is written as 16 bit
     who = recogniser.with_speakers(originals)
-    text = {name: list(h.words or ()) for name, h in who.hear(originals, seed=config.seed + 1).items()}
+    text = {
+        name: list(h.words or ()) for name, h in who.hear(originals, seed=config.seed + 1, frames_to=forget).items()
+    }
     if target is None:
         for name, words in text.items():
             if not words:

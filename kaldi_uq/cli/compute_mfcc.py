@@ -6,6 +6,7 @@ Utterances are computed one by one, so that no split into jobs can change a valu
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -58,7 +59,7 @@ def run(args: argparse.Namespace) -> None:
         write_table(args.num_frames, num_frames)
 
 
-def _run_kaldi(args: argparse.Namespace, waves: dict[str, np.ndarray], sample_rate: float) -> None:
+def _run_kaldi(args: argparse.Namespace, waves: Mapping[str, np.ndarray], sample_rate: float) -> None:
     from kaldi_uq.engine.binaries.feats import compute_features
     from kaldi_uq.engine.binaries.jobs import Jobs, KaldiRoot
 

@@ -28,6 +28,7 @@ from kaldi_uq.errors import UsageError
 from kaldi_uq.io.datadir import spk2utt_table, write_table
 from kaldi_uq.io.files import DoneStamp, write_text
 from kaldi_uq.io.names import check_not_input, remove_left_over, wave_files
+from kaldi_uq.io.spool import Spool
 from kaldi_uq.io.wav import to_int16, write_wav
 from kaldi_uq.io.waves import read_waves, sample_rate_of, waves_digest
 
@@ -65,12 +66,14 @@ def run(args: argparse.Namespace) -> None:
     inputs = [args.data_dir / name for name in ("utt2spk", "text") if (args.data_dir / name).is_file()]
     stamp = DoneStamp(args.out_dir, "disturb", options=options, inputs=inputs)
     if not stamp.is_current():
-        disturbed = disturb(waves, data.utt2spk, args.kind, level, sample_rate=rate, seed=args.seed, **further)
+        made, records = Spool(), []  # an utterance that cannot be disturbed leaves earlier files in place
+        for utt, result in disturb(waves, data.utt2spk, args.kind, level, sample_rate=rate, seed=args.seed, **further):
+            made.put(utt, to_int16(result.wav))
+            records.append({"utt": utt, "snr_db": result.snr_db, "gain": result.gain})
         stamp.clear()
         remove_left_over(args.out_dir, scp.values())
-        for utt, result in disturbed.items():
-            write_wav(scp[utt], to_int16(result.wav), rate)
-        records = [{"utt": utt, "snr_db": r.snr_db, "gain": r.gain} for utt, r in disturbed.items()]
+        for utt, samples in made.items():
+            write_wav(scp[utt], samples, rate)
         write_text(args.out_dir / "disturbances.jsonl", "".join(json.dumps(record) + "\n" for record in records))
         write_table(args.out_dir / "wav.scp", {utt: str(path) for utt, path in scp.items()})
         if data.text:

@@ -48,12 +48,12 @@ def _fit_on_wavs(args: argparse.Namespace, place: Path) -> dict[str, OneClassDet
     paths = {path: path for path in args.wavs}
     wavs = recogniser.read_wavs(paths, what="heard", allow_pipes=args.allow_pipes, resample=args.resample)
     # a random model hears each file with the same draws, as it does when it judges it
-    heard = recogniser.hear(wavs, seed=args.seed, alone=recogniser.is_random, words=False, desc="scoring")
+    frames = FrameCounter()
+    heard = recogniser.hear(
+        wavs, seed=args.seed, alone=recogniser.is_random, words=False, frames_to=frames.add, desc="scoring"
+    )
     names = list(next(iter(heard.values())).statistics)
     found = fit_detectors({name: [one.statistics[name] for one in heard.values()] for name in names}, args.fpr)
-    frames = FrameCounter()
-    for one in heard.values():
-        frames.add(one.frames)
     save_fit(place, found, frames.result(model=recogniser.model_key))
     if len(heard) < FEW:
         print(

@@ -57,11 +57,10 @@ def run(args: argparse.Namespace) -> None:
             old.unlink()
         stamp.clear()
         (args.out_dir / "results.jsonl").unlink(missing_ok=True)
-        heard = recogniser.hear(waves, seed=args.seed, desc=f"decoding {data.path.name}")
         counter = FrameCounter()
+        heard = recogniser.hear(waves, seed=args.seed, frames_to=counter.add, desc=f"decoding {data.path.name}")
         lines = []
         for utt in data.utts:
-            counter.add(heard[utt].frames)
             words = heard[utt].words or ()
             record = {
                 "utt": utt,

@@ -30,6 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Run the command."""
     from kaldi_uq.io.ark import MatrixWriter
+    from kaldi_uq.io.spool import Spool
     from kaldi_uq.recogniser.recogniser import Recogniser
 
     start_logging()
@@ -41,10 +42,9 @@ def run(args: argparse.Namespace) -> None:
         data, allow_pipes=args.allow_pipes, resample=args.resample, cmvn_from=args.cmvn_from
     )
     prior = recogniser.model.log_prior.cpu().numpy() if args.log_post else None  # type: ignore[attr-defined]
-    found = {
-        utt: scored.scores if prior is None else scored.scores + prior
-        for utt, scored in recogniser.score(waves, seed=args.seed)
-    }
+    found = Spool()  # batches are of similar length, the archive is in the order of the data
+    for utt, scored in recogniser.score(waves, seed=args.seed):
+        found.put(utt, scored.scores if prior is None else scored.scores + prior)
     with MatrixWriter(args.ark, args.scp) as writer:
         for utt in data.utts:
             writer.write(utt, found[utt])

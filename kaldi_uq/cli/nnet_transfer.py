@@ -66,15 +66,14 @@ def run(args: argparse.Namespace) -> None:
     recogniser, spoken = recogniser.read(
         data, allow_pipes=args.allow_pipes, resample=args.resample, cmvn_from=args.cmvn_from
     )
-    originals = {utt: on_grid(wave) for utt, wave in spoken.items()}
+    originals = spoken.map(on_grid)
     for record in examples:
         for where, waves in ((args.attack_dir, attacked), (args.data_dir, originals)):
             if record.utt not in waves:
                 raise DataError(f"{where / 'wav.scp'}: no utterance {record.utt!r}, which {args.attack_dir} attacked")
-        if len(attacked[record.utt]) != len(originals[record.utt]):
+        if attacked.lengths[record.utt] != originals.lengths[record.utt]:
             raise DataError(f"{args.data_dir}: utterance {record.utt!r} is not the one that was attacked: other length")
-    originals = {record.utt: originals[record.utt] for record in examples}
-    attacked = {record.utt: attacked[record.utt] for record in examples}
+    originals, attacked = (waves.subset([record.utt for record in examples]) for waves in (originals, attacked))
     options = {**recogniser.settings, "seed": args.seed}
     options["audio"] = [recogniser.audio_key(originals), waves_digest(attacked)]
     inputs = [*recogniser.files, args.attack_dir / "results.jsonl"]

@@ -13,7 +13,7 @@ import os
 import signal
 import subprocess
 import threading
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Sequence
 from typing import IO
 
@@ -25,6 +25,7 @@ LEAVE = "KALDI_UQ_ALLOW_PIPES"  # environment variable: 1 allows pipes to every 
 MESSAGE_LENGTH = 400  # characters that are shown of a failed program's message
 MAX_OUTPUT = 1 << 30  # bytes of what a program writes: nine hours of 16 kHz audio
 _PIECE = 1 << 20  # bytes that are read at once
+_STARTED: Counter[str] = Counter()
 
 
 def is_pipe(rxfilename: str) -> bool:
@@ -104,6 +105,11 @@ def read_pipe(rxfilename: str, *, where: str, allow_pipes: bool, max_bytes: int 
         raise DataError(f"{where}: the pipe {_shown(rxfilename)} {error}") from None
 
 
+def programs_started() -> int:
+    """How many programs this process has started to read files: what needed one is rather kept than read again."""
+    return _STARTED.total()
+
+
 class ProgramError(Exception):
     """A program failed; the message says how, and what it wrote to standard error last."""
 
@@ -122,6 +128,7 @@ def run_program(arguments: Sequence[str], *, max_bytes: int = MAX_OUTPUT) -> byt
         MissingDependencyError: there is no such program.
     """
     output, last = io.BytesIO(), deque[bytes](maxlen=3)
+    _STARTED[arguments[0]] += 1
     try:
         process = subprocess.Popen(
             list(arguments),

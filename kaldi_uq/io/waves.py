@@ -1,18 +1,26 @@
-"""Waveforms of a data directory in padded batches, in an order that depends on nothing but the data."""
+"""Waveforms of a data directory, one after the other or in padded batches, in an order that only the data decide.
+
+All are read and checked once, before anything is computed, and read again when they are needed, so that the memory does
+not grow with their number.  What costs more to read again than its samples are worth is kept in a temporary file
+(``TMPDIR``), as 16 bit where that is exact: parts of recordings, and the output of programs, which run once.
+"""
 
 from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
 from kaldi_uq.errors import DataError
 from kaldi_uq.io.datadir import DataDir
+from kaldi_uq.io.pipes import programs_started
 from kaldi_uq.io.resample import Resampler
-from kaldi_uq.io.wav import read_channels, read_wav
+from kaldi_uq.io.spool import Spool
+from kaldi_uq.io.wav import INT16_SCALE, read_channels, read_wav, to_int16
 
 MAX_BATCH_SAMPLES = 1 << 21  # padded samples of a batch: about 130 s of 16 kHz audio, 100 MB in the front end
 CPU_BATCH_SAMPLES = 1 << 18  # on a CPU, where what a batch computes should stay in the cache: half the time
@@ -31,6 +39,49 @@ class WaveBatch:
     utts: tuple[str, ...]
     wav: np.ndarray
     num_samples: np.ndarray
+
+
+class Waves(Mapping[str, np.ndarray]):
+    """Waveforms that are read each time they are asked for; what is known of all is how long they are.
+
+    Args:
+        lengths: utt -> number of samples, in order.
+        read: gives the samples of one, (N,) float32 in [-1, 1].
+        digest: what :func:`waves_digest` gives, if that is known.
+    """
+
+    def __init__(self, lengths: Mapping[str, int], read: Callable[[str], np.ndarray], digest: str = "") -> None:
+        self.lengths, self.digest, self._read = lengths, digest, read
+
+    @classmethod
+    def of(cls, waves: Mapping[str, np.ndarray]) -> Waves:
+        """Waveforms that may be in memory, as such ones."""
+        return waves if isinstance(waves, Waves) else cls({u: len(w) for u, w in waves.items()}, waves.__getitem__)
+
+    def __getitem__(self, utt: str) -> np.ndarray:
+        expected = self.lengths[utt]
+        samples = self._read(utt)
+        if len(samples) != expected:
+            raise DataError(f"utterance {utt!r}: its file was changed: {len(samples)} samples, there were {expected}")
+        return samples
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.lengths)
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def __contains__(self, utt: object) -> bool:
+        return utt in self.lengths
+
+    def subset(self, utts: Iterable[str]) -> Waves:
+        """Some of the waveforms, in the order given."""
+        lengths = {utt: self.lengths[utt] for utt in utts}
+        return Waves(lengths, self._read, self.digest if list(lengths) == list(self.lengths) else "")
+
+    def map(self, change: Callable[[np.ndarray], np.ndarray]) -> Waves:
+        """The waveforms after a change that keeps their length, made each time one is read."""
+        return Waves(self.lengths, lambda utt: change(self[utt]))
 
 
 def plan_batches(lengths: Sequence[int], max_samples: int = MAX_BATCH_SAMPLES) -> list[list[int]]:
@@ -64,8 +115,8 @@ def read_waves(
     utts: Collection[str] | None = None,
     allow_pipes: bool = False,
     resample: bool = False,
-) -> dict[str, np.ndarray]:
-    """Read the waveforms of a data directory; with ``segments`` the parts of the recordings.
+) -> Waves:
+    """Read the waveforms of a data directory, with ``segments`` the parts of the recordings, and check them all.
 
     Args:
         data: the directory.
@@ -76,7 +127,7 @@ def read_waves(
         resample: resample what has another rate, and log how much that was; parts of recordings after they are cut.
 
     Returns:
-        utt -> (N,) float32 in [-1, 1], in the directory's order.
+        utt -> (N,) float32 in [-1, 1], in the directory's order; read again when they are asked for.
 
     Raises:
         DataError: audio that is missing or unfit; the message names line, file and fault.
@@ -88,15 +139,43 @@ def read_waves(
         raise ValueError(f"utterance {unknown[0]!r} is not in {data.path}")
     chosen = set(table if utts is None else utts)
     wanted = [utt for utt in table if utt in chosen]
-    waves: dict[str, np.ndarray] = {}
+    recordings = _recordings(data, wanted)
     resampler = Resampler(sample_rate) if resample else None
-    for recording in _recordings(data, wanted):
-        waves |= _utterances(recording, data, sample_rate, allow_pipes, resampler)
+    kept, lengths, checksum = Spool(), dict[str, int](), hashlib.sha256()
+    for recording in recordings:
+        programs = programs_started()
+        for utt, samples in _utterances(recording, data, sample_rate, allow_pipes, resampler):
+            lengths[utt] = len(samples)
+            _count_in(checksum, utt, samples)
+            if data.segments or programs_started() > programs:
+                kept.put(utt, compact(samples))
     for utt in wanted:
-        _check_length(data, utt, len(waves[utt]), sample_rate, min_samples)
+        _check_length(data, utt, lengths[utt], sample_rate, min_samples)
     if resampler:
         resampler.report(str(data.path), len(wanted))
-    return {utt: waves[utt] for utt in wanted}
+    of_utt = {utt: recording for recording in recordings for utt in recording.utts if utt not in kept}
+
+    def read(utt: str) -> np.ndarray:
+        if utt in kept:
+            return expanded(kept[utt])
+        again = Resampler(sample_rate) if resample else None  # whose counts nobody reports
+        return next(_utterances(of_utt[utt], data, sample_rate, allow_pipes, again))[1]
+
+    in_order = list(lengths) == wanted  # or else recordings and utterances are sorted differently
+    return Waves({utt: lengths[utt] for utt in wanted}, read, checksum.hexdigest() if in_order else "")
+
+
+def waves_of_files(files: Mapping[str, Path], sample_rate: float) -> Waves:
+    """Files of one channel: utt -> (N,) float32 in [-1, 1].  All are read and checked, and read again when asked for.
+
+    Raises:
+        DataError: a file that cannot be used, or of another sample rate.
+    """
+
+    def read(utt: str) -> np.ndarray:
+        return read_wav(files[utt], expected_rate=sample_rate)[0]
+
+    return Waves({utt: len(read(utt)) for utt in files}, read)
 
 
 def unusable(
@@ -169,11 +248,23 @@ def _recordings(data: DataDir, utts: Iterable[str]) -> list[_Recording]:
 
 def _utterances(
     recording: _Recording, data: DataDir, sample_rate: float, allow_pipes: bool, resampler: Resampler | None
-) -> dict[str, np.ndarray]:
+) -> Iterator[tuple[str, np.ndarray]]:
     """The utterances of a recording, (N,) float32 each."""
     samples, rate = _read(recording, data, None if resampler else sample_rate, allow_pipes)
-    parts = {utt: _part(data, utt, samples, rate) for utt in recording.utts}
-    return {utt: resampler(part, rate, recording.source) for utt, part in parts.items()} if resampler else parts
+    for utt in recording.utts:
+        part = _part(data, utt, samples, rate)
+        yield utt, resampler(part, rate, recording.source) if resampler else part
+
+
+def compact(samples: np.ndarray) -> np.ndarray:
+    """Samples as int16 if :func:`expanded` makes the same bits of them."""
+    small = to_int16(samples)
+    return small if np.array_equal(expanded(small).view(np.int32), samples.view(np.int32)) else samples
+
+
+def expanded(samples: np.ndarray) -> np.ndarray:
+    """The samples that :func:`compact` was given."""
+    return samples if samples.dtype == np.float32 else (samples / np.float32(INT16_SCALE)).astype(np.float32)
 
 
 def _read(
@@ -232,26 +323,39 @@ def sample_rate_of(data: DataDir, *, allow_pipes: bool = False) -> int:
     return read_channels(source, where=f"{data.path / 'wav.scp'}:1", allow_pipes=allow_pipes)[1]
 
 
-def waves_digest(waves: dict[str, np.ndarray]) -> str:
+def waves_digest(waves: Mapping[str, np.ndarray]) -> str:
     """SHA-256, in hex, of utterances and samples: what a step's output depends on, wherever the files lie."""
+    if isinstance(waves, Waves) and waves.digest:
+        return waves.digest
     checksum = hashlib.sha256()
     for utt, samples in waves.items():
-        checksum.update(f"{utt} {len(samples)}\n".encode())
-        checksum.update(np.ascontiguousarray(samples).data)
+        _count_in(checksum, utt, samples)
     return checksum.hexdigest()
 
 
-def pad(waves: dict[str, np.ndarray], utts: Sequence[str]) -> WaveBatch:
+def _count_in(checksum: hashlib._Hash, utt: str, samples: np.ndarray) -> None:
+    checksum.update(f"{utt} {len(samples)}\n".encode())
+    checksum.update(np.ascontiguousarray(samples).data)
+
+
+def pad(waves: Mapping[str, np.ndarray], utts: Sequence[str]) -> WaveBatch:
     """Pad the chosen waveforms into one batch."""
-    num_samples = np.array([len(waves[u]) for u in utts], dtype=np.int64)
+    waves = Waves.of(waves)
+    num_samples = np.array([waves.lengths[u] for u in utts], dtype=np.int64)
     wav = np.zeros((len(utts), int(num_samples.max())), dtype=np.float32)
     for row, utt in enumerate(utts):
         wav[row, : num_samples[row]] = waves[utt]
     return WaveBatch(tuple(utts), wav, num_samples)
 
 
-def wave_batches(waves: dict[str, np.ndarray], max_samples: int = MAX_BATCH_SAMPLES) -> Iterator[WaveBatch]:
-    """All waveforms in padded batches."""
-    utts = list(waves)
-    for indices in plan_batches([len(waves[u]) for u in utts], max_samples):
-        yield pad(waves, [utts[i] for i in indices])
+def plan_waves(waves: Mapping[str, np.ndarray], max_samples: int = MAX_BATCH_SAMPLES) -> list[list[str]]:
+    """The utterances of each padded batch, see :func:`plan_batches`."""
+    lengths = Waves.of(waves).lengths
+    utts = list(lengths)
+    return [[utts[i] for i in indices] for indices in plan_batches(list(lengths.values()), max_samples)]
+
+
+def wave_batches(waves: Mapping[str, np.ndarray], max_samples: int = MAX_BATCH_SAMPLES) -> Iterator[WaveBatch]:
+    """All waveforms in padded batches, each read when it is asked for."""
+    waves = Waves.of(waves)
+    return (pad(waves, utts) for utts in plan_waves(waves, max_samples))

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 import numpy as np
 
 from kaldi_uq.errors import DataError
+from kaldi_uq.io.pipes import programs_started
 from kaldi_uq.io.resample import Resampler
-from kaldi_uq.io.wav import Source, read_wav
+from kaldi_uq.io.spool import Spool
+from kaldi_uq.io.wav import Source, as_float, read_wav
+from kaldi_uq.io.waves import Waves, compact, expanded
 
 
 def read_file(
@@ -73,26 +76,88 @@ def check_length(name: str, size: int, sample_rate: float, min_samples: int, wha
         )
 
 
-def read_all(paths: Mapping[str, str], read: Callable[[str], np.ndarray], what: str) -> dict[str, np.ndarray]:
+def check_all(
+    waves: Mapping[str, np.ndarray], sample_rate: float, min_samples: int, what: str
+) -> Mapping[str, np.ndarray]:
+    """Audio from anywhere as float32 in [-1, 1]; of what was checked when it was read the length alone is looked at.
+
+    Args:
+        waves: name -> (N,) samples, int16 or float in [-1, 1].
+        sample_rate: sample rate in Hz.
+        min_samples: samples of the shortest audio that has a frame.
+        what: what is to be done with it, for messages.
+
+    Raises:
+        DataError: audio that would be misheard, or too short; names it and lists further ones.
+    """
+    found: dict[str, np.ndarray] = {}
+    problems: dict[str, str] = {}
+    sizes = waves.lengths if isinstance(waves, Waves) else None
+    for name in waves:
+        try:
+            if sizes is None:
+                samples, checked = waves[name], as_float(waves[name], name=name)
+                is_such = isinstance(samples, np.ndarray) and samples.dtype == np.float32
+                same = is_such and np.array_equal(samples, checked)
+                found[name] = samples if same else checked  # of long audio one copy is enough
+            size = len(found[name]) if sizes is None else sizes[name]
+            check_length(name, size, sample_rate, min_samples, what)
+        except ValueError as error:
+            problems[name] = str(error)
+    raise_first(problems, what)
+    return waves if sizes is not None else found
+
+
+def read_all(
+    paths: Mapping[str, str],
+    sample_rate: float,
+    min_samples: int,
+    *,
+    what: str,
+    where: str = "",
+    allow_pipes: bool = False,
+    resample: bool = False,
+) -> Waves:
     """Read every file, and only then complain of those that cannot be.
 
     Args:
         paths: name -> file.
-        read: reads one.
-        what: what is to be done with them, for messages.
+        sample_rate, min_samples, what, where, allow_pipes: as of :func:`read_file`.
+        resample: resample audio of another rate, and log how much that was.
+
+    Returns:
+        name -> (N,) float32 in [-1, 1], read again when they are asked for; the output of programs is kept.
 
     Raises:
         DataError: a file that cannot be used; names it and lists further ones.
     """
-    found: dict[str, np.ndarray] = {}
-    problems: dict[str, str] = {}
+
+    def read(path: str, resampler: Resampler | None) -> np.ndarray:
+        return read_file(
+            path, sample_rate, min_samples, what=what, where=where, allow_pipes=allow_pipes, resampler=resampler
+        )
+
+    def again(name: str) -> np.ndarray:
+        if name in kept:
+            return expanded(kept[name])
+        return read(paths[name], Resampler(sample_rate) if resample else None)  # whose counts nobody reports
+
+    kept, lengths, problems = Spool(), dict[str, int](), dict[str, str]()
+    first = Resampler(sample_rate) if resample else None
     for name, path in paths.items():
+        programs = programs_started()
         try:
-            found[name] = read(path)
+            samples = read(path, first)
         except DataError as error:
             problems[path] = str(error)
+            continue
+        lengths[name] = len(samples)
+        if programs_started() > programs:
+            kept.put(name, compact(samples))
     raise_first(problems, what)
-    return found
+    if first:
+        first.report(where or "audio", len(lengths))
+    return Waves(lengths, again)
 
 
 def raise_first(problems: Mapping[str, str], what: str) -> None:

@@ -6,7 +6,7 @@ import dataclasses
 import functools
 import itertools
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, overload
 
@@ -18,17 +18,18 @@ from tqdm import tqdm
 from kaldi_uq.feats import framing
 from kaldi_uq.io.datadir import DataDir
 from kaldi_uq.io.files import digest
-from kaldi_uq.io.resample import Resampler
-from kaldi_uq.io.wav import as_float
 from kaldi_uq.io.waves import (
     CPU_BATCH_SAMPLES,
     MAX_BATCH_SAMPLES,
     WaveBatch,
+    Waves,
+    pad,
+    plan_waves,
     read_waves,
     wave_batches,
     waves_digest,
 )
-from kaldi_uq.recogniser.audio import check_length, raise_first, read_all, read_file
+from kaldi_uq.recogniser.audio import check_all, read_all
 from kaldi_uq.recogniser.heard import Heard, Pieces, Scored, measure, unpadded
 from kaldi_uq.recogniser.memory import in_halves
 from kaldi_uq.uncertainty import utterance_statistics
@@ -181,9 +182,9 @@ class BaseRecogniser(ABC):
         """What is missing for the words, in one line; empty if it can decode."""
         return ""
 
-    def batches(self, waves: Mapping[str, np.ndarray]) -> Iterator[WaveBatch]:
-        """The utterances in padded batches, long ones first."""
-        return wave_batches(dict(waves), CPU_BATCH_SAMPLES if self.device.type == "cpu" else MAX_BATCH_SAMPLES)
+    def plan(self, waves: Mapping[str, np.ndarray]) -> list[list[str]]:
+        """The utterances of each batch, long ones first."""
+        return plan_waves(waves, CPU_BATCH_SAMPLES if self.device.type == "cpu" else MAX_BATCH_SAMPLES)
 
     def with_speakers(self: RecogniserT, waves: Mapping[str, np.ndarray]) -> RecogniserT:
         """The recogniser for these utterances, each a speaker of its own, where speakers matter and are not known."""
@@ -197,7 +198,7 @@ class BaseRecogniser(ABC):
         allow_pipes: bool = False,
         resample: bool = False,
         cmvn_from: str = "auto",
-    ) -> tuple[RecogniserT, dict[str, np.ndarray]]:
+    ) -> tuple[RecogniserT, Waves]:
         """Read a data directory, checked against the sample rate and the shortest audio.
 
         Args:
@@ -208,7 +209,8 @@ class BaseRecogniser(ABC):
             cmvn_from: where statistics of speakers come from, see :func:`kaldi_uq.recogniser.speakers.speaker_stats`.
 
         Returns:
-            the recogniser for the speakers of the directory, and utt -> (N,) float32 in [-1, 1].
+            the recogniser for the speakers of the directory, and utt -> (N,) float32 in [-1, 1], read again when they
+            are asked for.
         """
         return self, read_waves(
             data,
@@ -252,10 +254,15 @@ class BaseRecogniser(ABC):
 
     # what follows from it
 
+    def batches(self, waves: Mapping[str, np.ndarray]) -> Iterator[WaveBatch]:
+        """The utterances in the padded batches of :meth:`plan`, each read when it is asked for."""
+        waves = Waves.of(waves)
+        return (pad(waves, utts) for utts in self.plan(waves))
+
     def audio_key(self, waves: Mapping[str, np.ndarray]) -> str:
         """Digest of audio and of what is known of its speakers, for runs that resume."""
         speakers = self.speakers_key(list(waves))
-        return digest(waves_digest(dict(waves)), speakers) if speakers else waves_digest(dict(waves))
+        return digest(waves_digest(waves), speakers) if speakers else waves_digest(waves)
 
     def score(
         self, waves: Mapping[str, np.ndarray], *, seed: int = 0, alone: bool = False, desc: str = "scoring"
@@ -272,8 +279,9 @@ class BaseRecogniser(ABC):
         Yields:
             (utt, scored), batches of long utterances first.
         """
-        long = {utt: wav for utt, wav in waves.items() if self.num_frames(len(wav)) > framing.LONG_FRAMES}
-        others = {utt: wav for utt, wav in waves.items() if utt not in long}
+        waves = Waves.of(waves)
+        is_long = {utt: self.num_frames(size) > framing.LONG_FRAMES for utt, size in waves.lengths.items()}
+        long, others = (waves.subset([utt for utt in waves if is_long[utt] == which]) for which in (True, False))
         batches = itertools.chain(unpadded(long), wave_batches(others, 0) if alone else self.batches(others))
         with tqdm(total=len(waves), desc=desc, unit="utt", disable=len(waves) < 32) as progress:
             for number, batch in enumerate(batches):
@@ -309,6 +317,7 @@ class BaseRecogniser(ABC):
         seed: int = 0,
         alone: bool = False,
         words: bool = True,
+        frames_to: Callable[[dict[str, np.ndarray]], object] | None = None,
         desc: str = "decoding",
     ) -> dict[str, Heard]:
         """Words, statistics and measures of the frames of each utterance, in one pass.
@@ -317,6 +326,8 @@ class BaseRecogniser(ABC):
             waves: utt -> (N,) samples at the recogniser's rate, mono: float in [-1, 1] or int16.
             seed, alone, desc: as of :meth:`score`.
             words: whether to decode; without it ``Heard.words`` is ``None``.
+            frames_to: is given the measures of the frames of each utterance, and ``Heard.frames`` is empty: of many
+                utterances they take more memory than all the rest.
 
         Returns:
             utt -> what was heard, without a word where no path survived; in the order of ``waves``.
@@ -330,7 +341,9 @@ class BaseRecogniser(ABC):
 
         def scores() -> Iterator[tuple[str, np.ndarray]]:
             for utt, scored in who.score(waves, seed=seed, alone=alone, desc=desc):
-                found[utt] = Heard(None, scored.statistics, scored.frames)
+                if frames_to is not None:
+                    frames_to(scored.frames)
+                found[utt] = Heard(None, scored.statistics, {} if frames_to is not None else scored.frames)
                 yield utt, scored.scores
 
         if words:
@@ -340,28 +353,18 @@ class BaseRecogniser(ABC):
             pass
         return {utt: found[utt] for utt in waves}
 
-    def check_audio(self, waves: Mapping[str, np.ndarray], *, what: str = "judged") -> dict[str, np.ndarray]:
+    def check_audio(self, waves: Mapping[str, np.ndarray], *, what: str = "judged") -> Mapping[str, np.ndarray]:
         """The utterances as float32 in [-1, 1].
 
         Args:
-            waves: name -> samples, as of :meth:`hear`.
+            waves: name -> samples, as of :meth:`hear`; of those that were checked when they were read
+                (:class:`kaldi_uq.io.waves.Waves`) the length alone is looked at.
             what: what is to be done with them, for messages.
 
         Raises:
             DataError: as of :meth:`hear`; names the utterance and counts further ones.
         """
-        found, problems = {}, {}
-        for name, samples in waves.items():
-            try:
-                checked = as_float(samples, name=name)
-                is_such = isinstance(samples, np.ndarray) and samples.dtype == np.float32
-                same = is_such and np.array_equal(samples, checked)
-                found[name] = samples if same else checked  # of long audio one copy is enough
-                check_length(name, len(found[name]), self.sample_rate, self.min_samples, what)
-            except ValueError as error:
-                problems[name] = str(error)
-        raise_first(problems, what)
-        return found
+        return check_all(waves, self.sample_rate, self.min_samples, what)
 
     def read_wavs(
         self,
@@ -371,7 +374,7 @@ class BaseRecogniser(ABC):
         where: str = "",
         allow_pipes: bool = False,
         resample: bool = False,
-    ) -> dict[str, np.ndarray]:
+    ) -> Waves:
         """Read files of audio of the recogniser's sample rate, one channel each.
 
         Args:
@@ -382,18 +385,15 @@ class BaseRecogniser(ABC):
             resample: resample audio of another rate, and log how much that was.
 
         Returns:
-            name -> (N,) float32 in [-1, 1].
+            name -> (N,) float32 in [-1, 1]; read again when they are asked for.
 
         Raises:
             DataError: a file that cannot be used; names it and lists further ones.
         """
-        resampler = Resampler(self.sample_rate) if resample else None
-
-        def read(path: str) -> np.ndarray:
-            rate, shortest = self.sample_rate, self.min_samples
-            return read_file(path, rate, shortest, what=what, where=where, allow_pipes=allow_pipes, resampler=resampler)
-
-        found = read_all(paths, read, what)
-        if resampler:
-            resampler.report(where or "audio", len(found))
-        return found
+        return read_all(
+            *(paths, self.sample_rate, self.min_samples),
+            what=what,
+            where=where,
+            allow_pipes=allow_pipes,
+            resample=resample,
+        )

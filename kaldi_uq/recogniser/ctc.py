@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from kaldi_uq.errors import AlignmentError, DataError
 from kaldi_uq.io.files import digest
-from kaldi_uq.io.waves import WaveBatch, wave_batches
+from kaldi_uq.io.waves import Waves, plan_waves
 from kaldi_uq.language.targets import random_target
 from kaldi_uq.nnet import deterministic
 from kaldi_uq.nnet.base import AcousticModel
@@ -156,12 +156,14 @@ class CtcRecogniser(BaseRecogniser):
             self._counted[num_samples] = self._try(num_samples).shape[1]
         return self._counted[num_samples]
 
-    def batches(self, waves: Mapping[str, np.ndarray]) -> Iterator[WaveBatch]:
+    def plan(self, waves: Mapping[str, np.ndarray]) -> list[list[str]]:
         if self._count is not None:
-            yield from super().batches(waves)
-            return
-        for size in sorted({len(wave) for wave in waves.values()}, reverse=True):
-            yield from wave_batches({utt: wave for utt, wave in waves.items() if len(wave) == size})
+            return super().plan(waves)
+        waves = Waves.of(waves)
+        of_size: dict[int, list[str]] = {}
+        for utt, size in waves.lengths.items():
+            of_size.setdefault(size, []).append(utt)
+        return [utts for size in sorted(of_size, reverse=True) for utts in plan_waves(waves.subset(of_size[size]))]
 
     def draws(
         self,

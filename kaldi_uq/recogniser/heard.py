@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from kaldi_uq.io.waves import WaveBatch
+from kaldi_uq.io.waves import WaveBatch, Waves
 from kaldi_uq.uncertainty import measures_from_draws
 
 Pieces = Iterator[Iterable[Tensor]]  # of stretches of the frames, one after the other: chunks (m, B, t, C) of draws
@@ -25,7 +25,7 @@ class Heard:
     Attributes:
         words: the words; ``None`` if nobody decoded.
         statistics: statistic -> value, see :func:`kaldi_uq.uncertainty.utterance_statistics`.
-        frames: measure -> (T,) float32.
+        frames: measure -> (T,) float32; empty if they were not to be kept.
     """
 
     words: tuple[str, ...] | None
@@ -44,9 +44,14 @@ class Scored(Heard):
     scores: np.ndarray
 
 
+def forget(frames: Mapping[str, np.ndarray]) -> None:
+    """What ``frames_to`` of :meth:`kaldi_uq.recogniser.base.BaseRecogniser.hear` is where nobody wants the frames."""
+
+
 def unpadded(waves: Mapping[str, np.ndarray]) -> Iterator[WaveBatch]:
     """Each utterance as a batch of its own, the longest first, without a copy of its samples."""
-    for utt in sorted(waves, key=lambda utt: -len(waves[utt])):
+    waves = Waves.of(waves)
+    for utt in sorted(waves, key=lambda utt: -waves.lengths[utt]):
         wav = np.require(waves[utt], np.float32, "W")[None]
         yield WaveBatch((utt,), wav, np.array([wav.shape[1]], dtype=np.int64))
 

@@ -20,7 +20,7 @@ from kaldi_uq.io.datadir import DataDir
 from kaldi_uq.io.files import file_digest, read_integers
 from kaldi_uq.io.kaldi_model import read_transitions
 from kaldi_uq.io.lang import Lang
-from kaldi_uq.io.waves import read_waves
+from kaldi_uq.io.waves import Waves, read_waves
 from kaldi_uq.io.word_times import word_times
 from kaldi_uq.language.sentences import GrammarSentences
 from kaldi_uq.language.targets import (
@@ -309,7 +309,7 @@ class Recogniser(BaseRecogniser):
         allow_pipes: bool = False,
         resample: bool = False,
         cmvn_from: str = "auto",
-    ) -> tuple[Recogniser, dict[str, np.ndarray]]:
+    ) -> tuple[Recogniser, Waves]:
         by_speaker = self.model.needs_speakers  # statistics are of all that a speaker says in the directory
         waves = read_waves(
             data,
@@ -322,7 +322,7 @@ class Recogniser(BaseRecogniser):
         if not by_speaker:
             return self, waves
         stats = speaker_stats(self.model.front_end, data, waves, source=cmvn_from, allow_pipes=allow_pipes)
-        return self._with(stats), waves if utts is None else {utt: waves[utt] for utt in utts}
+        return self._with(stats), waves if utts is None else waves.subset(utts)
 
     def speakers_key(self, utts: Sequence[str]) -> str:
         return speakers_digest({utt: self._speakers[utt] for utt in utts}) if self.model.needs_speakers else ""

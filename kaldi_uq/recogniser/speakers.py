@@ -38,7 +38,7 @@ def stats_of_waves(
     stats: dict[str, np.ndarray] = {}
     per_utt: dict[str, np.ndarray] = {}
     with torch.no_grad():
-        for batch in wave_batches(dict(waves)):
+        for batch in wave_batches(waves):
             feats, lengths = front_end.cepstra_of(
                 torch.from_numpy(batch.wav).to(device), torch.from_numpy(batch.num_samples).to(device)
             )

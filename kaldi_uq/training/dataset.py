@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,7 +16,7 @@ from tqdm import tqdm
 from kaldi_uq.errors import DataError
 from kaldi_uq.feats.cmvn import GlobalNorm
 from kaldi_uq.feats.framing import valid_mask
-from kaldi_uq.io.waves import plan_batches, wave_batches
+from kaldi_uq.io.waves import Waves, plan_batches, wave_batches
 from kaldi_uq.recogniser.hybrid import HybridModel
 
 log = logging.getLogger(__name__)
@@ -110,7 +110,7 @@ class TrainingSet:
 
 
 def make_training_set(
-    model: HybridModel, waves: dict[str, np.ndarray], pdf_alis: dict[str, np.ndarray], ali_shift_s: float
+    model: HybridModel, waves: Mapping[str, np.ndarray], pdf_alis: Mapping[str, np.ndarray], ali_shift_s: float
 ) -> TrainingSet:
     """Compute features and bring the alignment to their frames.
 
@@ -132,12 +132,13 @@ def make_training_set(
     if missing:
         names = ", ".join(missing[:5]) + (" ..." if len(missing) > 5 else "")
         log.warning("%d of %d utterances have no alignment and are left out: %s", len(missing), len(waves), names)
-    lengths = [int(front_end.num_frames(len(waves[u]))) for u in utts]
+    used = Waves.of(waves).subset(utts)
+    lengths = [int(front_end.num_frames(size)) for size in used.lengths.values()]
     offsets = np.concatenate([[0], np.cumsum(lengths)])
     feats = torch.empty((int(offsets[-1]), front_end.feature_dim), device=device)
     row = {utt: i for i, utt in enumerate(utts)}
     with torch.no_grad(), tqdm(total=len(utts), desc="features", unit="utt") as progress:
-        for batch in wave_batches({u: waves[u] for u in utts}):
+        for batch in wave_batches(used):
             values, _ = front_end.features(
                 torch.from_numpy(batch.wav).to(device),
                 torch.from_numpy(batch.num_samples).to(device),

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from kaldi_uq.io.waves import pad
+from kaldi_uq.io.waves import Waves, pad
 from kaldi_uq.nnet.base import AcousticModel
 from kaldi_uq.recogniser.hybrid import HybridModel
 from kaldi_uq.training.config import RobustConfig, TrainConfig
@@ -58,7 +58,7 @@ class RobustLoss:
     def __init__(
         self, model: HybridModel, waves: Mapping[str, np.ndarray], config: RobustConfig, train: TrainConfig
     ) -> None:
-        self.model, self.waves, self.config, self.train = model, dict(waves), config, train
+        self.model, self.waves, self.config, self.train = model, Waves.of(waves), config, train
         self.recurrent = any(isinstance(part, nn.RNNBase) for part in model.network.modules())
 
     def of_pass(

@@ -12,7 +12,7 @@ import math
 import pickle
 import shutil
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -63,7 +63,7 @@ class TrainingInputs:
         speakers: utt -> CMVN statistics of its speaker, for a front end with ``cmvn="speaker"``.
     """
 
-    waves: dict[str, np.ndarray]
+    waves: Mapping[str, np.ndarray]
     text: dict[str, list[str]]
     alis: dict[str, np.ndarray]
     ali_shift_s: float

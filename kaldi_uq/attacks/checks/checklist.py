@@ -19,8 +19,9 @@ from kaldi_uq.attacks.checks.series import Success
 from kaldi_uq.attacks.config import AttackConfig
 from kaldi_uq.detector import evaluate_detection, fit_detectors
 from kaldi_uq.errors import DataError
-from kaldi_uq.io.wav import read_wav
+from kaldi_uq.io.waves import waves_of_files
 from kaldi_uq.recogniser.base import BaseRecogniser
+from kaldi_uq.recogniser.heard import forget
 from kaldi_uq.results.names import at_level, split_level
 from kaldi_uq.results.table import Results
 from kaldi_uq.results.utterances import AttackRecord, attack_dirs, read_attacked, read_benign
@@ -157,11 +158,12 @@ class Checklist:
         rows = list(records[self.attack, eps])
         count = min(self.rescore_utts or len(rows), len(rows))
         rows = [rows[int(i)] for i in np.linspace(0, len(rows) - 1, count).round()]
-        rate = recogniser.sample_rate
-        waves = {row.utt: read_wav(there[eps] / "wav" / f"{row.utt}.wav", expected_rate=rate)[0] for row in rows}
+        files = {row.utt: there[eps] / "wav" / f"{row.utt}.wav" for row in rows}
+        waves = waves_of_files(files, recogniser.sample_rate)
         again = []
         for number in range(self.num_rescores):
-            heard = recogniser.hear(waves, seed=RESCORE_SEED + number, desc=f"rescoring {number + 1}")
+            seed, desc = RESCORE_SEED + number, f"rescoring {number + 1}"
+            heard = recogniser.hear(waves, seed=seed, frames_to=forget, desc=desc)
             again.append({row.utt: reached(row, " ".join(heard[row.utt].words or ())) for row in rows})
         check = series.agrees_when_rescored({row.utt: row.success for row in rows}, again)
         return None if check is None else check | {"eps": eps}

@@ -20,6 +20,7 @@ from kaldi_uq.attacks.constraints import level_scale, whole_steps
 from kaldi_uq.attacks.goal import LOSSES
 from kaldi_uq.audio.quality import snr_db
 from kaldi_uq.io.wav import INT16_SCALE
+from kaldi_uq.io.waves import Waves
 from kaldi_uq.recogniser.base import BaseRecogniser
 from kaldi_uq.uncertainty import valid_frames
 
@@ -56,7 +57,8 @@ def check_attack(adversarial: Adversarial) -> dict[str, Check]:
     allowed = {utt: _allowed(config, wave) for utt, wave in originals.items()}
     change = {u: _distance(originals[u], attacked[u]) for u in originals}
     furthest = max(originals, key=lambda u: change[u] - allowed[u])
-    same_length = all(len(attacked[u]) == len(originals[u]) for u in originals)
+    before, after = (Waves.of(waves).lengths for waves in (originals, attacked))
+    same_length = all(after[u] == before[u] for u in originals)
     checks = {
         "eps_respected": outcome(
             change[furthest] <= allowed[furthest] + ROUNDING,
@@ -143,7 +145,8 @@ def check_gradient(recogniser: BaseRecogniser, waves: Mapping[str, np.ndarray], 
         ``{"gradient_correct": {"passed", "value", "limit", "remedy"}}``, the value as of :func:`slope_errors`.
     """
     exact, device = recogniser.in_double(), recogniser.device
-    shortest = sorted(waves, key=lambda utt: (len(waves[utt]), utt))[:NUM_UTTS]
+    samples_of = Waves.of(waves).lengths
+    shortest = sorted(waves, key=lambda utt: (samples_of[utt], utt))[:NUM_UTTS]
     batch = next(exact.batches({utt: waves[utt] for utt in shortest}))
     num_samples = torch.from_numpy(batch.num_samples).to(device)
     generator = torch.Generator(device).manual_seed(seed)
