@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from kaldi_uq.feats.cmvn import GlobalNorm
+from kaldi_uq.training import dataset
 from kaldi_uq.training.dataset import TrainingSet
 
 LENGTHS = [7, 30, 12, 9, 31, 8, 25, 11, 1, 14]
@@ -54,6 +55,18 @@ def test_generator_decides_the_batches_and_their_order() -> None:
 def test_utterance_longer_than_a_batch_is_a_batch_of_its_own() -> None:
     sizes = [batch.lengths.tolist() for batch in make_set().batches(10)]
     assert [31] in sizes and [30] in sizes
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e-3, 300.0])
+def test_normalise_takes_the_statistics_of_all_frames_at_once(scale: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dataset, "_CHUNK", 7)
+    feats = scale * torch.randn(500, 13, generator=torch.Generator().manual_seed(1)) + 5
+    data = TrainingSet(["a"], feats.clone(), np.array([0, 500]), torch.zeros(500, dtype=torch.int64))
+    norm = GlobalNorm(13)
+    data.normalise(norm)
+    assert torch.equal(norm.mean, feats.double().mean(0).float())
+    assert torch.equal(norm.std, feats.double().std(0).float())
+    assert torch.equal(data.feats, norm(feats[None], torch.tensor([500]))[0])
 
 
 def test_normalise_gives_the_frames_mean_0_and_deviation_1_and_the_norm_the_statistics() -> None:

@@ -29,6 +29,7 @@ from kaldi_uq.cli.options import (
     add_max_bad,
     directory,
     engine_of,
+    positive_int,
     read_data,
     start_logging,
 )
@@ -78,6 +79,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_audio(parser)
     add_max_bad(parser)
     add_cmvn_source(parser)
+    parser.add_argument(
+        "--memory-mb",
+        type=positive_int,
+        default=1000,
+        metavar="N",
+        help="hold features in memory up to so many million bytes; more are in a file of EXP-DIR that has no name and "
+        "is gone with the training; changes no result [1000]",
+    )
     parser.add_argument("--device", default="", help="cpu or cuda; default: cuda if there is one")
     add_engine(parser)
     add_jobs(parser)
@@ -149,6 +158,7 @@ def run(args: argparse.Namespace) -> None:
         ali_dir=args.ali_dir,
         lang=Lang.read(args.lang_dir),
         speakers=speakers,
+        memory_bytes=args.memory_mb * 1_000_000,
     )
     args.exp_dir.mkdir(parents=True, exist_ok=True)
     trainer = Trainer(

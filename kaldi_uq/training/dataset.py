@@ -1,11 +1,17 @@
-"""Training data in memory: features and targets of every frame, to be read frame by frame or utterance by utterance."""
+"""Training data: features and targets of every frame, to be read frame by frame or utterance by utterance.
+
+Features that are more than the memory should hold lie in a file that is mapped and has no name, so that it is gone with
+the training, however that ends.  What is computed of them is the same to the last bit.
+"""
 
 from __future__ import annotations
 
 import logging
 import math
+import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -16,12 +22,15 @@ from tqdm import tqdm
 from kaldi_uq.errors import DataError
 from kaldi_uq.feats.cmvn import GlobalNorm
 from kaldi_uq.feats.framing import valid_mask
+from kaldi_uq.io.spool import mapped_array
 from kaldi_uq.io.waves import Waves, plan_batches, wave_batches
 from kaldi_uq.recogniser.hybrid import HybridModel
 
 log = logging.getLogger(__name__)
 
+MEMORY_BYTES = 1_000_000_000  # of features in memory: more are mapped from a file
 LENGTH_JITTER = 0.25  # of random batches: utterances of about the same length meet, but not the same ones each time
+_CHUNK = 1 << 16  # frames that are normalised at once
 
 
 @dataclass(frozen=True)
@@ -49,15 +58,20 @@ class TrainingSet:
 
     Attributes:
         utts: utterances in order.
-        feats: (F, D) float32, features before splicing.
+        feats: (F, D) float32, features before splicing; those in a file are on the CPU.
         offsets: (U + 1,) int64, where each utterance begins.
-        pdfs: (F,) int64, the targets.
+        pdfs: (F,) int64, the targets, on the device that trains.
     """
 
     utts: list[str]
     feats: Tensor
     offsets: np.ndarray
     pdfs: Tensor
+
+    @property
+    def device(self) -> torch.device:
+        """Where batches are wanted."""
+        return self.pdfs.device
 
     @property
     def num_frames(self) -> int:
@@ -69,8 +83,17 @@ class TrainingSet:
 
     def normalise(self, norm: GlobalNorm) -> None:
         """Give ``norm`` the mean and deviation of these frames, and apply it to them."""
-        norm.set_stats(self.feats.double().mean(0), self.feats.double().std(0))
-        self.feats = norm(self.feats[None], torch.tensor([self.num_frames], device=self.feats.device))[0]
+        parts = self.feats.split(_CHUNK)
+        total, spread = (torch.zeros(self.feats.shape[1], dtype=torch.float64, device=self.device) for _ in range(2))
+        for part in parts:
+            total += part.to(self.device).double().sum(0)
+        mean = total / self.num_frames
+        for part in parts:
+            spread += (part.to(self.device).double() - mean).square().sum(0)
+        norm.set_stats(mean, (spread / (self.num_frames - 1)).sqrt())
+        for part in parts:
+            values = part.to(self.device)[None]
+            part.copy_(norm(values, torch.tensor([len(part)], device=self.device))[0])
 
     def plan(self, max_frames: int, *, generator: np.random.Generator | None = None) -> list[list[int]]:
         """Which utterances meet in a batch: all of them, each with others of similar length.
@@ -94,8 +117,8 @@ class TrainingSet:
     def batch(self, indices: list[int]) -> SequenceBatch:
         """The utterances of these numbers, padded."""
         parts = [slice(self.offsets[i], self.offsets[i + 1]) for i in indices]
-        feats = pad_sequence([self.feats[part] for part in parts], batch_first=True)
-        sizes = torch.from_numpy(np.diff(self.offsets)[indices]).to(feats.device)
+        feats = pad_sequence([self.feats[part].to(self.device) for part in parts], batch_first=True)
+        sizes = torch.from_numpy(np.diff(self.offsets)[indices]).to(self.device)
         return SequenceBatch(
             utts=tuple(self.utts[i] for i in indices),
             feats=feats,
@@ -110,7 +133,13 @@ class TrainingSet:
 
 
 def make_training_set(
-    model: HybridModel, waves: Mapping[str, np.ndarray], pdf_alis: Mapping[str, np.ndarray], ali_shift_s: float
+    model: HybridModel,
+    waves: Mapping[str, np.ndarray],
+    pdf_alis: Mapping[str, np.ndarray],
+    ali_shift_s: float,
+    *,
+    memory_bytes: int = MEMORY_BYTES,
+    directory: Path | None = None,
 ) -> TrainingSet:
     """Compute features and bring the alignment to their frames.
 
@@ -119,8 +148,11 @@ def make_training_set(
         waves: utt -> (N,) float32.
         pdf_alis: utt -> (T,) pdf-ids; utterances without one are left out and named in the log.
         ali_shift_s: frame shift of the alignment, seconds.
+        memory_bytes: the most that features may take of the memory.
+        directory: where the file of more of them is; default: ``TMPDIR``.
 
     Raises:
+        OSError: the disk has no room for them.
         DataError: no utterance has an alignment, or an alignment has another length than its utterance.
     """
     device = model.log_prior.device
@@ -135,7 +167,12 @@ def make_training_set(
     used = Waves.of(waves).subset(utts)
     lengths = [int(front_end.num_frames(size)) for size in used.lengths.values()]
     offsets = np.concatenate([[0], np.cumsum(lengths)])
-    feats = torch.empty((int(offsets[-1]), front_end.feature_dim), device=device)
+    shape = int(offsets[-1]), front_end.feature_dim
+    if 4 * math.prod(shape) <= memory_bytes:
+        feats = torch.empty(shape, device=device)
+    else:
+        log.info("%.1f GB of features are in a file while the training lasts", 4e-9 * math.prod(shape))
+        feats = torch.from_numpy(mapped_array(shape, directory or tempfile.gettempdir()))
     row = {utt: i for i, utt in enumerate(utts)}
     with torch.no_grad(), tqdm(total=len(utts), desc="features", unit="utt") as progress:
         for batch in wave_batches(used):

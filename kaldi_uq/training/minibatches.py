@@ -57,7 +57,7 @@ def _frames(
     network: AcousticModel, front_end: FrontEnd, data: TrainingSet, batch_size: int, seed: int, epoch: int
 ) -> Iterator[Minibatch]:
     device, context = data.feats.device, front_end.config
-    order = frame_order(data.num_frames, network.num_members, seed, epoch).to(device)
+    order = frame_order(data.num_frames, network.num_members, seed, epoch).to(device)  # where the features are
     offsets = torch.from_numpy(data.offsets).to(device)
     utt_of_frame = torch.repeat_interleave(
         torch.arange(len(data.utts), device=device), offsets.diff(), output_size=data.num_frames
@@ -69,7 +69,7 @@ def _frames(
         x = gather_spliced(
             data.feats, offsets[utt], offsets[utt + 1], flat, left=context.left_context, right=context.right_context
         )
-        yield Minibatch(x.reshape(*chosen.shape, -1), data.pdfs[chosen])
+        yield Minibatch(x.reshape(*chosen.shape, -1).to(data.device), data.pdfs[chosen.to(data.device)])
 
 
 def _utterances(front_end: FrontEnd, data: TrainingSet, plan: list[list[int]]) -> Iterator[Minibatch]:

@@ -6,6 +6,7 @@ killed training resumes to the same weights.
 
 from __future__ import annotations
 
+import functools
 import io
 import logging
 import math
@@ -27,10 +28,11 @@ from kaldi_uq.errors import DataError, UsageError
 from kaldi_uq.io.digests import copy_recorded
 from kaldi_uq.io.files import atomic_write, digest, write_json
 from kaldi_uq.io.lang import Lang
+from kaldi_uq.io.waves import Waves
 from kaldi_uq.nnet.base import FrameModel
 from kaldi_uq.recogniser.hybrid import MODEL_FILE, HybridModel
 from kaldi_uq.training.config import RobustConfig, TrainConfig
-from kaldi_uq.training.dataset import TrainingSet, make_training_set
+from kaldi_uq.training.dataset import MEMORY_BYTES, TrainingSet, make_training_set
 from kaldi_uq.training.minibatches import minibatches
 from kaldi_uq.training.robust import RobustLoss
 
@@ -61,6 +63,7 @@ class TrainingInputs:
         ali_dir: alignment directory; its ``final.mdl`` and ``tree`` are the HMM.
         lang: lexicon and grammar, for the graphs of the Viterbi epochs.
         speakers: utt -> CMVN statistics of its speaker, for a front end with ``cmvn="speaker"``.
+        memory_bytes: the most that features, and the audio of adversarial training, may take of the memory each.
     """
 
     waves: Mapping[str, np.ndarray]
@@ -71,6 +74,7 @@ class TrainingInputs:
     ali_dir: Path
     lang: Lang
     speakers: dict[str, np.ndarray] = field(default_factory=dict)
+    memory_bytes: int = MEMORY_BYTES
 
 
 class Trainer:
@@ -121,9 +125,7 @@ class Trainer:
         inputs, config = self.inputs, self.config
         if config.num_viterbi_epochs:
             builder_of(self.engine)  # refuses an engine that composes no graph before the first epoch
-        pdf_alis = {utt: inputs.tid_to_pdf[ali] for utt, ali in inputs.alis.items()}
-        data = make_training_set(self.model, inputs.waves, pdf_alis, inputs.ali_shift_s)
-        data.normalise(self.model.front_end.norm)
+        data = self._training_set()
         optimizer = torch.optim.Adam(
             self.model.network.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, fused=True
         )
@@ -148,6 +150,24 @@ class Trainer:
         (self.out_dir / CHECKPOINT).unlink(missing_ok=True)
         shutil.rmtree(self.out_dir / "viterbi", ignore_errors=True)
         return self.model
+
+    def _training_set(self) -> TrainingSet:
+        inputs = self.inputs
+        data = make_training_set(
+            *(self.model, inputs.waves),
+            {utt: inputs.tid_to_pdf[ali] for utt, ali in inputs.alis.items()},
+            inputs.ali_shift_s,
+            memory_bytes=inputs.memory_bytes,
+            directory=self.out_dir,
+        )
+        data.normalise(self.model.front_end.norm)
+        return data
+
+    @functools.cached_property
+    def _speech(self) -> Mapping[str, np.ndarray]:
+        """The audio, for adversarial training: in memory if it may be, or read for each minibatch."""
+        waves = Waves.of(self.inputs.waves)
+        return dict(waves) if 4 * sum(waves.lengths.values()) <= self.inputs.memory_bytes else waves
 
     def _check_loss(self, loss: float, num_frames: int, epoch: int, *, is_last: bool) -> None:
         """Raise UsageError if the training has diverged: a loss far above that of a guess among the pdfs.
@@ -215,7 +235,7 @@ class Trainer:
             plan = data.plan(config.batch_size, generator=np.random.default_rng([config.seed, number]))
             attacked = num_epochs * passes - first
             share = ((number - first) / attacked, (number - first + 1) / attacked)
-            return len(plan), RobustLoss(self.model, self.inputs.waves, self.robust, config).of_pass(
+            return len(plan), RobustLoss(self.model, self._speech, self.robust, config).of_pass(
                 data, plan, seed=(config.seed, number, 1), generator=generator, share=share
             )
         num_steps, steps = minibatches(
