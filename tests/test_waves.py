@@ -7,7 +7,6 @@ import gc
 import hashlib
 import os
 import tempfile
-import weakref
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -33,6 +32,7 @@ from kaldi_uq.io.waves import (
     waves_of_files,
 )
 from tests import tiny
+from tests.alive import Alive
 
 RATE = tiny.RATE
 
@@ -194,28 +194,10 @@ class TestWaves:
             assert batch.num_samples.tolist() == expected.num_samples.tolist()
 
 
-class Alive:
-    """Gives waveforms and counts how many of them somebody holds at a time."""
-
-    def __init__(self, waves: Mapping[str, np.ndarray]) -> None:
-        self.waves, self.now, self.most, self.read = waves, 0, 0, 0
-
-    def __call__(self, utt: str) -> np.ndarray:
-        wave = self.waves[utt].copy()
-        self.now += 1
-        self.read += 1
-        self.most = max(self.most, self.now)
-        weakref.finalize(wave, self._gone)
-        return wave
-
-    def _gone(self) -> None:
-        self.now -= 1
-
-
 def test_batches_hold_no_waveform_but_their_own() -> None:
     waves = speech(40)[0]
     alive = Alive(waves)
-    for batch in wave_batches(Waves(Waves.of(waves).lengths, alive), 10_000):
+    for batch in wave_batches(alive.lazily(), 10_000):
         assert len(batch.utts) <= 5
     gc.collect()
     assert alive.read == 40 and alive.most <= 2 and not alive.now
