@@ -96,7 +96,7 @@ adaptive-all-joint               ${eps%% *}  20  all  yes  --attack adaptive --s
 psychoacoustic                   0.02        20  all  yes"
 sceptic_eps=${eps%% *}
 checks=(--num-utts 20)
-negatives=(--white 10 --babble 10 --reverb 0.5)
+negatives=(--white 10 --babble 10 --reverb 0.5 --gain -20)
 
 if [ "$preset" = full ]; then
   # Figure 1: accuracy over eps, of 100 utterances.  Bounds of --eps are left out: their attacks on all utterances are there.
