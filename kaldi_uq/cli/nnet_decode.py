@@ -16,6 +16,7 @@ from kaldi_uq.cli.model_options import (
     model_name,
     open_recogniser,
     read_data_for,
+    sources_of,
 )
 from kaldi_uq.cli.options import add_jobs, add_lattices, add_max_bad, non_negative_int, start_logging
 from kaldi_uq.engine.select import engine_name
@@ -45,7 +46,7 @@ def run(args: argparse.Namespace) -> None:
     start_logging()
     recogniser = open_recogniser(args, work_dir=args.out_dir)
     data = read_data_for(args, recogniser, args.out_dir, text=True)
-    recogniser, waves = recogniser.read(data, allow_pipes=args.allow_pipes, cmvn_from=args.cmvn_from)
+    recogniser, waves = recogniser.read(data, allow_pipes=args.allow_pipes, sources=sources_of(args))
     options = {**recogniser.settings, "seed": args.seed, "audio": recogniser.audio_key(waves)}
     stamp = DoneStamp(args.out_dir, "decode", options=options, inputs=[*recogniser.files, args.data_dir / "text"])
     without_lattices = not args.lattices or engine_name(args.engine) != "kaldi"  # only that engine makes them

@@ -1,4 +1,4 @@
-"""The front end of a model: waveform, features, CMVN, derivatives, normalisation, context."""
+"""The front end of a model: waveform, features, CMVN, derivatives or LDA, fMLLR, normalisation, context."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import overload
 from torch import Tensor, nn
 
 from kaldi_uq.feats import framing
+from kaldi_uq.feats.adaptation import NOTHING, BatchAdaptation
 from kaldi_uq.feats.cmvn import GlobalNorm, apply_cmvn, utterance_cmvn
 from kaldi_uq.feats.config import MAX_INPUT_DIM, FrontEndConfig
 from kaldi_uq.feats.deltas import Deltas
@@ -16,14 +17,15 @@ from kaldi_uq.feats.mfcc import Fbank, Mfcc
 from kaldi_uq.feats.packing import Packing
 from kaldi_uq.feats.splice import splice, splice_frames
 from kaldi_uq.feats.torchaudio_mfcc import TorchaudioMfcc
+from kaldi_uq.feats.transforms import FixedTransform, transform
 
 
 class FrontEnd(nn.Module):
     """From a padded batch of waveforms to the input of the network, differentiable all the way.
 
-    The order is Kaldi's: level (if one is set), cepstra (or filter banks), CMVN, derivatives, then normalisation with
-    the training set's statistics, then context.  Of ``config.mfcc`` the kind ``torchaudio`` uses only
-    ``sample_frequency`` and ``num_ceps``; its frames are the paper's.
+    The order is Kaldi's: level (if one is set), cepstra (or filter banks), CMVN, derivatives (or splicing and LDA),
+    fMLLR, then normalisation with the training set's statistics, then context.  Of ``config.mfcc`` the kind
+    ``torchaudio`` uses only ``sample_frequency`` and ``num_ceps``; its frames are the paper's.
 
     Args:
         config: the kind of features and what is done to them.
@@ -38,6 +40,7 @@ class FrontEnd(nn.Module):
         frame_shift_s: frame shift in seconds.
         sample_rate: sample rate of the waveform in Hz.
         min_samples: number of samples of the shortest waveform that has a frame.
+        lda: the matrix of ``final.mat``, None without; ``lda.set_matrix(matrix, where)`` before training.
         norm: the normalisation; ``norm.set_stats(mean, std)`` before training.
     """
 
@@ -62,7 +65,11 @@ class FrontEnd(nn.Module):
             self.frame_shift_s = self.cepstra.frame_shift_s
         self.deltas = Deltas(config.delta_order, config.delta_window, repeated=config.kind == "torchaudio")
         self.min_samples = self.cepstra.min_samples
-        self.feature_dim = self.cepstra.output_dim * (config.delta_order + 1)
+        spliced_dim = self.cepstra.output_dim * (config.splice_left + 1 + config.splice_right)
+        if config.lda_dim > spliced_dim:
+            raise ValueError(f"lda_dim {config.lda_dim}: the spliced features have only {spliced_dim} dimensions")
+        self.lda = FixedTransform(spliced_dim, config.lda_dim) if config.lda_dim else None
+        self.feature_dim = config.lda_dim or self.cepstra.output_dim * (config.delta_order + 1)
         self.output_dim = self.feature_dim * (config.left_context + 1 + config.right_context)
         if self.output_dim > MAX_INPUT_DIM:
             raise ValueError(
@@ -88,7 +95,7 @@ class FrontEnd(nn.Module):
             wav = to_level(wav, num_samples, self.config.level)
         return self.cepstra(wav, num_samples)  # type: ignore[no-any-return]
 
-    def windows(self, wav: Tensor, num_samples: Tensor, *, cmvn_stats: Tensor | None = None) -> Iterator[Tensor]:
+    def windows(self, wav: Tensor, num_samples: Tensor, *, adaptation: BatchAdaptation = NOTHING) -> Iterator[Tensor]:
         """The network's input for one utterance, a window of frames after the other, equal to that of :meth:`forward`.
 
         Level and statistics are those of the whole utterance, and every window is computed with the frames around it
@@ -97,41 +104,59 @@ class FrontEnd(nn.Module):
         Yields:
             ``(1, t, output_dim)``.
         """
-        feats, lengths = self._normalised_cepstra(wav, num_samples, cmvn_stats)
+        feats, lengths = self._normalised_cepstra(wav, num_samples, adaptation)
         config, size = self.config, int(lengths[0])
         reach = config.delta_order * config.delta_window + max(config.left_context, config.right_context)
+        reach += max(config.splice_left, config.splice_right)
         for start, stop in framing.windows_of(size):
             begin, end = max(0, start - reach), min(size, stop + reach)
             part, count = feats[:, begin:end], lengths.new_tensor([end - begin])
-            spliced = self.splice(self.norm(self.deltas(part, count), count), count)
+            spliced = self.splice(self._features_of(part, count, adaptation), count)
             yield spliced[:, start - begin : stop - begin]
 
-    def features(self, wav: Tensor, num_samples: Tensor, *, cmvn_stats: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def features(
+        self, wav: Tensor, num_samples: Tensor, *, adaptation: BatchAdaptation = NOTHING
+    ) -> tuple[Tensor, Tensor]:
         """Compute normalised features, without context.
 
         Args:
             wav: waveforms, ``(B, N)`` float32 in [-1, 1].
             num_samples: number of samples of each utterance, ``(B,)`` int64.
-            cmvn_stats: statistics of each utterance's speaker, ``(B, 2, D + 1)`` or ``(2, D + 1)``, float64, D the
-                number of cepstra or filters; None unless the configuration has ``cmvn="speaker"``.
+            adaptation: what is known of each utterance's speaker: statistics if the configuration has
+                ``cmvn="speaker"``, transforms if it has ``fmllr``, and nothing else.
 
         Returns:
             ``(B, T, feature_dim)``, 0 in padded frames, and lengths ``(B,)`` int64.
 
         Raises:
-            ValueError: an utterance is too short, shapes do not fit, or ``cmvn_stats`` does not go with the
+            ValueError: an utterance is too short, shapes do not fit, or ``adaptation`` does not go with the
                 configuration.
             DataError: the statistics are of less than one frame.
         """
-        feats, lengths = self._normalised_cepstra(wav, num_samples, cmvn_stats)
-        return self.norm(self.deltas(feats, lengths), lengths), lengths
+        feats, lengths = self._normalised_cepstra(wav, num_samples, adaptation)
+        return self._features_of(feats, lengths, adaptation), lengths
 
-    def _normalised_cepstra(self, wav: Tensor, num_samples: Tensor, cmvn_stats: Tensor | None) -> tuple[Tensor, Tensor]:
+    def _features_of(self, feats: Tensor, lengths: Tensor, adaptation: BatchAdaptation) -> Tensor:
+        """What becomes of cepstra (B, T, D) after CMVN, without context, (B, T, feature_dim)."""
+        if self.lda is not None:
+            feats = self.lda(splice(feats, lengths, self.config.splice_left, self.config.splice_right), lengths)
+        else:
+            feats = self.deltas(feats, lengths)
+        if adaptation.fmllr is not None:
+            feats = transform(feats, lengths, adaptation.fmllr)
+        return self.norm(feats, lengths)  # type: ignore[no-any-return]
+
+    def _normalised_cepstra(
+        self, wav: Tensor, num_samples: Tensor, adaptation: BatchAdaptation
+    ) -> tuple[Tensor, Tensor]:
         """Cepstra after CMVN; arguments and errors as of :meth:`features`."""
-        cmvn, norm_vars = self.config.cmvn, self.config.norm_vars
+        cmvn, norm_vars, cmvn_stats = self.config.cmvn, self.config.norm_vars, adaptation.cmvn_stats
         if (cmvn == "speaker") != (cmvn_stats is not None):
             state = "missing" if cmvn_stats is None else "given"
             raise ValueError(f"cmvn_stats {state}, but the front end has cmvn={cmvn!r}; only 'speaker' takes them")
+        if self.config.fmllr != (adaptation.fmllr is not None):
+            state = "missing" if adaptation.fmllr is None else "given"
+            raise ValueError(f"fMLLR transforms {state}, but the front end has fmllr={self.config.fmllr}")
         feats, lengths = self.cepstra_of(wav, num_samples)
         if cmvn_stats is not None:
             feats = apply_cmvn(feats, lengths, cmvn_stats, norm_vars=norm_vars)
@@ -150,21 +175,23 @@ class FrontEnd(nn.Module):
         return splice_frames(feats, lengths, packing.index, left=left, right=right), packing
 
     def packed(
-        self, wav: Tensor, num_samples: Tensor, *, cmvn_stats: Tensor | None = None
+        self, wav: Tensor, num_samples: Tensor, *, adaptation: BatchAdaptation = NOTHING
     ) -> tuple[Tensor, Packing, Tensor]:
         """Compute the network's input of the frames that are no padding; it takes the arguments of :meth:`features`.
 
         Returns:
             ``(F, output_dim)``, utterance after utterance, where in the batch they are, and lengths ``(B,)`` int64.
         """
-        feats, lengths = self.features(wav, num_samples, cmvn_stats=cmvn_stats)
+        feats, lengths = self.features(wav, num_samples, adaptation=adaptation)
         return *self.splice_packed(feats, lengths), lengths
 
-    def forward(self, wav: Tensor, num_samples: Tensor, *, cmvn_stats: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, wav: Tensor, num_samples: Tensor, *, adaptation: BatchAdaptation = NOTHING
+    ) -> tuple[Tensor, Tensor]:
         """Compute the network's input; it takes the arguments of :meth:`features`.
 
         Returns:
             ``(B, T, output_dim)``, 0 in padded frames, and lengths ``(B,)`` int64.
         """
-        feats, lengths = self.features(wav, num_samples, cmvn_stats=cmvn_stats)
+        feats, lengths = self.features(wav, num_samples, adaptation=adaptation)
         return self.splice(feats, lengths), lengths

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from kaldi_uq.errors import DataError
+from kaldi_uq.errors import DataError, UsageError
 from kaldi_uq.feats import framing
 from kaldi_uq.io.datadir import DataDir
 from kaldi_uq.io.files import digest
@@ -31,6 +31,7 @@ from kaldi_uq.io.waves import (
 from kaldi_uq.recogniser.audio import check_length, raise_first, read_file
 from kaldi_uq.recogniser.heard import Heard, Pieces, Scored, measure, unpadded
 from kaldi_uq.recogniser.memory import in_halves
+from kaldi_uq.recogniser.speakers import DEFAULT_SOURCES, Sources
 from kaldi_uq.uncertainty import utterance_statistics
 
 RecogniserT = TypeVar("RecogniserT", bound="BaseRecogniser")
@@ -195,7 +196,7 @@ class BaseRecogniser(ABC):
         *,
         utts: Sequence[str] | None = None,
         allow_pipes: bool = False,
-        cmvn_from: str = "auto",
+        sources: Sources = DEFAULT_SOURCES,
     ) -> tuple[RecogniserT, dict[str, np.ndarray]]:
         """Read a data directory, checked against the sample rate and the shortest audio.
 
@@ -203,11 +204,13 @@ class BaseRecogniser(ABC):
             data: the directory, with or without ``segments``.
             utts: utterances to read; all of them by default.
             allow_pipes: run the lines of tables that are commands.
-            cmvn_from: where statistics of speakers come from, see :func:`kaldi_uq.recogniser.speakers.speaker_stats`.
+            sources: where what is known of the speakers comes from.
 
         Returns:
             the recogniser for the speakers of the directory, and utt -> (N,) float32 in [-1, 1].
         """
+        if sources.transform_dir is not None:
+            raise UsageError(f"--transform-dir: {type(self).__name__} takes no fMLLR transforms; leave it out")
         rate, shortest = self.sample_rate, self.min_samples
         return self, read_waves(data, sample_rate=rate, min_samples=shortest, utts=utts, allow_pipes=allow_pipes)
 

@@ -115,7 +115,7 @@ def make_training_set(
     """Compute features and bring the alignment to their frames.
 
     Args:
-        model: model with the front end; with ``cmvn="speaker"`` it knows the speakers of ``waves``.
+        model: model with the front end; it knows what its front end is told of the speakers of ``waves``.
         waves: utt -> (N,) float32.
         pdf_alis: utt -> (T,) pdf-ids; utterances without one are left out and named in the log.
         ali_shift_s: frame shift of the alignment, seconds.
@@ -141,7 +141,7 @@ def make_training_set(
             values, _ = front_end.features(
                 torch.from_numpy(batch.wav).to(device),
                 torch.from_numpy(batch.num_samples).to(device),
-                cmvn_stats=model.cmvn_stats_of(batch.utts),
+                adaptation=model.adaptation_of(batch.utts),
             )
             for i, utt in enumerate(batch.utts):
                 start = offsets[row[utt]]

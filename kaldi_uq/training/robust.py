@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from kaldi_uq.feats.adaptation import BatchAdaptation
 from kaldi_uq.io.waves import pad
 from kaldi_uq.nnet.base import AcousticModel
 from kaldi_uq.recogniser.hybrid import HybridModel
@@ -34,7 +35,7 @@ class Speech:
         pdfs: (B, T) int64, the alignment; 0 in padded frames.
         lengths: (B,) int64, frames.
         mask: (B, T) bool, False in padded frames.
-        cmvn_stats: statistics of the speakers, or None.
+        adaptation: what the front end is told of the speakers.
     """
 
     wav: Tensor
@@ -42,7 +43,7 @@ class Speech:
     pdfs: Tensor
     lengths: Tensor
     mask: Tensor
-    cmvn_stats: Tensor | None
+    adaptation: BatchAdaptation
 
 
 class RobustLoss:
@@ -96,7 +97,7 @@ class RobustLoss:
         targets = data.batch(indices)
         audio = pad(self.waves, targets.utts)
         gain = 10.0 ** (rng.uniform(-1.0, 1.0, len(indices)) * self.config.robust_gain_db / 20.0)
-        if self.model.needs_speakers:  # whose statistics are of the audio as it is
+        if self.model.needs_speakers:  # what is known of them is of the audio as it is
             gain = np.ones_like(gain)
         wav = audio.wav * gain[:, None].astype(np.float32)
         return Speech(
@@ -105,7 +106,7 @@ class RobustLoss:
             pdfs=targets.pdfs,
             lengths=targets.lengths,
             mask=targets.mask,
-            cmvn_stats=self.model.cmvn_stats_of(targets.utts),
+            adaptation=self.model.adaptation_of(targets.utts),
         )
 
     def _attack(self, speech: Speech, ramp: float, rng: np.random.Generator, generator: torch.Generator) -> Tensor:
@@ -167,10 +168,10 @@ class RobustLoss:
     def _input(self, speech: Speech, delta: Tensor | None) -> Tensor:
         """What the network reads: (B, T, D); of a frame-wise network the frames without padding, (1, F, D)."""
         wav = speech.wav if delta is None else speech.wav + delta
-        front_end, stats = self.model.front_end, speech.cmvn_stats
+        front_end, adaptation = self.model.front_end, speech.adaptation
         if self.model.network.frame_wise:
-            return front_end.packed(wav, speech.num_samples, cmvn_stats=stats)[0].unsqueeze(0)
-        return front_end(wav, speech.num_samples, cmvn_stats=stats)[0]  # type: ignore[no-any-return]
+            return front_end.packed(wav, speech.num_samples, adaptation=adaptation)[0].unsqueeze(0)
+        return front_end(wav, speech.num_samples, adaptation=adaptation)[0]  # type: ignore[no-any-return]
 
     def _as_input(self, values: Tensor, speech: Speech) -> Tensor:
         """A value of each frame, (B, T), in the shape of the network's input: (1, F) of a frame-wise one."""

@@ -24,6 +24,7 @@ from tqdm import tqdm
 
 from kaldi_uq.engine.base import DecodeConfig, Engine, builder_of
 from kaldi_uq.errors import DataError, UsageError
+from kaldi_uq.feats.adaptation import Adaptation
 from kaldi_uq.io.digests import copy_recorded
 from kaldi_uq.io.files import atomic_write, digest, write_json
 from kaldi_uq.io.lang import Lang
@@ -60,7 +61,7 @@ class TrainingInputs:
         tid_to_pdf: (num_transition_ids + 1,) pdf-ids.
         ali_dir: alignment directory; its ``final.mdl`` and ``tree`` are the HMM.
         lang: lexicon and grammar, for the graphs of the Viterbi epochs.
-        speakers: utt -> CMVN statistics of its speaker, for a front end with ``cmvn="speaker"``.
+        speakers: utt -> what the front end is told of its speaker.
     """
 
     waves: dict[str, np.ndarray]
@@ -70,7 +71,7 @@ class TrainingInputs:
     tid_to_pdf: np.ndarray
     ali_dir: Path
     lang: Lang
-    speakers: dict[str, np.ndarray] = field(default_factory=dict)
+    speakers: dict[str, Adaptation] = field(default_factory=dict)
 
 
 class Trainer:

@@ -10,6 +10,7 @@ network=           # <file.py:name>: network of your own that <model-dir> holds 
 recogniser=        # <file.py:name>: recogniser of another sort, of <model-dir>; runs this code
 device=            # cpu|cuda [cuda if there is one]
 log_post=false     # true|false: log P(pdf | x) instead of log-likelihoods: the priors are not divided out
+transform_dir=     # <dir>: fMLLR transforms of <data-dir>'s speakers (trans.*), for a model trained with such: exp/tri3/decode_test
 cmvn_from=auto     # auto|scp|waves: statistics of speakers: <data-dir>/cmvn.scp, or computed from the waveforms
 allow_pipes=false  # true|false: run lines of wav.scp that are commands
 seed=0             # <n>: seed of the draws
@@ -27,7 +28,7 @@ flags=(${network:+--network "$network"} ${recogniser:+--recogniser "$recogniser"
 [ "$log_post" = false ] || flags+=(--log-post)
 [ "$allow_pipes" = false ] || flags+=(--allow-pipes)
 $cmd "$3/log/forward.log" \
-  kaldi-uq nnet-forward "${flags[@]}" ${device:+--device "$device"} --seed "$seed" --cmvn-from "$cmvn_from" \
+  kaldi-uq nnet-forward "${flags[@]}" ${device:+--device "$device"} --seed "$seed" --cmvn-from "$cmvn_from" ${transform_dir:+--transform-dir "$transform_dir"} \
   "$1" "$2" "$3/loglikes.ark" "$3/loglikes.scp"
 
 echo "$0: $3/loglikes.scp: $(wc -l <"$3/loglikes.scp") utterances" >&2

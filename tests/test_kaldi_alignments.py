@@ -1,0 +1,149 @@
+"""Training on alignments of Kaldi's later systems, and the commands after it: LDA+MLLT and fMLLR of the speakers."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from kaldi_uq.cli.main import main
+from kaldi_uq.io.ark import read_matrix, write_alignments
+from kaldi_uq.io.datadir import invert_utt2spk, read_table, write_table
+from kaldi_uq.io.files import write_text
+from kaldi_uq.recogniser.hybrid import HybridModel
+from tests.test_transforms import write_matrix, write_trans
+from tests.tiny import TinySystem, make_system, write_set
+
+TRAIN = ["--hidden-dims", "16", "--num-epochs", "20", "--batch-size", "64", "--num-viterbi-epochs", "1",
+         "--engine", "embedded", "--device", "cpu", "--learning-rate", "0.01",
+         "--left-context", "1", "--right-context", "1"]  # fmt: skip
+LDA_DIM, DIM = 9, 7  # of the cepstra
+
+
+@pytest.fixture(scope="module")
+def system(tmp_path_factory: pytest.TempPathFactory) -> TinySystem:
+    return make_system(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture(scope="module")
+def place(system: TinySystem, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """``data`` of two speakers, ``tri3_ali`` with LDA+MLLT and fMLLR, ``decode`` with other transforms."""
+    root = tmp_path_factory.mktemp("recipe")
+    names = {utt: f"{'st'[number % 2]}-{utt}" for number, utt in enumerate(system.waves)}
+    write_set(
+        root / "data",
+        {names[utt]: wave for utt, wave in system.waves.items()},
+        {names[utt]: words for utt, words in system.text.items()},
+    )
+    utt2spk = {name: name[0] for name in sorted(names.values())}
+    write_table(root / "data/utt2spk", utt2spk)
+    write_table(root / "data/spk2utt", {spk: " ".join(utts) for spk, utts in invert_utt2spk(utt2spk).items()})
+    write_text(root / "mfcc.conf", "--sample-frequency=8000\n--num-mel-bins=15\n--use-energy=false\n--num-ceps=7\n")
+    ali = root / "tri3_ali"
+    shutil.copytree(system.mono, ali, ignore=shutil.ignore_patterns("graph"))
+    write_alignments(ali / "ali.1.gz", {names[utt]: a for utt, a in system.alignments.items()})
+    write_text(ali / "cmvn_opts", "--norm-vars=false\n")
+    write_text(ali / "splice_opts", "--left-context=2 --right-context=1\n")
+    rng = np.random.default_rng(0)
+    write_matrix(ali / "final.mat", rng.standard_normal((LDA_DIM, 4 * DIM)) / 10)
+    write_text(ali / "full.mat", "x")
+    for name, scale in (("tri3_ali", 0.1), ("tri3_ali/decode", 0.5)):
+        trans = {
+            spk: np.eye(LDA_DIM, LDA_DIM + 1) + scale * rng.standard_normal((LDA_DIM, LDA_DIM + 1)) for spk in "st"
+        }
+        write_trans(root / name, {"s": trans["s"]}, {"t": trans["t"]})
+    return root
+
+
+@pytest.fixture(scope="module")
+def model_dir(place: Path, system: TinySystem) -> Path:
+    exp = place / "exp"
+    words = ["nnet-train", *TRAIN, "--mfcc-config", str(place / "mfcc.conf")]
+    assert main([*words, str(place / "data"), str(system.lang.path), str(place / "tri3_ali"), str(exp)]) == 0
+    shutil.copytree(system.graph, exp / "graph")
+    return exp
+
+
+def forward(place: Path, model_dir: Path, out: Path, *options: str) -> dict[str, np.ndarray]:
+    places = [str(place / "data"), str(model_dir), f"{out}.ark", f"{out}.scp"]
+    assert main(["nnet-forward", "--device", "cpu", *options, *places]) == 0
+    return {utt: read_matrix(rx) for utt, rx in read_table(f"{out}.scp").items()}
+
+
+class TestLdaAndFmllr:
+    def test_model_file_carries_final_mat_and_the_options(self, place: Path, model_dir: Path) -> None:
+        front_end = HybridModel.load(model_dir).front_end
+        config = front_end.config
+        assert (config.cmvn, config.delta_order, config.splice_left, config.splice_right) == ("speaker", 0, 2, 1)
+        assert (config.lda_dim, config.fmllr, config.left_context) == (LDA_DIM, True, 1)
+        np.testing.assert_allclose(
+            front_end.lda.matrix[:, :-1].numpy(), read_matrix(str(place / "tri3_ali/final.mat")), rtol=1e-6
+        )
+
+    def test_transforms_of_the_data_change_what_the_network_sees(
+        self, place: Path, model_dir: Path, tmp_path: Path
+    ) -> None:
+        ali, decode = (
+            forward(place, model_dir, tmp_path / name.replace("/", "_"), "--transform-dir", str(place / name))
+            for name in ("tri3_ali", "tri3_ali/decode")
+        )
+        assert len(ali) == 16 and not any(np.allclose(ali[utt], decode[utt]) for utt in ali)
+
+    def test_decoding_hears_the_words_and_an_attack_goes_through(
+        self, place: Path, model_dir: Path, system: TinySystem, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        given = ["--engine", "embedded", "--device", "cpu", "--transform-dir", str(place / "tri3_ali")]
+        places = [str(place / "data"), str(model_dir), str(model_dir / "graph")]
+        assert main(["nnet-decode", *given, *places, str(tmp_path / "score")]) == 0
+        assert float(capsys.readouterr().out.split()[1]) < 15  # %WER of speech that it was trained on
+        attack = ["nnet-attack", *given, "--lang-dir", str(system.lang.path), "--num-utts", "2", "--eps", "0.05"]
+        assert main([*attack, "--num-steps", "3", *places, str(tmp_path / "attack_pgd_eps0.05")]) == 0
+        assert len((tmp_path / "attack_pgd_eps0.05/results.jsonl").read_text().splitlines()) == 2
+
+    def test_one_file_is_heard_with_the_transform_of_its_speaker(
+        self, place: Path, model_dir: Path, system: TinySystem, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        wav = read_table(place / "data/wav.scp")["s-utt00"]
+        words = [
+"attack", wav, "--model-dir", str(model_dir), "--lang-dir", str(system.lang.path), "--untargeted", "--out",
+                 str(tmp_path / "out.wav"), "--device", "cpu", "--engine", "embedded", "--num-steps", "2"]  # fmt: skip
+        assert main(words) == 1
+        assert "the transform of the speaker is not known; name it with --transform-dir DIR" in capsys.readouterr().err
+        assert main([*words, "--speaker", "s"]) == 1
+        assert "--speaker and --transform-dir go together" in capsys.readouterr().err
+        assert main([*words, "--transform-dir", str(place / "tri3_ali"), "--speaker", "q"]) == 1
+        assert "no transform of speaker 'q'" in capsys.readouterr().err
+        assert main([*words, "--transform-dir", str(place / "tri3_ali"), "--speaker", "s"]) == 0
+        assert (tmp_path / "out.wav").is_file()
+
+    def test_transforms_that_are_missing_or_not_wanted(
+        self, place: Path, model_dir: Path, system: TinySystem, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        places = [str(place / "data"), str(model_dir), f"{tmp_path}/ark", f"{tmp_path}/scp"]
+        assert main(["nnet-forward", "--device", "cpu", *places]) == 1
+        assert "trained on features with fMLLR: give the directory" in capsys.readouterr().err
+        other = write_trans(tmp_path / "other", {"q": np.eye(LDA_DIM)})
+        assert main(["nnet-forward", "--device", "cpu", "--transform-dir", str(other), *places]) == 1
+        assert "trans.* have no transform of speaker 's'" in capsys.readouterr().err
+        words = ["nnet-train", *TRAIN, "--mfcc-config", str(place / "mfcc.conf"), "--num-viterbi-epochs", "0"]
+        places = [str(place / "data"), str(system.lang.path), str(place / "tri3_ali"), str(tmp_path / "exp")]
+        assert main([*words, "--transform-dir", "none", *places]) == 0
+        config = HybridModel.load(tmp_path / "exp").front_end.config
+        assert (config.lda_dim, config.fmllr) == (LDA_DIM, False)
+        forwarding = ["nnet-forward", "--device", "cpu", "--transform-dir", str(place / "tri3_ali")]
+        assert main([*forwarding, str(place / "data"), str(tmp_path / "exp"), f"{tmp_path}/a", f"{tmp_path}/s"]) == 1
+        assert "this model was trained without fMLLR; leave it out" in capsys.readouterr().err
+
+    def test_final_mat_of_other_features(
+        self, place: Path, system: TinySystem, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        ali = tmp_path / "ali"
+        shutil.copytree(place / "tri3_ali", ali, ignore=shutil.ignore_patterns("decode"))
+        write_text(ali / "splice_opts", "--left-context=3 --right-context=3\n")
+        words = ["nnet-train", *TRAIN, "--mfcc-config", str(place / "mfcc.conf"), str(place / "data")]
+        assert main([*words, str(system.lang.path), str(ali), str(tmp_path / "exp")]) == 1
+        said = capsys.readouterr().err
+        assert "final.mat: a matrix of 9 x 28, for features of 49 dimensions it must have 49 columns, or 50" in said
+        assert not (tmp_path / "exp").exists()
