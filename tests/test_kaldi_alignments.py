@@ -1,24 +1,49 @@
-"""Training on alignments of Kaldi's later systems, and the commands after it: LDA+MLLT and fMLLR of the speakers."""
+"""Training on alignments of Kaldi's later systems, and the commands after it: LDA+MLLT, fMLLR, chain models."""
 
 from __future__ import annotations
 
+import json
+import re
 import shutil
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from kaldi_uq.cli.main import main
-from kaldi_uq.io.ark import read_matrix, write_alignments
+from kaldi_uq.engine.embedded.engine import EmbeddedEngine
+from kaldi_uq.feats.frontend import FrontEnd
+from kaldi_uq.io.ark import read_alignments, read_matrix, write_alignments
 from kaldi_uq.io.datadir import invert_utt2spk, read_table, write_table
+from kaldi_uq.io.event_map import PDF_CLASS, Leaf, Table, write_tree
 from kaldi_uq.io.files import write_text
+from kaldi_uq.io.kaldi_model import HmmState, Topology, TransitionTable, read_transitions, write_model
+from kaldi_uq.io.lang import Lang
 from kaldi_uq.recogniser.hybrid import HybridModel
+from tests.kaldi import tid_to_phone
 from tests.test_transforms import write_matrix, write_trans
-from tests.tiny import TinySystem, make_system, write_set
+from tests.tiny import FRONT_END, TinySystem, make_lang, make_system, make_waves, train_mono, write_set
 
 TRAIN = ["--hidden-dims", "16", "--num-epochs", "20", "--batch-size", "64", "--num-viterbi-epochs", "1",
          "--engine", "embedded", "--device", "cpu", "--learning-rate", "0.01",
          "--left-context", "1", "--right-context", "1"]  # fmt: skip
+ROBUST = ["--robust-eps", "0.01", "--robust-steps", "1", "--robust-after", "1"]
+NETWORK = """
+from torch import nn
+
+
+class Conv(nn.Module):
+    def __init__(self, dim, pdfs):
+        super().__init__()
+        self.layer = nn.Conv1d(dim, pdfs, 3, padding=1)
+
+    def forward(self, x):
+        return self.layer(x.transpose(1, 2)).transpose(1, 2)
+
+
+net = Conv
+"""
 LDA_DIM, DIM = 9, 7  # of the cepstra
 
 
@@ -147,3 +172,123 @@ class TestLdaAndFmllr:
         said = capsys.readouterr().err
         assert "final.mat: a matrix of 9 x 28, for features of 49 dimensions it must have 49 columns, or 50" in said
         assert not (tmp_path / "exp").exists()
+
+
+def chain_hmm(phones: tuple[int, ...], folder: Path) -> None:
+    """The tree and the transition model of a chain system: one state, whose self-loop has a pdf of its own."""
+    states = (HmmState(0, 1, ((0, 0.5), (1, 0.5))), HmmState(-1, -1, ()))
+    topology = Topology(phones, (-1, *[0] * len(phones)), (states,))
+    tuples = tuple((phone, 0, 2 * i, 2 * i + 1) for i, phone in enumerate(phones))
+    log_probs = np.log(np.array([1.0] + [0.5] * (2 * len(phones)), np.float32))
+    folder.mkdir()
+    write_model(folder / "final.mdl", TransitionTable(topology, tuples, log_probs))
+    branches = [Table(PDF_CLASS, (Leaf(2 * i), Leaf(2 * i + 1))) for i in range(len(phones))]
+    write_tree(folder / "tree", Table(0, (None, *branches)), context_width=1, central_position=0)
+
+
+@dataclass(frozen=True)
+class ChainPlace:
+    """``data``, ``chain_ali`` with a frame subsampling factor of 3, language directory and mfcc.conf."""
+
+    root: Path
+    lang: Lang
+    num_frames: dict[str, int]  # of the features
+
+    @property
+    def train(self) -> list[str]:
+        return ["nnet-train", *TRAIN, "--mfcc-config", str(self.root / "mfcc.conf"), "--self-loop-scale", "1.0",
+                "--acwt", "0.5", str(self.root / "data"), str(self.lang.path)]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def chain(tmp_path_factory: pytest.TempPathFactory) -> ChainPlace:
+    root = tmp_path_factory.mktemp("chain")
+    lang = make_lang(root, dict.fromkeys(("sil", "one", "three", "two"), 1))
+    waves, text = make_waves(16)
+    mono = train_mono(root / "mono", lang, waves, text)
+    write_set(root / "data", waves, text)
+    write_text(root / "mfcc.conf", "--sample-frequency=8000\n--num-mel-bins=15\n--use-energy=false\n--num-ceps=7\n")
+    table = read_transitions(mono / "final.mdl")
+    ali = root / "chain_ali"
+    chain_hmm(table.topology.phones, ali)
+    alignments = {}
+    for utt, tids in read_alignments(mono).items():
+        phones = tid_to_phone(table)[tids][::3]
+        stays = np.concatenate([[False], phones[1:] == phones[:-1]])
+        alignments[utt] = np.where(stays, 2 * phones - 1, 2 * phones).astype(np.int32)  # the self-loop is the first arc
+    write_alignments(ali / "ali.1.gz", alignments)
+    write_text(ali / "num_jobs", "1\n")
+    write_text(ali / "frame_subsampling_factor", "3\n")
+    front_end = FrontEnd(FRONT_END)
+    return ChainPlace(root, lang, {utt: front_end.num_frames(len(wave)) for utt, wave in waves.items()})
+
+
+@pytest.fixture(scope="module")
+def chain_model(chain: ChainPlace) -> Path:
+    exp = chain.root / "exp"
+    assert main([*chain.train, str(chain.root / "chain_ali"), str(exp)]) == 0
+    scales = {"transition_scale": 1.0, "self_loop_scale": 1.0}
+    EmbeddedEngine().make_graph(chain.lang, exp, exp / "graph", **scales)
+    return exp
+
+
+class TestChain:
+    def test_model_says_its_frame_rate(self, chain_model: Path) -> None:
+        front_end = HybridModel.load(chain_model).front_end
+        assert (front_end.factor, front_end.frame_shift_s) == (3, pytest.approx(0.03))
+        assert (chain_model / "frame_subsampling_factor").read_text() == "3\n"
+
+    def test_log_likelihoods_have_a_third_of_the_frames(
+        self, chain: ChainPlace, chain_model: Path, tmp_path: Path
+    ) -> None:
+        found = forward(chain.root, chain_model, tmp_path / "out")
+        assert {utt: len(values) for utt, values in found.items()} == {
+            utt: (frames + 2) // 3 for utt, frames in chain.num_frames.items()
+        }
+        assert {values.shape[1] for values in found.values()} == {8}  # pdfs: two of each phone
+
+    def test_words_are_heard_and_attacked_at_that_rate(
+        self, chain: ChainPlace, chain_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        given = ["--engine", "embedded", "--device", "cpu", "--acwt", "0.5"]
+        places = [str(chain.root / "data"), str(chain_model), str(chain_model / "graph")]
+        assert main(["nnet-decode", *given, *places, str(tmp_path / "score")]) == 0
+        assert float(capsys.readouterr().out.split()[1]) < 10  # %WER
+        out = tmp_path / "attack_pgd_eps0.1"
+        attack = ["nnet-attack", *given, "--lang-dir", str(chain.lang.path), "--num-utts", "2", "--eps", "0.1"]
+        assert main([*attack, "--num-steps", "60", *places, str(out)]) == 0
+        records = [json.loads(line) for line in (out / "results.jsonl").read_text().splitlines()]
+        assert len(records) == 2 and all(record["last_loss"] < record["first_loss"] for record in records)
+
+    @pytest.mark.parametrize("content, message", [
+        (None, r"the features have \d+; a factor of 3 would fit: is the file frame_subsampling_factor"),
+        ("2", r"of which frame_subsampling_factor 2 takes \d+; a factor of 3 would fit"),
+        ("0", r"frame_subsampling_factor: expected a positive number, found 0"),
+    ])  # fmt: skip
+    def test_factor_that_does_not_fit_the_lengths(
+        self, chain: ChainPlace, tmp_path: Path, content: str | None, message: str, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        ali = tmp_path / "ali"
+        shutil.copytree(chain.root / "chain_ali", ali)
+        (ali / "frame_subsampling_factor").unlink()
+        if content is not None:
+            write_text(ali / "frame_subsampling_factor", content + "\n")
+        assert main([*chain.train, str(ali), str(tmp_path / "exp")]) == 1
+        assert re.search(message, capsys.readouterr().err)
+
+    def test_frames_are_attacked_in_training_at_that_rate(self, chain: ChainPlace, tmp_path: Path) -> None:
+        words = [*chain.train, *ROBUST, "--num-epochs", "2", "--num-viterbi-epochs", "0"]
+        assert main([*words, str(chain.root / "chain_ali"), str(tmp_path / "exp")]) == 0
+
+    @pytest.mark.parametrize("options", [[], ROBUST], ids=["plain", "robust"])
+    def test_networks_that_read_whole_utterances_are_trained_at_that_rate(
+        self, chain: ChainPlace, tmp_path: Path, options: list[str]
+    ) -> None:
+        code = tmp_path / "net.py"
+        code.write_text(NETWORK)
+        words = [*chain.train, "--network", f"{code}:net", *options, "--num-epochs", "2", "--num-viterbi-epochs", "0"]
+        words += ["--left-context", "0", "--right-context", "0"]
+        hidden = words.index("--hidden-dims")
+        assert main([*words[:hidden], *words[hidden + 2 :], str(chain.root / "chain_ali"), str(tmp_path / "exp")]) == 0
+        found = forward(chain.root, tmp_path / "exp", tmp_path / "out", "--network", f"{code}:net")
+        assert all(len(found[utt]) == (frames + 2) // 3 for utt, frames in chain.num_frames.items())

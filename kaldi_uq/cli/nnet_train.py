@@ -4,7 +4,8 @@ The front end follows the recipe that made the alignments: its mfcc.conf or fban
 ALI-DIR: cmvn_opts, delta_opts; final.mat (LDA+MLLT) behind frames spliced by splice_opts; trans.* (fMLLR).  Flags win
 over these files.  final.mat goes into the model file; the transforms belong to the speakers, and every later command
 takes those of its own data with --transform-dir.  What ALI-DIR says and is not supported is an error by name: raw
-fMLLR, fMPE, online CMVN.
+fMLLR, fMPE, online CMVN.  Alignments of nnet3 and chain models, with a frame_subsampling_factor, make a model of that
+frame rate.
 
 A network of your own (--network FILE.py:NAME) is what the Python function NAME of FILE.py returns for (input_dim,
 num_pdfs): a torch module from features (B, T, D) to logits (B, T, C), or what a wrapper of kaldi_uq.nnet makes of one.
@@ -40,7 +41,7 @@ from kaldi_uq.engine.base import DecodeConfig
 from kaldi_uq.errors import DataError, UsageError
 from kaldi_uq.feats.conf import read_fbank_conf, read_mfcc_conf
 from kaldi_uq.feats.config import FrontEndConfig
-from kaldi_uq.feats.recipe_opts import LDA_FILE, read_recipe_opts
+from kaldi_uq.feats.recipe_opts import LDA_FILE, read_recipe_opts, read_subsampling
 from kaldi_uq.io.ark import read_alignments, read_matrix
 from kaldi_uq.io.files import DoneStamp
 from kaldi_uq.io.kaldi_model import read_transitions
@@ -92,7 +93,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     kinds = map(config_class, kind_names())
     configs: tuple[type[Config], ...] = (ModelConfig, *kinds, TrainConfig, RobustConfig, FrontEndConfig, DecodeConfig)
     # from --model, --frontend, --mfcc-config, --fbank-config and the alignments
-    elsewhere = {"kind", "input_dim", "num_pdfs", "mfcc", "fbank", "splice_left", "splice_right", "lda_dim", "fmllr"}
+    elsewhere = {"kind", "input_dim", "num_pdfs", "mfcc", "fbank"}
+    elsewhere |= {"splice_left", "splice_right", "lda_dim", "fmllr", "frame_subsampling_factor"}
     add_config_file(parser, *configs, skip=elsewhere)
     for config in configs:
         add_config_flags(parser, config, skip=elsewhere)
@@ -153,7 +155,7 @@ def run(args: argparse.Namespace) -> None:
         waves=waves,
         text={utt: data.words(utt) for utt in data.utts},
         alis=read_alignments(args.ali_dir),
-        ali_shift_s=frontend.base.frame_shift_s,
+        ali_shift_s=frontend.base.frame_shift_s * frontend.frame_subsampling_factor,
         tid_to_pdf=transitions.tid_to_pdf,
         ali_dir=args.ali_dir,
         lang=Lang.read(args.lang_dir),
@@ -206,11 +208,12 @@ def _names(config: type[ModelConfig]) -> set[str]:
 
 def _frontend(args: argparse.Namespace) -> tuple[FrontEndConfig, Path]:
     """The front end, and the recipe's directory: flags and --config win over what that says, it over the defaults."""
-    features: dict[str, Any] = {"kind": args.frontend}
+    factor = read_subsampling(args.ali_dir)
+    features: dict[str, Any] = {"kind": args.frontend, "frame_subsampling_factor": factor}
     if args.fbank_config:
         if args.frontend != "kaldi":
             raise UsageError("--fbank-config is for --frontend kaldi")
-        features = {"kind": "fbank", "fbank": read_fbank_conf(args.fbank_config)}
+        features |= {"kind": "fbank", "fbank": read_fbank_conf(args.fbank_config)}
     elif args.mfcc_config:
         features["mfcc"] = read_mfcc_conf(args.mfcc_config)
     else:

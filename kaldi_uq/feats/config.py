@@ -124,6 +124,9 @@ class FrontEndConfig(Config):
     the data.  At last every dimension is normalised with the mean and deviation of the training set, which the model
     file carries; ``left_context`` and ``right_context`` are frames that the network sees beside each one.
 
+    With ``frame_subsampling_factor`` F above 1 the model has an output for every F-th frame of the features only: those
+    of frames 0, F, 2 F and so on, as nnet3 and chain models of Kaldi.
+
     ``level`` and ``noise_floor`` are root mean squares at full scale 1; 0, the default, leaves Kaldi's values exactly
     as they are.  ``level`` scales every utterance to one level first, so that quiet speech is not lost below the floor.
     ``noise_floor`` adds to every energy what white noise of that level adds on average: dithering without randomness.
@@ -145,6 +148,7 @@ class FrontEndConfig(Config):
     splice_right: int = 0
     lda_dim: int = 0
     fmllr: bool = False
+    frame_subsampling_factor: int = 1
 
     LIMITS: ClassVar[Limits] = {
         "delta_order": (0, 10),  # Kaldi's recipes have 2
@@ -156,6 +160,7 @@ class FrontEndConfig(Config):
         "splice_left": (0, 100),
         "splice_right": (0, 100),
         "lda_dim": (0, 500),  # Kaldi's recipes have 40
+        "frame_subsampling_factor": (1, 100),  # chain models have 3
     }
 
     def __post_init__(self) -> None:

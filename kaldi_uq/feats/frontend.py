@@ -37,7 +37,8 @@ class FrontEnd(nn.Module):
     Attributes:
         feature_dim: dimension before context frames are added.
         output_dim: dimension of the network's input.
-        frame_shift_s: frame shift in seconds.
+        frame_shift_s: frame shift of the model's output in seconds.
+        factor: F, ``config.frame_subsampling_factor``: the output has a frame for every F-th of the features.
         sample_rate: sample rate of the waveform in Hz.
         min_samples: number of samples of the shortest waveform that has a frame.
         lda: the matrix of ``final.mat``, None without; ``lda.set_matrix(matrix, where)`` before training.
@@ -63,6 +64,8 @@ class FrontEnd(nn.Module):
         else:
             self.cepstra = TorchaudioMfcc(self.sample_rate, config.mfcc.num_ceps)
             self.frame_shift_s = self.cepstra.frame_shift_s
+        self.factor = config.frame_subsampling_factor
+        self.frame_shift_s *= self.factor
         self.deltas = Deltas(config.delta_order, config.delta_window, repeated=config.kind == "torchaudio")
         self.min_samples = self.cepstra.min_samples
         spliced_dim = self.cepstra.output_dim * (config.splice_left + 1 + config.splice_right)
@@ -83,10 +86,33 @@ class FrontEnd(nn.Module):
     @overload
     def num_frames(self, num_samples: Tensor) -> Tensor: ...
     def num_frames(self, num_samples: int | Tensor) -> int | Tensor:
-        """Number of frames of ``num_samples`` samples, an integer or an int64 tensor; 0 below ``min_samples``."""
+        """Number of frames that the model gives for ``num_samples`` samples; 0 below ``min_samples``.
+
+        Args:
+            num_samples: an integer or an int64 tensor.
+        """
+        return self.thinned(self.num_feature_frames(num_samples))
+
+    @overload
+    def num_feature_frames(self, num_samples: int) -> int: ...
+    @overload
+    def num_feature_frames(self, num_samples: Tensor) -> Tensor: ...
+    def num_feature_frames(self, num_samples: int | Tensor) -> int | Tensor:
+        """Number of frames of the features of so many samples; 0 below ``min_samples``."""
         if not isinstance(self.cepstra, TorchaudioMfcc):
             return framing.num_frames(num_samples, self.config.base)
         return self.cepstra.num_frames(num_samples)
+
+    @overload
+    def thinned(self, frames: int) -> int: ...
+    @overload
+    def thinned(self, frames: Tensor) -> Tensor: ...
+    def thinned(self, frames: int | Tensor) -> int | Tensor:
+        """Number of frames of the output for so many frames of the features.
+
+        Source: Kaldi ``src/nnet3/nnet-am-decodable-simple.cc``.
+        """
+        return (frames + self.factor - 1) // self.factor
 
     def cepstra_of(self, wav: Tensor, num_samples: Tensor) -> tuple[Tensor, Tensor]:
         """Cepstra, or filter banks, ``(B, T, D)`` and lengths ``(B,)``: what CMVN statistics are gathered from."""
@@ -96,7 +122,7 @@ class FrontEnd(nn.Module):
         return self.cepstra(wav, num_samples)  # type: ignore[no-any-return]
 
     def windows(self, wav: Tensor, num_samples: Tensor, *, adaptation: BatchAdaptation = NOTHING) -> Iterator[Tensor]:
-        """The network's input for one utterance, a window of frames after the other, equal to that of :meth:`forward`.
+        """The network's input for the frames of one utterance's output, a window after the other, as of :meth:`packed`.
 
         Level and statistics are those of the whole utterance, and every window is computed with the frames around it
         that its derivatives and its context reach.  It takes the arguments of :meth:`features`, with B = 1.
@@ -112,7 +138,9 @@ class FrontEnd(nn.Module):
             begin, end = max(0, start - reach), min(size, stop + reach)
             part, count = feats[:, begin:end], lengths.new_tensor([end - begin])
             spliced = self.splice(self._features_of(part, count, adaptation), count)
-            yield spliced[:, start - begin : stop - begin]
+            first = -(-start // self.factor) * self.factor
+            if first < stop:
+                yield spliced[:, first - begin : stop - begin : self.factor]
 
     def features(
         self, wav: Tensor, num_samples: Tensor, *, adaptation: BatchAdaptation = NOTHING
@@ -169,29 +197,38 @@ class FrontEnd(nn.Module):
         return splice(feats, lengths, self.config.left_context, self.config.right_context)
 
     def splice_packed(self, feats: Tensor, lengths: Tensor) -> tuple[Tensor, Packing]:
-        """Add context frames and leave the padding out: (F, output_dim), and where in the batch the frames are."""
-        packing = Packing.of(lengths, feats.shape[1])
+        """Add context frames to those of the output: (F, output_dim), and where in its batch they are, without padding.
+
+        Args:
+            feats: (B, T, feature_dim).
+            lengths: (B,) int64, frames of the features.
+        """
+        packing = Packing.of(self.thinned(lengths), self.thinned(feats.shape[1]))
+        index = packing.index
+        if self.factor > 1:
+            index = index // packing.size * feats.shape[1] + index % packing.size * self.factor
         left, right = self.config.left_context, self.config.right_context
-        return splice_frames(feats, lengths, packing.index, left=left, right=right), packing
+        return splice_frames(feats, lengths, index, left=left, right=right), packing
 
     def packed(
         self, wav: Tensor, num_samples: Tensor, *, adaptation: BatchAdaptation = NOTHING
     ) -> tuple[Tensor, Packing, Tensor]:
-        """Compute the network's input of the frames that are no padding; it takes the arguments of :meth:`features`.
+        """Compute the input of a network that reads frame by frame; it takes the arguments of :meth:`features`.
 
         Returns:
-            ``(F, output_dim)``, utterance after utterance, where in the batch they are, and lengths ``(B,)`` int64.
+            ``(F, output_dim)`` of the output's frames, without padding, utterance after utterance, where in the batch
+            they are, and lengths ``(B,)`` int64 of the output.
         """
         feats, lengths = self.features(wav, num_samples, adaptation=adaptation)
-        return *self.splice_packed(feats, lengths), lengths
+        return *self.splice_packed(feats, lengths), self.thinned(lengths)
 
     def forward(
         self, wav: Tensor, num_samples: Tensor, *, adaptation: BatchAdaptation = NOTHING
     ) -> tuple[Tensor, Tensor]:
-        """Compute the network's input; it takes the arguments of :meth:`features`.
+        """Compute the input of a network that reads whole utterances; it takes the arguments of :meth:`features`.
 
         Returns:
-            ``(B, T, output_dim)``, 0 in padded frames, and lengths ``(B,)`` int64.
+            ``(B, T, output_dim)`` of every frame of the features, 0 in padded frames, and their numbers ``(B,)`` int64.
         """
         feats, lengths = self.features(wav, num_samples, adaptation=adaptation)
         return self.splice(feats, lengths), lengths

@@ -184,7 +184,8 @@ class HybridModel(nn.Module):
         """
         if not self.network.frame_wise:
             x, lengths = self.front_end(wav, num_samples, adaptation=adaptation)
-            return self.network.iter_log_post(x, num_samples=num_draws, generator=generator), lengths
+            whole = self.network.iter_log_post(x, num_samples=num_draws, generator=generator)
+            return (chunk[:, :, :: self.front_end.factor] for chunk in whole), self.front_end.thinned(lengths)
         frames, packing, lengths = self.front_end.packed(wav, num_samples, adaptation=adaptation)
         chunks = self.network.iter_log_post(frames.unsqueeze(0), num_samples=num_draws, generator=generator)
         return (packing.unpack(chunk.squeeze(1)) for chunk in chunks), lengths
@@ -204,11 +205,11 @@ class HybridModel(nn.Module):
     def mean_of_features(
         self, feats: Tensor, lengths: Tensor, *, num_draws: int | None = None, generator: torch.Generator | None = None
     ) -> Tensor:
-        """Logarithm of the predictive mean, (B, T, C), of features (B, T, D) without context."""
+        """Logarithm of the predictive mean, (B, T, C), of features (B, T', D) without context."""
         network = self.network
         if not network.frame_wise:
             x = self.front_end.splice(feats, lengths)
-            return network(x, num_samples=num_draws, generator=generator)  # type: ignore[no-any-return]
+            return network(x, num_samples=num_draws, generator=generator)[:, :: self.front_end.factor]  # type: ignore[no-any-return]
         frames, packing = self.front_end.splice_packed(feats, lengths)
         mean: Tensor = network(frames.unsqueeze(0), num_samples=num_draws, generator=generator)
         return packing.unpack(mean[0])

@@ -22,7 +22,7 @@ from kaldi_uq.io.waves import pad
 from kaldi_uq.nnet.base import AcousticModel
 from kaldi_uq.recogniser.hybrid import HybridModel
 from kaldi_uq.training.config import RobustConfig, TrainConfig
-from kaldi_uq.training.dataset import TrainingSet
+from kaldi_uq.training.dataset import TrainingSet, spread
 
 
 @dataclass(frozen=True)
@@ -33,8 +33,9 @@ class Speech:
         wav: (B, N) float32.
         num_samples: (B,) int64, on the CPU.
         pdfs: (B, T) int64, the alignment; 0 in padded frames.
-        lengths: (B,) int64, frames.
+        lengths: (B,) int64, frames of the alignment.
         mask: (B, T) bool, False in padded frames.
+        num_features: frames of the features of the longest utterance.
         adaptation: what the front end is told of the speakers.
     """
 
@@ -43,6 +44,7 @@ class Speech:
     pdfs: Tensor
     lengths: Tensor
     mask: Tensor
+    num_features: int
     adaptation: BatchAdaptation
 
 
@@ -104,8 +106,9 @@ class RobustLoss:
             wav=torch.from_numpy(wav).to(data.pdfs.device),
             num_samples=torch.from_numpy(audio.num_samples),
             pdfs=targets.pdfs,
-            lengths=targets.lengths,
+            lengths=targets.num_targets,
             mask=targets.mask,
+            num_features=targets.feats.shape[1],
             adaptation=self.model.adaptation_of(targets.utts),
         )
 
@@ -155,11 +158,11 @@ class RobustLoss:
 
     def _cross_entropy(self, x: Tensor, speech: Speech, num_frames: int, generator: torch.Generator) -> Tensor:
         network: AcousticModel = self.model.network
-        frames = (x[0], speech.pdfs[speech.mask], None) if network.frame_wise else (x, speech.pdfs, speech.mask)
+        pdfs, mask = self._as_input(speech.pdfs, speech), self._as_input(speech.mask, speech)
         return network.training_loss(
-            frames[0],
-            frames[1],
-            mask=frames[2],
+            x[0] if network.frame_wise else x,
+            pdfs[0] if network.frame_wise else pdfs,
+            mask=None if network.frame_wise else mask,
             num_frames_total=num_frames,
             num_samples=self.train.num_train_samples or None,
             generator=generator,
@@ -174,8 +177,10 @@ class RobustLoss:
         return front_end(wav, speech.num_samples, adaptation=adaptation)[0]  # type: ignore[no-any-return]
 
     def _as_input(self, values: Tensor, speech: Speech) -> Tensor:
-        """A value of each frame, (B, T), in the shape of the network's input: (1, F) of a frame-wise one."""
-        return values[speech.mask].unsqueeze(0) if self.model.network.frame_wise else values
+        """A value of each target, (B, T), in the shape of the network's output: (1, F) of a frame-wise one."""
+        if self.model.network.frame_wise:
+            return values[speech.mask].unsqueeze(0)
+        return spread(values, self.model.front_end.factor, speech.num_features)
 
     def _differentiable(self) -> contextlib.AbstractContextManager[None]:
         # cuDNN has no gradient of a recurrent network in evaluation mode; PyTorch's own implementation has

@@ -23,6 +23,7 @@ allow_pipes=false            # true|false: run lines of wav.scp that are command
 max_bad=0                    # <n>: leave out up to so many utterances that cannot be used; <exp-dir>/bad_utterances names them
 train_config=                # <file>: options, one --name=value a line
 train_opts=                  # <options>: further options of kaldi-uq nnet-train
+graph_opts=                  # <options>: further options of utils/mkgraph.sh: --self-loop-scale 1.0 for the HMM of a chain model
 engine=                      # embedded|kaldi [by KALDI_ROOT]
 device=                      # cpu|cuda [cuda if there is one]
 seed=0                       # <n>: seed of the initial weights, the order of the frames and the draws
@@ -49,6 +50,7 @@ for n in $(seq "$(cat "$ali/num_jobs")"); do need_files "another alignment" "$al
 [ "$allow_pipes" = false ] || features+=(--allow-pipes)
 hold_dir "$dir"
 read -ra extra <<<"$train_opts"
+read -ra graph <<<"$graph_opts"
 $cmd "$dir/log/train.log" \
   kaldi-uq nnet-train ${model:+--model "$model"} ${network:+--network "$network"} "${features[@]}" --cmvn-from "$cmvn_from" --max-bad "$max_bad" \
   ${opts_dir:+--opts-dir "$opts_dir"} ${transform_dir:+--transform-dir "$transform_dir"} ${train_config:+--config "$train_config"} "${model_opts[@]}" "${extra[@]}" "$data" "$lang" "$ali" "$dir"
@@ -57,7 +59,7 @@ if [ ! -f "$lang/G.fst" ]; then
   echo "$0: $dir/final.safetensors; $lang has no G.fst: take the recipe's own graph for decoding" >&2
   exit 0
 fi
-"$(dirname -- "${BASH_SOURCE[0]}")/../../utils/mkgraph.sh" "${engine_opts[@]}" "$lang" "$dir" "$dir/graph" 2>"$dir/log/mkgraph.log" ||
+"$(dirname -- "${BASH_SOURCE[0]}")/../../utils/mkgraph.sh" "${engine_opts[@]}" "${graph[@]}" "$lang" "$dir" "$dir/graph" 2>"$dir/log/mkgraph.log" ||
   { tail -n 3 "$dir/log/mkgraph.log" >&2; exit 1; }
 
 echo "$0: $dir/final.safetensors and $dir/graph/HCLG.fst" >&2
