@@ -7,6 +7,7 @@ import re
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ import pytest
 from kaldi_uq.cli.main import main
 from kaldi_uq.engine.embedded.engine import EmbeddedEngine
 from kaldi_uq.feats.frontend import FrontEnd
-from kaldi_uq.io.ark import read_alignments, read_matrix, write_alignments
+from kaldi_uq.io.ark import MatrixWriter, read_alignments, read_matrix, write_alignments
 from kaldi_uq.io.datadir import invert_utt2spk, read_table, write_table
 from kaldi_uq.io.event_map import PDF_CLASS, Leaf, Table, write_tree
 from kaldi_uq.io.files import write_text
@@ -97,6 +98,11 @@ def forward(place: Path, model_dir: Path, out: Path, *options: str) -> dict[str,
     return {utt: read_matrix(rx) for utt, rx in read_table(f"{out}.scp").items()}
 
 
+def attack_words(wav: str, model_dir: Path, lang_dir: Path, out: Path) -> list[str]:
+    places = ["--model-dir", str(model_dir), "--lang-dir", str(lang_dir), "--out", str(out)]
+    return ["attack", wav, *places, "--untargeted", "--device", "cpu", "--engine", "embedded", "--num-steps", "2"]
+
+
 class TestLdaAndFmllr:
     def test_model_file_carries_final_mat_and_the_options(self, place: Path, model_dir: Path) -> None:
         front_end = HybridModel.load(model_dir).front_end
@@ -131,13 +137,11 @@ class TestLdaAndFmllr:
         self, place: Path, model_dir: Path, system: TinySystem, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
         wav = read_table(place / "data/wav.scp")["s-utt00"]
-        words = [
-"attack", wav, "--model-dir", str(model_dir), "--lang-dir", str(system.lang.path), "--untargeted", "--out",
-                 str(tmp_path / "out.wav"), "--device", "cpu", "--engine", "embedded", "--num-steps", "2"]  # fmt: skip
+        words = attack_words(wav, model_dir, system.lang.path, tmp_path / "out.wav")
         assert main(words) == 1
-        assert "the transform of the speaker is not known; name it with --transform-dir DIR" in capsys.readouterr().err
+        assert "no fMLLR transform of its speaker, with which this model was trained" in capsys.readouterr().err
         assert main([*words, "--speaker", "s"]) == 1
-        assert "--speaker and --transform-dir go together" in capsys.readouterr().err
+        assert "--speaker and --transform-dir (or --online-ivector-dir) go together" in capsys.readouterr().err
         assert main([*words, "--transform-dir", str(place / "tri3_ali"), "--speaker", "q"]) == 1
         assert "no transform of speaker 'q'" in capsys.readouterr().err
         assert main([*words, "--transform-dir", str(place / "tri3_ali"), "--speaker", "s"]) == 0
@@ -148,7 +152,7 @@ class TestLdaAndFmllr:
     ) -> None:
         places = [str(place / "data"), str(model_dir), f"{tmp_path}/ark", f"{tmp_path}/scp"]
         assert main(["nnet-forward", "--device", "cpu", *places]) == 1
-        assert "trained on features with fMLLR: give the directory" in capsys.readouterr().err
+        assert "with fMLLR transforms (trans.*): give those of this speech, --transform-dir" in capsys.readouterr().err
         other = write_trans(tmp_path / "other", {"q": np.eye(LDA_DIM)})
         assert main(["nnet-forward", "--device", "cpu", "--transform-dir", str(other), *places]) == 1
         assert "trans.* have no transform of speaker 's'" in capsys.readouterr().err
@@ -159,7 +163,7 @@ class TestLdaAndFmllr:
         assert (config.lda_dim, config.fmllr) == (LDA_DIM, False)
         forwarding = ["nnet-forward", "--device", "cpu", "--transform-dir", str(place / "tri3_ali")]
         assert main([*forwarding, str(place / "data"), str(tmp_path / "exp"), f"{tmp_path}/a", f"{tmp_path}/s"]) == 1
-        assert "this model was trained without fMLLR; leave it out" in capsys.readouterr().err
+        assert "this model was trained without fMLLR transforms (trans.*); leave it out" in capsys.readouterr().err
 
     def test_final_mat_of_other_features(
         self, place: Path, system: TinySystem, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -172,6 +176,17 @@ class TestLdaAndFmllr:
         said = capsys.readouterr().err
         assert "final.mat: a matrix of 9 x 28, for features of 49 dimensions it must have 49 columns, or 50" in said
         assert not (tmp_path / "exp").exists()
+
+
+def write_ivectors(folder: Path, num_frames: dict[str, int], dim: int, *, period: int = 10, scale: float = 1.0) -> Path:
+    rng = np.random.default_rng(1)
+    folder.mkdir()
+    with MatrixWriter(folder / "ivector_online.ark", folder / "ivector_online.scp") as writer:
+        for utt, frames in num_frames.items():
+            writer.write(utt, (scale * rng.standard_normal((-(-frames // period), dim))).astype(np.float32))
+    write_text(folder / "ivector_period", f"{period}\n")
+    write_text(folder / "final.ie.id", "0123abcd\n")
+    return folder
 
 
 def chain_hmm(phones: tuple[int, ...], folder: Path) -> None:
@@ -292,3 +307,92 @@ class TestChain:
         assert main([*words[:hidden], *words[hidden + 2 :], str(chain.root / "chain_ali"), str(tmp_path / "exp")]) == 0
         found = forward(chain.root, tmp_path / "exp", tmp_path / "out", "--network", f"{code}:net")
         assert all(len(found[utt]) == (frames + 2) // 3 for utt, frames in chain.num_frames.items())
+
+
+@pytest.fixture(scope="module")
+def ivectors(chain: ChainPlace) -> Path:
+    return write_ivectors(chain.root / "ivectors", chain.num_frames, 4)
+
+
+@pytest.fixture(scope="module")
+def ivector_model(chain: ChainPlace, ivectors: Path) -> Path:
+    exp = chain.root / "exp_ivectors"
+    assert main([*chain.train, "--online-ivector-dir", str(ivectors), str(chain.root / "chain_ali"), str(exp)]) == 0
+    EmbeddedEngine().make_graph(chain.lang, exp, exp / "graph", transition_scale=1.0, self_loop_scale=1.0)
+    return exp
+
+
+class TestIvectors:
+    """Together with a chain model, as in Kaldi's recipes."""
+
+    def test_network_sees_them_and_they_are_no_part_of_the_context(
+        self, chain: ChainPlace, ivector_model: Path, ivectors: Path, tmp_path: Path
+    ) -> None:
+        front_end = HybridModel.load(ivector_model).front_end
+        assert (front_end.feature_dim, front_end.output_dim) == (21 + 4, 3 * 21 + 4)
+        assert front_end.config.ivector_extractor == "0123abcd"
+        one = forward(chain.root, ivector_model, tmp_path / "one", "--online-ivector-dir", str(ivectors))
+        louder = write_ivectors(tmp_path / "louder", chain.num_frames, 4, scale=3.0)
+        two = forward(chain.root, ivector_model, tmp_path / "two", "--online-ivector-dir", str(louder))
+        assert not any(np.allclose(one[utt], two[utt]) for utt in one)
+
+    def test_words_are_heard_and_attacked(
+        self, chain: ChainPlace, ivector_model: Path, ivectors: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        given = ["--engine", "embedded", "--device", "cpu", "--acwt", "0.5", "--online-ivector-dir", str(ivectors)]
+        places = [str(chain.root / "data"), str(ivector_model), str(ivector_model / "graph")]
+        assert main(["nnet-decode", *given, *places, str(tmp_path / "score")]) == 0
+        assert float(capsys.readouterr().out.split()[1]) < 20  # %WER
+        attack = ["nnet-attack", *given, "--lang-dir", str(chain.lang.path), "--num-utts", "2", "--num-steps", "3"]
+        assert main([*attack, *places, str(tmp_path / "attack_pgd_eps0.02")]) == 0
+
+    def test_one_file_is_heard_with_the_ivectors_of_its_utterance(
+        self, chain: ChainPlace, ivector_model: Path, ivectors: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        wav = read_table(chain.root / "data/wav.scp")["utt00"]
+        words = attack_words(wav, ivector_model, chain.lang.path, tmp_path / "out.wav")
+        assert main(words) == 1
+        assert "no i-vectors of its speaker" in capsys.readouterr().err
+        assert main([*words, "--online-ivector-dir", str(ivectors), "--speaker", "utt00"]) == 0
+
+    @pytest.mark.parametrize("change, message", [
+        ({"drop": "utt03"}, r"ivector_online\.scp: no i-vectors of utterance 'utt03'; extract them for this data"),
+        ({"period": 5}, r"i-vectors, one every 5 frames, but the utterance has \d+ frames"),
+        ({"dim": 5}, r"'utt00': i-vectors of 5 dimensions, the model was trained with 4"),
+        ({"id": "feed"}, r"final\.ie\.id: i-vectors of another extractor \(feed\)"),
+        ({"period": 0}, r"ivector_period: expected one positive number, found \[0\]"),
+        ({"nan": True}, r"ivector_online\.scp:1: 'utt00': i-vectors that are empty, NaN"),
+        (None, r"trained with i-vectors \(ivector_online\.scp\): give those of this speech, --online-ivector-dir DIR"),
+    ])  # fmt: skip
+    def test_ivectors_that_do_not_fit(
+        self,
+        chain: ChainPlace,
+        ivector_model: Path,
+        tmp_path: Path,
+        change: dict[str, Any] | None,
+        message: str,
+        capsys: pytest.CaptureFixture[str],
+    ) -> None:
+        places = [str(chain.root / "data"), str(ivector_model), f"{tmp_path}/ark", f"{tmp_path}/scp"]
+        options = []
+        if change is not None:
+            scale = np.nan if "nan" in change else 1.0
+            folder = write_ivectors(tmp_path / "ivectors", chain.num_frames, change.get("dim", 4), scale=scale)
+            if "drop" in change:
+                table = read_table(folder / "ivector_online.scp")
+                del table[change["drop"]]
+                write_table(folder / "ivector_online.scp", table)
+            if "period" in change:
+                write_text(folder / "ivector_period", f"{change['period']}\n")
+            if "id" in change:
+                write_text(folder / "final.ie.id", f"{change['id']}\n")
+            options = ["--online-ivector-dir", str(folder)]
+        assert main(["nnet-forward", "--device", "cpu", *options, *places]) == 1
+        assert re.search(message, capsys.readouterr().err)
+
+    def test_model_without_refuses_them(
+        self, chain: ChainPlace, chain_model: Path, ivectors: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        places = [str(chain.root / "data"), str(chain_model), f"{tmp_path}/ark", f"{tmp_path}/scp"]
+        assert main(["nnet-forward", "--device", "cpu", "--online-ivector-dir", str(ivectors), *places]) == 1
+        assert "this model was trained without i-vectors" in capsys.readouterr().err

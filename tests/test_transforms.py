@@ -170,7 +170,7 @@ class TestFrontEnd:
         [
             ({"delta_order": 2}, "derivatives or final.mat, not both"),
             ({"lda_dim": 0}, "splice_left and splice_right are for features with final.mat"),
-            ({"kind": "torchaudio"}, "final.mat and fMLLR are for Kaldi's features"),
+            ({"kind": "torchaudio"}, "final.mat, fMLLR and i-vectors are for Kaldi's features"),
             ({"lda_dim": 501}, "lda_dim must be between"),
         ],
     )
@@ -274,3 +274,52 @@ def test_what_is_known_of_a_batch() -> None:
     assert batch_adaptation(front_end, known, ["x", "x"]).fmllr.shape == (2, 4, 5)
     other = {"x": replace(known["x"], fmllr=np.ones((4, 5), np.float32))}
     assert adaptations_digest(known) != adaptations_digest(other) != adaptations_digest({})
+
+
+class TestIvectors:
+    CONFIG = FrontEndConfig(mfcc=TINY, delta_order=1, left_context=2, right_context=1, ivector_dim=2)
+
+    def known(self) -> tuple[dict[str, Adaptation], list[np.ndarray]]:
+        ivectors = [np.arange(2 * count, dtype=np.float32).reshape(count, 2) + 100 for count in (6, 2, 4)]
+        return {f"u{i}": Adaptation(ivectors=x, ivector_period=10) for i, x in enumerate(ivectors)}, ivectors
+
+    def test_the_one_of_the_moment_stands_behind_the_context(self) -> None:
+        front_end, plain = FrontEnd(self.CONFIG), FrontEnd(replace(self.CONFIG, ivector_dim=0))
+        known, ivectors = self.known()
+        wav, num_samples = noise()
+        adaptation = batch_adaptation(front_end, known, list(known))
+        out, lengths = front_end(wav, num_samples, adaptation=adaptation)
+        packed, _, _ = front_end.packed(wav, num_samples, adaptation=adaptation)
+        without, _ = plain(wav, num_samples)
+        expected = []
+        for i, n in enumerate(lengths.tolist()):
+            rows = np.minimum(np.arange(n) // 10, len(ivectors[i]) - 1)  # the last one lasts
+            expected.append(np.concatenate([without[i, :n].numpy(), ivectors[i][rows]], axis=1))
+            np.testing.assert_allclose(out[i, :n].numpy(), expected[-1], rtol=1e-12)
+            assert not out[i, n:].any()
+        np.testing.assert_allclose(packed.numpy(), np.concatenate(expected), rtol=1e-12)
+
+    def test_windows_have_those_of_their_frames(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        front_end = FrontEnd(replace(self.CONFIG, frame_subsampling_factor=2))
+        known, _ = self.known()
+        wav, num_samples = (x[:1] for x in noise())
+        adaptation = batch_adaptation(front_end, known, ["u0"])
+        packed, _, _ = front_end.packed(wav, num_samples, adaptation=adaptation)
+        monkeypatch.setattr(framing, "WINDOW_FRAMES", 7)
+        windows = torch.cat(list(front_end.windows(wav, num_samples, adaptation=adaptation)), 1)[0]
+        torch.testing.assert_close(windows, packed)
+
+    def test_no_gradient_is_lost_and_none_is_needed(self) -> None:
+        front_end = FrontEnd(self.CONFIG)
+        known, _ = self.known()
+        wav, num_samples = noise()
+        wav, num_samples = wav[1:, :42].clone().requires_grad_(), torch.tensor([31, 42])
+        adaptation = batch_adaptation(front_end, known, ["u1", "u2"])
+        assert torch.autograd.gradcheck(
+            lambda x: front_end(x, num_samples, adaptation=adaptation)[0], wav, eps=1e-7, atol=1e-4
+        )
+
+    def test_number_of_dimensions_must_agree(self) -> None:
+        wav, num_samples = noise()
+        with pytest.raises(ValueError, match="i-vectors of 0 dimensions, but the front end takes 2"):
+            FrontEnd(self.CONFIG)(wav, num_samples)

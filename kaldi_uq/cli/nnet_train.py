@@ -25,7 +25,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kaldi_uq.cli.model_options import add_cmvn_source, use_all_cores
+from kaldi_uq.cli.model_options import add_cmvn_source, add_ivector_dir, use_all_cores
 from kaldi_uq.cli.options import (
     add_engine,
     add_jobs,
@@ -44,6 +44,7 @@ from kaldi_uq.feats.config import FrontEndConfig
 from kaldi_uq.feats.recipe_opts import LDA_FILE, read_recipe_opts, read_subsampling
 from kaldi_uq.io.ark import read_alignments, read_matrix
 from kaldi_uq.io.files import DoneStamp
+from kaldi_uq.io.ivectors import IvectorDir
 from kaldi_uq.io.kaldi_model import read_transitions
 from kaldi_uq.io.lang import Lang
 from kaldi_uq.io.waves import read_waves, waves_digest
@@ -55,6 +56,10 @@ if TYPE_CHECKING:  # --help needs no torch
     from kaldi_uq.nnet.base import AcousticModel
     from kaldi_uq.recogniser.hybrid import HybridModel
 
+# fields of the front end that the directories of alignments, transforms and i-vectors determine
+OF_DIRECTORIES = (
+    "splice_left", "splice_right", "lda_dim", "fmllr", "frame_subsampling_factor", "ivector_dim", "ivector_extractor"
+)  # fmt: skip
 SMALL_BATCH = 1 << 17  # values of the widest layer in a minibatch, below which one thread trains faster than several
 
 log = logging.getLogger(__name__)
@@ -84,6 +89,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--transform-dir", metavar="DIR", help="directory with fMLLR transforms of DATA-DIR, or none [OPTS-DIR, if any]"
     )
+    add_ivector_dir(parser)
     add_pipes(parser)
     add_max_bad(parser)
     add_cmvn_source(parser)
@@ -93,8 +99,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     kinds = map(config_class, kind_names())
     configs: tuple[type[Config], ...] = (ModelConfig, *kinds, TrainConfig, RobustConfig, FrontEndConfig, DecodeConfig)
     # from --model, --frontend, --mfcc-config, --fbank-config and the alignments
-    elsewhere = {"kind", "input_dim", "num_pdfs", "mfcc", "fbank"}
-    elsewhere |= {"splice_left", "splice_right", "lda_dim", "fmllr", "frame_subsampling_factor"}
+    elsewhere = {"kind", "input_dim", "num_pdfs", "mfcc", "fbank", *OF_DIRECTORIES}
     add_config_file(parser, *configs, skip=elsewhere)
     for config in configs:
         add_config_flags(parser, config, skip=elsewhere)
@@ -135,7 +140,7 @@ def run(args: argparse.Namespace) -> None:
     data = read_data(args, args.exp_dir, need=("wav.scp", "utt2spk", "text"), sample_rate=rate, min_samples=shortest)
     waves = read_waves(data, sample_rate=rate, min_samples=shortest, allow_pipes=args.allow_pipes)
     transform_dir = Path(args.transform_dir or place) if frontend.fmllr else None
-    sources = Sources(cmvn_from=args.cmvn_from, transform_dir=transform_dir)
+    sources = Sources(args.cmvn_from, transform_dir, args.online_ivector_dir)
     speakers = adaptations(model.front_end, data, waves, sources, allow_pipes=args.allow_pipes)
     inputs = [args.ali_dir / "final.mdl", args.data_dir / "text", *sorted(args.ali_dir.glob("ali.*.gz"))]
     inputs += [args.lang_dir / "G.fst"] if config.num_viterbi_epochs else []
@@ -218,6 +223,9 @@ def _frontend(args: argparse.Namespace) -> tuple[FrontEndConfig, Path]:
         features["mfcc"] = read_mfcc_conf(args.mfcc_config)
     else:
         raise UsageError("give the features of the model: --mfcc-config FILE, or --fbank-config FILE")
+    if args.online_ivector_dir:
+        ivectors = IvectorDir.open(args.online_ivector_dir)
+        features |= {"ivector_dim": ivectors.dim, "ivector_extractor": ivectors.extractor}
     place = Path(args.opts_dir or args.ali_dir)
     recipe = {} if args.opts_dir == "none" else read_recipe_opts(place)
     if args.transform_dir:

@@ -1,4 +1,4 @@
-"""What a front end is told of an utterance beside its audio: CMVN statistics and fMLLR transform of the speaker.
+"""What a front end is told of an utterance beside its audio: CMVN statistics and transform of the speaker, i-vectors.
 
 All of it is constant under an attack, whose gradient passes through what is done with it.
 """
@@ -21,10 +21,14 @@ class Adaptation:
     Attributes:
         cmvn_stats: statistics of its speaker, (2, D + 1) float64, D the number of cepstra or filters.
         fmllr: transform of its speaker, (F, F + 1) float32, the last column added; F the dimension of the features.
+        ivectors: (P, I) float32, one every ``ivector_period`` frames of the features; the last one lasts.
+        ivector_period: frames.
     """
 
     cmvn_stats: np.ndarray | None = None
     fmllr: np.ndarray | None = None
+    ivectors: np.ndarray | None = None
+    ivector_period: int = 1
 
 
 @dataclass(frozen=True)
@@ -34,21 +38,41 @@ class BatchAdaptation:
     Attributes:
         cmvn_stats: (B, 2, D + 1) float64, or (2, D + 1) for all.
         fmllr: (B, F, F + 1) float32.
+        ivectors: (B, P, I) float32.
+        ivector_period: frames, of all.
     """
 
     cmvn_stats: Tensor | None = None
     fmllr: Tensor | None = None
+    ivectors: Tensor | None = None
+    ivector_period: int = 1
 
     @classmethod
     def of(cls, each: Sequence[Adaptation], device: torch.device) -> BatchAdaptation:
         """What is known of a batch of utterances, all of which are told the same kinds of things."""
+
+        def stacked(values: Sequence[np.ndarray | None]) -> Tensor | None:
+            given = [value for value in values if value is not None]
+            return torch.from_numpy(np.stack(given)).to(device) if given else None
+
+        longest = max(0 if one.ivectors is None else len(one.ivectors) for one in each)
         return cls(
-            **{
-                field.name: torch.from_numpy(np.stack([getattr(one, field.name) for one in each])).to(device)
-                for field in fields(cls)
-                if getattr(each[0], field.name) is not None
-            }
+            stacked([one.cmvn_stats for one in each]),
+            stacked([one.fmllr for one in each]),
+            stacked([_lasting(one.ivectors, longest) for one in each]),
+            each[0].ivector_period,
         )
+
+    def ivectors_at(self, start: int, count: int) -> Tensor | None:
+        """The i-vectors of ``count`` frames from frame ``start`` on, (B, count, I); ``None`` if there are none."""
+        if self.ivectors is None:
+            return None
+        frames = torch.arange(start, start + count, device=self.ivectors.device)
+        return self.ivectors[:, (frames // self.ivector_period).clamp(max=self.ivectors.shape[1] - 1)]
+
+
+def _lasting(ivectors: np.ndarray | None, count: int) -> np.ndarray | None:
+    return None if ivectors is None else np.pad(ivectors, ((0, count - len(ivectors)), (0, 0)), mode="edge")
 
 
 NOTHING = BatchAdaptation()
@@ -59,8 +83,9 @@ def adaptations_digest(known: Mapping[str, Adaptation]) -> str:
     checksum = hashlib.sha256()
     for utt, adaptation in known.items():
         for field in fields(adaptation):
-            values = getattr(adaptation, field.name)
-            if values is not None:
+            value = getattr(adaptation, field.name)
+            if value is not None:
+                values = np.asarray(value)
                 checksum.update(f"{utt} {field.name} {values.shape} {values.dtype}\n".encode())
                 checksum.update(np.ascontiguousarray(values).data)
     return checksum.hexdigest()

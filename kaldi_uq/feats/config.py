@@ -126,6 +126,8 @@ class FrontEndConfig(Config):
 
     With ``frame_subsampling_factor`` F above 1 the model has an output for every F-th frame of the features only: those
     of frames 0, F, 2 F and so on, as nnet3 and chain models of Kaldi.
+    ``ivector_dim`` above 0 appends the i-vector of the moment, which belongs to the data, to the network's input of
+    each frame; ``ivector_extractor`` is the id of what extracted those of the training.
 
     ``level`` and ``noise_floor`` are root mean squares at full scale 1; 0, the default, leaves Kaldi's values exactly
     as they are.  ``level`` scales every utterance to one level first, so that quiet speech is not lost below the floor.
@@ -149,6 +151,8 @@ class FrontEndConfig(Config):
     lda_dim: int = 0
     fmllr: bool = False
     frame_subsampling_factor: int = 1
+    ivector_dim: int = 0
+    ivector_extractor: str = ""
 
     LIMITS: ClassVar[Limits] = {
         "delta_order": (0, 10),  # Kaldi's recipes have 2
@@ -161,6 +165,7 @@ class FrontEndConfig(Config):
         "splice_right": (0, 100),
         "lda_dim": (0, 500),  # Kaldi's recipes have 40
         "frame_subsampling_factor": (1, 100),  # chain models have 3
+        "ivector_dim": (0, 5000),  # Kaldi's recipes have 100
     }
 
     def __post_init__(self) -> None:
@@ -185,14 +190,14 @@ class FrontEndConfig(Config):
             "and right_context",
         )
         require(
-            not ((self.lda_dim or self.fmllr) and self.kind == "torchaudio"),
-            "final.mat and fMLLR are for Kaldi's features: --frontend kaldi, or --opts-dir none to do without them",
+            not ((self.lda_dim or self.fmllr or self.ivector_dim) and self.kind == "torchaudio"),
+            "final.mat, fMLLR and i-vectors are for Kaldi's features: choose --frontend kaldi, or --opts-dir none",
         )
 
     @property
     def takes_adaptation(self) -> bool:
-        """Whether something must be known of each utterance's speaker, such as statistics or a transform."""
-        return self.cmvn == "speaker" or self.fmllr
+        """Whether something must be known of each utterance beside its audio, such as statistics or a transform."""
+        return self.cmvn == "speaker" or self.fmllr or self.ivector_dim > 0
 
     @property
     def base(self) -> MfccConfig | FbankConfig:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import overload
 
+import torch
 from torch import Tensor, nn
 
 from kaldi_uq.feats import framing
@@ -15,7 +16,7 @@ from kaldi_uq.feats.deltas import Deltas
 from kaldi_uq.feats.level import to_level
 from kaldi_uq.feats.mfcc import Fbank, Mfcc
 from kaldi_uq.feats.packing import Packing
-from kaldi_uq.feats.splice import splice, splice_frames
+from kaldi_uq.feats.splice import gather_spliced, splice, splice_frames
 from kaldi_uq.feats.torchaudio_mfcc import TorchaudioMfcc
 from kaldi_uq.feats.transforms import FixedTransform, transform
 
@@ -35,7 +36,8 @@ class FrontEnd(nn.Module):
         ValueError: options of the features that cannot work together.
 
     Attributes:
-        feature_dim: dimension before context frames are added.
+        acoustic_dim: dimension of the features of the audio.
+        feature_dim: dimension before context frames are added, with the i-vector at the end if there is one.
         output_dim: dimension of the network's input.
         frame_shift_s: frame shift of the model's output in seconds.
         factor: F, ``config.frame_subsampling_factor``: the output has a frame for every F-th of the features.
@@ -72,11 +74,12 @@ class FrontEnd(nn.Module):
         if config.lda_dim > spliced_dim:
             raise ValueError(f"lda_dim {config.lda_dim}: the spliced features have only {spliced_dim} dimensions")
         self.lda = FixedTransform(spliced_dim, config.lda_dim) if config.lda_dim else None
-        self.feature_dim = config.lda_dim or self.cepstra.output_dim * (config.delta_order + 1)
-        self.output_dim = self.feature_dim * (config.left_context + 1 + config.right_context)
+        self.acoustic_dim = config.lda_dim or self.cepstra.output_dim * (config.delta_order + 1)
+        self.feature_dim = self.acoustic_dim + config.ivector_dim
+        self.output_dim = self.acoustic_dim * (config.left_context + 1 + config.right_context) + config.ivector_dim
         if self.output_dim > MAX_INPUT_DIM:
             raise ValueError(
-                f"left_context {config.left_context} and right_context {config.right_context} of {self.feature_dim} "
+                f"left_context {config.left_context} and right_context {config.right_context} of {self.acoustic_dim} "
                 f"features make {self.output_dim} inputs of the network, more than {MAX_INPUT_DIM}"
             )
         self.norm = GlobalNorm(self.feature_dim)
@@ -137,7 +140,7 @@ class FrontEnd(nn.Module):
         for start, stop in framing.windows_of(size):
             begin, end = max(0, start - reach), min(size, stop + reach)
             part, count = feats[:, begin:end], lengths.new_tensor([end - begin])
-            spliced = self.splice(self._features_of(part, count, adaptation), count)
+            spliced = self.splice(self._features_of(part, count, adaptation, first=begin), count)
             first = -(-start // self.factor) * self.factor
             if first < stop:
                 yield spliced[:, first - begin : stop - begin : self.factor]
@@ -151,7 +154,7 @@ class FrontEnd(nn.Module):
             wav: waveforms, ``(B, N)`` float32 in [-1, 1].
             num_samples: number of samples of each utterance, ``(B,)`` int64.
             adaptation: what is known of each utterance's speaker: statistics if the configuration has
-                ``cmvn="speaker"``, transforms if it has ``fmllr``, and nothing else.
+                ``cmvn="speaker"``, transforms if it has ``fmllr``, i-vectors of ``ivector_dim``, and nothing else.
 
         Returns:
             ``(B, T, feature_dim)``, 0 in padded frames, and lengths ``(B,)`` int64.
@@ -164,14 +167,17 @@ class FrontEnd(nn.Module):
         feats, lengths = self._normalised_cepstra(wav, num_samples, adaptation)
         return self._features_of(feats, lengths, adaptation), lengths
 
-    def _features_of(self, feats: Tensor, lengths: Tensor, adaptation: BatchAdaptation) -> Tensor:
-        """What becomes of cepstra (B, T, D) after CMVN, without context, (B, T, feature_dim)."""
+    def _features_of(self, feats: Tensor, lengths: Tensor, adaptation: BatchAdaptation, *, first: int = 0) -> Tensor:
+        """What becomes of cepstra (B, T, D) after CMVN, (B, T, feature_dim); their first frame is number ``first``."""
         if self.lda is not None:
             feats = self.lda(splice(feats, lengths, self.config.splice_left, self.config.splice_right), lengths)
         else:
             feats = self.deltas(feats, lengths)
         if adaptation.fmllr is not None:
             feats = transform(feats, lengths, adaptation.fmllr)
+        ivectors = adaptation.ivectors_at(first, feats.shape[1])
+        if ivectors is not None:
+            feats = torch.cat([feats, ivectors.to(feats)], dim=-1)
         return self.norm(feats, lengths)  # type: ignore[no-any-return]
 
     def _normalised_cepstra(
@@ -185,6 +191,9 @@ class FrontEnd(nn.Module):
         if self.config.fmllr != (adaptation.fmllr is not None):
             state = "missing" if adaptation.fmllr is None else "given"
             raise ValueError(f"fMLLR transforms {state}, but the front end has fmllr={self.config.fmllr}")
+        given = 0 if adaptation.ivectors is None else adaptation.ivectors.shape[-1]
+        if given != self.config.ivector_dim:
+            raise ValueError(f"i-vectors of {given} dimensions, but the front end takes {self.config.ivector_dim}")
         feats, lengths = self.cepstra_of(wav, num_samples)
         if cmvn_stats is not None:
             feats = apply_cmvn(feats, lengths, cmvn_stats, norm_vars=norm_vars)
@@ -194,7 +203,9 @@ class FrontEnd(nn.Module):
 
     def splice(self, feats: Tensor, lengths: Tensor) -> Tensor:
         """Add context frames: ``(B, T, feature_dim) -> (B, T, output_dim)``."""
-        return splice(feats, lengths, self.config.left_context, self.config.right_context)
+        own, ivectors = feats[..., : self.acoustic_dim], feats[..., self.acoustic_dim :]
+        spliced = splice(own, lengths, self.config.left_context, self.config.right_context)
+        return torch.cat([spliced, ivectors], dim=-1) if self.config.ivector_dim else spliced
 
     def splice_packed(self, feats: Tensor, lengths: Tensor) -> tuple[Tensor, Packing]:
         """Add context frames to those of the output: (F, output_dim), and where in its batch they are, without padding.
@@ -208,7 +219,17 @@ class FrontEnd(nn.Module):
         if self.factor > 1:
             index = index // packing.size * feats.shape[1] + index % packing.size * self.factor
         left, right = self.config.left_context, self.config.right_context
-        return splice_frames(feats, lengths, index, left=left, right=right), packing
+        own = feats[..., : self.acoustic_dim]
+        spliced = splice_frames(own.contiguous(), lengths, index, left=left, right=right)
+        if self.config.ivector_dim:
+            spliced = torch.cat([spliced, feats[..., self.acoustic_dim :].flatten(0, 1)[index]], dim=-1)
+        return spliced, packing
+
+    def gather_spliced(self, feats: Tensor, start: Tensor, end: Tensor, index: Tensor) -> Tensor:
+        """Add context to chosen frames (K, output_dim); the arguments are those of :func:`.splice.gather_spliced`."""
+        left, right = self.config.left_context, self.config.right_context
+        spliced = gather_spliced(feats[:, : self.acoustic_dim], start, end, index, left=left, right=right)
+        return torch.cat([spliced, feats[index, self.acoustic_dim :]], dim=-1) if self.config.ivector_dim else spliced
 
     def packed(
         self, wav: Tensor, num_samples: Tensor, *, adaptation: BatchAdaptation = NOTHING

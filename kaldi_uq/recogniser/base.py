@@ -209,8 +209,9 @@ class BaseRecogniser(ABC):
         Returns:
             the recogniser for the speakers of the directory, and utt -> (N,) float32 in [-1, 1].
         """
-        if sources.transform_dir is not None:
-            raise UsageError(f"--transform-dir: {type(self).__name__} takes no fMLLR transforms; leave it out")
+        if sources.transform_dir is not None or sources.ivector_dir is not None:
+            option = "--transform-dir" if sources.transform_dir is not None else "--online-ivector-dir"
+            raise UsageError(f"{option}: {type(self).__name__} is told nothing of speakers; leave it out")
         rate, shortest = self.sample_rate, self.min_samples
         return self, read_waves(data, sample_rate=rate, min_samples=shortest, utts=utts, allow_pipes=allow_pipes)
 

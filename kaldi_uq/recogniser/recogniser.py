@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from kaldi_uq.engine.base import Aligner, DecodeConfig, Decoder, Engine
 from kaldi_uq.engine.select import select_engine
-from kaldi_uq.errors import DataError, ModelFileError, UsageError
+from kaldi_uq.errors import DataError, ModelFileError
 from kaldi_uq.feats import framing
 from kaldi_uq.feats.adaptation import Adaptation, BatchAdaptation, adaptations_digest
 from kaldi_uq.io.datadir import DataDir
@@ -40,7 +40,7 @@ from kaldi_uq.recogniser.speakers import (
     adaptations,
     adaptations_of_waves,
     batch_adaptation,
-    fmllr_transforms,
+    given_adaptations,
 )
 
 HMM_FILES = ("final.mdl", "tree")  # in the directory of the model
@@ -92,7 +92,7 @@ class Recogniser(BaseRecogniser):
         self.is_random = model.network.is_random
         self.device = model.log_prior.device
         self._known: dict[str, Adaptation] = {}
-        self._fmllr: np.ndarray | None = None  # of utterances of which nothing is known
+        self._given: Adaptation | None = None  # of utterances of which nothing is known
         # copies for other speakers share them
         self._decoder, self._aligner = functools.cache(self._open_decoder), functools.cache(self._open_aligner)
 
@@ -295,23 +295,22 @@ class Recogniser(BaseRecogniser):
     def with_speakers(self, waves: Mapping[str, np.ndarray]) -> Recogniser:
         if not self.model.needs_speakers or all(utt in self._known for utt in waves):
             return self
-        return self._with(adaptations_of_waves(self.model.front_end, waves, self._fmllr))
+        return self._with(adaptations_of_waves(self.model.front_end, waves, self._given))
 
-    def with_fmllr(self, transform_dir: Path, key: str) -> Recogniser:
-        """The recogniser for audio of one speaker whose fMLLR transform is known.
+    def of_speaker(self, sources: Sources, key: str) -> Recogniser:
+        """The recogniser for audio of one speaker whose fMLLR transform or i-vectors are known.
 
         Args:
-            transform_dir: directory with ``trans.*``.
-            key: the speaker, or the utterance, as the archives name it.
+            sources: directories of transforms and i-vectors.
+            key: the speaker, or the utterance, as these name it.
 
         Raises:
-            DataError: no such transform, or one that does not fit the model.
-            UsageError: the model takes none.
+            DataError: nothing of this name, or something that does not fit the model.
+            UsageError: the model takes none, or more.
         """
-        if not self.model.front_end.config.fmllr:
-            raise UsageError("--transform-dir: this model was trained without fMLLR; leave it out")
+        sources.check(self.model.front_end)
         other = copy.copy(self)
-        other._fmllr = fmllr_transforms(self.model.front_end, transform_dir, {key: key})[key]
+        other._given = given_adaptations(self.model.front_end, sources, {key: key})[key]
         return other
 
     def _with(self, known: Mapping[str, Adaptation]) -> Recogniser:

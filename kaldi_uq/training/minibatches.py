@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 
 from kaldi_uq.feats.frontend import FrontEnd
-from kaldi_uq.feats.splice import gather_spliced
 from kaldi_uq.nnet.base import AcousticModel
 from kaldi_uq.training.dataset import TrainingSet, spread
 
@@ -56,7 +55,7 @@ def minibatches(
 def _frames(
     network: AcousticModel, front_end: FrontEnd, data: TrainingSet, batch_size: int, seed: int, epoch: int
 ) -> Iterator[Minibatch]:
-    device, context = data.feats.device, front_end.config
+    device = data.feats.device
     order = frame_order(data.num_frames, network.num_members, seed, epoch).to(device)
     offsets = torch.from_numpy(data.offsets).to(device)
     utt_of_frame = torch.repeat_interleave(
@@ -67,9 +66,7 @@ def _frames(
         chosen = order[..., start : start + batch_size]
         flat = rows[chosen.reshape(-1)]
         utt = utt_of_frame[flat]
-        x = gather_spliced(
-            data.feats, offsets[utt], offsets[utt + 1], flat, left=context.left_context, right=context.right_context
-        )
+        x = front_end.gather_spliced(data.feats, offsets[utt], offsets[utt + 1], flat)
         yield Minibatch(x.reshape(*chosen.shape, -1), data.pdfs[chosen])
 
 

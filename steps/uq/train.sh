@@ -18,6 +18,7 @@ fbank_config=                # <file>: filter banks instead of MFCC
 frontend=kaldi               # kaldi|torchaudio: torchaudio is the paper's front end
 opts_dir=                    # <dir>|none: with the recipe's cmvn_opts, delta_opts, splice_opts, final.mat and trans.* [<ali-dir>]
 transform_dir=               # <dir>|none: with fMLLR transforms of <data-dir>'s speakers (trans.*) [<opts-dir>, if it has some]
+online_ivector_dir=          # <dir>: i-vectors of <data-dir> (ivector_online.scp, ivector_period), appended to the network's input
 cmvn_from=auto               # auto|scp|waves: statistics of speakers: <data-dir>/cmvn.scp, or computed from the waveforms
 allow_pipes=false            # true|false: run lines of wav.scp that are commands
 max_bad=0                    # <n>: leave out up to so many utterances that cannot be used; <exp-dir>/bad_utterances names them
@@ -53,7 +54,7 @@ read -ra extra <<<"$train_opts"
 read -ra graph <<<"$graph_opts"
 $cmd "$dir/log/train.log" \
   kaldi-uq nnet-train ${model:+--model "$model"} ${network:+--network "$network"} "${features[@]}" --cmvn-from "$cmvn_from" --max-bad "$max_bad" \
-  ${opts_dir:+--opts-dir "$opts_dir"} ${transform_dir:+--transform-dir "$transform_dir"} ${train_config:+--config "$train_config"} "${model_opts[@]}" "${extra[@]}" "$data" "$lang" "$ali" "$dir"
+  ${opts_dir:+--opts-dir "$opts_dir"} ${transform_dir:+--transform-dir "$transform_dir"} ${online_ivector_dir:+--online-ivector-dir "$online_ivector_dir"} ${train_config:+--config "$train_config"} "${model_opts[@]}" "${extra[@]}" "$data" "$lang" "$ali" "$dir"
 tell_bad "$dir/bad_utterances"
 if [ ! -f "$lang/G.fst" ]; then
   echo "$0: $dir/final.safetensors; $lang has no G.fst: take the recipe's own graph for decoding" >&2
