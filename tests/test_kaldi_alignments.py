@@ -147,6 +147,35 @@ class TestLdaAndFmllr:
         assert main([*words, "--transform-dir", str(place / "tri3_ali"), "--speaker", "s"]) == 0
         assert (tmp_path / "out.wav").is_file()
 
+    def test_detectors_are_fitted_and_asked_with_it(
+        self, place: Path, model_dir: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        wavs = [wav for utt, wav in read_table(place / "data/wav.scp").items() if utt.startswith("s")]
+        given = ["--device", "cpu", "--transform-dir", str(place / "tri3_ali"), "--speaker", "s"]
+        assert main(["fit-detector", str(model_dir), *wavs, *given]) == 0
+        assert main(["detect", str(model_dir), wavs[0], *given]) == 0
+        heard = capsys.readouterr().out
+        assert "1 file judged" in heard
+        assert main(["detect", str(model_dir), wavs[0], "--device", "cpu"]) == 1
+        assert "no fMLLR transform of its speaker" in capsys.readouterr().err
+
+    def test_there_is_no_certificate(
+        self, place: Path, model_dir: Path, system: TinySystem, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        places = [str(model_dir), str(place / "data"), str(tmp_path)]
+        assert main(["nnet-certify", "--device", "cpu", "--eps", "0.001", *places]) == 1
+        assert "no certificate: the front end normalises by statistics of the speaker" in capsys.readouterr().err
+
+    def test_warp_factors_of_the_data_are_said(
+        self, place: Path, model_dir: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        write_table(place / "data/spk2warp", {"s": "0.9", "t": "1.1"})
+        try:
+            forward(place, model_dir, tmp_path / "out", "--transform-dir", str(place / "tri3_ali"))
+        finally:
+            (place / "data/spk2warp").unlink()
+        assert "spk2warp: VTLN is not applied to features here" in caplog.text
+
     def test_transforms_that_are_missing_or_not_wanted(
         self, place: Path, model_dir: Path, system: TinySystem, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:

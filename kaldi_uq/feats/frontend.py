@@ -203,9 +203,15 @@ class FrontEnd(nn.Module):
 
     def splice(self, feats: Tensor, lengths: Tensor) -> Tensor:
         """Add context frames: ``(B, T, feature_dim) -> (B, T, output_dim)``."""
-        own, ivectors = feats[..., : self.acoustic_dim], feats[..., self.acoustic_dim :]
+        own, ivectors = self._parts(feats)
         spliced = splice(own, lengths, self.config.left_context, self.config.right_context)
-        return torch.cat([spliced, ivectors], dim=-1) if self.config.ivector_dim else spliced
+        return spliced if ivectors is None else torch.cat([spliced, ivectors], dim=-1)
+
+    def _parts(self, feats: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Features (..., feature_dim) without the i-vector, and the i-vector, ``None`` if there is none."""
+        if not self.config.ivector_dim:
+            return feats, None
+        return feats[..., : self.acoustic_dim].contiguous(), feats[..., self.acoustic_dim :]
 
     def splice_packed(self, feats: Tensor, lengths: Tensor) -> tuple[Tensor, Packing]:
         """Add context frames to those of the output: (F, output_dim), and where in its batch they are, without padding.
@@ -219,17 +225,19 @@ class FrontEnd(nn.Module):
         if self.factor > 1:
             index = index // packing.size * feats.shape[1] + index % packing.size * self.factor
         left, right = self.config.left_context, self.config.right_context
-        own = feats[..., : self.acoustic_dim]
-        spliced = splice_frames(own.contiguous(), lengths, index, left=left, right=right)
-        if self.config.ivector_dim:
-            spliced = torch.cat([spliced, feats[..., self.acoustic_dim :].flatten(0, 1)[index]], dim=-1)
+        own, ivectors = self._parts(feats)
+        spliced = splice_frames(own, lengths, index, left=left, right=right)
+        if ivectors is not None:
+            spliced = torch.cat([spliced, ivectors.flatten(0, 1)[index]], dim=-1)
         return spliced, packing
 
     def gather_spliced(self, feats: Tensor, start: Tensor, end: Tensor, index: Tensor) -> Tensor:
         """Add context to chosen frames (K, output_dim); the arguments are those of :func:`.splice.gather_spliced`."""
         left, right = self.config.left_context, self.config.right_context
+        if not self.config.ivector_dim:
+            return gather_spliced(feats, start, end, index, left=left, right=right)
         spliced = gather_spliced(feats[:, : self.acoustic_dim], start, end, index, left=left, right=right)
-        return torch.cat([spliced, feats[index, self.acoustic_dim :]], dim=-1) if self.config.ivector_dim else spliced
+        return torch.cat([spliced, feats[index, self.acoustic_dim :]], dim=-1)
 
     def packed(
         self, wav: Tensor, num_samples: Tensor, *, adaptation: BatchAdaptation = NOTHING
