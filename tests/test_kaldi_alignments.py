@@ -305,8 +305,8 @@ class TestChain:
         assert len(records) == 2 and all(record["last_loss"] < record["first_loss"] for record in records)
 
     @pytest.mark.parametrize("content, message", [
-        (None, r"the features have \d+; a factor of 3 would fit: is the file frame_subsampling_factor"),
-        ("2", r"of which frame_subsampling_factor 2 takes \d+; a factor of 3 would fit"),
+        (None, r"the features have \d+; --frame-subsampling-factor 3 would fit"),
+        ("2", r"of which frame_subsampling_factor 2 takes \d+; --frame-subsampling-factor 3 would fit"),
         ("0", r"frame_subsampling_factor: expected a positive number, found 0"),
     ])  # fmt: skip
     def test_factor_that_does_not_fit_the_lengths(
@@ -319,6 +319,13 @@ class TestChain:
             write_text(ali / "frame_subsampling_factor", content + "\n")
         assert main([*chain.train, str(ali), str(tmp_path / "exp")]) == 1
         assert re.search(message, capsys.readouterr().err)
+
+    def test_factor_can_be_given_where_no_file_says_it(self, chain: ChainPlace, tmp_path: Path) -> None:
+        ali = tmp_path / "tree"  # steps/nnet3/chain/build_tree.sh writes none
+        shutil.copytree(chain.root / "chain_ali", ali, ignore=shutil.ignore_patterns("frame_subsampling_factor"))
+        words = [*chain.train, "--num-epochs", "1", "--num-viterbi-epochs", "0", "--frame-subsampling-factor", "3"]
+        assert main([*words, str(ali), str(tmp_path / "exp")]) == 0
+        assert HybridModel.load(tmp_path / "exp").front_end.factor == 3
 
     def test_frames_are_attacked_in_training_at_that_rate(self, chain: ChainPlace, tmp_path: Path) -> None:
         words = [*chain.train, *ROBUST, "--num-epochs", "2", "--num-viterbi-epochs", "0"]

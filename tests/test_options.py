@@ -33,8 +33,7 @@ KINDS: tuple[type[Config], ...] = tuple(map(config_class, MODEL_KINDS))
 ATTACKS: tuple[type[Config], ...] = (AttackConfig, HidingConfig, BlackBoxConfig, ConsistentConfig)
 
 # fields of the front end that directories of alignments, transforms and i-vectors determine
-OF_DIRECTORIES = {"splice_left", "splice_right", "lda_dim", "fmllr", "frame_subsampling_factor", "ivector_dim",
-                  "ivector_extractor"}  # fmt: skip
+OF_DIRECTORIES = {"splice_left", "splice_right", "lda_dim", "fmllr", "ivector_dim", "ivector_extractor"}
 
 # command -> configurations whose fields are its flags, and the fields that it gets in another way
 FLAGS: dict[str, tuple[tuple[type[Config], ...], set[str]]] = {

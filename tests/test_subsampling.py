@@ -140,7 +140,9 @@ def test_spread(factor: int, size: int) -> None:
 
 def test_alignment_of_another_length_is_named(model: HybridModel) -> None:
     waves, targets = waves_and_targets()
-    with pytest.raises(DataError, match=r"'u4': the alignment has 60 frames, .* takes 20; a factor of 1 would fit"):
+    with pytest.raises(
+        DataError, match=r"'u4': the alignment has 60 frames, .* takes 20; --frame-subsampling-factor 1 would fit"
+    ):
         make_training_set(model, waves, targets | {"u4": np.zeros(60, np.int64)}, ali_shift_s=0.015)
     with pytest.raises(DataError, match=r"'u4': the alignment has 58 frames, .* align with the same conf/mfcc\.conf"):
         make_training_set(model, waves, targets | {"u4": np.zeros(58, np.int64)}, ali_shift_s=0.015)

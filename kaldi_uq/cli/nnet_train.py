@@ -5,7 +5,7 @@ ALI-DIR: cmvn_opts, delta_opts; final.mat (LDA+MLLT) behind frames spliced by sp
 over these files.  final.mat goes into the model file; the transforms belong to the speakers, and every later command
 takes those of its own data with --transform-dir.  What ALI-DIR says and is not supported is an error by name: raw
 fMLLR, fMPE, online CMVN.  Alignments of nnet3 and chain models, with a frame_subsampling_factor, make a model of that
-frame rate.
+frame rate; those of a chain system's tree have no such file, and need --frame-subsampling-factor 3.
 
 A network of your own (--network FILE.py:NAME) is what the Python function NAME of FILE.py returns for (input_dim,
 num_pdfs): a torch module from features (B, T, D) to logits (B, T, C), or what a wrapper of kaldi_uq.nnet makes of one.
@@ -58,7 +58,7 @@ if TYPE_CHECKING:  # --help needs no torch
 
 # fields of the front end that the directories of alignments, transforms and i-vectors determine
 OF_DIRECTORIES = (
-    "splice_left", "splice_right", "lda_dim", "fmllr", "frame_subsampling_factor", "ivector_dim", "ivector_extractor"
+    "splice_left", "splice_right", "lda_dim", "fmllr", "ivector_dim", "ivector_extractor"
 )  # fmt: skip
 SMALL_BATCH = 1 << 17  # values of the widest layer in a minibatch, below which one thread trains faster than several
 
@@ -213,8 +213,7 @@ def _names(config: type[ModelConfig]) -> set[str]:
 
 def _frontend(args: argparse.Namespace) -> tuple[FrontEndConfig, Path]:
     """The front end, and the recipe's directory: flags and --config win over what that says, it over the defaults."""
-    factor = read_subsampling(args.ali_dir)
-    features: dict[str, Any] = {"kind": args.frontend, "frame_subsampling_factor": factor}
+    features: dict[str, Any] = {"kind": args.frontend}
     if args.fbank_config:
         if args.frontend != "kaldi":
             raise UsageError("--fbank-config is for --frontend kaldi")
@@ -228,6 +227,9 @@ def _frontend(args: argparse.Namespace) -> tuple[FrontEndConfig, Path]:
         features |= {"ivector_dim": ivectors.dim, "ivector_extractor": ivectors.extractor}
     place = Path(args.opts_dir or args.ali_dir)
     recipe = {} if args.opts_dir == "none" else read_recipe_opts(place)
+    factor = read_subsampling(args.ali_dir)
+    if factor > 1:  # of the alignments, whatever the features are
+        recipe["frame_subsampling_factor"] = factor
     if args.transform_dir:
         recipe["fmllr"] = args.transform_dir != "none"
     context = {"left_context": 0, "right_context": 0} if args.network else {}  # it looks at neighbours itself

@@ -31,7 +31,7 @@ def affine(matrix: np.ndarray, dim: int, where: str) -> np.ndarray:
         shown = " x ".join(map(str, matrix.shape))
         raise DataError(
             f"{where}: a matrix of {shown}, for features of {dim} dimensions it must have {dim} columns, or {dim + 1} "
-            "(affine); are model, features and transforms of one recipe?"
+            "(affine); features and transforms must be of one recipe (training does without: --opts-dir none)"
         )
     if not np.isfinite(matrix).all():
         raise DataError(f"{where}: a matrix with values that are NaN or infinite; make it again")

@@ -199,8 +199,12 @@ def _check_factor(utt: str, found: int, num_features: int, factor: int) -> None:
         return
     said = f"utterance {utt!r}: the alignment has {found} frames, the features have {num_features}"
     said += f", of which frame_subsampling_factor {factor} takes {expected}" if factor > 1 else ""
-    advice = f"a factor of {fitting[0]} would fit" if fitting else "align with the same conf/mfcc.conf as the model's"
-    raise DataError(f"{said}; {advice}: is the file frame_subsampling_factor that of these alignments?")
+    advice = "align with the same conf/mfcc.conf as the model's"
+    if fitting:
+        advice = (
+            f"--frame-subsampling-factor {fitting[0]} would fit, or that number in the file of this name beside them"
+        )
+    raise DataError(f"{said}; {advice}")
 
 
 def _to_frames(utt: str, alignment: np.ndarray, length: int, shift_s: float, ali_shift_s: float) -> np.ndarray:
