@@ -20,7 +20,7 @@ LAYERS: dict[str, tuple[str, ...]] = {
     "user_code": ("errors",),
     "io": BASE,
     "uncertainty": BASE,
-    "feats": ("io.reading", *BASE),
+    "feats": ("io", *BASE),
     "nnet": BASE,
     "audio": ("feats", "io", *BASE),
     "engine": ("io", *BASE),

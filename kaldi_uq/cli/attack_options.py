@@ -13,6 +13,7 @@ from kaldi_uq.cli.options import directory
 from kaldi_uq.config import Config, config_from, parse_fields
 from kaldi_uq.errors import DataError, UsageError
 from kaldi_uq.io.datadir import DataDir
+from kaldi_uq.io.waves import read_waves
 from kaldi_uq.results.names import CONSISTENCY
 from kaldi_uq.user_code import load_object, mistakes_named
 
@@ -63,7 +64,13 @@ def read_donors(args: argparse.Namespace, recogniser: BaseRecogniser, default: D
     data = DataDir.read(args.donors, need=("wav.scp", "utt2spk", "text")) if args.donors else default
     if data is None:
         return None
-    _, waves = recogniser.read(data, allow_pipes=getattr(args, "allow_pipes", False), resample=args.resample)
+    waves = read_waves(
+        data,
+        sample_rate=recogniser.sample_rate,
+        min_samples=recogniser.min_samples,
+        allow_pipes=getattr(args, "allow_pipes", False),
+        resample=args.resample,
+    )
     return Donors(waves, {utt: data.words(utt) for utt in waves}, where=str(data.path))
 
 

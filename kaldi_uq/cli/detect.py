@@ -9,7 +9,8 @@ benign frames.  A strong attack can make a network more certain than benign spee
 With --statistic consistency-one-sided other words are searched for near the audio, as nnet-consistency does: that takes
 longer, and no part is suspicious.
 
-A model that normalises by speaker (--cmvn speaker) takes each file for a speaker of its own.
+A model that normalises by speaker (--cmvn speaker) takes each file for a speaker of its own.  One that was trained on
+features with fMLLR needs the speaker's transform: --transform-dir DIR --speaker SPK.
 
 The verdict on a file does not depend on the other files of the call; that of a model with random draws varies a little
 with --seed.
@@ -41,7 +42,7 @@ from urllib.parse import quote
 
 import numpy as np
 
-from kaldi_uq.cli.model_options import add_model_arguments, open_recogniser
+from kaldi_uq.cli.model_options import add_model_arguments, add_speaker, open_recogniser
 from kaldi_uq.cli.options import add_audio, directory, non_negative_int, positive_int, rate
 from kaldi_uq.detector.normal import FILE_NAME, PROBABILITIES, Normal, load_frame_quantiles
 from kaldi_uq.errors import DataError, KaldiUqError, UsageError, one_line, printable
@@ -106,6 +107,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=non_negative_int, default=0, help="seed of the draws of a random model [0]")
     add_model_arguments(parser)
     add_audio(parser)
+    add_speaker(parser)
 
 
 def run(args: argparse.Namespace) -> int:

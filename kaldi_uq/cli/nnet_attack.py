@@ -23,6 +23,7 @@ from kaldi_uq.cli.model_options import (
     model_name,
     open_recogniser,
     read_data_for,
+    sources_of,
 )
 from kaldi_uq.cli.options import add_max_bad, non_negative_int, start_logging
 from kaldi_uq.config import config_from
@@ -94,7 +95,7 @@ def run(args: argparse.Namespace) -> None:
     check_not_input(args.out_dir, (data.whole or data).wav_scp.values())
     recogniser.random_targets = args.random_targets
     recogniser, spoken = recogniser.read(
-        data, utts=utts, allow_pipes=args.allow_pipes, resample=args.resample, cmvn_from=args.cmvn_from
+        data, utts=utts, allow_pipes=args.allow_pipes, resample=args.resample, sources=sources_of(args)
     )
     waves = {utt: on_grid(spoken[utt]) for utt in utts}  # the attack is written as 16 bit
     inputs = [*recogniser.files, args.data_dir / "text"]

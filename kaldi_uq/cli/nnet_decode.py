@@ -16,6 +16,7 @@ from kaldi_uq.cli.model_options import (
     model_name,
     open_recogniser,
     read_data_for,
+    sources_of,
 )
 from kaldi_uq.cli.options import add_jobs, add_lattices, add_max_bad, non_negative_int, start_logging
 from kaldi_uq.engine.select import engine_name
@@ -46,7 +47,7 @@ def run(args: argparse.Namespace) -> None:
     recogniser = open_recogniser(args, work_dir=args.out_dir)
     data = read_data_for(args, recogniser, args.out_dir, text=True)
     recogniser, waves = recogniser.read(
-        data, allow_pipes=args.allow_pipes, resample=args.resample, cmvn_from=args.cmvn_from
+        data, allow_pipes=args.allow_pipes, resample=args.resample, sources=sources_of(args)
     )
     options = {**recogniser.settings, "seed": args.seed, "audio": recogniser.audio_key(waves)}
     stamp = DoneStamp(args.out_dir, "decode", options=options, inputs=[*recogniser.files, args.data_dir / "text"])

@@ -86,6 +86,12 @@ def read_data(
         out: the command's output directory, or its archive ``*.ark``.
         need, sample_rate, min_samples: as of :func:`kaldi_uq.io.bad.read_data_dir`.
     """
+    for name in ("spk2warp", "utt2warp"):
+        if (args.data_dir / name).is_file():
+            logging.getLogger(__name__).warning(
+                "%s: VTLN is not applied to features here; if cmvn.scp is of warped features, pass --cmvn-from waves",
+                args.data_dir / name,
+            )
     report = out.with_suffix(f".{REPORT}") if out.suffix == ".ark" else out / REPORT
     return read_data_dir(
         args.data_dir,

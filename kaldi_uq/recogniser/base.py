@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from kaldi_uq.errors import UsageError
 from kaldi_uq.feats import framing
 from kaldi_uq.io.datadir import DataDir
 from kaldi_uq.io.files import digest
@@ -31,6 +32,7 @@ from kaldi_uq.io.waves import (
 from kaldi_uq.recogniser.audio import check_length, raise_first, read_all, read_file
 from kaldi_uq.recogniser.heard import Heard, Pieces, Scored, measure, unpadded
 from kaldi_uq.recogniser.memory import in_halves
+from kaldi_uq.recogniser.speakers import DEFAULT_SOURCES, Sources
 from kaldi_uq.uncertainty import utterance_statistics
 
 RecogniserT = TypeVar("RecogniserT", bound="BaseRecogniser")
@@ -196,7 +198,7 @@ class BaseRecogniser(ABC):
         utts: Sequence[str] | None = None,
         allow_pipes: bool = False,
         resample: bool = False,
-        cmvn_from: str = "auto",
+        sources: Sources = DEFAULT_SOURCES,
     ) -> tuple[RecogniserT, dict[str, np.ndarray]]:
         """Read a data directory, checked against the sample rate and the shortest audio.
 
@@ -205,11 +207,14 @@ class BaseRecogniser(ABC):
             utts: utterances to read; all of them by default.
             allow_pipes: run the lines of tables that are commands.
             resample: resample audio of another rate, and log how much that was.
-            cmvn_from: where statistics of speakers come from, see :func:`kaldi_uq.recogniser.speakers.speaker_stats`.
+            sources: where what is known of the speakers comes from.
 
         Returns:
             the recogniser for the speakers of the directory, and utt -> (N,) float32 in [-1, 1].
         """
+        if sources.transform_dir is not None or sources.ivector_dir is not None:
+            option = "--transform-dir" if sources.transform_dir is not None else "--online-ivector-dir"
+            raise UsageError(f"{option}: {type(self).__name__} is told nothing of speakers; leave it out")
         return self, read_waves(
             data,
             sample_rate=self.sample_rate,

@@ -15,6 +15,8 @@ recogniser=        # <file.py:name>: recogniser of another sort, of <model-dir>;
 engine=            # embedded|kaldi [by KALDI_ROOT]
 device=            # cpu|cuda [cuda if there is one]
 seed=0             # <n>: seed of the draws
+transform_dir=     # <dir>: fMLLR transforms of <data-dir>'s speakers (trans.*), for a model trained with such: exp/tri3/decode_test
+online_ivector_dir=  # <dir>: i-vectors of <data-dir> (ivector_online.scp), for a model trained with such
 cmvn_from=auto     # auto|scp|waves: statistics of speakers: <data-dir>/cmvn.scp, or computed from the waveforms
 allow_pipes=false  # true|false: run lines of wav.scp that are commands, as with KALDI_UQ_ALLOW_PIPES=1
 resample=false     # true|false: resample audio of another rate than the model's; the log counts it
@@ -41,7 +43,7 @@ read -ra extra <<<"$decode_opts"
 [ "$allow_pipes" = false ] || extra+=(--allow-pipes)
 [ "$resample" = false ] || extra+=(--resample)
 $cmd "$dir/log/decode.log" \
-  kaldi-uq nnet-decode ${results:+--results "$results"} --nj "$nj" --lattices --cmvn-from "$cmvn_from" --max-bad "$max_bad" \
+  kaldi-uq nnet-decode ${results:+--results "$results"} --nj "$nj" --lattices --cmvn-from "$cmvn_from" ${transform_dir:+--transform-dir "$transform_dir"} ${online_ivector_dir:+--online-ivector-dir "$online_ivector_dir"} --max-bad "$max_bad" \
   "${code_opts[@]}" "${model_opts[@]}" "${extra[@]}" "$data" "$model" "$graph" "$dir"
 
 tell_bad "$dir/bad_utterances"
