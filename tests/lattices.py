@@ -16,7 +16,8 @@ def random_lattice(
     arcs, costs, strings = [], [], []
     for source in range(num_states):
         for destination in range(source + 1, min(source + 4, num_states)):
-            for _ in range(int(rng.integers(0, 3)) if rng.random() < density else int(destination == source + 1)):
+            more = int(rng.integers(0, 3)) if rng.random() < density else 0
+            for _ in range(max(more, destination == source + 1)):
                 arcs.append((source, destination, int(rng.integers(0, num_words + 1)) * int(rng.random() < 0.6)))
                 costs.append(np.round(rng.exponential(1.5, 2), 3))
                 strings.append(rng.integers(1, 4, int(rng.integers(0, 3))).astype("<i4").tobytes())
