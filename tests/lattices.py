@@ -53,3 +53,13 @@ def best_of_words(lattice: Lattice) -> Paths:
         if words not in found or sum(costs) < sum(found[words][0]):
             found[words] = (costs, tids)
     return found
+
+
+def make_lattice(
+    arcs: list[tuple[int, int, int, float, float, list[int]]], ends: dict[int, tuple[float, float]]
+) -> Lattice:
+    """A lattice from (source, destination, word, graph cost, acoustic cost, transition-ids) and costs of its ends."""
+    size = 1 + max(max(arc[:2]) for arc in arcs)
+    finals = np.array([ends.get(state, (np.inf, np.inf)) for state in range(size)], dtype=float)
+    strings = [np.array(arc[5], "<i4").tobytes() for arc in arcs] + [b""] * size
+    return Lattice.build(0, [arc[:3] for arc in arcs], np.array([arc[3:5] for arc in arcs], float), finals, strings)

@@ -113,6 +113,11 @@ class Lattice:
         return self.tids[self.bounds[index] : self.bounds[index + 1]]
 
     @functools.cached_property
+    def first(self) -> np.ndarray:
+        """The arcs of state s are those from ``first[s]`` to ``first[s + 1]``, (S + 1,) int64."""
+        return np.searchsorted(self.sources, np.arange(self.num_states + 1))
+
+    @functools.cached_property
     def levels(self) -> list[np.ndarray]:
         """Arcs that can be looked at together, in an order in which all arcs into a state come before those out of it.
 
@@ -338,7 +343,7 @@ def _text_weight(text: str, compact: bool) -> tuple[tuple[float, float], bytes]:
 def compact_bytes(lattice: Lattice) -> bytes:
     """A lattice as Kaldi's binary ``CompactLattice``; costs are rounded to single precision."""
     parts = [vector_header(COMPACT, lattice.start, lattice.num_states, lattice.num_arcs)]
-    first = np.searchsorted(lattice.sources, np.arange(lattice.num_states + 1)).tolist()
+    first = lattice.first.tolist()
     destinations, words, costs = (v.tolist() for v in (lattice.destinations, lattice.words, lattice.costs))
     finals, lengths = lattice.finals.tolist(), lattice.lengths.tolist()
     for state in range(lattice.num_states):

@@ -96,7 +96,7 @@ class _Words:
 
     def _find(self, rest: np.ndarray) -> None:
         lattice = self.lattice
-        first = np.searchsorted(lattice.sources, np.arange(lattice.num_states + 1))
+        first = lattice.first
         has_word = lattice.words > 0
         anchors = np.unique(np.append(lattice.destinations[has_word], lattice.start))
         before = _costs_from_start(lattice)

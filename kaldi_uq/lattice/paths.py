@@ -56,24 +56,37 @@ def best_paths(lattice: Lattice, weights: Sequence[tuple[float, float, float]]) 
     finals = np.full((lattice.num_states, len(weights)), np.inf)
     finals[ends] = lattice.finals[ends] @ scales
     rest = _costs_to_end(lattice, totals, finals)
-    first = np.searchsorted(lattice.sources, np.arange(lattice.num_states + 1)).tolist()
     return [
-        _trace(lattice, first, totals[:, k], rest[:, k], finals[:, k])
+        _path(lattice, _trace(lattice, totals[:, k], rest[:, k], finals[:, k]))
         if lattice.start >= 0 and np.isfinite(rest[lattice.start, k])
         else None
         for k in range(len(weights))
     ]
 
 
-def _trace(lattice: Lattice, first: list[int], totals: np.ndarray, rest: np.ndarray, finals: np.ndarray) -> Path:
-    state, taken = lattice.start, []
+def best_arcs(lattice: Lattice) -> list[int]:
+    """The arcs of the best path by the costs as they are; empty if there is none, or it has none."""
+    totals, finals = lattice.costs.sum(1), lattice.finals.sum(1)
+    rest = costs_to_end(lattice)
+    if lattice.start < 0 or not np.isfinite(rest[lattice.start]):
+        return []
+    return _trace(lattice, totals, rest, finals)
+
+
+def _trace(lattice: Lattice, totals: np.ndarray, rest: np.ndarray, finals: np.ndarray) -> list[int]:
+    state = lattice.start
+    taken: list[int] = []
     while True:
-        arcs = slice(first[state], first[state + 1])
-        through = totals[arcs] + rest[lattice.destinations[arcs]]
-        if not len(through) or finals[state] <= through.min():
-            break
-        taken.append(first[state] + int(through.argmin()))
+        begin, end = lattice.first[state], lattice.first[state + 1]
+        through = totals[begin:end] + rest[lattice.destinations[begin:end]]
+        if begin == end or finals[state] <= through.min():
+            return taken
+        taken.append(int(begin + through.argmin()))
         state = int(lattice.destinations[taken[-1]])
+
+
+def _path(lattice: Lattice, taken: list[int]) -> Path:
+    state = int(lattice.destinations[taken[-1]]) if taken else lattice.start
     strings = [lattice.string(index) for index in (*taken, lattice.num_arcs + state)]
     graph, acoustic = (lattice.costs[taken].sum(0) + lattice.finals[state]).tolist()
     words = lattice.words[taken]
