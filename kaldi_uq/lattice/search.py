@@ -19,8 +19,8 @@ import numpy as np
 from kaldi_uq.io.lattice import Lattice
 from kaldi_uq.lattice.graph import Arcs, SearchGraph
 
-PRUNE_INTERVAL = 25  # frames
-MIN_ACTIVE = 200  # tokens that the beam leaves at least
+PRUNE_INTERVAL = 100  # frames
+MIN_ACTIVE = 200  # tokens that the beam leaves at least, if there are as many
 BEAM_DELTA = 0.5  # by which the beam is wider than what max_active leaves
 _SLACK = 1e-6  # rounding: the best path itself is never pruned
 
@@ -108,22 +108,29 @@ class _Search:
             return None
         sources, destinations = alive[places], graph.emitting.destinations[arcs]
         costs = frame.costs[sources] + graph.emitting.costs[arcs] + self.acoustic[number, graph.pdfs[arcs]]
-        limit = costs.min() + beam
+        np.minimum.at(self._best, destinations, costs)
+        states = np.unique(destinations)
+        found = self._best[states]
+        limit = float(found.min()) + beam
+        if len(found) > MIN_ACTIVE:
+            limit = max(limit, float(np.partition(found, MIN_ACTIVE)[MIN_ACTIVE]))
+        else:
+            limit = max(limit, float(found.max()))
+        self._best[states[found > limit]] = np.inf
         kept = np.flatnonzero(costs <= limit)
-        sources, destinations, arcs = sources[kept], destinations[kept], arcs[kept]
-        np.minimum.at(self._best, destinations, costs[kept])
-        return self._close(np.unique(destinations), (sources, destinations, arcs), limit)
+        entering = (sources[kept], destinations[kept], arcs[kept])
+        return self._close(states[found <= limit], entering, limit)
 
     def _cutoff(self, costs: np.ndarray) -> tuple[float, float]:
         """The largest cost of tokens that go on, and the beam of the next frame."""
         options, best = self.options, float(costs.min())
-        limits = [
-            (count, float(np.partition(costs, count - 1)[count - 1]))
-            for count in (options.max_active, MIN_ACTIVE)
-            if len(costs) > count
-        ]
-        for count, limit in limits:
-            if (limit < best + options.beam) if count == options.max_active else (limit > best + options.beam):
+        if len(costs) > options.max_active:
+            limit = float(np.partition(costs, options.max_active)[options.max_active])
+            if limit < best + options.beam:
+                return limit, limit - best + BEAM_DELTA
+        if len(costs) > MIN_ACTIVE:
+            limit = float(np.partition(costs, MIN_ACTIVE)[MIN_ACTIVE])
+            if limit > best + options.beam:
                 return limit, limit - best + BEAM_DELTA
         return best + options.beam, options.beam
 
