@@ -117,6 +117,8 @@ def open_recogniser(
             raise UsageError(f"{args.recogniser}: expected a recogniser, got {type(recogniser).__name__}")
         recogniser.code = split_name(args.recogniser)[0]
         recogniser.num_draws = draws or recogniser.num_draws
+        if getattr(args, "lattice_statistics", False):
+            raise UsageError("--lattice-statistics is for a hybrid model: other recognisers make no lattices")
         return recogniser
     try:
         recogniser = Recogniser.load(
@@ -131,6 +133,7 @@ def open_recogniser(
         )
     except ValueError as error:
         raise UsageError(str(error)) from None
+    recogniser.lattice_statistics = getattr(args, "lattice_statistics", False)
     if args.network:
         recogniser.code = split_name(args.network)[0]
     if words and recogniser.why_no_words:

@@ -24,7 +24,7 @@ from kaldi_uq.cli.model_options import (
     open_recogniser,
     read_data_for,
 )
-from kaldi_uq.cli.options import add_max_bad, non_negative_int, start_logging
+from kaldi_uq.cli.options import add_lattice_statistics, add_max_bad, non_negative_int, start_logging
 from kaldi_uq.config import config_from
 from kaldi_uq.errors import DataError, UsageError
 from kaldi_uq.user_code import split_name
@@ -60,6 +60,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--results", metavar="FILE", help="also record the summary in this results.json")
     add_attack_choice(parser)
+    add_lattice_statistics(parser)
     add_model_arguments(parser, *ATTACK_CONFIGS)
 
 

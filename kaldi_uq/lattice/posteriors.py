@@ -21,6 +21,7 @@ from kaldi_uq.io.lattice import Lattice
 from kaldi_uq.lattice.paths import best_arcs
 
 LATTICE_STATISTICS = ("lattice_entropy", "lattice_depth", "mean_word_uncertainty", "max_word_uncertainty")
+NO_LATTICE = dict(zip(LATTICE_STATISTICS, (0.0, 0.0, 1.0, 1.0), strict=True))  # of an utterance without any path
 
 
 @dataclass(frozen=True)

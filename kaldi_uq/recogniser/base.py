@@ -8,7 +8,7 @@ import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar, overload
+from typing import Any, TypeAlias, TypeVar, overload
 
 import numpy as np
 import torch
@@ -28,11 +28,13 @@ from kaldi_uq.io.waves import (
     wave_batches,
     waves_digest,
 )
+from kaldi_uq.lattice.posteriors import NO_LATTICE
 from kaldi_uq.recogniser.audio import check_length, raise_first, read_file
 from kaldi_uq.recogniser.heard import Heard, Pieces, Scored, measure, unpadded
 from kaldi_uq.recogniser.memory import in_halves
 from kaldi_uq.uncertainty import utterance_statistics
 
+Statistics: TypeAlias = dict[str, dict[str, float]]  # utt -> statistic -> value
 RecogniserT = TypeVar("RecogniserT", bound="BaseRecogniser")
 
 
@@ -46,6 +48,8 @@ class BaseRecogniser(ABC):
         is_random: whether two passes over the same audio differ, by draws of weights or of dropout masks.
         num_draws: draws of a random recogniser when it listens; ``None`` for its default.
         device: where it computes.
+        lattice_statistics: whether hearing measures lattices, too (:mod:`kaldi_uq.lattice.posteriors`), where there are
+            any: one bool that whoever listens sets.
     """
 
     sample_rate: int
@@ -55,6 +59,7 @@ class BaseRecogniser(ABC):
     num_draws: int | None
     device: torch.device
     random_targets = "words"  # words strung together, or sentences of a grammar where there is one
+    lattice_statistics = False
     code: Path | None = None  # file of the user's own code that it is made of, for runs that resume
 
     # what a subclass supplies
@@ -110,6 +115,14 @@ class BaseRecogniser(ABC):
         Returns:
             utt -> words; an utterance in which no path survives is absent.
         """
+
+    def listen(self, scores: Iterable[tuple[str, np.ndarray]]) -> tuple[dict[str, tuple[str, ...]], Statistics]:
+        """Words of each utterance as of :meth:`decode`, and further statistics that decoding gives.
+
+        Returns:
+            utt -> words, and utt -> statistic -> value; both without utterances in which no path survives.
+        """
+        return self.decode(scores), {}
 
     @abstractmethod
     def align(self, scores: Mapping[str, np.ndarray], targets: Mapping[str, Sequence[str]]) -> dict[str, np.ndarray]:
@@ -326,8 +339,16 @@ class BaseRecogniser(ABC):
                 yield utt, scored.scores
 
         if words:
-            decoded = self.decode(scores())
-            return {utt: dataclasses.replace(found[utt], words=decoded.get(utt, ())) for utt in waves}
+            decoded, more = self.listen(scores())
+            silent = NO_LATTICE if more else {}
+            return {
+                utt: dataclasses.replace(
+                    found[utt],
+                    words=decoded.get(utt, ()),
+                    statistics={**found[utt].statistics, **more.get(utt, silent)},
+                )
+                for utt in waves
+            }
         for _ in scores():
             pass
         return {utt: found[utt] for utt in waves}
