@@ -47,18 +47,17 @@ class KaldiDecoder(Decoder):
 
     def run(self, program: str, matrices: Matrices, *, lattices: LatticeSink | None = None) -> dict[str, Hypothesis]:
         """Decode what the program takes: log-likelihoods, or features for a program with GMMs."""
-        jobs, options, acwt = self._jobs, self._jobs.options, self._config.acwt
-        keep = options.lattices and options.work_dir is not None
+        jobs, acwt, work_dir = self._jobs, self._config.acwt, self._jobs.options.work_dir
+        keep = jobs.options.lattices and work_dir is not None
         with jobs.workspace() as (work, logs):
-            parts = write_parts(work, matrices, options)
+            parts = write_parts(work, matrices, jobs.options)
             if not parts.utts:
                 return {}
 
             def pipelines(job: int) -> list[list[list[str]]]:
                 lattice, words, ali = (work / f"{name}.{job}" for name in ("lat", "words", "ali"))
-                decode = jobs.command(
-                    program, *self._options(wide=keep or lattices is not None), self._model, self._graph, parts.scp(job)
-                )
+                options = self._options(wide=keep or lattices is not None)
+                decode = jobs.command(program, *options, self._model, self._graph, parts.scp(job))
                 return [[[*decode, f"ark:|gzip -c >{quoted(f'{lattice}.gz')}", f"ark,t:{words}", f"ark:{ali}"]]]
 
             def costs(job: int) -> list[list[list[str]]]:
@@ -86,9 +85,9 @@ class KaldiDecoder(Decoder):
                 for path in _written(work, "lat", parts, ".gz"):
                     for utt, lattice in read_lattices(path):
                         lattices(utt, lattice)
-            if keep and options.work_dir:
+            if keep and work_dir:
                 for job in parts.numbers:
-                    move(work / f"lat.{job}.gz", options.work_dir / f"lat.{job}.gz")
+                    move(work / f"lat.{job}.gz", work_dir / f"lat.{job}.gz")
             return found
 
     def _options(self, *, wide: bool) -> list[str]:

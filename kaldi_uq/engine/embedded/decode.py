@@ -71,9 +71,9 @@ class EmbeddedDecoder(Decoder):
                 hypothesis = self._decode(utt, scores) if len(scores) else None
                 if hypothesis is not None:
                     hypotheses[utt] = hypothesis
-                lattice = self._lattice(utt, scores) if hypothesis is not None and sinks else None
-                for sink in sinks if lattice is not None else ():
-                    sink(utt, lattice)
+                if hypothesis is not None and sinks and (lattice := self._lattice(utt, scores)) is not None:
+                    for sink in sinks:
+                        sink(utt, lattice)
         return hypotheses
 
     @functools.cached_property
