@@ -203,10 +203,12 @@ def read_lattices(path: str | os.PathLike[str]) -> Iterator[tuple[str, Lattice]]
         if utt in seen:
             raise stream.fail_here(f"utterance {utt!r:.60} is there twice")
         seen.add(utt)
+        is_text = data[stream.at : stream.at + 1] == b"\n"
         try:
-            yield utt, _read_text(stream) if data[stream.at : stream.at + 1] == b"\n" else _read_binary(stream)
+            lattice = _read_text(stream) if is_text else _read_binary(stream)
         except ValueError as error:
             raise stream.fail(f"{utt!r:.60}: {error}") from None
+        yield utt, lattice
 
 
 def read_lattice_dir(directory: str | os.PathLike[str]) -> Iterator[tuple[str, Lattice]]:
