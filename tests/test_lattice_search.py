@@ -234,6 +234,23 @@ def test_programs_of_kaldi_read_our_lattices_as_we_do(
         assert lattice_statistics(lattice, config.acwt)["lattice_depth"] == pytest.approx(depths[utt], rel=1e-4)
 
 
+def test_lattices_hold_the_paths_that_those_of_kaldi_hold(
+    kaldi: Kaldi, system: TinySystem, scores: dict[str, np.ndarray]
+) -> None:
+    config = DecodeConfig(acwt=0.01, lattice_beam=6.0)
+    found: list[dict[str, Lattice]] = [{}, {}]
+    for engine, lattices in zip((EmbeddedEngine(), kaldi.engine()), found, strict=True):
+        engine.decoder(system.mono, system.graph, config).decode(scores.items(), lattices=lattices.__setitem__)
+    for utt in found[0]:
+        ours, theirs = (best_of_words(lattices[utt].scaled(acoustic=config.acwt)) for lattices in found)
+        limit = min(sum(costs) for costs, _ in theirs.values()) + config.lattice_beam - 1e-3
+        near = {words for words, (costs, _) in theirs.items() if sum(costs) <= limit}
+        assert near == {words for words, (costs, _) in ours.items() if sum(costs) <= limit}
+        for words in near:
+            assert ours[words][0] == pytest.approx(theirs[words][0], abs=1e-2)
+            assert ours[words][1] == theirs[words][1]
+
+
 def test_deterministic_lattices_have_the_words_of_the_lattice_of_states(
     system: TinySystem, scores: dict[str, np.ndarray]
 ) -> None:

@@ -128,10 +128,11 @@ class _Search:
             limit = float(np.partition(costs, options.max_active)[options.max_active])
             if limit < best + options.beam:
                 return limit, limit - best + BEAM_DELTA
-        if len(costs) > MIN_ACTIVE:
-            limit = float(np.partition(costs, MIN_ACTIVE)[MIN_ACTIVE])
-            if limit > best + options.beam:
-                return limit, limit - best + BEAM_DELTA
+        if len(costs) <= MIN_ACTIVE:
+            return np.inf, np.inf
+        limit = float(np.partition(costs, MIN_ACTIVE)[MIN_ACTIVE])
+        if limit > best + options.beam:
+            return limit, limit - best + BEAM_DELTA
         return best + options.beam, options.beam
 
     def _close(self, states: np.ndarray, entering: tuple[np.ndarray, ...], limit: float) -> _Frame:
