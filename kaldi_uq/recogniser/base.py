@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import itertools
 from abc import ABC, abstractmethod
@@ -48,8 +47,7 @@ class BaseRecogniser(ABC):
         is_random: whether two passes over the same audio differ, by draws of weights or of dropout masks.
         num_draws: draws of a random recogniser when it listens; ``None`` for its default.
         device: where it computes.
-        lattice_statistics: whether hearing measures lattices, too (:mod:`kaldi_uq.lattice.posteriors`), where there are
-            any: one bool that whoever listens sets.
+        lattice_statistics: whether hearing measures lattices, too (:mod:`kaldi_uq.lattice.posteriors`).
     """
 
     sample_rate: int
@@ -117,11 +115,7 @@ class BaseRecogniser(ABC):
         """
 
     def listen(self, scores: Iterable[tuple[str, np.ndarray]]) -> tuple[dict[str, tuple[str, ...]], Statistics]:
-        """Words of each utterance as of :meth:`decode`, and further statistics that decoding gives.
-
-        Returns:
-            utt -> words, and utt -> statistic -> value; both without utterances in which no path survives.
-        """
+        """Words of each utterance as of :meth:`decode`, and utt -> statistic -> value of what decoding measures."""
         return self.decode(scores), {}
 
     @abstractmethod
@@ -340,15 +334,8 @@ class BaseRecogniser(ABC):
 
         if words:
             decoded, more = self.listen(scores())
-            silent = NO_LATTICE if more else {}
-            return {
-                utt: dataclasses.replace(
-                    found[utt],
-                    words=decoded.get(utt, ()),
-                    statistics={**found[utt].statistics, **more.get(utt, silent)},
-                )
-                for utt in waves
-            }
+            silent = NO_LATTICE if self.lattice_statistics else {}
+            return {utt: found[utt].decoded(decoded.get(utt, ()), more.get(utt, silent)) for utt in waves}
         for _ in scores():
             pass
         return {utt: found[utt] for utt in waves}
