@@ -173,6 +173,8 @@ def open_recogniser(
             raise UsageError(f"--speaker: {args.recogniser} is told nothing of speakers; leave it out")
         recogniser.code = split_name(args.recogniser)[0]
         recogniser.num_draws = draws or recogniser.num_draws
+        if getattr(args, "lattice_statistics", False):
+            raise UsageError("--lattice-statistics is for a hybrid model: other recognisers make no lattices")
         return recogniser
     try:
         recogniser = Recogniser.load(
@@ -187,6 +189,7 @@ def open_recogniser(
         )
     except ValueError as error:
         raise UsageError(str(error)) from None
+    recogniser.lattice_statistics = getattr(args, "lattice_statistics", False)
     if args.network:
         recogniser.code = split_name(args.network)[0]
     if words and recogniser.why_no_words:

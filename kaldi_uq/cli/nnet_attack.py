@@ -25,7 +25,7 @@ from kaldi_uq.cli.model_options import (
     read_data_for,
     sources_of,
 )
-from kaldi_uq.cli.options import add_max_bad, non_negative_int, start_logging
+from kaldi_uq.cli.options import add_lattice_statistics, add_max_bad, non_negative_int, start_logging
 from kaldi_uq.config import config_from
 from kaldi_uq.errors import DataError, UsageError
 from kaldi_uq.user_code import split_name
@@ -68,6 +68,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "them, decodes and scores what they made: the same files as without shards",
     )
     add_attack_choice(parser)
+    add_lattice_statistics(parser)
     add_model_arguments(parser, *ATTACK_CONFIGS)
 
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar, overload
+from typing import Any, TypeAlias, TypeVar, overload
 
 import numpy as np
 import torch
@@ -29,12 +28,14 @@ from kaldi_uq.io.waves import (
     wave_batches,
     waves_digest,
 )
+from kaldi_uq.lattice.posteriors import NO_LATTICE
 from kaldi_uq.recogniser.audio import check_length, raise_first, read_all, read_file
 from kaldi_uq.recogniser.heard import Heard, Pieces, Scored, measure, unpadded
 from kaldi_uq.recogniser.memory import in_halves
 from kaldi_uq.recogniser.speakers import DEFAULT_SOURCES, Sources
 from kaldi_uq.uncertainty import utterance_statistics
 
+Statistics: TypeAlias = dict[str, dict[str, float]]  # utt -> statistic -> value
 RecogniserT = TypeVar("RecogniserT", bound="BaseRecogniser")
 
 
@@ -48,6 +49,7 @@ class BaseRecogniser(ABC):
         is_random: whether two passes over the same audio differ, by draws of weights or of dropout masks.
         num_draws: draws of a random recogniser when it listens; ``None`` for its default.
         device: where it computes.
+        lattice_statistics: whether hearing measures lattices, too (:mod:`kaldi_uq.lattice.posteriors`).
     """
 
     sample_rate: int
@@ -57,6 +59,7 @@ class BaseRecogniser(ABC):
     num_draws: int | None
     device: torch.device
     random_targets = "words"  # words strung together, or sentences of a grammar where there is one
+    lattice_statistics = False
     code: Path | None = None  # file of the user's own code that it is made of, for runs that resume
 
     # what a subclass supplies
@@ -112,6 +115,10 @@ class BaseRecogniser(ABC):
         Returns:
             utt -> words; an utterance in which no path survives is absent.
         """
+
+    def listen(self, scores: Iterable[tuple[str, np.ndarray]]) -> tuple[dict[str, tuple[str, ...]], Statistics]:
+        """Words of each utterance as of :meth:`decode`, and utt -> statistic -> value of what decoding measures."""
+        return self.decode(scores), {}
 
     @abstractmethod
     def align(self, scores: Mapping[str, np.ndarray], targets: Mapping[str, Sequence[str]]) -> dict[str, np.ndarray]:
@@ -339,8 +346,9 @@ class BaseRecogniser(ABC):
                 yield utt, scored.scores
 
         if words:
-            decoded = self.decode(scores())
-            return {utt: dataclasses.replace(found[utt], words=decoded.get(utt, ())) for utt in waves}
+            decoded, more = self.listen(scores())
+            silent = NO_LATTICE if self.lattice_statistics else {}
+            return {utt: found[utt].decoded(decoded.get(utt, ()), more.get(utt, silent)) for utt in waves}
         for _ in scores():
             pass
         return {utt: found[utt] for utt in waves}

@@ -21,6 +21,7 @@ from kaldi_uq.io.datadir import DataDir
 from kaldi_uq.io.files import file_digest, read_integers
 from kaldi_uq.io.kaldi_model import read_transitions
 from kaldi_uq.io.lang import Lang
+from kaldi_uq.io.lattice import Lattice
 from kaldi_uq.io.waves import read_waves
 from kaldi_uq.io.word_times import word_times
 from kaldi_uq.language.sentences import GrammarSentences
@@ -31,7 +32,8 @@ from kaldi_uq.language.targets import (
     read_pronunciations,
     target_words,
 )
-from kaldi_uq.recogniser.base import BaseRecogniser
+from kaldi_uq.lattice.posteriors import lattice_statistics
+from kaldi_uq.recogniser.base import BaseRecogniser, Statistics
 from kaldi_uq.recogniser.heard import Pieces
 from kaldi_uq.recogniser.hybrid import MODEL_FILE, HybridModel, select_device
 from kaldi_uq.recogniser.speakers import (
@@ -152,7 +154,8 @@ class Recogniser(BaseRecogniser):
 
     @property
     def settings(self) -> dict[str, Any]:
-        return {"decode": self.decode_config.to_dict(), "num_draws": self.num_draws or 0}
+        found: dict[str, Any] = {"decode": self.decode_config.to_dict(), "num_draws": self.num_draws or 0}
+        return {**found, "lattice_statistics": True} if self.lattice_statistics else found
 
     @property
     def why_no_words(self) -> str:
@@ -244,6 +247,17 @@ class Recogniser(BaseRecogniser):
 
     def decode(self, scores: Iterable[tuple[str, np.ndarray]]) -> dict[str, tuple[str, ...]]:
         return {utt: hypothesis.words for utt, hypothesis in self._decoder().decode(scores).items()}
+
+    def listen(self, scores: Iterable[tuple[str, np.ndarray]]) -> tuple[dict[str, tuple[str, ...]], Statistics]:
+        if not self.lattice_statistics:
+            return super().listen(scores)
+        measured: Statistics = {}
+
+        def measure(utt: str, lattice: Lattice) -> None:
+            measured[utt] = lattice_statistics(lattice, self.decode_config.acwt)
+
+        found = self._decoder().decode(scores, lattices=measure)
+        return {utt: hypothesis.words for utt, hypothesis in found.items()}, measured
 
     def align(self, scores: Mapping[str, np.ndarray], targets: Mapping[str, Sequence[str]]) -> dict[str, np.ndarray]:
         transcripts = {utt: self.lang.word_ids(targets[utt], where=f"target of {utt}") for utt in scores}
