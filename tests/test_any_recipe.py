@@ -11,6 +11,7 @@ import torch
 
 from kaldi_uq.cli.main import main
 from kaldi_uq.errors import DataError
+from kaldi_uq.feats.adaptation import Adaptation
 from kaldi_uq.feats.cmvn_stats import accumulate_cmvn_stats
 from kaldi_uq.feats.config import FbankConfig, FrontEndConfig, MfccConfig
 from kaldi_uq.feats.frontend import FrontEnd
@@ -196,9 +197,9 @@ def test_statistics_of_other_features_are_not_taken(place: Path, tmp_path: Path)
 def test_utterance_without_statistics_is_named(model_dir: Path) -> None:
     model = HybridModel.load(model_dir)
     with pytest.raises(DataError, match=r"utterance 'x': no CMVN statistics of its speaker"):
-        model.cmvn_stats_of(["x"])
-    model.set_speakers({"x": np.ones((2, 13))})
-    assert model.cmvn_stats_of(["x", "x"]).shape == (2, 2, 13)  # type: ignore[union-attr]
+        model.adaptation_of(["x"])
+    model.set_speakers({"x": Adaptation(np.ones((2, 13)))})
+    assert model.adaptation_of(["x", "x"]).cmvn_stats.shape == (2, 2, 13)  # type: ignore[union-attr]
 
 
 def test_other_sample_rate_than_the_confs_is_one_error(

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from kaldi_uq.feats import framing, level
+from kaldi_uq.feats.adaptation import BatchAdaptation
 from kaldi_uq.feats.cmvn_stats import accumulate_cmvn_stats
 from kaldi_uq.feats.config import FbankConfig, FrontEndConfig, MfccConfig
 from kaldi_uq.feats.frontend import FrontEnd
@@ -69,9 +70,9 @@ def test_windows_are_those_of_the_whole(request: pytest.FixtureRequest, options:
     stats = None
     if front_end.config.cmvn == "speaker":
         stats = torch.from_numpy(accumulate_cmvn_stats(front_end.cepstra_of(wav, num_samples)[0][0].numpy()))
-    whole, lengths = front_end(wav, num_samples, cmvn_stats=stats)
+    whole, lengths = front_end(wav, num_samples, adaptation=BatchAdaptation(stats))
     request.getfixturevalue("short_windows")
-    windows = list(front_end.windows(wav, num_samples, cmvn_stats=stats))
+    windows = list(front_end.windows(wav, num_samples, adaptation=BatchAdaptation(stats)))
     assert [part.shape[1] for part in windows[:-1]] == [WINDOW] * (len(windows) - 1) and len(windows) > 1
     assert int(lengths[0]) == sum(part.shape[1] for part in windows)
     torch.testing.assert_close(torch.cat(windows, dim=1), whole, rtol=1e-5, atol=1e-5)

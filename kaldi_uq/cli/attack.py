@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any
 
 from kaldi_uq.attacks.config import AdaptiveConfig, AttackConfig
 from kaldi_uq.cli.attack_options import ATTACK_CONFIGS, add_attack_choice, attack_of, read_donors
-from kaldi_uq.cli.model_options import add_network_arguments, open_recogniser
+from kaldi_uq.cli.model_options import add_network_arguments, add_speaker, open_recogniser
 from kaldi_uq.cli.options import add_engine, add_resample, directory
 from kaldi_uq.config import add_config_file, add_flags_once, config_from
 from kaldi_uq.engine.base import DecodeConfig
@@ -60,6 +60,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_resample(parser)
     add_attack_choice(parser)
     add_network_arguments(parser)
+    add_speaker(parser)
     add_engine(parser)
     add_config_file(parser, DecodeConfig, *ATTACK_CONFIGS)
     add_flags_once(parser, DecodeConfig, *ATTACK_CONFIGS, skip=("untargeted",))

@@ -9,7 +9,8 @@ benign frames.  A strong attack can make a network more certain than benign spee
 With --statistic consistency-one-sided other words are searched for near the audio, as nnet-consistency does: that takes
 longer, and no part is suspicious.
 
-A model that normalises by speaker (--cmvn speaker) takes each file for a speaker of its own.
+A model that normalises by speaker (--cmvn speaker) takes each file for a speaker of its own.  One that was trained on
+features with fMLLR needs the speaker's transform: --transform-dir DIR --speaker SPK.
 
 The verdict on a file does not depend on the other files of the call; that of a model with random draws varies a little
 with --seed.
@@ -41,14 +42,15 @@ from urllib.parse import quote
 
 import numpy as np
 
-from kaldi_uq.cli.model_options import add_model_arguments, open_recogniser
+from kaldi_uq.cli.model_options import add_model_arguments, add_speaker, open_recogniser
 from kaldi_uq.cli.options import add_audio, directory, non_negative_int, positive_int, rate
 from kaldi_uq.detector.normal import FILE_NAME, PROBABILITIES, Normal, load_frame_quantiles
-from kaldi_uq.errors import DataError, KaldiUqError, UsageError, one_line, printable
+from kaldi_uq.errors import DataError, KaldiUqError, ModelFileError, UsageError, one_line, printable
 from kaldi_uq.io.datadir import read_table
 from kaldi_uq.io.pipes import check_leave
 from kaldi_uq.io.resample import Resampler
-from kaldi_uq.results.names import CONSISTENCY, GATE
+from kaldi_uq.lattice.posteriors import LATTICE_STATISTICS
+from kaldi_uq.results.names import APART, CONSISTENCY, GATE
 
 if TYPE_CHECKING:  # --help needs no torch
     from kaldi_uq.detector import OneClassDetector
@@ -106,6 +108,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=non_negative_int, default=0, help="seed of the draws of a random model [0]")
     add_model_arguments(parser)
     add_audio(parser)
+    add_speaker(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -115,6 +118,10 @@ def run(args: argparse.Namespace) -> int:
     files = _files(args)
     recogniser = open_recogniser(args, words=args.graph_dir is not None)
     path, detector = find_detector(args, recogniser)
+    if not set(LATTICE_STATISTICS).isdisjoint(detector.statistics):
+        recogniser.lattice_statistics = True
+        if recogniser.why_no_words:
+            raise ModelFileError(f"{recogniser.why_no_words}; {path} looks at lattices")
     normal = _normal(args, path, detector, recogniser)
     if recogniser.why_no_words:
         _note(f"{recogniser.why_no_words}.  The words heard are not printed without it")
@@ -235,7 +242,7 @@ def _normal(
     args: argparse.Namespace, detector_path: Path, detector: OneClassDetector, recogniser: BaseRecogniser
 ) -> Normal | None:
     """What is normal in a frame, for the measure of the statistic; ``None``, with a note, if the file is missing."""
-    if CONSISTENCY in detector.statistics:  # of the whole utterance
+    if not set(APART).isdisjoint(detector.statistics):  # of the whole utterance
         return None
     path = detector_path.parent / FILE_NAME
     if not path.is_file():

@@ -13,7 +13,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from kaldi_uq.cli.model_options import add_network_arguments, open_recogniser
+from kaldi_uq.cli.model_options import add_network_arguments, add_speaker, open_recogniser
 from kaldi_uq.cli.options import add_audio, directory, non_negative_int, rate
 from kaldi_uq.detector import OneClassDetector
 from kaldi_uq.detector.fit import DETECTOR_DIR, detectors_of, fit_detectors, save_fit
@@ -32,6 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=non_negative_int, default=0, help="seed of the draws of a random model [0]")
     add_network_arguments(parser)
     add_audio(parser)
+    add_speaker(parser)
 
 
 def run(args: argparse.Namespace) -> None:

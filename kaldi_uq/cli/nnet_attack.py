@@ -23,8 +23,9 @@ from kaldi_uq.cli.model_options import (
     model_name,
     open_recogniser,
     read_data_for,
+    sources_of,
 )
-from kaldi_uq.cli.options import add_max_bad, non_negative_int, start_logging
+from kaldi_uq.cli.options import add_lattice_statistics, add_max_bad, non_negative_int, start_logging
 from kaldi_uq.config import config_from
 from kaldi_uq.errors import DataError, UsageError
 from kaldi_uq.user_code import split_name
@@ -67,6 +68,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "them, decodes and scores what they made: the same files as without shards",
     )
     add_attack_choice(parser)
+    add_lattice_statistics(parser)
     add_model_arguments(parser, *ATTACK_CONFIGS)
 
 
@@ -94,7 +96,7 @@ def run(args: argparse.Namespace) -> None:
     check_not_input(args.out_dir, (data.whole or data).wav_scp.values())
     recogniser.random_targets = args.random_targets
     recogniser, spoken = recogniser.read(
-        data, utts=utts, allow_pipes=args.allow_pipes, resample=args.resample, cmvn_from=args.cmvn_from
+        data, utts=utts, allow_pipes=args.allow_pipes, resample=args.resample, sources=sources_of(args)
     )
     waves = spoken.subset(utts).map(on_grid)  # the attack is written as 16 bit
     inputs = [*recogniser.files, args.data_dir / "text"]

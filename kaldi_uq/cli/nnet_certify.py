@@ -55,15 +55,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Run the command."""
     from kaldi_uq.attacks.goal import Say
+    from kaldi_uq.certificate.cells import check_front_end
     from kaldi_uq.certificate.certify import certify
     from kaldi_uq.io.datadir import DataDir, read_table
     from kaldi_uq.io.files import write_text
+    from kaldi_uq.recogniser.recogniser import Recogniser
     from kaldi_uq.results.table import Results
 
     start_logging()
     grid = _grid(args.eps)
     data = DataDir.read(args.data_dir, need=("wav.scp", "utt2spk", "text"))
-    recogniser, waves = open_recogniser(args).read(
+    recogniser = open_recogniser(args)
+    try:
+        if isinstance(recogniser, Recogniser):
+            check_front_end(recogniser.model.front_end.config)
+    except ValueError as error:
+        raise UsageError(f"{args.model_dir}: {error}") from None
+    recogniser, waves = recogniser.read(
         data, utts=spread_utts(data, args.num_utts), allow_pipes=args.allow_pipes, resample=args.resample
     )
     text = {utt: data.words(utt) for utt in waves}

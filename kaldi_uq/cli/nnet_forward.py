@@ -8,7 +8,13 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from kaldi_uq.cli.model_options import add_cmvn_source, add_network_arguments, open_recogniser, read_data_for
+from kaldi_uq.cli.model_options import (
+    add_network_arguments,
+    add_speaker_sources,
+    open_recogniser,
+    read_data_for,
+    sources_of,
+)
 from kaldi_uq.cli.options import add_audio, add_max_bad, directory, non_negative_int, start_logging
 from kaldi_uq.errors import UsageError
 
@@ -24,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_network_arguments(parser)
     add_audio(parser)
     add_max_bad(parser)
-    add_cmvn_source(parser)
+    add_speaker_sources(parser)
 
 
 def run(args: argparse.Namespace) -> None:
@@ -39,7 +45,7 @@ def run(args: argparse.Namespace) -> None:
         raise UsageError(f"--log-post: the scores of {args.recogniser} are log-posteriors already; leave it out")
     data = read_data_for(args, recogniser, args.ark)
     recogniser, waves = recogniser.read(
-        data, allow_pipes=args.allow_pipes, resample=args.resample, cmvn_from=args.cmvn_from
+        data, allow_pipes=args.allow_pipes, resample=args.resample, sources=sources_of(args)
     )
     prior = recogniser.model.log_prior.cpu().numpy() if args.log_post else None  # type: ignore[attr-defined]
     found = Spool()  # batches are of similar length, the archive is in the order of the data

@@ -15,11 +15,12 @@ import os
 from pathlib import Path
 
 from kaldi_uq.cli.model_options import (
-    add_cmvn_source,
     add_model_arguments,
+    add_speaker_sources,
     directory_or_none,
     model_name,
     open_recogniser,
+    sources_of,
 )
 from kaldi_uq.cli.options import add_audio, directory, non_negative_int, start_logging
 from kaldi_uq.errors import DataError
@@ -38,7 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--seed", type=non_negative_int, default=2, help="seed of the draws; nnet-attack uses 0 and 1 [2]"
     )
-    add_cmvn_source(parser)
+    add_speaker_sources(parser)
     add_model_arguments(parser)
     add_audio(parser)
 
@@ -64,7 +65,7 @@ def run(args: argparse.Namespace) -> None:
     # the speakers' statistics are of the benign audio, which an attack on one utterance does not move
     data = DataDir.read(args.data_dir)
     recogniser, spoken = recogniser.read(
-        data, allow_pipes=args.allow_pipes, resample=args.resample, cmvn_from=args.cmvn_from
+        data, allow_pipes=args.allow_pipes, resample=args.resample, sources=sources_of(args)
     )
     originals = spoken.map(on_grid)
     for record in examples:

@@ -86,6 +86,12 @@ def read_data(
         out: the command's output directory, or its archive ``*.ark``.
         need, sample_rate, min_samples: as of :func:`kaldi_uq.io.bad.read_data_dir`.
     """
+    for name in ("spk2warp", "utt2warp"):
+        if (args.data_dir / name).is_file():
+            logging.getLogger(__name__).warning(
+                "%s: VTLN is not applied to features here; if cmvn.scp is of warped features, pass --cmvn-from waves",
+                args.data_dir / name,
+            )
     report = out.with_suffix(f".{REPORT}") if out.suffix == ".ark" else out / REPORT
     return read_data_dir(
         args.data_dir,
@@ -128,7 +134,17 @@ def add_lattices(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--lattices",
         action="store_true",
-        help="keep lat.JOB.gz beside the output; --engine kaldi only, the embedded engine makes none",
+        help="write lat.JOB.gz beside the output; the embedded engine takes some 0.1 s for a second of speech more",
+    )
+
+
+def add_lattice_statistics(parser: argparse.ArgumentParser) -> None:
+    """Add ``--lattice-statistics``."""
+    parser.add_argument(
+        "--lattice-statistics",
+        action="store_true",
+        help="also measure the lattice of each utterance, which takes as long as --lattices: its entropy, its depth, "
+        "the confidence of its words",
     )
 
 

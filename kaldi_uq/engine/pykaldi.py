@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from kaldi_uq.engine.base import Aligner, DecodeConfig, Decoder, Engine, Hypothesis, Matrices, Transcripts
+from kaldi_uq.engine.base import Aligner, DecodeConfig, Decoder, Engine, Hypothesis, LatticeSink, Matrices, Transcripts
 from kaldi_uq.engine.checks import check_scores, existing_files, graph_files, last_line, model_files, no_path
 from kaldi_uq.errors import EngineError
 from kaldi_uq.io.kaldi_model import TransitionTable, read_transitions, write_model
@@ -106,7 +106,9 @@ class PyKaldiDecoder(Decoder):
                 model, graph, allow_partial=True, acoustic_scale=config.acwt, decoder_opts=options
             )
 
-    def decode(self, loglikes: Matrices) -> dict[str, Hypothesis]:
+    def decode(self, loglikes: Matrices, *, lattices: LatticeSink | None = None) -> dict[str, Hypothesis]:
+        if lattices is not None:
+            raise EngineError("--engine pykaldi makes no lattices: use --engine embedded or --engine kaldi for them")
         recognizer, hypotheses = self._recognizer, {}
         for utt, scores in loglikes:
             check_scores(utt, scores, self._num_pdfs, self._model_dir)

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar, overload
+from typing import Any, TypeAlias, TypeVar, overload
 
 import numpy as np
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from kaldi_uq.errors import UsageError
 from kaldi_uq.feats import framing
 from kaldi_uq.io.datadir import DataDir
 from kaldi_uq.io.files import digest
@@ -29,11 +29,13 @@ from kaldi_uq.io.waves import (
     wave_batches,
     waves_digest,
 )
+from kaldi_uq.lattice.posteriors import NO_LATTICE
 from kaldi_uq.recogniser.audio import check_all, read_all
-from kaldi_uq.recogniser.heard import Heard, Pieces, Scored, measure, unpadded
+from kaldi_uq.recogniser.heard import Heard, Pieces, Scored, by_utterance, measure, unpadded
 from kaldi_uq.recogniser.memory import in_halves
-from kaldi_uq.uncertainty import utterance_statistics
+from kaldi_uq.recogniser.speakers import DEFAULT_SOURCES, Sources
 
+Statistics: TypeAlias = dict[str, dict[str, float]]  # utt -> statistic -> value
 RecogniserT = TypeVar("RecogniserT", bound="BaseRecogniser")
 
 
@@ -47,6 +49,7 @@ class BaseRecogniser(ABC):
         is_random: whether two passes over the same audio differ, by draws of weights or of dropout masks.
         num_draws: draws of a random recogniser when it listens; ``None`` for its default.
         device: where it computes.
+        lattice_statistics: whether hearing measures lattices, too (:mod:`kaldi_uq.lattice.posteriors`).
     """
 
     sample_rate: int
@@ -56,6 +59,7 @@ class BaseRecogniser(ABC):
     num_draws: int | None
     device: torch.device
     random_targets = "words"  # words strung together, or sentences of a grammar where there is one
+    lattice_statistics = False
     code: Path | None = None  # file of the user's own code that it is made of, for runs that resume
 
     # what a subclass supplies
@@ -111,6 +115,10 @@ class BaseRecogniser(ABC):
         Returns:
             utt -> words; an utterance in which no path survives is absent.
         """
+
+    def listen(self, scores: Iterable[tuple[str, np.ndarray]]) -> tuple[dict[str, tuple[str, ...]], Statistics]:
+        """Words of each utterance as of :meth:`decode`, and utt -> statistic -> value of what decoding measures."""
+        return self.decode(scores), {}
 
     @abstractmethod
     def align(self, scores: Mapping[str, np.ndarray], targets: Mapping[str, Sequence[str]]) -> dict[str, np.ndarray]:
@@ -197,7 +205,7 @@ class BaseRecogniser(ABC):
         utts: Sequence[str] | None = None,
         allow_pipes: bool = False,
         resample: bool = False,
-        cmvn_from: str = "auto",
+        sources: Sources = DEFAULT_SOURCES,
     ) -> tuple[RecogniserT, Waves]:
         """Read a data directory, checked against the sample rate and the shortest audio.
 
@@ -206,12 +214,15 @@ class BaseRecogniser(ABC):
             utts: utterances to read; all of them by default.
             allow_pipes: run the lines of tables that are commands.
             resample: resample audio of another rate, and log how much that was.
-            cmvn_from: where statistics of speakers come from, see :func:`kaldi_uq.recogniser.speakers.speaker_stats`.
+            sources: where what is known of the speakers comes from.
 
         Returns:
             the recogniser for the speakers of the directory, and utt -> (N,) float32 in [-1, 1], read again when they
             are asked for.
         """
+        if sources.transform_dir is not None or sources.ivector_dir is not None:
+            option = "--transform-dir" if sources.transform_dir is not None else "--online-ivector-dir"
+            raise UsageError(f"{option}: {type(self).__name__} is told nothing of speakers; leave it out")
         return self, read_waves(
             data,
             sample_rate=self.sample_rate,
@@ -297,18 +308,7 @@ class BaseRecogniser(ABC):
         with torch.no_grad():
             pieces, lengths = self.pieces(wav, num_samples, batch.utts, generator=generator)
             measures, scores = measure(pieces, self.scores, int(lengths.max()))
-            statistics = utterance_statistics(measures, lengths)
-        columns = {name: values.double().cpu().numpy() for name, values in statistics.items()}
-        frames = {name: values.float().cpu().numpy() for name, values in measures.items()}
-        return [
-            Scored(
-                words=None,
-                statistics={name: float(values[row]) for name, values in columns.items()},
-                frames={name: values[row, :length] for name, values in frames.items()},
-                scores=np.ascontiguousarray(scores[row, :length], dtype=np.float32),
-            )
-            for row, length in enumerate(lengths.tolist())
-        ]
+            return by_utterance(measures, scores, lengths)
 
     def hear(
         self,
@@ -347,8 +347,9 @@ class BaseRecogniser(ABC):
                 yield utt, scored.scores
 
         if words:
-            decoded = self.decode(scores())
-            return {utt: dataclasses.replace(found[utt], words=decoded.get(utt, ())) for utt in waves}
+            decoded, more = self.listen(scores())
+            silent = NO_LATTICE if self.lattice_statistics else {}
+            return {utt: found[utt].decoded(decoded.get(utt, ()), more.get(utt, silent)) for utt in waves}
         for _ in scores():
             pass
         return {utt: found[utt] for utt in waves}

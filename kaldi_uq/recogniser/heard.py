@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from kaldi_uq.io.waves import WaveBatch, Waves
-from kaldi_uq.uncertainty import measures_from_draws
+from kaldi_uq.uncertainty import measures_from_draws, utterance_statistics
 
 Pieces = Iterator[Iterable[Tensor]]  # of stretches of the frames, one after the other: chunks (m, B, t, C) of draws
 
@@ -31,6 +31,10 @@ class Heard:
     words: tuple[str, ...] | None
     statistics: dict[str, float]
     frames: dict[str, np.ndarray]
+
+    def decoded(self, words: tuple[str, ...], statistics: Mapping[str, float]) -> Heard:
+        """The same with words, and with further statistics."""
+        return Heard(words, {**self.statistics, **statistics}, self.frames)
 
 
 @dataclass(frozen=True)
@@ -83,3 +87,19 @@ def measure(
         scored[:, at : at + part.shape[1]] = part
         at += part.shape[1]
     return {name: torch.cat([part[name] for part in found], dim=1) for name in found[0]}, scored
+
+
+def by_utterance(measures: Mapping[str, Tensor], scores: np.ndarray, lengths: Tensor) -> list[Scored]:
+    """What :func:`measure` gives for a batch, (B, T) and (B, T, C), for each utterance of so many frames, (B,)."""
+    statistics = utterance_statistics(measures, lengths)
+    columns = {name: values.double().cpu().numpy() for name, values in statistics.items()}
+    frames = {name: values.float().cpu().numpy() for name, values in measures.items()}
+    return [
+        Scored(
+            words=None,
+            statistics={name: float(values[row]) for name, values in columns.items()},
+            frames={name: values[row, :length] for name, values in frames.items()},
+            scores=np.ascontiguousarray(scores[row, :length], dtype=np.float32),
+        )
+        for row, length in enumerate(lengths.tolist())
+    ]

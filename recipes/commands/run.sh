@@ -92,7 +92,7 @@ if stage_begin 4 "decoding graphs and word error rates of the Gaussian mixtures"
   need 3 exp/tri/final.mdl
   for m in mono tri; do
     utils/mkgraph.sh "${engine_opts[@]}" data/lang "exp/$m" "exp/$m/graph"
-    steps/decode.sh --nj "$nj" --cmd "$decode_cmd" "${engine_opts[@]}" "exp/$m/graph" data/test "exp/$m/decode_test"
+    steps/decode.sh --nj "$nj" --cmd "$decode_cmd" "${engine_opts[@]}" --lattices false "exp/$m/graph" data/test "exp/$m/decode_test"
     kaldi-uq record exp/results.json --clean "$m=exp/$m/decode_test/wer.json"
   done
   stage_end

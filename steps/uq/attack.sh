@@ -22,6 +22,8 @@ recogniser=        # <file.py:name>: recogniser of another sort, of <model-dir>;
 engine=            # embedded|kaldi [by KALDI_ROOT]
 device=            # cpu|cuda [cuda if there is one]
 seed=0             # <n>: seed of targets, starts and draws
+transform_dir=     # <dir>: fMLLR transforms of <data-dir>'s speakers (trans.*), for a model trained with such: exp/tri3/decode_test
+online_ivector_dir=  # <dir>: i-vectors of <data-dir> (ivector_online.scp), for a model trained with such
 cmvn_from=auto     # auto|scp|waves: statistics of speakers: <data-dir>/cmvn.scp, or computed from the waveforms
 allow_pipes=false  # true|false: run lines of wav.scp that are commands, as with KALDI_UQ_ALLOW_PIPES=1
 resample=false     # true|false: resample audio of another rate than the model's; the log counts it
@@ -52,6 +54,8 @@ code_opts=(${network:+--network "$network"} ${recogniser:+--recogniser "$recogni
 read -ra extra <<<"$attack_opts"
 [ "$allow_pipes" = false ] || extra+=(--allow-pipes)
 [ "$resample" = false ] || extra+=(--resample)
+[ -z "$transform_dir" ] || extra+=(--transform-dir "$transform_dir")
+[ -z "$online_ivector_dir" ] || extra+=(--online-ivector-dir "$online_ivector_dir")
 command=(kaldi-uq nnet-attack --eps "$eps" ${eps_level:+--eps-level "$eps_level"} --attack "$attack" --num-utts "$num_utts"
   --cmvn-from "$cmvn_from" --max-bad "$max_bad" --lang-dir "$lang" ${attack_config:+--config "$attack_config"}
   ${target_text:+--target-text "$target_text"} "${code_opts[@]}" "${model_opts[@]}" "${extra[@]}")

@@ -40,6 +40,7 @@ from kaldi_uq.io.fix import fix_data_dir
 from kaldi_uq.io.fst import read_fst_arrays, vector_bytes
 from kaldi_uq.io.kaldi_model import read_gmm_model, read_topology, read_transitions, write_model
 from kaldi_uq.io.lang import Lang, read_symbols
+from kaldi_uq.io.lattice import compact_bytes, read_lattices
 from kaldi_uq.io.names import wave_files
 from kaldi_uq.io.ogg import page_checksum
 from kaldi_uq.io.validate import validate_data_dir
@@ -47,6 +48,7 @@ from kaldi_uq.io.wav import read_channels, read_wav, write_wav
 from kaldi_uq.io.waves import read_waves
 from kaldi_uq.language.prepare import Dictionary
 from kaldi_uq.language.targets import read_pronunciations
+from kaldi_uq.lattice.paths import best_paths
 from kaldi_uq.nnet.config import DnnConfig
 from kaldi_uq.recogniser.hybrid import MODEL_FILE, HybridModel, kind_of
 from kaldi_uq.results.table import Results
@@ -56,6 +58,7 @@ from kaldi_uq.training.config import TrainConfig
 from kaldi_uq.training.dataset import TrainingSet
 from kaldi_uq.training.trainer import CHECKPOINT, Trainer, TrainingInputs
 from tests.audio_files import encode, speech, without_count, write
+from tests.lattices import random_lattice
 from tests.test_ark import COMPRESSED
 from tests.test_sphere import SAMPLES, write_sphere
 from tests.test_wav import pcm, riff
@@ -132,7 +135,7 @@ class Reader:
 
 def make_readers(folder: Path) -> list[Reader]:
     """All readers, with their files below ``folder``, a directory of each."""
-    groups = (_audio, _archives, _tables, _language, _graphs, _models, _options, _detectors, _results)
+    groups = (_audio, _archives, _tables, _language, _graphs, _lattices, _models, _options, _detectors, _results)
     return [reader for group in groups for reader in group(folder)]
 
 
@@ -351,6 +354,20 @@ def _graphs(folder: Path) -> Iterator[Reader]:
     hclg, words = tri / "graph/HCLG.fst", tri / "graph/words.txt"
     yield Reader("graph", hclg, [const, vector_bytes(read_fst_arrays(hclg))], graph, about=tri)
     yield Reader("graph-words", words, [words.read_bytes()], graph, about=tri)
+
+
+def _lattices(folder: Path) -> Iterator[Reader]:
+    def read(path: Path) -> None:
+        for _, lattice in read_lattices(path):
+            best_paths(lattice, [(1.0, 0.1, 0.5)])
+            compact_bytes(lattice)
+
+    compact = [f"utt{i} ".encode() + compact_bytes(random_lattice(np.random.default_rng(i))) for i in range(4)]
+    plain = b"a \n0 1 4 3 1.5,-2.25\n0 1 5 0\n1 0.25,1\n\n"
+    text = b"a \n0\t1\t3\t1.5,-2.25,4_4_5\n0\t1\t2\t0.5,8,\n1\t0.25,1,6\n\nb \n0 1 2\n1\n\n"
+    binary, packed = folder / "lattices/lat", folder / "lattices/lat.1.gz"
+    yield Reader("lattices", binary, [*compact, b"".join(compact), plain, text], lambda: read(binary))
+    yield Reader("lattices-gz", packed, [b"".join(compact), text], lambda: read(packed), pack=_gz)
 
 
 def _models(folder: Path) -> Iterator[Reader]:

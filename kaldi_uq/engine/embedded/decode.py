@@ -1,18 +1,37 @@
-"""Decoding and forced alignment on the wheels."""
+"""Decoding and forced alignment on the wheels.
+
+The wheels' decoder hands out the best path only; lattices, where they are asked for, are searched for by
+:mod:`kaldi_uq.lattice`.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import logging
 from pathlib import Path
 from typing import Any
 
 import kaldi_hmm_gmm as khg
 import numpy as np
 
-from kaldi_uq.engine.base import Aligner, DecodeConfig, Decoder, Hypothesis, Matrices, Transcripts
+from kaldi_uq.engine.base import (
+    Aligner,
+    DecodeConfig,
+    Decoder,
+    EngineOptions,
+    Hypothesis,
+    LatticeSink,
+    Matrices,
+    Transcripts,
+)
 from kaldi_uq.engine.checks import check_scores
 from kaldi_uq.engine.embedded import wheels
 from kaldi_uq.io.lang import Lang
+from kaldi_uq.io.lattice import Lattice, LatticeWriter
+from kaldi_uq.lattice.determinize import determinize
+from kaldi_uq.lattice.graph import SearchGraph
+from kaldi_uq.lattice.search import SearchOptions, search
 
 MAX_GRAPHS = 2000  # training graphs that an aligner keeps, of the word sequences used last
 
@@ -24,24 +43,50 @@ class EmbeddedDecoder(Decoder):
         model_dir: directory with ``final.mdl`` and ``tree``.
         graph_dir: directory with ``HCLG.fst`` and ``words.txt``.
         config: acwt and beams.
+        options: whether lattices are kept, and where.
     """
 
-    def __init__(self, model_dir: Path, graph_dir: Path, config: DecodeConfig) -> None:
-        self._model_dir, self._acwt = model_dir, config.acwt
+    def __init__(
+        self, model_dir: Path, graph_dir: Path, config: DecodeConfig, options: EngineOptions | None = None
+    ) -> None:
+        self._model_dir, self._graph_dir, self._acwt = model_dir, graph_dir, config.acwt
+        self._keep = options or EngineOptions()
+        self._search = SearchOptions(config.beam, config.max_active, config.lattice_beam)
         self._transitions, _ = wheels.load_model(model_dir)
-        self._graph = wheels.load_graph(graph_dir, wheels.tid_to_pdf_array(self._transitions))
+        self._tid_to_pdf = wheels.tid_to_pdf_array(self._transitions)
+        self._graph = wheels.load_graph(graph_dir, self._tid_to_pdf)
         self._options = khg.LatticeFasterDecoderConfig(
             beam=config.beam, max_active=config.max_active, lattice_beam=min(6.0, config.beam)
         )
 
-    def decode(self, loglikes: Matrices) -> dict[str, Hypothesis]:
+    def decode(self, loglikes: Matrices, *, lattices: LatticeSink | None = None) -> dict[str, Hypothesis]:
         hypotheses = {}
-        for utt, scores in loglikes:
-            check_scores(utt, scores, self._transitions.num_pdfs, self._model_dir)
-            hypothesis = self._decode(utt, scores) if len(scores) else None
-            if hypothesis is not None:
-                hypotheses[utt] = hypothesis
+        keep = self._keep
+        with contextlib.ExitStack() as stack:
+            sinks = [lattices] if lattices else []
+            if keep.lattices and keep.work_dir:
+                sinks.append(stack.enter_context(LatticeWriter(keep.work_dir / f"lat.{keep.first_job}.gz")).write)
+            for utt, scores in loglikes:
+                check_scores(utt, scores, self._transitions.num_pdfs, self._model_dir)
+                hypothesis = self._decode(utt, scores) if len(scores) else None
+                if hypothesis is not None:
+                    hypotheses[utt] = hypothesis
+                if hypothesis is not None and sinks and (lattice := self._lattice(utt, scores)) is not None:
+                    for sink in sinks:
+                        sink(utt, lattice)
         return hypotheses
+
+    @functools.cached_property
+    def _search_graph(self) -> SearchGraph:
+        return wheels.load_search_graph(self._graph_dir, self._tid_to_pdf)
+
+    def _lattice(self, utt: str, scores: np.ndarray) -> Lattice | None:
+        """The lattice of an utterance, with unscaled acoustic costs as Kaldi writes them."""
+        found = search(self._search_graph, scores * np.float32(self._acwt), self._search)
+        if found is None:
+            logging.getLogger(__name__).warning("%s: no lattice, no path survives the search", utt)
+            return None
+        return determinize(found[0], self._search.lattice_beam).scaled(acoustic=1.0 / self._acwt)
 
     def _decode(self, utt: str, scores: np.ndarray) -> Hypothesis | None:
         decodable = khg.DecodableCtc((scores * np.float32(self._acwt)).astype(np.float32, copy=False))

@@ -20,6 +20,7 @@ from kaldi_uq.io.fst_checks import Labels, graph_labels
 from kaldi_uq.io.kaldi_model import TransitionTable, read_transitions
 from kaldi_uq.io.lang import Lang, read_symbols
 from kaldi_uq.io.tree import read_tree_bytes
+from kaldi_uq.lattice.graph import SearchGraph
 
 try:
     import kaldi_hmm_gmm as khg
@@ -244,6 +245,17 @@ def _load_graph(graph: str, words: str, tid_to_pdf: bytes, *_times: int) -> Grap
     arcs["olabel"] = places.reshape(-1)[1:]
     fst = _wheel_fst(Path(graph), dataclasses.replace(checked, arcs=arcs))
     return Graph(fst, found >> 32, found & 0xFFFFFFFF, id_to_word)
+
+
+def load_search_graph(graph_dir: Path, tid_to_pdf: np.ndarray) -> SearchGraph:
+    """The same graph for the search of lattices, which the wheels keep to themselves.
+
+    Args:
+        graph_dir, tid_to_pdf: as of :func:`load_graph`.
+    """
+    graph, words = graph_files(graph_dir)
+    checked = _checked(Path(graph), *graph_labels(len(tid_to_pdf) - 1, read_symbols(words).values()))
+    return SearchGraph.of(checked, tid_to_pdf)
 
 
 def arcs_of(fst: Any, state: int) -> list[tuple[int, int, Any, int]]:
