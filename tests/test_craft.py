@@ -13,7 +13,7 @@ from scipy.io import wavfile
 
 from kaldi_uq.attacks.attack import Adversarial, Attack
 from kaldi_uq.attacks.config import AttackConfig
-from kaldi_uq.attacks.directory import Shard, _finished, craft, craft_shard
+from kaldi_uq.attacks.directory import _finished, craft, craft_shard
 from kaldi_uq.attacks.goal import MAX_ATTEMPTS, Goal, Say
 from kaldi_uq.attacks.pgd import PGD
 from kaldi_uq.cli.main import main
@@ -26,6 +26,7 @@ from kaldi_uq.io.wav import read_wav, to_int16
 from kaldi_uq.nnet.config import MODEL_KINDS
 from kaldi_uq.recogniser.base import BaseRecogniser
 from kaldi_uq.recogniser.hybrid import HybridModel
+from kaldi_uq.recogniser.parts import Shard
 from kaldi_uq.recogniser.recogniser import Recogniser
 from kaldi_uq.training.config import TrainConfig
 from tests import tiny

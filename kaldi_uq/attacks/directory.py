@@ -7,9 +7,8 @@ line an utterance), ``checks.json``.
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,39 +26,12 @@ from kaldi_uq.io.wav import write_wav
 from kaldi_uq.io.waves import Waves, pad, plan_waves, waves_of_files
 from kaldi_uq.recogniser.base import BaseRecogniser
 from kaldi_uq.recogniser.heard import forget
+from kaldi_uq.recogniser.parts import Shard
 from kaldi_uq.results.utterances import movable
 from kaldi_uq.results.word_errors import ErrorRate, align_words
 
 # what can be measured of the audio beside the SNR (:mod:`kaldi_uq.audio.quality`)
 QUALITY = ("segmental_snr_db", "masking_margin_db", "share_above_masking", "pesq", "stoi")
-
-
-@dataclass(frozen=True)
-class Shard:
-    """A share of the batches of an attack: those whose number is ``number - 1`` modulo ``count``.
-
-    >>> [batch for batch in range(6) if Shard.parse("2/4").has(batch)]
-    [1, 5]
-    """
-
-    number: int = 1
-    count: int = 1
-
-    @classmethod
-    def parse(cls, text: str) -> Shard:
-        """``J/N``.
-
-        Raises:
-            ValueError: anything else, or J that is not from 1 to N.
-        """
-        found = re.fullmatch(r"([1-9][0-9]{0,5})/([1-9][0-9]{0,5})", text)
-        if not found or int(found[1]) > int(found[2]):
-            raise ValueError(f"expected J/N with J from 1 to N, got {text!r}")
-        return cls(int(found[1]), int(found[2]))
-
-    def has(self, batch: int) -> bool:
-        """Whether a batch, counted from 0, is of this shard."""
-        return batch % self.count == self.number - 1
 
 
 def craft(

@@ -25,7 +25,14 @@ from kaldi_uq.cli.model_options import (
     read_data_for,
     sources_of,
 )
-from kaldi_uq.cli.options import add_lattice_statistics, add_max_bad, non_negative_int, start_logging
+from kaldi_uq.cli.options import (
+    add_lattice_statistics,
+    add_max_bad,
+    add_shard,
+    non_negative_int,
+    shard_of,
+    start_logging,
+)
 from kaldi_uq.config import config_from
 from kaldi_uq.errors import DataError, UsageError
 from kaldi_uq.user_code import split_name
@@ -33,7 +40,6 @@ from kaldi_uq.user_code import split_name
 if TYPE_CHECKING:
     import numpy as np
 
-    from kaldi_uq.attacks.directory import Shard
     from kaldi_uq.attacks.goal import Goal
     from kaldi_uq.io.datadir import DataDir
     from kaldi_uq.recogniser.base import BaseRecogniser
@@ -61,12 +67,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="words of the lexicon strung together, or sentences of the language model, LANG-DIR/G.fst [words]",
     )
     parser.add_argument("--results", metavar="FILE", help="also record the summary in this results.json")
-    parser.add_argument(
-        "--shard",
-        metavar="J/N",
-        help="attack only the J-th of N shares of the batches, for N jobs at a time; the command without it, run after "
-        "them, decodes and scores what they made: the same files as without shards",
-    )
+    add_shard(parser, "attack", "decodes and scores what they made")
     add_attack_choice(parser)
     add_lattice_statistics(parser)
     add_model_arguments(parser, *ATTACK_CONFIGS)
@@ -86,7 +87,7 @@ def run(args: argparse.Namespace) -> None:
     adaptive = config_from(args, AdaptiveConfig)
     attack = attack_of(args, adaptive)
     config = attack.config
-    shard = _shard(args)
+    shard = shard_of(args)
     if config.untargeted and args.target_text:
         raise UsageError(f"--target-text {args.target_text}: an untargeted attack has no target; leave it out")
     recogniser = open_recogniser(args)
@@ -142,19 +143,6 @@ def run(args: argparse.Namespace) -> None:
         f"{row['model']} {row['attack']} eps {row['eps']:g}: {reached}"
         f"original accuracy {shown(row['original_accuracy'])}, {row['num_utts']} utterances"
     )
-
-
-def _shard(args: argparse.Namespace) -> Shard | None:
-    from kaldi_uq.attacks.directory import Shard
-
-    if args.shard is None:
-        return None
-    if args.results:
-        raise UsageError("--results is for the command without --shard, which has all utterances; leave it out")
-    try:
-        return Shard.parse(args.shard)
-    except ValueError as error:
-        raise UsageError(f"--shard: {error}") from None
 
 
 def _goal(args: argparse.Namespace, data: DataDir, text: dict[str, list[str]], *, away: bool) -> Goal:

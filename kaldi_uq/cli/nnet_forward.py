@@ -15,7 +15,15 @@ from kaldi_uq.cli.model_options import (
     read_data_for,
     sources_of,
 )
-from kaldi_uq.cli.options import add_audio, add_max_bad, directory, non_negative_int, start_logging
+from kaldi_uq.cli.options import (
+    add_audio,
+    add_max_bad,
+    add_shard,
+    directory,
+    non_negative_int,
+    shard_of,
+    start_logging,
+)
 from kaldi_uq.errors import UsageError
 
 
@@ -27,6 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("scp", type=Path, metavar="SCP")
     parser.add_argument("--log-post", action="store_true", help="without dividing by the priors")
     parser.add_argument("--seed", type=non_negative_int, default=0, help="seed of the draws [0]")
+    add_shard(parser, "compute", "writes what they computed")
     add_network_arguments(parser)
     add_audio(parser)
     add_max_bad(parser)
@@ -36,7 +45,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Run the command."""
     from kaldi_uq.io.ark import MatrixWriter
+    from kaldi_uq.io.files import digest
     from kaldi_uq.io.spool import Spool
+    from kaldi_uq.recogniser.parts import Parts
     from kaldi_uq.recogniser.recogniser import Recogniser
 
     start_logging()
@@ -48,9 +59,17 @@ def run(args: argparse.Namespace) -> None:
         data, allow_pipes=args.allow_pipes, resample=args.resample, sources=sources_of(args)
     )
     prior = recogniser.model.log_prior.cpu().numpy() if args.log_post else None  # type: ignore[attr-defined]
+    shard = shard_of(args)
+    key = digest(recogniser.model_key, recogniser.settings, args.seed, recogniser.audio_key(waves))
+    parts = Parts(Path(f"{args.ark}.parts"), key, shard)
+    if shard is not None:
+        made = sum(1 for _ in recogniser.score(waves, seed=args.seed, parts=parts))
+        print(f"shard {args.shard}: {made} of {len(waves)} utterances are computed")
+        return
     found = Spool()  # batches are of similar length, the archive is in the order of the data
-    for utt, scored in recogniser.score(waves, seed=args.seed):
+    for utt, scored in recogniser.score(waves, seed=args.seed, parts=parts):
         found.put(utt, scored.scores if prior is None else scored.scores + prior)
     with MatrixWriter(args.ark, args.scp) as writer:
         for utt in data.utts:
             writer.write(utt, found[utt])
+    parts.remove()

@@ -7,13 +7,17 @@ import logging
 import math
 from collections.abc import Iterable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from kaldi_uq.engine.base import Engine, EngineOptions
 from kaldi_uq.engine.select import ENGINES, select_engine
-from kaldi_uq.errors import printable
+from kaldi_uq.errors import UsageError, printable
 from kaldi_uq.io.bad import REPORT, read_data_dir
 from kaldi_uq.io.datadir import DataDir
 from kaldi_uq.io.pipes import LEAVE
+
+if TYPE_CHECKING:  # --help needs no torch
+    from kaldi_uq.recogniser.parts import Shard
 
 
 def add_engine(parser: argparse.ArgumentParser) -> None:
@@ -57,6 +61,36 @@ def add_audio(parser: argparse.ArgumentParser) -> None:
     """Add how audio may be read: ``--allow-pipes`` and ``--resample``."""
     add_pipes(parser)
     add_resample(parser)
+
+
+def add_shard(parser: argparse.ArgumentParser, verb: str, then: str) -> None:
+    """Add ``--shard``.
+
+    Args:
+        parser: the parser.
+        verb: what is done with a share.
+        then: what the command without the option does.
+    """
+    parser.add_argument(
+        "--shard",
+        metavar="J/N",
+        help=f"{verb} only the J-th of N shares of the batches, for N jobs at a time; the command without it, run "
+        f"after them, {then}: the same files as without shards",
+    )
+
+
+def shard_of(args: argparse.Namespace) -> Shard | None:
+    """The share that ``--shard`` asks for; ``None`` without it."""
+    from kaldi_uq.recogniser.parts import Shard
+
+    if args.shard is None:
+        return None
+    if getattr(args, "results", None):
+        raise UsageError("--results is for the command without --shard, which has all utterances; leave it out")
+    try:
+        return Shard.parse(args.shard)
+    except ValueError as error:
+        raise UsageError(f"--shard: {error}") from None
 
 
 def add_max_bad(parser: argparse.ArgumentParser) -> None:

@@ -121,7 +121,7 @@ def read_all(
     """Read every file, and only then complain of those that cannot be.
 
     Args:
-        paths: name -> file.
+        paths: name -> file, or another source that :func:`kaldi_uq.io.wav.read_wav` takes.
         sample_rate, min_samples, what, where, allow_pipes: as of :func:`read_file`.
         resample: resample audio of another rate, and log how much that was.
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -26,13 +25,13 @@ from kaldi_uq.io.waves import (
     pad,
     plan_waves,
     read_waves,
-    wave_batches,
     waves_digest,
 )
 from kaldi_uq.lattice.posteriors import NO_LATTICE
 from kaldi_uq.recogniser.audio import check_all, read_all
 from kaldi_uq.recogniser.heard import Heard, Pieces, Scored, by_utterance, measure, unpadded
 from kaldi_uq.recogniser.memory import in_halves
+from kaldi_uq.recogniser.parts import Parts
 from kaldi_uq.recogniser.speakers import DEFAULT_SOURCES, Sources
 
 Statistics: TypeAlias = dict[str, dict[str, float]]  # utt -> statistic -> value
@@ -276,7 +275,13 @@ class BaseRecogniser(ABC):
         return digest(waves_digest(waves), speakers) if speakers else waves_digest(waves)
 
     def score(
-        self, waves: Mapping[str, np.ndarray], *, seed: int = 0, alone: bool = False, desc: str = "scoring"
+        self,
+        waves: Mapping[str, np.ndarray],
+        *,
+        seed: int = 0,
+        alone: bool = False,
+        parts: Parts | None = None,
+        desc: str = "scoring",
     ) -> Iterator[tuple[str, Scored]]:
         """Score utterances batch by batch.
 
@@ -285,21 +290,27 @@ class BaseRecogniser(ABC):
             seed: seed of the draws; each batch has a generator of its own.
             alone: each utterance is a batch of its own with the same generator, so that the draws of a random
                 recogniser, and with them its statistics, do not depend on the other utterances.  Slower on a GPU.
+            parts: what other jobs make, or have made.
             desc: label of the progress bar.
 
         Yields:
-            (utt, scored), batches of long utterances first.
+            (utt, scored), batches of long utterances first; without those of other jobs.
         """
         waves = Waves.of(waves)
         is_long = {utt: self.num_frames(size) > framing.LONG_FRAMES for utt, size in waves.lengths.items()}
         long, others = (waves.subset([utt for utt in waves if is_long[utt] == which]) for which in (True, False))
-        batches = itertools.chain(unpadded(long), wave_batches(others, 0) if alone else self.batches(others))
+        plan = [[utt] for utt in sorted(long, key=lambda utt: -long.lengths[utt])]
+        plan += plan_waves(others, 0) if alone else self.plan(others)
         with tqdm(total=len(waves), desc=desc, unit="utt", disable=len(waves) < 32) as progress:
-            for number, batch in enumerate(batches):
+            for number, utts in enumerate(plan):
                 draws_seed = seed * 1_000_003 + (0 if alone else number)
-                found = in_halves(functools.partial(self._score_batch, seed=draws_seed), batch)
-                yield from zip(batch.utts, found, strict=True)
-                progress.update(len(batch.utts))
+
+                def make(utts: list[str] = utts, draws_seed: int = draws_seed) -> list[Scored]:
+                    batch = unpadded(waves, utts[0]) if is_long[utts[0]] else pad(waves, utts)
+                    return in_halves(functools.partial(self._score_batch, seed=draws_seed), batch)
+
+                yield from zip(utts, parts.of(number, utts, make) if parts else make(), strict=parts is None)
+                progress.update(len(utts))
 
     def _score_batch(self, batch: WaveBatch, seed: int) -> list[Scored]:
         """Score the utterances of a batch; ``seed`` is that of the draws."""
@@ -318,13 +329,14 @@ class BaseRecogniser(ABC):
         alone: bool = False,
         words: bool = True,
         frames_to: Callable[[dict[str, np.ndarray]], object] | None = None,
+        parts: Parts | None = None,
         desc: str = "decoding",
     ) -> dict[str, Heard]:
         """Words, statistics and measures of the frames of each utterance, in one pass.
 
         Args:
             waves: utt -> (N,) samples at the recogniser's rate, mono: float in [-1, 1] or int16.
-            seed, alone, desc: as of :meth:`score`.
+            seed, alone, parts, desc: as of :meth:`score`.
             words: whether to decode; without it ``Heard.words`` is ``None``.
             frames_to: is given the measures of the frames of each utterance, and ``Heard.frames`` is empty: of many
                 utterances they take more memory than all the rest.
@@ -340,7 +352,7 @@ class BaseRecogniser(ABC):
         found: dict[str, Heard] = {}
 
         def scores() -> Iterator[tuple[str, np.ndarray]]:
-            for utt, scored in who.score(waves, seed=seed, alone=alone, desc=desc):
+            for utt, scored in who.score(waves, seed=seed, alone=alone, parts=parts, desc=desc):
                 if frames_to is not None:
                     frames_to(scored.frames)
                 found[utt] = Heard(None, scored.statistics, {} if frames_to is not None else scored.frames)
@@ -376,21 +388,7 @@ class BaseRecogniser(ABC):
         allow_pipes: bool = False,
         resample: bool = False,
     ) -> Waves:
-        """Read files of audio of the recogniser's sample rate, one channel each.
-
-        Args:
-            paths: name -> file, or another source that :func:`kaldi_uq.io.wav.read_wav` takes.
-            what: what is to be done with them, for messages.
-            where: the table that names them, for messages.
-            allow_pipes: run a source that is a command.
-            resample: resample audio of another rate, and log how much that was.
-
-        Returns:
-            name -> (N,) float32 in [-1, 1]; read again when they are asked for.
-
-        Raises:
-            DataError: a file that cannot be used; names it and lists further ones.
-        """
+        """Read files of audio of the recogniser's sample rate: :func:`kaldi_uq.recogniser.audio.read_all`."""
         return read_all(
             *(paths, self.sample_rate, self.min_samples),
             what=what,

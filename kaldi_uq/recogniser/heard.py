@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from kaldi_uq.io.waves import WaveBatch, Waves
+from kaldi_uq.io.waves import WaveBatch
 from kaldi_uq.uncertainty import measures_from_draws, utterance_statistics
 
 Pieces = Iterator[Iterable[Tensor]]  # of stretches of the frames, one after the other: chunks (m, B, t, C) of draws
@@ -52,12 +52,10 @@ def forget(frames: Mapping[str, np.ndarray]) -> None:
     """What ``frames_to`` of :meth:`kaldi_uq.recogniser.base.BaseRecogniser.hear` is where nobody wants the frames."""
 
 
-def unpadded(waves: Mapping[str, np.ndarray]) -> Iterator[WaveBatch]:
-    """Each utterance as a batch of its own, the longest first, without a copy of its samples."""
-    waves = Waves.of(waves)
-    for utt in sorted(waves, key=lambda utt: -waves.lengths[utt]):
-        wav = np.require(waves[utt], np.float32, "W")[None]
-        yield WaveBatch((utt,), wav, np.array([wav.shape[1]], dtype=np.int64))
+def unpadded(waves: Mapping[str, np.ndarray], utt: str) -> WaveBatch:
+    """An utterance as a batch of its own, without a copy of its samples."""
+    wav = np.require(waves[utt], np.float32, "W")[None]
+    return WaveBatch((utt,), wav, np.array([wav.shape[1]], dtype=np.int64))
 
 
 def measure(

@@ -7,7 +7,8 @@
 set -euo pipefail
 
 nj=2               # <n>: jobs of the kaldi engine's decoder, all where the network computes; they never change a word
-cmd=utils/run.pl   # <command>: how to run the job
+network_nj=1       # <n>: jobs that compute the network's part of some batches each, before the decoder; they change no result
+cmd=utils/run.pl   # <command>: how to run the jobs
 results=           # <file>: also record the accuracy in this results.json
 decode_opts=       # <options>: further options of kaldi-uq nnet-decode: --acwt, --beam, --num-draws, ...
 lattices=          # true|false: write lat.JOB.gz; the embedded engine takes some 0.1 s for a second of speech more [true with the kaldi engine]
@@ -42,6 +43,7 @@ dir=$4
 [ -n "$recogniser" ] || need_files steps/uq/train.sh "$model/final.safetensors"
 need_files "the data preparation" "$data/wav.scp" "$data/text"
 check_nj
+[[ $network_nj =~ ^[1-9][0-9]*$ ]] || die "--network-nj must be a whole number above 0, got '$network_nj'"
 [ -z "$recogniser" ] || [[ $lattices$score_lattices != *true* ]] || die "a recogniser of another sort makes no lattices"
 hold_dir "$dir"
 code_opts=(${network:+--network "$network"} ${recogniser:+--recogniser "$recogniser"})
@@ -57,9 +59,14 @@ fi
 case $lattices,$score_lattices in
   true,* | *,true) extra+=(--lattices) ;;
 esac
-$cmd "$dir/log/decode.log" \
-  kaldi-uq nnet-decode ${results:+--results "$results"} --nj "$nj" --cmvn-from "$cmvn_from" --max-bad "$max_bad" \
-  "${code_opts[@]}" "${model_opts[@]}" "${extra[@]}" "$data" "$model" "$graph" "$dir"
+command=(kaldi-uq nnet-decode --nj "$nj" --cmvn-from "$cmvn_from" --max-bad "$max_bad"
+  "${code_opts[@]}" "${model_opts[@]}" "${extra[@]}")
+if [ "$network_nj" -gt 1 ]; then
+  rm -f "$dir"/log/network.[0-9]*.log
+  $cmd JOB=1:"$network_nj" "$dir/log/network.JOB.log" \
+    "${command[@]}" --shard "JOB/$network_nj" "$data" "$model" "$graph" "$dir"
+fi
+$cmd "$dir/log/decode.log" "${command[@]}" ${results:+--results "$results"} "$data" "$model" "$graph" "$dir"
 
 if [ "$score_lattices" = true ]; then
   $cmd "$dir/log/score_lattices.log" \

@@ -5,7 +5,8 @@
 #  e.g.: $0 data/test exp/dnn exp/dnn/forward_test
 set -euo pipefail
 
-cmd=utils/run.pl   # <command>: how to run the job
+nj=1               # <n>: jobs that compute some batches each; they change no result
+cmd=utils/run.pl   # <command>: how to run the jobs
 network=           # <file.py:name>: network of your own that <model-dir> holds weights of; runs this code
 recogniser=        # <file.py:name>: recogniser of another sort, of <model-dir>; runs this code
 device=            # cpu|cuda [cuda if there is one]
@@ -25,13 +26,20 @@ seed=0             # <n>: seed of the draws
 
 need_files "the data preparation" "$1/wav.scp"
 [ -n "$recogniser" ] || need_files steps/uq/train.sh "$2/final.safetensors"
+check_nj
 hold_dir "$3"
 flags=(${network:+--network "$network"} ${recogniser:+--recogniser "$recogniser"})
 [ "$log_post" = false ] || flags+=(--log-post)
 [ "$allow_pipes" = false ] || flags+=(--allow-pipes)
 [ "$resample" = false ] || flags+=(--resample)
-$cmd "$3/log/forward.log" \
-  kaldi-uq nnet-forward "${flags[@]}" ${device:+--device "$device"} --seed "$seed" --cmvn-from "$cmvn_from" ${transform_dir:+--transform-dir "$transform_dir"} ${online_ivector_dir:+--online-ivector-dir "$online_ivector_dir"} \
-  "$1" "$2" "$3/loglikes.ark" "$3/loglikes.scp"
+command=(kaldi-uq nnet-forward "${flags[@]}" ${device:+--device "$device"} --seed "$seed" --cmvn-from "$cmvn_from"
+  ${transform_dir:+--transform-dir "$transform_dir"} ${online_ivector_dir:+--online-ivector-dir "$online_ivector_dir"})
+files=("$1" "$2" "$3/loglikes.ark" "$3/loglikes.scp")
+if [ "$nj" -gt 1 ]; then
+  rm -f "$3"/log/forward.[0-9]*.log
+  $cmd JOB=1:"$nj" "$3/log/forward.JOB.log" "${command[@]}" --shard "JOB/$nj" "${files[@]}"
+fi
+# what the jobs made, and what is left to make, is written
+$cmd "$3/log/forward.log" "${command[@]}" "${files[@]}"
 
 echo "$0: $3/loglikes.scp: $(wc -l <"$3/loglikes.scp") utterances" >&2
