@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 import torch
 
+from kaldi_uq.engine.embedded import windows
 from kaldi_uq.feats import framing, level
 from kaldi_uq.feats.cmvn_stats import accumulate_cmvn_stats
 from kaldi_uq.feats.config import FbankConfig, FrontEndConfig, MfccConfig
 from kaldi_uq.feats.frontend import FrontEnd
 from kaldi_uq.nnet.config import MODEL_KINDS
-from kaldi_uq.recogniser.heard import unpadded
+from kaldi_uq.recogniser.heard import Listening
 from tests import tiny
 from tests.tiny import RATE, TinySystem
 
@@ -71,10 +72,12 @@ def test_windows_are_those_of_the_whole(request: pytest.FixtureRequest, options:
         stats = torch.from_numpy(accumulate_cmvn_stats(front_end.cepstra_of(wav, num_samples)[0][0].numpy()))
     whole, lengths = front_end(wav, num_samples, cmvn_stats=stats)
     request.getfixturevalue("short_windows")
-    windows = list(front_end.windows(wav, num_samples, cmvn_stats=stats))
-    assert [part.shape[1] for part in windows[:-1]] == [WINDOW] * (len(windows) - 1) and len(windows) > 1
-    assert int(lengths[0]) == sum(part.shape[1] for part in windows)
-    torch.testing.assert_close(torch.cat(windows, dim=1), whole, rtol=1e-5, atol=1e-5)
+    parts = list(front_end.windows(wav[0].numpy(), cmvn_stats=stats))
+    assert [part.shape[1] for part in parts[:-1]] == [WINDOW] * (len(parts) - 1) and len(parts) > 1
+    assert int(lengths[0]) == sum(part.shape[1] for part in parts)
+    torch.testing.assert_close(torch.cat(parts, dim=1), whole, rtol=1e-5, atol=1e-5)
+    in_a_batch, _ = front_end.features(wav, num_samples, cmvn_stats=stats)  # one long utterance, in windows too
+    torch.testing.assert_close(front_end.splice(in_a_batch, lengths), whole, rtol=1e-5, atol=1e-5)
 
 
 def test_audio_shorter_than_a_frame_is_mirrored_as_often_as_it_takes() -> None:
@@ -82,9 +85,10 @@ def test_audio_shorter_than_a_frame_is_mirrored_as_often_as_it_takes() -> None:
     wav = torch.arange(1.0, 91.0)[None]
     first = framing.first_sample(config)
     whole = framing.reflect_ends(wav, torch.tensor([90]), -first, 1000, repeat_edge=True)[
-        :, : framing.window_size(config)
+        0, : framing.window_size(config)
     ]
-    torch.testing.assert_close(framing.stretch_of(wav, config, 0, 1), whole, rtol=0, atol=0)
+    for samples in (wav[0], wav[0].numpy()):
+        torch.testing.assert_close(framing.stretch_of(samples, config, 0, 1), whole, rtol=0, atol=0)
 
 
 def test_gradients_take_the_whole(short_windows: None) -> None:
@@ -133,11 +137,75 @@ def test_statistics_do_not_depend_on_windows(request: pytest.FixtureRequest, sys
     assert recogniser.hear(waves)["long"].statistics == pytest.approx(whole, rel=1e-5, abs=1e-6)
 
 
-def test_long_audio_is_not_copied_into_a_batch() -> None:
-    waves = {"b": np.ones(5, np.float32), "a": np.ones(9, np.float32)}
-    batches = list(unpadded(waves))
-    assert [batch.utts for batch in batches] == [("a",), ("b",)]
-    assert all(np.shares_memory(batch.wav, waves[batch.utts[0]]) for batch in batches)
-    frozen = np.ones(5, np.float32)
-    frozen.flags.writeable = False
-    assert next(unpadded({"c": frozen})).wav.flags.writeable  # as PyTorch demands
+class TestDecoding:
+    """The words of long audio, from windows that overlap."""
+
+    TAKES = np.array([False, True, True, True, True, False])  # arcs 0 and 5 take no frame
+
+    def joined(self, path: list[int], window: list[int], first: int) -> list[int]:
+        return windows.joined(np.array(path, int), np.array(window, int), self.TAKES, first).tolist()
+
+    @pytest.mark.parametrize("sizes", [[9], [1] * 9, [4, 5], [0, 3, 0, 6]])
+    def test_windows_hold_every_frame_and_overlap(self, sizes: list[int]) -> None:
+        scores = np.arange(18, dtype=np.float32).reshape(9, 2)
+        stretches = np.split(scores, np.cumsum(sizes)[:-1])
+        found = [(first, part.tolist()) for first, part in windows.overlapping(stretches, 4, 1)]
+        assert found == [(first, scores[first : first + 4].tolist()) for first in (0, 3, 6)]
+
+    @pytest.mark.parametrize("size, firsts", [(3, [0]), (4, [0]), (5, [0, 3]), (7, [0, 3]), (8, [0, 3, 6])])
+    def test_no_window_without_a_frame_of_its_own(self, size: int, firsts: list[int]) -> None:
+        assert [first for first, _ in windows.overlapping([np.zeros((size, 1), np.float32)], 4, 1)] == firsts
+
+    def test_paths_are_joined_where_they_agree_longest(self) -> None:
+        # frames 2 to 6 are shared; the paths agree in frame 2, and in 4 and 5
+        path = [1, 1, 3, 5, 1, 2, 5, 2, 4]
+        window = [3, 2, 5, 2, 5, 2, 3, 1]
+        assert self.joined(path, window, 2) == [1, 1, 3, 5, 1, 2, 5, 2, 3, 1]
+
+    def test_arcs_without_a_frame_come_once(self) -> None:
+        assert self.joined([1, 2, 5, 2, 2], [2, 5, 2, 2, 3], 1) == [1, 2, 5, 2, 2, 3]
+
+    @pytest.mark.parametrize(
+        "path, window, first, expected",
+        [
+            ([], [1, 2], 0, [1, 2]),
+            ([1, 2], [], 1, [1, 2]),  # no path survived
+            ([1, 2], [3, 3], 4, [1, 2, 3, 3]),  # nor before
+            ([1, 1, 1, 1], [2, 2, 2, 2], 2, [1, 1, 1, 2, 2, 2]),  # nothing in common: in the middle
+        ],
+    )
+    def test_paths_that_have_nothing_in_common(
+        self, path: list[int], window: list[int], first: int, expected: list[int]
+    ) -> None:
+        assert self.joined(path, window, first) == expected
+
+    def test_words_are_those_of_the_whole(self, monkeypatch: pytest.MonkeyPatch, system: TinySystem) -> None:
+        recogniser = system.recogniser(system.train())
+        wave = np.tile(np.concatenate(list(system.waves.values())), 3)
+        whole = recogniser.hear({"a": wave})["a"].words
+        assert whole is not None and len(whole) > 20
+        monkeypatch.setattr(framing, "LONG_FRAMES", 20)
+        monkeypatch.setattr(windows.overlapping, "__defaults__", (200, 80))
+        seen = []
+        joined = windows.joined
+        monkeypatch.setattr("kaldi_uq.engine.embedded.decode.joined", lambda *a: seen.append(a[3]) or joined(*a))
+        assert recogniser.hear({"a": wave})["a"].words == whole
+        assert len(seen) > 3
+
+
+def test_who_listens_is_asked_for_each_stretch_once() -> None:
+    log_post = torch.full((1, 1, 3, 4), 0.25).log()
+    listening = Listening(iter([[log_post], [log_post[:, :, :1]]]), lambda mean: mean * 2, 4)
+    scores = listening.all_scores()
+    assert scores.shape == (4, 4) and scores.dtype == np.float32
+    np.testing.assert_allclose(scores, 2 * np.log(0.25), rtol=1e-6)
+    heard = listening.heard()
+    assert heard.words is None and heard.frames["predictive_entropy"].shape == (4,)
+    assert list(listening) == []
+
+
+def test_what_no_decoder_asks_for_is_measured_too() -> None:
+    log_post = torch.full((1, 1, 3, 4), 0.25).log()
+    heard = Listening(iter([[log_post], [log_post]]), lambda mean: mean, 6).heard()
+    assert heard.frames["predictive_entropy"].shape == (6,)
+    assert heard.statistics["mean_predictive_entropy"] == pytest.approx(np.log(4))

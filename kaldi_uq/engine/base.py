@@ -129,6 +129,16 @@ class Decoder(ABC):
             EngineError: scores that are not those of the model's C pdfs.
         """
 
+    def decode_long(self, utt: str, stretches: Iterable[np.ndarray]) -> tuple[str, ...]:
+        """The words of one long utterance; none where no path survives.
+
+        Args:
+            utt: its name.
+            stretches: successive stretches (t, C) of its scores; here they are all in memory together.
+        """
+        hypothesis = self.decode([(utt, np.concatenate(list(stretches)))]).get(utt)
+        return hypothesis.words if hypothesis else ()
+
 
 class Aligner(ABC):
     """A forced aligner of one lexicon.  Transition model, tree and lexicon are read once, when it is made."""

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import overload
 
+import torch
 from torch import Tensor, nn
 
 from kaldi_uq.feats import framing
 from kaldi_uq.feats.cmvn import GlobalNorm, apply_cmvn, utterance_cmvn
 from kaldi_uq.feats.config import MAX_INPUT_DIM, FrontEndConfig
 from kaldi_uq.feats.deltas import Deltas
-from kaldi_uq.feats.level import to_level
+from kaldi_uq.feats.level import scale_to_level, to_level
 from kaldi_uq.feats.mfcc import Fbank, Mfcc
 from kaldi_uq.feats.packing import Packing
 from kaldi_uq.feats.splice import splice, splice_frames
@@ -88,21 +89,34 @@ class FrontEnd(nn.Module):
             wav = to_level(wav, num_samples, self.config.level)
         return self.cepstra(wav, num_samples)  # type: ignore[no-any-return]
 
-    def windows(self, wav: Tensor, num_samples: Tensor, *, cmvn_stats: Tensor | None = None) -> Iterator[Tensor]:
+    def long_cepstra(self, samples: framing.Samples) -> Tensor:
+        """The cepstra ``(1, T, D)`` of one long utterance, of which a stretch is in memory at a time."""
+        if isinstance(self.cepstra, TorchaudioMfcc):  # takes the whole
+            wav = torch.as_tensor(samples[:]).to(self.norm.mean.device)[None]
+            return self.cepstra_of(wav, torch.tensor([len(samples)]))[0]
+        level = self.config.level
+        return self.cepstra.of_long(samples, scale_to_level(samples, level) if level else 1.0)
+
+    def windows(self, samples: framing.Samples, *, cmvn_stats: Tensor | None = None) -> Iterator[Tensor]:
         """The network's input for one utterance, a window of frames after the other, equal to that of :meth:`forward`.
 
         Level and statistics are those of the whole utterance, and every window is computed with the frames around it
-        that its derivatives and its context reach.  It takes the arguments of :meth:`features`, with B = 1.
+        that its derivatives and its context reach.
+
+        Args:
+            samples: the utterance.
+            cmvn_stats: as of :meth:`features`.
 
         Yields:
-            ``(1, t, output_dim)``.
+            ``(1, t, output_dim)``, without gradients.
         """
-        feats, lengths = self._normalised_cepstra(wav, num_samples, cmvn_stats)
-        config, size = self.config, int(lengths[0])
+        feats = self.long_cepstra(samples)
+        feats = self._normalised(feats, torch.tensor([feats.shape[1]], device=feats.device), cmvn_stats)
+        config, size = self.config, feats.shape[1]
         reach = config.delta_order * config.delta_window + max(config.left_context, config.right_context)
         for start, stop in framing.windows_of(size):
             begin, end = max(0, start - reach), min(size, stop + reach)
-            part, count = feats[:, begin:end], lengths.new_tensor([end - begin])
+            part, count = feats[:, begin:end], torch.tensor([end - begin], device=feats.device)
             spliced = self.splice(self.norm(self.deltas(part, count), count), count)
             yield spliced[:, start - begin : stop - begin]
 
@@ -123,21 +137,19 @@ class FrontEnd(nn.Module):
                 configuration.
             DataError: the statistics are of less than one frame.
         """
-        feats, lengths = self._normalised_cepstra(wav, num_samples, cmvn_stats)
+        feats, lengths = self.cepstra_of(wav, num_samples)
+        feats = self._normalised(feats, lengths, cmvn_stats)
         return self.norm(self.deltas(feats, lengths), lengths), lengths
 
-    def _normalised_cepstra(self, wav: Tensor, num_samples: Tensor, cmvn_stats: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Cepstra after CMVN; arguments and errors as of :meth:`features`."""
+    def _normalised(self, feats: Tensor, lengths: Tensor, cmvn_stats: Tensor | None) -> Tensor:
+        """Cepstra (B, T, D) after CMVN; arguments and errors as of :meth:`features`."""
         cmvn, norm_vars = self.config.cmvn, self.config.norm_vars
         if (cmvn == "speaker") != (cmvn_stats is not None):
             state = "missing" if cmvn_stats is None else "given"
             raise ValueError(f"cmvn_stats {state}, but the front end has cmvn={cmvn!r}; only 'speaker' takes them")
-        feats, lengths = self.cepstra_of(wav, num_samples)
         if cmvn_stats is not None:
-            feats = apply_cmvn(feats, lengths, cmvn_stats, norm_vars=norm_vars)
-        elif cmvn == "utterance":
-            feats = utterance_cmvn(feats, lengths, norm_vars=norm_vars)
-        return feats, lengths
+            return apply_cmvn(feats, lengths, cmvn_stats, norm_vars=norm_vars)
+        return utterance_cmvn(feats, lengths, norm_vars=norm_vars) if cmvn == "utterance" else feats
 
     def splice(self, feats: Tensor, lengths: Tensor) -> Tensor:
         """Add context frames: ``(B, T, feature_dim) -> (B, T, output_dim)``."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -15,11 +14,10 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from kaldi_uq.errors import DataError
 from kaldi_uq.feats import framing
 from kaldi_uq.io.datadir import DataDir
 from kaldi_uq.io.files import digest
-from kaldi_uq.io.wav import as_float
+from kaldi_uq.io.recording import Recording
 from kaldi_uq.io.waves import (
     CPU_BATCH_SAMPLES,
     MAX_BATCH_SAMPLES,
@@ -28,10 +26,11 @@ from kaldi_uq.io.waves import (
     wave_batches,
     waves_digest,
 )
-from kaldi_uq.recogniser.audio import check_length, raise_first, read_file
-from kaldi_uq.recogniser.heard import Heard, Pieces, Scored, measure, unpadded
+from kaldi_uq.recogniser.audio import checked_waves, read_files
+from kaldi_uq.recogniser.heard import Heard, Listening, Pieces, Scored, heard_of
+from kaldi_uq.recogniser.memory import alone as alone_in_memory
 from kaldi_uq.recogniser.memory import in_halves
-from kaldi_uq.uncertainty import utterance_statistics
+from kaldi_uq.uncertainty import measures_from_draws
 
 RecogniserT = TypeVar("RecogniserT", bound="BaseRecogniser")
 
@@ -160,16 +159,19 @@ class BaseRecogniser(ABC):
     def model_key(self) -> str:
         """Digest of the model that measures, by which a file of what is normal in a frame is recognised."""
 
-    def pieces(
-        self, wav: Tensor, num_samples: Tensor, utts: Sequence[str], *, generator: torch.Generator
-    ) -> tuple[Pieces, Tensor]:
-        """Log-posteriors as of :meth:`draws`, without gradients: of long audio one stretch after the other.
+    def pieces(self, utt: str, samples: framing.Samples, *, generator: torch.Generator) -> Pieces:
+        """Log-posteriors as of :meth:`draws` of one long utterance, without gradients: one stretch after the other.
 
         Returns:
-            an iterator over stretches of the frames, each with chunks (m, B, t, C), and the lengths (B,) in frames.
+            an iterator over stretches of the frames, each with chunks (m, 1, t, C); here there is just one.
         """
-        draws, lengths = self.draws(wav, num_samples, utts, num_draws=self.num_draws, generator=generator)
-        return iter([draws]), lengths
+        wav = torch.from_numpy(np.require(samples[:], np.float32, "W"))[None].to(self.device)
+        sizes = torch.tensor([len(samples)], device=self.device)
+        return iter([self.draws(wav, sizes, (utt,), num_draws=self.num_draws, generator=generator)[0]])
+
+    def decode_long(self, utt: str, listening: Listening) -> tuple[str, ...]:
+        """Words of one long utterance; none where no path survives."""
+        return self.decode([(utt, listening.all_scores())]).get(utt, ())
 
     @property
     def recommended_statistic(self) -> str:
@@ -185,7 +187,7 @@ class BaseRecogniser(ABC):
         """The utterances in padded batches, long ones first."""
         return wave_batches(dict(waves), CPU_BATCH_SAMPLES if self.device.type == "cpu" else MAX_BATCH_SAMPLES)
 
-    def with_speakers(self: RecogniserT, waves: Mapping[str, np.ndarray]) -> RecogniserT:
+    def with_speakers(self: RecogniserT, waves: Mapping[str, framing.Samples]) -> RecogniserT:
         """The recogniser for these utterances, each a speaker of its own, where speakers matter and are not known."""
         return self
 
@@ -264,11 +266,33 @@ class BaseRecogniser(ABC):
         Yields:
             (utt, scored), batches of long utterances first.
         """
-        long = {utt: wav for utt, wav in waves.items() if self.num_frames(len(wav)) > framing.LONG_FRAMES}
-        others = {utt: wav for utt, wav in waves.items() if utt not in long}
-        batches = itertools.chain(unpadded(long), wave_batches(others, 0) if alone else self.batches(others))
-        with tqdm(total=len(waves), desc=desc, unit="utt", disable=len(waves) < 32) as progress:
-            for number, batch in enumerate(batches):
+        for utt, listening in self._listen(waves, seed, alone):
+            with alone_in_memory(utt, len(waves[utt])):
+                scores = listening.all_scores()
+                found = listening.heard()
+            yield utt, Scored(None, found.statistics, found.frames, scores)
+        yield from self._score_short(waves, seed, alone, desc)
+
+    def _is_long(self, samples: framing.Samples) -> bool:
+        """Whether audio is listened to stretch by stretch."""
+        return self.num_frames(len(samples)) > framing.LONG_FRAMES
+
+    def _listen(self, waves: Mapping[str, framing.Samples], seed: int, alone: bool) -> Iterator[tuple[str, Listening]]:
+        """The long utterances, the longest first; arguments as of :meth:`score`."""
+        long = sorted(filter(lambda utt: self._is_long(waves[utt]), waves), key=lambda utt: -len(waves[utt]))
+        for number, utt in enumerate(long):
+            generator = torch.Generator(self.device).manual_seed(seed * 1_000_003 + (0 if alone else number))
+            pieces = self.pieces(utt, waves[utt], generator=generator)
+            yield utt, Listening(pieces, self.scores, self.num_frames(len(waves[utt])))
+
+    def _score_short(
+        self, waves: Mapping[str, framing.Samples], seed: int, alone: bool, desc: str
+    ) -> Iterator[tuple[str, Scored]]:
+        """The other utterances, batch by batch; arguments as of :meth:`score`."""
+        short = {utt: np.asarray(wave) for utt, wave in waves.items() if not self._is_long(wave)}
+        batches = wave_batches(short, 0) if alone else self.batches(short)
+        with tqdm(total=len(short), desc=desc, unit="utt", disable=len(short) < 32) as progress:
+            for number, batch in enumerate(batches, len(waves) - len(short)):
                 draws_seed = seed * 1_000_003 + (0 if alone else number)
                 found = in_halves(functools.partial(self._score_batch, seed=draws_seed), batch)
                 yield from zip(batch.utts, found, strict=True)
@@ -279,24 +303,18 @@ class BaseRecogniser(ABC):
         generator = torch.Generator(self.device).manual_seed(seed)
         wav, num_samples = (torch.from_numpy(v).to(self.device) for v in (batch.wav, batch.num_samples))
         with torch.no_grad():
-            pieces, lengths = self.pieces(wav, num_samples, batch.utts, generator=generator)
-            measures, scores = measure(pieces, self.scores, int(lengths.max()))
-            statistics = utterance_statistics(measures, lengths)
-        columns = {name: values.double().cpu().numpy() for name, values in statistics.items()}
-        frames = {name: values.float().cpu().numpy() for name, values in measures.items()}
+            draws, lengths = self.draws(wav, num_samples, batch.utts, num_draws=self.num_draws, generator=generator)
+            measures = measures_from_draws(draws)
+            scores = self.scores(measures.pop("log_mean_post")).float().cpu().numpy()
+            heard = heard_of(measures, lengths)
         return [
-            Scored(
-                words=None,
-                statistics={name: float(values[row]) for name, values in columns.items()},
-                frames={name: values[row, :length] for name, values in frames.items()},
-                scores=np.ascontiguousarray(scores[row, :length], dtype=np.float32),
-            )
-            for row, length in enumerate(lengths.tolist())
+            Scored(None, one.statistics, one.frames, np.ascontiguousarray(scores[row, :length], dtype=np.float32))
+            for row, (one, length) in enumerate(zip(heard, lengths.tolist(), strict=True))
         ]
 
     def hear(
         self,
-        waves: Mapping[str, np.ndarray],
+        waves: Mapping[str, np.ndarray | Recording],
         *,
         seed: int = 0,
         alone: bool = False,
@@ -306,7 +324,7 @@ class BaseRecogniser(ABC):
         """Words, statistics and measures of the frames of each utterance, in one pass.
 
         Args:
-            waves: utt -> (N,) samples at the recogniser's rate, mono: float in [-1, 1] or int16.
+            waves: utt -> (N,) samples at the recogniser's rate, mono: float in [-1, 1] or int16; or a recording.
             seed, alone, desc: as of :meth:`score`.
             words: whether to decode; without it ``Heard.words`` is ``None``.
 
@@ -316,17 +334,26 @@ class BaseRecogniser(ABC):
         Raises:
             DataError: audio that would be misheard: another shape, values beyond full scale or not finite, too short.
         """
-        waves = self.check_audio(waves)
-        who = self.with_speakers(waves)
+        # a recording was checked when it was opened
+        unread = {utt: wave for utt, wave in waves.items() if isinstance(wave, Recording) and self._is_long(wave)}
+        checked = self.check_audio({utt: wave[:] for utt, wave in waves.items() if utt not in unread})
+        samples = {utt: unread[utt] if utt in unread else checked[utt] for utt in waves}
+        who = self.with_speakers(samples)
         found: dict[str, Heard] = {}
+        decoded: dict[str, tuple[str, ...]] = {}
+        for utt, listening in who._listen(samples, seed, alone):
+            with alone_in_memory(utt, len(samples[utt])):
+                if words:
+                    decoded[utt] = self.decode_long(utt, listening)
+                found[utt] = listening.heard()
 
         def scores() -> Iterator[tuple[str, np.ndarray]]:
-            for utt, scored in who.score(waves, seed=seed, alone=alone, desc=desc):
+            for utt, scored in who._score_short(samples, seed, alone, desc):
                 found[utt] = Heard(None, scored.statistics, scored.frames)
                 yield utt, scored.scores
 
         if words:
-            decoded = self.decode(scores())
+            decoded |= self.decode(scores())
             return {utt: dataclasses.replace(found[utt], words=decoded.get(utt, ())) for utt in waves}
         for _ in scores():
             pass
@@ -342,18 +369,7 @@ class BaseRecogniser(ABC):
         Raises:
             DataError: as of :meth:`hear`; names the utterance and counts further ones.
         """
-        found, problems = {}, {}
-        for name, samples in waves.items():
-            try:
-                checked = as_float(samples, name=name)
-                is_such = isinstance(samples, np.ndarray) and samples.dtype == np.float32
-                same = is_such and np.array_equal(samples, checked)
-                found[name] = samples if same else checked  # of long audio one copy is enough
-                check_length(name, len(found[name]), self.sample_rate, self.min_samples, what)
-            except ValueError as error:
-                problems[name] = str(error)
-        raise_first(problems, what)
-        return found
+        return checked_waves(waves, self.sample_rate, self.min_samples, what)
 
     def read_wavs(
         self, paths: Mapping[str, str], *, what: str = "judged", where: str = "", allow_pipes: bool = False
@@ -372,14 +388,4 @@ class BaseRecogniser(ABC):
         Raises:
             DataError: a file that cannot be used; names it and lists further ones.
         """
-        found: dict[str, np.ndarray] = {}
-        problems: dict[str, str] = {}
-        for name, path in paths.items():
-            try:
-                found[name] = read_file(
-                    path, self.sample_rate, self.min_samples, what=what, where=where, allow_pipes=allow_pipes
-                )
-            except DataError as error:
-                problems[path] = str(error)
-        raise_first(problems, what)
-        return found
+        return read_files(paths, self.sample_rate, self.min_samples, what=what, where=where, allow_pipes=allow_pipes)

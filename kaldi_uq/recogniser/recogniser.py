@@ -31,7 +31,7 @@ from kaldi_uq.language.targets import (
     target_words,
 )
 from kaldi_uq.recogniser.base import BaseRecogniser
-from kaldi_uq.recogniser.heard import Pieces
+from kaldi_uq.recogniser.heard import Listening, Pieces
 from kaldi_uq.recogniser.hybrid import MODEL_FILE, HybridModel, select_device
 from kaldi_uq.recogniser.speakers import speaker_stats, speakers_digest, stats_of_waves
 
@@ -215,15 +215,12 @@ class Recogniser(BaseRecogniser):
             wav, num_samples, num_draws=num_draws, generator=generator, cmvn_stats=self.cmvn_stats(utts)
         )
 
-    def pieces(
-        self, wav: Tensor, num_samples: Tensor, utts: Sequence[str], *, generator: torch.Generator
-    ) -> tuple[Pieces, Tensor]:
-        network, lengths = self.model.network, self.num_frames(num_samples)
-        if len(wav) > 1 or int(lengths[0]) <= framing.LONG_FRAMES or not network.frame_wise:
-            return super().pieces(wav, num_samples, utts, generator=generator)
-        windows = self.model.front_end.windows(wav, num_samples, cmvn_stats=self.cmvn_stats(utts))
-        draws = (network.iter_log_post(x, num_samples=self.num_draws, generator=generator) for x in windows)
-        return draws, lengths
+    def pieces(self, utt: str, samples: framing.Samples, *, generator: torch.Generator) -> Pieces:
+        network = self.model.network
+        if not network.frame_wise:
+            return super().pieces(utt, samples, generator=generator)
+        windows = self.model.front_end.windows(samples, cmvn_stats=self.cmvn_stats([utt]))
+        return (network.iter_log_post(x, num_samples=self.num_draws, generator=generator) for x in windows)
 
     def mean_log_post(
         self, wav: Tensor, num_samples: Tensor, utts: Sequence[str], *, generator: torch.Generator | None = None
@@ -235,6 +232,9 @@ class Recogniser(BaseRecogniser):
 
     def decode(self, scores: Iterable[tuple[str, np.ndarray]]) -> dict[str, tuple[str, ...]]:
         return {utt: hypothesis.words for utt, hypothesis in self._decoder().decode(scores).items()}
+
+    def decode_long(self, utt: str, listening: Listening) -> tuple[str, ...]:
+        return self._decoder().decode_long(utt, listening)
 
     def align(self, scores: Mapping[str, np.ndarray], targets: Mapping[str, Sequence[str]]) -> dict[str, np.ndarray]:
         transcripts = {utt: self.lang.word_ids(targets[utt], where=f"target of {utt}") for utt in scores}
@@ -291,7 +291,7 @@ class Recogniser(BaseRecogniser):
             )
         return torch.from_numpy(np.stack([self._speakers[utt] for utt in utts])).to(self.device)
 
-    def with_speakers(self, waves: Mapping[str, np.ndarray]) -> Recogniser:
+    def with_speakers(self, waves: Mapping[str, framing.Samples]) -> Recogniser:
         if not self.model.needs_speakers or all(utt in self._speakers for utt in waves):
             return self
         return self._with(stats_of_waves(self.model.front_end, waves, {utt: utt for utt in waves}))

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from kaldi_uq.errors import DataError
+from kaldi_uq.feats import framing
 from kaldi_uq.feats.cmvn_stats import accumulate_cmvn_stats
 from kaldi_uq.feats.frontend import FrontEnd
 from kaldi_uq.io.datadir import DataDir
@@ -22,13 +23,13 @@ SOURCES = ("auto", "scp", "waves")
 
 
 def stats_of_waves(
-    front_end: FrontEnd, waves: Mapping[str, np.ndarray], utt2spk: Mapping[str, str]
+    front_end: FrontEnd, waves: Mapping[str, framing.Samples], utt2spk: Mapping[str, str]
 ) -> dict[str, np.ndarray]:
     """Statistics of every speaker from the waveforms.
 
     Args:
         front_end: its cepstra, or filter banks, are what is counted.
-        waves: utt -> (N,) float32 in [-1, 1].
+        waves: utt -> the samples.
         utt2spk: utt -> spk; a speaker's statistics are of the utterances in ``waves``.
 
     Returns:
@@ -37,8 +38,12 @@ def stats_of_waves(
     device = front_end.norm.mean.device
     stats: dict[str, np.ndarray] = {}
     per_utt: dict[str, np.ndarray] = {}
+    long = [utt for utt, wave in waves.items() if front_end.num_frames(len(wave)) > framing.LONG_FRAMES]
+    short = {utt: np.asarray(wave) for utt, wave in waves.items() if utt not in long}
     with torch.no_grad():
-        for batch in wave_batches(dict(waves)):
+        for utt in long:
+            per_utt[utt] = accumulate_cmvn_stats(front_end.long_cepstra(waves[utt])[0].cpu().numpy())
+        for batch in wave_batches(short):
             feats, lengths = front_end.cepstra_of(
                 torch.from_numpy(batch.wav).to(device), torch.from_numpy(batch.num_samples).to(device)
             )

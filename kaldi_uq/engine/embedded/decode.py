@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import numpy as np
 from kaldi_uq.engine.base import Aligner, DecodeConfig, Decoder, Hypothesis, Matrices, Transcripts
 from kaldi_uq.engine.checks import check_scores
 from kaldi_uq.engine.embedded import wheels
+from kaldi_uq.engine.embedded.windows import joined, overlapping
 from kaldi_uq.io.lang import Lang
 
 MAX_GRAPHS = 2000  # training graphs that an aligner keeps, of the word sequences used last
@@ -43,7 +45,25 @@ class EmbeddedDecoder(Decoder):
                 hypotheses[utt] = hypothesis
         return hypotheses
 
+    def decode_long(self, utt: str, stretches: Iterable[np.ndarray]) -> tuple[str, ...]:
+        """The words, from windows that overlap: the decoder keeps what it has seen of an utterance until its end."""
+        labels = np.zeros(0, np.int64)
+        for first, scores in overlapping(stretches):
+            check_scores(utt, scores, self._transitions.num_pdfs, self._model_dir)
+            found = self._search(utt, scores)
+            window = np.asarray(found[0] if found else [], dtype=np.int64)
+            labels = joined(labels, window, self._graph.tids > 0, first)
+        return self._graph.texts(labels.tolist())
+
     def _decode(self, utt: str, scores: np.ndarray) -> Hypothesis | None:
+        found = self._search(utt, scores)
+        if found is None:
+            return None
+        labels, score, reached_final = found
+        return Hypothesis(self._graph.texts(labels), self._graph.alignment(labels), score, reached_final)
+
+    def _search(self, utt: str, scores: np.ndarray) -> tuple[list[int], float, bool] | None:
+        """Labels and score of the best path and whether it ends in a final state; ``None`` if none survives."""
         decodable = khg.DecodableCtc((scores * np.float32(self._acwt)).astype(np.float32, copy=False))
         for partial in (False, True):  # a path that ends in the middle of a word only if there is no other
             decoder = khg.LatticeFasterDecoder(self._graph.fst, self._options)
@@ -51,8 +71,7 @@ class EmbeddedDecoder(Decoder):
                 decoder, decodable, self._transitions, utt, partial
             )
             if done and pdfs:
-                words, alignment = self._graph.texts(labels), self._graph.alignment(labels)
-                return Hypothesis(words, alignment, float(score), reached_final=not partial)
+                return labels, float(score), not partial
         return None
 
 

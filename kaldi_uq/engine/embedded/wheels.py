@@ -200,8 +200,8 @@ class Graph:
     """A decoding graph whose input labels are pdf-ids plus 1, so that scores need one column a pdf.
 
     Attributes:
-        fst: its output labels are places in the two arrays.
-        tids, words: transition-id and word of an arc, (n,) int64; 0: none.
+        fst: its output labels are the numbers of the arcs, from 1; 0 for one with neither transition-id nor word.
+        tids, words: transition-id and word of the arc with a number, (arcs + 1,) int32; 0: none.
         id_to_word: integer -> word.
     """
 
@@ -238,12 +238,11 @@ def _load_graph(graph: str, words: str, tid_to_pdf: bytes, *_times: int) -> Grap
     id_to_word = {index: word for word, index in read_symbols(words).items()}
     checked = _checked(Path(graph), *graph_labels(len(pdfs) - 1, id_to_word))
     arcs = checked.arcs.copy()
-    pairs = (arcs["ilabel"].astype(np.int64) << 32) + arcs["olabel"]  # neither is below 0
-    found, places = np.unique(np.append(0, pairs), return_inverse=True)  # 0, no labels at all, is in place 0
+    tids, words_of = (np.append(0, arcs[label]).astype(np.int32) for label in ("ilabel", "olabel"))
+    arcs["olabel"] = np.where((arcs["ilabel"] > 0) | (arcs["olabel"] > 0), np.arange(1, len(arcs) + 1), 0)
     arcs["ilabel"] = np.where(arcs["ilabel"] > 0, pdfs[arcs["ilabel"]] + 1, 0)
-    arcs["olabel"] = places.reshape(-1)[1:]
     fst = _wheel_fst(Path(graph), dataclasses.replace(checked, arcs=arcs))
-    return Graph(fst, found >> 32, found & 0xFFFFFFFF, id_to_word)
+    return Graph(fst, tids, words_of, id_to_word)
 
 
 def arcs_of(fst: Any, state: int) -> list[tuple[int, int, Any, int]]:
