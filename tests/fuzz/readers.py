@@ -23,11 +23,11 @@ from kaldi_uq.detector.fit import fit_detectors
 from kaldi_uq.detector.normal import FrameQuantiles, load_frame_quantiles, save_frame_quantiles
 from kaldi_uq.detector.store import load_detector, save_detector
 from kaldi_uq.engine.base import DecodeConfig
-from kaldi_uq.engine.checks import graph_files
 from kaldi_uq.engine.embedded import wheels
 from kaldi_uq.engine.embedded.engine import EmbeddedEngine
 from kaldi_uq.engine.embedded.tree_build import read_roots
 from kaldi_uq.engine.embedded.tree_questions import read_phone_sets
+from kaldi_uq.engine.files import graph_files
 from kaldi_uq.feats.conf import read_fbank_conf, read_mfcc_conf
 from kaldi_uq.feats.recipe_opts import read_recipe_opts
 from kaldi_uq.io.ark import MatrixWriter, read_alignments, read_archive, read_matrix, write_alignments

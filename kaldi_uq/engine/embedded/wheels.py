@@ -13,12 +13,12 @@ from typing import Any
 
 import numpy as np
 
-from kaldi_uq.engine.checks import graph_files, last_line, model_files, no_path
-from kaldi_uq.errors import DataError, EngineError, ModelFileError
-from kaldi_uq.io.fst import FstArrays, read_fst_arrays, vector_bytes
-from kaldi_uq.io.fst_checks import Labels, graph_labels
-from kaldi_uq.io.kaldi_model import TransitionTable, read_transitions
-from kaldi_uq.io.lang import Lang, read_symbols
+from kaldi_uq.engine.checks import last_line, no_path
+from kaldi_uq.engine.files import FstFile, graph_files, model_files, open_fst, open_graph, open_lexicon, open_model
+from kaldi_uq.errors import EngineError, ModelFileError
+from kaldi_uq.io.fst import vector_bytes
+from kaldi_uq.io.kaldi_model import TransitionTable
+from kaldi_uq.io.lang import Lang
 from kaldi_uq.io.tree import read_tree_bytes
 
 try:
@@ -34,7 +34,7 @@ except ImportError as error:  # the engine is chosen before this module is impor
 def compiler(transitions: Any, tree: Any, lang: Lang, transition_scale: float, self_loop_scale: float) -> Any:
     """A training graph compiler for the lexicon ``L.fst``."""
     options = khg.TrainingGraphCompilerOptions(transition_scale=transition_scale, self_loop_scale=self_loop_scale)
-    lexicon = read_fst(lang.path / "L.fst", *lexicon_labels(lang))
+    lexicon = wheel_fst(open_lexicon(lang))
     return khg.TrainingGraphCompiler(transitions, tree, lexicon, list(lang.disambig), options)
 
 
@@ -100,8 +100,8 @@ def load_model(model_dir: Path) -> tuple[Any, Any]:
 
 @functools.lru_cache(maxsize=8)
 def _load_model(model: str, tree: str, _model_time: int, _tree_time: int) -> tuple[Any, Any]:
-    table = read_transitions(model)
-    dependency = read_tree(Path(tree))
+    opened = open_model(Path(model).parent)
+    table, dependency = opened.transitions, _wheel_tree(tree, opened.tree_bytes)
     topology = khg.HmmTopology()
     try:
         topology.read(table.topology.to_text())
@@ -133,7 +133,10 @@ def set_log_probs(transitions: Any, log_probs: np.ndarray) -> Any:
 
 def read_tree(path: Path) -> Any:
     """Read a binary ``tree`` file."""
-    data = read_tree_bytes(path)
+    return _wheel_tree(str(path), read_tree_bytes(path))
+
+
+def _wheel_tree(path: str, data: bytes) -> Any:
     tree = khg.ContextDependency.__new__(khg.ContextDependency)
     try:
         tree.__setstate__((np.frombuffer(data, dtype=np.int8).tolist(),))
@@ -142,43 +145,21 @@ def read_tree(path: Path) -> Any:
     return tree
 
 
-def lexicon_labels(lang: Lang) -> tuple[Labels, Labels]:
-    """What the input and the output labels of ``L.fst`` and ``L_disambig.fst`` can be."""
-    return Labels(lang.phones.values(), "phones of phones.txt"), word_labels(lang)
+def read_fst(path: Path) -> Any:
+    """Read an FST file, of type vector or const, as a mutable FST; errors are those of :func:`wheel_fst`."""
+    return wheel_fst(open_fst(path))
 
 
-def word_labels(lang: Lang) -> Labels:
-    """What the labels of ``G.fst`` can be."""
-    return Labels(lang.words.values(), "words of words.txt")
-
-
-def read_fst(path: Path, inputs: Labels | None = None, outputs: Labels | None = None) -> Any:
-    """Read an FST file, of type vector or const, as a mutable FST: the wheels see only what has been checked.
-
-    Args:
-        path: the file.
-        inputs, outputs: what its labels can be.
+def wheel_fst(file: FstFile) -> Any:
+    """A transducer as a mutable FST of the wheels, which see only what has been checked.
 
     Raises:
-        EngineError: missing, damaged, or made of something else.
+        EngineError: the wheels cannot read it.
     """
-    return _wheel_fst(path, _checked(path, inputs, outputs))
-
-
-def _checked(path: Path, inputs: Labels | None, outputs: Labels | None) -> FstArrays:
-    if not path.is_file():
-        raise EngineError(f"{path}: no such file; utils/prepare_lang.sh or utils/mkgraph.sh makes it")
-    try:
-        return read_fst_arrays(path, inputs=inputs, outputs=outputs)
-    except DataError as error:
-        raise EngineError(str(error)) from None
-
-
-def _wheel_fst(path: Path, checked: FstArrays) -> Any:
-    """The FST as an object of the wheels; ``path`` is its file, for the message."""
+    path = Path(file.path)
     with tempfile.TemporaryDirectory(prefix="kaldi-uq-fst.") as folder:
         copy = Path(folder) / path.name
-        copy.write_bytes(vector_bytes(checked))
+        copy.write_bytes(vector_bytes(file.content))
         fst = kaldifst.StdVectorFst.read(str(copy))
     if fst is None:
         raise EngineError(f"{path}: the wheels cannot read this FST; make it again")
@@ -233,16 +214,15 @@ def load_graph(graph_dir: Path, tid_to_pdf: np.ndarray) -> Graph:
 
 
 @functools.lru_cache(maxsize=4)
-def _load_graph(graph: str, words: str, tid_to_pdf: bytes, *_times: int) -> Graph:
+def _load_graph(graph: str, _words: str, tid_to_pdf: bytes, *_times: int) -> Graph:
     pdfs = np.frombuffer(tid_to_pdf, np.int64)
-    id_to_word = {index: word for word, index in read_symbols(words).items()}
-    checked = _checked(Path(graph), *graph_labels(len(pdfs) - 1, id_to_word))
-    arcs = checked.arcs.copy()
-    tids, words_of = (np.append(0, arcs[label]).astype(np.int32) for label in ("ilabel", "olabel"))
+    opened = open_graph(Path(graph).parent, len(pdfs) - 1)
+    arcs = opened.fst.content.arcs.copy()
+    tids, words = (np.append(0, arcs[label]).astype(np.int32) for label in ("ilabel", "olabel"))
     arcs["olabel"] = np.where((arcs["ilabel"] > 0) | (arcs["olabel"] > 0), np.arange(1, len(arcs) + 1), 0)
     arcs["ilabel"] = np.where(arcs["ilabel"] > 0, pdfs[arcs["ilabel"]] + 1, 0)
-    fst = _wheel_fst(Path(graph), dataclasses.replace(checked, arcs=arcs))
-    return Graph(fst, tids, words_of, id_to_word)
+    fst = wheel_fst(FstFile(graph, dataclasses.replace(opened.fst.content, arcs=arcs)))
+    return Graph(fst, tids, words, opened.id_to_word)
 
 
 def arcs_of(fst: Any, state: int) -> list[tuple[int, int, Any, int]]:
