@@ -62,6 +62,9 @@ DEV = [
     *REPORT,
 ]
 
+# What "make lock" and "make audit" run: for whoever changes the dependencies.
+SUPPLY = ["uv>=0.5", "pip-audit>=2.7,<3"]
+
 setup(
     name="kaldi-uq",
     version=VERSION,
@@ -73,6 +76,6 @@ setup(
     packages=find_packages(include=["kaldi_uq*"]),
     package_data={"kaldi_uq.report": ["page.html.j2"]},
     install_requires=REQUIRES,
-    extras_require={"synth": SYNTH, "quality": QUALITY, "report": REPORT, "bench": BENCH, "dev": DEV},
+    extras_require={"synth": SYNTH, "quality": QUALITY, "report": REPORT, "bench": BENCH, "dev": DEV, "supply": SUPPLY},
     entry_points={"console_scripts": ["kaldi-uq = kaldi_uq.cli.main:main"]},
 )
