@@ -28,6 +28,7 @@ from kaldi_uq.engine.embedded.engine import EmbeddedEngine
 from kaldi_uq.engine.embedded.tree_build import read_roots
 from kaldi_uq.engine.embedded.tree_questions import read_phone_sets
 from kaldi_uq.engine.files import graph_files
+from kaldi_uq.errors import DataError
 from kaldi_uq.feats.conf import read_fbank_conf, read_mfcc_conf
 from kaldi_uq.feats.recipe_opts import read_recipe_opts
 from kaldi_uq.io.ark import MatrixWriter, read_alignments, read_archive, read_matrix, write_alignments
@@ -41,6 +42,7 @@ from kaldi_uq.io.fst import read_fst_arrays, vector_bytes
 from kaldi_uq.io.kaldi_model import read_gmm_model, read_topology, read_transitions, write_model
 from kaldi_uq.io.lang import Lang, read_symbols
 from kaldi_uq.io.names import wave_files
+from kaldi_uq.io.recording import open_recording
 from kaldi_uq.io.validate import validate_data_dir
 from kaldi_uq.io.wav import read_channels, read_wav, write_wav
 from kaldi_uq.io.waves import read_waves
@@ -151,6 +153,19 @@ def _audio(folder: Path) -> Iterator[Reader]:
     ]  # fmt: skip
     path = folder / "wav/x.wav"
     yield Reader("wav", path, samples, lambda: read_channels(path))
+
+    def recording() -> None:
+        """What is left in its file is what is read, and nothing is that the reader refuses."""
+        kept = open_recording(long, 10)[:]
+        try:
+            whole, _ = read_wav(long)
+        except DataError as error:
+            raise AssertionError(f"the reader refuses it: {error}") from None
+        assert np.array_equal(kept, whole)
+
+    long = folder / "wav/long.wav"
+    heard = [samples[place] for place in (0, 2, 3, 4, 6, 7)]  # neither silent nor of two channels
+    yield Reader("recording", long, heard, recording)
     sphere = [
         write_sphere(folder / "s.sph", SAMPLES.tobytes(), count=len(SAMPLES), order=order, **more).read_bytes()
         for order, more in (("01", {}), ("10", {"sample_max": 32767}))
