@@ -143,7 +143,8 @@ class TestDecoding:
     TAKES = np.array([False, True, True, True, True, False])  # arcs 0 and 5 take no frame
 
     def joined(self, path: list[int], window: list[int], first: int) -> list[int]:
-        return windows.joined(np.array(path, int), np.array(window, int), self.TAKES, first).tolist()
+        end, start = windows.meeting(np.array(path, int), np.array(window, int), self.TAKES, first)
+        return path[:end] + window[start:]
 
     @pytest.mark.parametrize("sizes", [[9], [1] * 9, [4, 5], [0, 3, 0, 6]])
     def test_windows_hold_every_frame_and_overlap(self, sizes: list[int]) -> None:
@@ -187,10 +188,11 @@ class TestDecoding:
         monkeypatch.setattr(framing, "LONG_FRAMES", 20)
         monkeypatch.setattr(windows.overlapping, "__defaults__", (200, 80))
         seen = []
-        joined = windows.joined
-        monkeypatch.setattr("kaldi_uq.engine.embedded.decode.joined", lambda *a: seen.append(a[3]) or joined(*a))
+        meeting = windows.meeting
+        monkeypatch.setattr("kaldi_uq.engine.embedded.decode.meeting", lambda *a: seen.append(a) or meeting(*a))
         assert recogniser.hear({"a": wave})["a"].words == whole
         assert len(seen) > 3
+        assert max(len(path) for path, *_ in seen) < 400  # what is settled is no path any more
 
 
 def test_who_listens_is_asked_for_each_stretch_once() -> None:

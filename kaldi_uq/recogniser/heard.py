@@ -74,7 +74,8 @@ class Listening:
     def __init__(self, pieces: Pieces, scores: Callable[[Tensor], Tensor], num_frames: int) -> None:
         self.num_frames = num_frames
         self._pieces, self._scores = pieces, scores
-        self._found: list[dict[str, Tensor]] = []
+        self._measures: dict[str, Tensor] = {}  # measure -> (1, T), filled as far as was listened
+        self._at = 0
 
     def __iter__(self) -> Iterator[np.ndarray]:
         while True:
@@ -84,8 +85,16 @@ class Listening:
                     return
                 measures = measures_from_draws(draws)
                 scores = self._scores(measures.pop("log_mean_post"))[0].float().cpu().numpy()
-            self._found.append(measures)
+            self._keep(measures, len(scores))
             yield scores
+
+    def _keep(self, measures: Mapping[str, Tensor], size: int) -> None:
+        # In memory of its own from the beginning: pieces of it between all that comes and goes would break that up.
+        if not self._measures:
+            self._measures = {name: value.new_empty(1, self.num_frames) for name, value in measures.items()}
+        for name, value in measures.items():
+            self._measures[name][:, self._at : self._at + size] = value
+        self._at += size
 
     def all_scores(self) -> np.ndarray:
         """The scores (T, C) float32 of the whole utterance, for a decoder that takes nothing less."""
@@ -102,6 +111,5 @@ class Listening:
         """What was heard but for the words, of what no decoder asked for too."""
         for _ in self:
             pass
-        measures = {name: torch.cat([part[name] for part in self._found], dim=1) for name in self._found[0]}
-        lengths = torch.tensor([self.num_frames], device=next(iter(measures.values())).device)
-        return heard_of(measures, lengths)[0]
+        device = next(iter(self._measures.values())).device
+        return heard_of(self._measures, torch.tensor([self.num_frames], device=device))[0]

@@ -13,7 +13,7 @@ import numpy as np
 from kaldi_uq.engine.base import Aligner, DecodeConfig, Decoder, Hypothesis, Matrices, Transcripts
 from kaldi_uq.engine.checks import check_scores
 from kaldi_uq.engine.embedded import wheels
-from kaldi_uq.engine.embedded.windows import joined, overlapping
+from kaldi_uq.engine.embedded.windows import meeting, overlapping
 from kaldi_uq.io.lang import Lang
 
 MAX_GRAPHS = 2000  # training graphs that an aligner keeps, of the word sequences used last
@@ -47,13 +47,16 @@ class EmbeddedDecoder(Decoder):
 
     def decode_long(self, utt: str, stretches: Iterable[np.ndarray]) -> tuple[str, ...]:
         """The words, from windows that overlap: the decoder keeps what it has seen of an utterance until its end."""
-        labels = np.zeros(0, np.int64)
+        takes_frame, words = self._graph.tids > 0, list[str]()
+        path, begin = np.zeros(0, np.int64), 0  # of what is not settled yet: the arcs, and their first frame
         for first, scores in overlapping(stretches):
             check_scores(utt, scores, self._transitions.num_pdfs, self._model_dir)
             found = self._search(utt, scores)
             window = np.asarray(found[0] if found else [], dtype=np.int64)
-            labels = joined(labels, window, self._graph.tids > 0, first)
-        return self._graph.texts(labels.tolist())
+            end, start = meeting(path, window, takes_frame, first - begin)
+            words += self._graph.texts(path[:end])
+            path, begin = window[start:], first + int(takes_frame[window[:start]].sum())
+        return (*words, *self._graph.texts(path))
 
     def _decode(self, utt: str, scores: np.ndarray) -> Hypothesis | None:
         found = self._search(utt, scores)

@@ -191,14 +191,14 @@ class Graph:
     words: np.ndarray
     id_to_word: dict[int, str]
 
-    def texts(self, labels: Sequence[int]) -> tuple[str, ...]:
+    def texts(self, labels: Sequence[int] | np.ndarray) -> tuple[str, ...]:
         """The words of the output labels of a path."""
-        words = self.words[np.asarray(labels)]
+        words = self.words[np.asarray(labels, np.int64)]
         return tuple(self.id_to_word[word] for word in words[words > 0].tolist())
 
     def alignment(self, labels: Sequence[int]) -> np.ndarray:
         """The transition-ids (T,) int32 of the output labels of a path."""
-        tids = self.tids[np.asarray(labels)]
+        tids = self.tids[np.asarray(labels, np.int64)]
         return tids[tids > 0].astype(np.int32)
 
 

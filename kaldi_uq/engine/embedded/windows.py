@@ -43,30 +43,33 @@ def overlapping(
     yield first, window[:filled]
 
 
-def joined(path: np.ndarray, window: np.ndarray, takes_frame: np.ndarray, first: int) -> np.ndarray:
-    """Continue a path by that of the next window, from the middle of the longest stretch in which they agree.
+def meeting(path: np.ndarray, window: np.ndarray, takes_frame: np.ndarray, first: int) -> tuple[int, int]:
+    """Where a path goes over into that of the next window: in the middle of the longest stretch in which they agree.
 
     Near its ends a window's path is not that of the whole: it had to begin in the initial state, and perhaps to end in
-    a final one.  Where they take the same arc they are in the same state, so that what is joined is a path.
+    a final one.  Where two paths take the same arc they are in the same state, so that what is joined is a path.
 
     Args:
         path: arcs of the path so far, (n,) int64; frames that it lacks are behind its end.
-        window: those of the next window, which begins with frame ``first``; empty if no path survived in it.
+        window: those of the next window; empty if no path survived in it.
         takes_frame: (arcs,) bool, whether an arc takes a frame.
-        first: number of that frame.
+        first: frame of the path with which the window begins.
+
+    Returns:
+        ``(i, j)``: ``path[:i]`` and then ``window[j:]``.
 
     >>> takes = np.array([False, True, True, True, False])
-    >>> joined(np.array([1, 4, 2, 2, 2, 3]), np.array([3, 2, 2, 4, 1]), takes, 2).tolist()
-    [1, 4, 2, 2, 2, 2, 4, 1]
+    >>> meeting(np.array([1, 4, 2, 2, 2, 3]), np.array([3, 2, 2, 4, 1]), takes, 2)
+    (4, 1)
     """
     ours, theirs = np.flatnonzero(takes_frame[path]), np.flatnonzero(takes_frame[window])
     shared = ours[first:]  # places of the arcs of the frames that both have
     size = min(len(shared), len(theirs))
     if not size:
-        return np.concatenate([path, window])
+        return len(path), 0
     same = np.append(path[shared[:size]] == window[theirs[:size]], False)
     breaks = np.flatnonzero(~same)
     runs = np.diff(breaks, prepend=-1) - 1
     longest = int(runs.argmax())
     frame = int(breaks[longest] - (runs[longest] + 1) // 2) if runs[longest] else size // 2
-    return np.concatenate([path[: shared[frame]], window[theirs[frame] :]])
+    return int(shared[frame]), int(theirs[frame])
