@@ -12,6 +12,7 @@ packages, only what an index says of them. Needs uv: pip install -e '.[supply]'"
 case "$#:${1:-}" in
   0:) ;;
   1:--help | 1:-h) echo "$usage"; exit 0 ;;
+  *:--*) echo "make_lock.sh: error: unknown option $1" >&2; exit 1 ;;
   *) echo "$usage" >&2; exit 1 ;;
 esac
 

@@ -105,9 +105,7 @@ class TokenReader:
                 values = tuple(int(word) for word in words[1:])
             except ValueError as error:
                 raise self.fail(f"malformed integers ({error})") from None
-            if any(
-                not -(2**31) <= value < 2**31 for value in values
-            ):  # NumPy 1 takes them, without upper bits
+            if any(not -(2**31) <= value < 2**31 for value in values):  # NumPy 1 takes them, without upper bits
                 raise self.fail("malformed integers (more than four bytes)")
             return values
         if self.take(1) != b"\4":
