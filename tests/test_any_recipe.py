@@ -11,6 +11,7 @@ import torch
 
 from kaldi_uq.cli.main import main
 from kaldi_uq.errors import DataError
+from kaldi_uq.feats.adaptation import Adaptation
 from kaldi_uq.feats.cmvn_stats import accumulate_cmvn_stats
 from kaldi_uq.feats.config import FbankConfig, FrontEndConfig, MfccConfig
 from kaldi_uq.feats.frontend import FrontEnd
@@ -52,7 +53,7 @@ def place(system: TinySystem, tmp_path_factory: pytest.TempPathFactory) -> Path:
             at += 50 + len(samples)
         write_wav(root / f"{spk}.wav", np.concatenate(parts), RATE)
         recordings[spk] = root / f"{spk}.wav"
-        cut[spk] = f"cat {root / f'{spk}.wav'} |"
+        cut[spk] = f"tail -c +1 {root / f'{spk}.wav'} |"
     tables = {
         "text": {names[utt]: " ".join(system.text[utt]) for utt in utts},
         "utt2spk": {names[utt]: spk for utt, spk in utt2spk.items()},
@@ -140,7 +141,7 @@ def test_decode_reads_segments_and_hears_the_words(
     common = ["--engine", "embedded", "--device", "cpu"]
     places = [str(place / "cut"), str(model_dir), str(system.graph), str(tmp_path / "decoded")]
     assert main(["nnet-decode", *common, *places]) == 1
-    assert "wav.scp:1: 'cat " in capsys.readouterr().err
+    assert "wav.scp:1: 'tail " in capsys.readouterr().err
     assert main(["nnet-decode", *common, "--allow-pipes", *places]) == 0
     words = read_table(tmp_path / "decoded/hypotheses", allow_empty=True)
     right = sum(words[utt] == text for utt, text in read_table(place / "cut/text").items())
@@ -196,9 +197,9 @@ def test_statistics_of_other_features_are_not_taken(place: Path, tmp_path: Path)
 def test_utterance_without_statistics_is_named(model_dir: Path) -> None:
     model = HybridModel.load(model_dir)
     with pytest.raises(DataError, match=r"utterance 'x': no CMVN statistics of its speaker"):
-        model.cmvn_stats_of(["x"])
-    model.set_speakers({"x": np.ones((2, 13))})
-    assert model.cmvn_stats_of(["x", "x"]).shape == (2, 2, 13)  # type: ignore[union-attr]
+        model.adaptation_of(["x"])
+    model.set_speakers({"x": Adaptation(np.ones((2, 13)))})
+    assert model.adaptation_of(["x", "x"]).cmvn_stats.shape == (2, 2, 13)  # type: ignore[union-attr]
 
 
 def test_other_sample_rate_than_the_confs_is_one_error(
@@ -248,4 +249,4 @@ def test_steps_work_on_the_directories_of_another_recipe(
     assert "%WER" in said
     refused = run_script("steps/uq/forward.sh", place / "cut", "exp/dnn", "exp/other")
     assert refused.returncode == 1
-    assert "wav.scp:1: 'cat " in refused.stderr and "--allow-pipes" in refused.stderr
+    assert "wav.scp:1: 'tail " in refused.stderr and "--allow-pipes" in refused.stderr

@@ -346,7 +346,8 @@ def test_random_networks_are_refused(system: TinySystem, kind: str) -> None:
 @pytest.mark.parametrize(
     ("changes_", "problem"),
     [({"cmvn": "speaker"}, "cmvn speaker"), ({"cmvn": "utterance", "norm_vars": True}, "norm_vars"),
-     ({"kind": "torchaudio"}, "loudest sample")],
+     ({"kind": "torchaudio"}, "loudest sample"), ({"fmllr": True}, "fMLLR"), ({"ivector_dim": 5}, "i-vectors"),
+     ({"lda_dim": 3, "delta_order": 0}, "final.mat"), ({"frame_subsampling_factor": 3}, "frame_subsampling_factor")],
 )  # fmt: skip
 def test_front_ends_without_a_certificate_are_refused(changes_: dict[str, Any], problem: str) -> None:
     with pytest.raises(ValueError, match=f"no certificate: .*{problem}"):

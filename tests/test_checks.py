@@ -16,6 +16,7 @@ from kaldi_uq.attacks.checks.one_run import check_gradient, slope_errors
 from kaldi_uq.attacks.config import AttackConfig
 from kaldi_uq.audio.quality import snr_db
 from kaldi_uq.engine.embedded.engine import EmbeddedEngine
+from kaldi_uq.feats.adaptation import NOTHING, BatchAdaptation
 from kaldi_uq.feats.config import FrontEndConfig, MfccConfig
 from kaldi_uq.feats.frontend import FrontEnd
 from kaldi_uq.nnet.config import MODEL_KINDS, model_class
@@ -233,12 +234,14 @@ class Masked(FrontEnd):
         self.load_state_dict(inner.state_dict())
         self.how = how
 
-    def features(self, wav: Tensor, num_samples: Tensor, *, cmvn_stats: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def features(
+        self, wav: Tensor, num_samples: Tensor, *, adaptation: BatchAdaptation = NOTHING
+    ) -> tuple[Tensor, Tensor]:
         if self.how == "quantised":  # a straight-through estimate: a gradient, and no slope
             wav = wav + (torch.round(wav * 256) / 256 - wav).detach()
         if self.how == "half detached":
             wav = torch.cat([wav[:, :700].detach(), wav[:, 700:]], 1)
-        features, lengths = super().features(wav, num_samples, cmvn_stats=cmvn_stats)
+        features, lengths = super().features(wav, num_samples, adaptation=adaptation)
         return (features.detach() if self.how == "detached" else features), lengths
 
 

@@ -13,7 +13,7 @@ from scipy.io import wavfile
 
 from kaldi_uq.attacks.attack import Adversarial, Attack
 from kaldi_uq.attacks.config import AttackConfig
-from kaldi_uq.attacks.directory import _finished, craft
+from kaldi_uq.attacks.directory import Shard, _finished, craft, craft_shard
 from kaldi_uq.attacks.goal import MAX_ATTEMPTS, Goal, Say
 from kaldi_uq.attacks.pgd import PGD
 from kaldi_uq.cli.main import main
@@ -229,6 +229,67 @@ class TestResuming:
         assert set(read_attack(tmp_path)) == set(waves)
 
 
+class TestShards:
+    def test_shards_make_the_files_of_the_whole(
+        self, recogniser: Recogniser, tmp_path: Path, speech: tuple[Any, Any], small_batches: None,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:  # fmt: skip
+        waves, text = speech
+        goal = Say(spoken=text)
+        whole = make(recogniser, waves, goal, tmp_path / "whole", key="k")
+        made = Counting(monkeypatch)
+        shards = [
+            craft_shard(PGD(CONFIG), recogniser, waves, goal, tmp_path / "x", key="k", shard=Shard(number, 5))
+            for number in (5, 3, 1, 2, 4)  # of three or four batches: one shard at least has none
+        ]
+        assert sorted(utt for shard in shards for utt in shard) == sorted(waves)
+        assert {} in shards
+        before = len(made.utts)
+        assert make(recogniser, waves, goal, tmp_path / "x", key="k").records == whole.records
+        assert len(made.utts) == before
+        for path in (tmp_path / "whole").rglob("*.*"):
+            assert (tmp_path / "x" / path.relative_to(tmp_path / "whole")).read_bytes() == path.read_bytes()
+
+    def test_shard_that_failed_is_made_alone(
+        self, recogniser: Recogniser, tmp_path: Path, speech: tuple[Any, Any], small_batches: None,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:  # fmt: skip
+        waves, text = speech
+
+        def shard(number: int) -> dict[str, Any]:
+            return craft_shard(
+                PGD(CONFIG), recogniser, waves, Say(spoken=text), tmp_path, key="k", shard=Shard(number, 2)
+            )
+
+        shard(2)
+        with pytest.MonkeyPatch.context() as patch:
+            Counting(patch, kill_at=1)
+            with pytest.raises(KeyboardInterrupt):
+                shard(1)
+        made = Counting(monkeypatch)
+        done = shard(1) | shard(2)
+        assert set(done) == set(waves)
+        assert len(made.utts) == 1
+
+    @pytest.mark.parametrize("stale", [1, 2])
+    def test_shard_leaves_what_the_others_made_of_an_earlier_run(
+        self, recogniser: Recogniser, tmp_path: Path, speech: tuple[Any, Any], small_batches: None, stale: int
+    ) -> None:
+        waves, text = speech
+        make(recogniser, waves, Say(spoken=text), tmp_path, key="before")
+        before = {path.name: path.read_bytes() for path in (tmp_path / "parts").iterdir()}
+        shard = Shard(stale, 2)
+        craft_shard(PGD(CONFIG), recogniser, waves, Say(spoken=text), tmp_path, key="after", shard=shard)
+        for name, content in before.items():
+            same = (tmp_path / "parts" / name).read_bytes() == content
+            assert same != shard.has(int(Path(name).stem))
+
+    @pytest.mark.parametrize("text", ["", "0/2", "3/2", "1", "1/0", "a/2", "1/2/3", "-1/2", "1 / 2", "1/1000000000"])
+    def test_what_is_no_shard_is_refused(self, text: str) -> None:
+        with pytest.raises(ValueError, match="expected J/N with J from 1 to N"):
+            Shard.parse(text)
+
+
 class TestTargets:
     @pytest.mark.parametrize("utt", ["/home/you/x", "../../x", "a/../../../x"])
     def test_id_that_is_a_path_writes_nothing_anywhere(
@@ -405,3 +466,37 @@ def test_part_of_other_utterances_or_without_their_audio_is_made_again(tmp_path:
         write_text(file, "")
     found = _finished(tmp_path / "parts/0.json", "k", files)
     assert found == (records if records.keys() <= files.keys() else None)
+
+    def test_shards_are_jobs_of_one_attack(
+        self, system: TinySystem, model_dir: Path, tmp_path: Path, speech: tuple[Any, Any], small_batches: None,
+        capsys: pytest.CaptureFixture[str],
+    ) -> None:  # fmt: skip
+        for name in ("whole", "shards"):
+            self.write_data(tmp_path / name, speech, np.int16)
+        assert self.run(tmp_path / "whole", system, model_dir) == 0
+        for shard in ("2/2", "1/2"):
+            assert self.run(tmp_path / "shards", system, model_dir, "--shard", shard) == 0
+            assert f"shard {shard}: " in capsys.readouterr().out
+            assert not (tmp_path / "shards/attack/results.jsonl").exists()
+        assert self.run(tmp_path / "shards", system, model_dir) == 0
+        for name in ("results.jsonl", "checks.json", "target_text"):
+            whole, shards = (tmp_path / place / "attack" / name for place in ("whole", "shards"))
+            assert whole.read_text() == shards.read_text()
+        assert self.run(tmp_path / "shards", system, model_dir, "--shard", "1/2") == 0
+        assert "shard 1/2: the attack is up to date" in capsys.readouterr().out
+
+    @pytest.mark.parametrize(
+        ("options", "message"),
+        [
+            (("--shard", "3/2"), "--shard: expected J/N"),
+            (("--shard", "1/2", "--results", "r.json"), "--results is for"),
+        ],
+    )
+    def test_shard_that_makes_no_sense_is_refused(
+        self, system: TinySystem, model_dir: Path, tmp_path: Path, speech: tuple[Any, Any],
+        capsys: pytest.CaptureFixture[str], options: tuple[str, ...], message: str,
+    ) -> None:  # fmt: skip
+        self.write_data(tmp_path, speech, np.int16)
+        assert self.run(tmp_path, system, model_dir, *options) == 1
+        assert message in capsys.readouterr().err
+        assert not (tmp_path / "attack").exists()

@@ -12,6 +12,7 @@ import pytest
 
 from kaldi_uq.audio.disturb import (
     KINDS,
+    amplify,
     babble,
     choose_talkers,
     disturb,
@@ -30,7 +31,7 @@ from kaldi_uq.io.wav import on_grid, read_wav, to_int16, write_wav
 from tests.tiny import write_segments
 
 RATE = 8000
-LEVELS = {"white": 10.0, "babble": 5.0, "reverb": 0.3, "uniform": 0.02}
+LEVELS = {"white": 10.0, "babble": 5.0, "reverb": 0.3, "gain": -20.0, "uniform": 0.02}
 
 
 def speech(seed: int = 0, size: int = 6000, scale: float = 0.1) -> np.ndarray:
@@ -151,6 +152,26 @@ class TestReverberation:
         assert np.std(wet[4200:5000]) > 4 * np.std(wet[7000:]) > 0
 
 
+class TestAmplify:
+    @pytest.mark.parametrize("gain_db", [-40.0, -20.0, -6.0, 0.0, 3.0])
+    def test_level_is_changed_by_the_gain(self, gain_db: float) -> None:
+        wav = speech()
+        result = amplify(wav, gain_db)
+        change = 20 * np.log10(np.std(result.wav) / np.std(wav))
+        assert change == pytest.approx(gain_db, abs=0.05)
+        assert (result.gain, result.snr_db) == (1.0, None)
+
+    def test_nothing_clips(self) -> None:
+        wav = speech()
+        result = amplify(wav, 60.0)
+        assert np.abs(result.wav).max() == 1 - 1 / 32768
+        np.testing.assert_allclose(result.wav, wav * 1000 * result.gain, atol=1 / 32768)
+
+    def test_gain_that_leaves_silence_is_refused(self) -> None:
+        with pytest.raises(DataError, match="of a gain of -100 dB 16-bit audio leaves nothing"):
+            amplify(speech(), -100.0)
+
+
 class TestDisturb:
     @pytest.mark.parametrize("kind", KINDS)
     def test_same_seed_same_audio_whatever_the_order(self, kind: str) -> None:
@@ -163,9 +184,9 @@ class TestDisturb:
         assert list(first) == list(waves)
         for utt in waves:
             np.testing.assert_array_equal(first[utt].wav, again[utt].wav)
-            assert not np.array_equal(first[utt].wav, other[utt].wav)
+            assert np.array_equal(first[utt].wav, other[utt].wav) == (kind == "gain")  # which is not random
 
-    @pytest.mark.parametrize("kind", ["white", "reverb", "uniform"])
+    @pytest.mark.parametrize("kind", ["white", "reverb", "gain", "uniform"])
     def test_utterances_beside_it_play_no_part(self, kind: str) -> None:
         waves, utt2spk = directory_of(12)
         all_of_them = disturb(waves, utt2spk, kind, LEVELS[kind], sample_rate=RATE)
@@ -210,7 +231,7 @@ class TestDisturb:
             disturb(waves, utt2spk, "babble", 5.0, sample_rate=RATE)
 
     def test_unknown_kind_is_refused(self) -> None:
-        with pytest.raises(ValueError, match="kind must be one of white, babble, reverb, uniform, got 'pink'"):
+        with pytest.raises(ValueError, match="kind must be one of white, babble, reverb, gain, uniform, got 'pink'"):
             disturb({}, {}, "pink", 5.0, sample_rate=RATE)
 
 
@@ -315,6 +336,8 @@ class TestCommand:
                 "--num-talkers is no option of --kind reverb",
             ),
             (["--kind", "reverb", "--rt60", "0"], r"--rt60 must be in \[0.001, 10\], got 0"),
+            (["--kind", "gain"], "--kind gain needs --gain-db"),
+            (["--kind", "gain", "--gain-db", "-200"], r"--gain-db must be in \[-100, 100\], got -200"),
             (["--kind", "uniform", "--eps", "2"], r"--eps must be in \[0, 1\], got 2"),
             (["--kind", "white", "--snr-db", "nan"], r"--snr-db must be in \[-100, 100\], got nan"),
         ],

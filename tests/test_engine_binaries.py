@@ -20,8 +20,10 @@ from kaldi_uq.engine.binaries.jobs import PROGRAMS, Jobs, KaldiRoot, default_cmd
 from kaldi_uq.engine.select import select_engine
 from kaldi_uq.errors import EngineError, ModelFileError
 from kaldi_uq.io.datadir import read_table
+from kaldi_uq.io.lattice import Lattice, read_lattices, write_lattices
 from tests import tiny
 from tests.kaldi import fake_kaldi
+from tests.lattices import all_paths, random_lattice
 from tests.recipe import LIMIT_S, REPO, heed_interrupts, wait_for
 from tests.tiny import TinySystem
 
@@ -122,6 +124,23 @@ class TestDecoderAndAligner:
         for utt, hypothesis in found.items():
             assert np.array_equal(hypothesis.alignment, system.alignments[utt])
         assert "--acoustic-scale=0.2 --allow-partial=true" in (tmp_path / "seen").read_text()
+
+    def test_lattices_are_handed_over_and_searched_widely_for_that(
+        self, engine: KaldiEngine, system: TinySystem, scores: dict[str, np.ndarray], tmp_path: Path
+    ) -> None:
+        lattices = {utt: random_lattice(np.random.default_rng(n)) for n, utt in enumerate(scores)}
+        write_lattices(tmp_path / "lat.gz", lattices.items())
+        root = Path(os.environ["KALDI_ROOT"])
+        program = root / PROGRAMS["latgen-faster-mapped"] / "latgen-faster-mapped"
+        whole = f'spec="${{@: -3:1}}"; gunzip -c "{tmp_path}/lat.gz" | bash -c "${{spec#ark:|}}"\n'
+        program.write_text(program.read_text() + whole)
+        found: dict[str, Lattice] = {}
+        decoder = engine.decoder(system.mono, system.graph, DecodeConfig(lattice_beam=7.5))
+        assert list(decoder.decode(scores.items(), lattices=found.__setitem__)) == list(scores)
+        assert {utt: all_paths(one) for utt, one in found.items()} == {
+            utt: all_paths(one) for utt, one in read_lattices(tmp_path / "lat.gz")
+        }
+        assert "--lattice-beam=7.5 " in (tmp_path / "seen").read_text()
 
     def test_gmms_are_given_to_their_own_programs(
         self, engine: KaldiEngine, system: TinySystem, scores: dict[str, np.ndarray], tmp_path: Path

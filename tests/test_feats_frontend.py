@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from kaldi_uq.feats import framing
+from kaldi_uq.feats.adaptation import BatchAdaptation
 from kaldi_uq.feats.cmvn import accumulate_cmvn_stats, apply_cmvn
 from kaldi_uq.feats.config import FbankConfig, FrontEndConfig, MfccConfig
 from kaldi_uq.feats.deltas import Deltas
@@ -49,8 +50,8 @@ def test_parts_are_applied_in_kaldis_order() -> None:
     )
     expected = Deltas(1, 3)(apply_cmvn(ceps, lengths, stats, norm_vars=True), lengths)
     expected = (expected - mean) / std
-    feats, _ = front_end.features(wav, num_samples, cmvn_stats=stats)
-    out, _ = front_end(wav, num_samples, cmvn_stats=stats)
+    feats, _ = front_end.features(wav, num_samples, adaptation=BatchAdaptation(stats))
+    out, _ = front_end(wav, num_samples, adaptation=BatchAdaptation(stats))
     for i, n in enumerate(lengths.tolist()):
         torch.testing.assert_close(feats[i, :n], expected[i, :n])
     assert torch.equal(out, splice(feats, lengths, 2, 1))
@@ -94,7 +95,7 @@ def test_gradient_is_exact(cmvn: str, norm_vars: bool) -> None:
     wav = wav.nan_to_num(0.3).requires_grad_()
 
     def output(x: torch.Tensor) -> torch.Tensor:
-        return front_end(x, num_samples, cmvn_stats=stats)[0]
+        return front_end(x, num_samples, adaptation=BatchAdaptation(stats))[0]
 
     assert torch.autograd.gradcheck(output, wav, eps=1e-7, atol=1e-4)
 
@@ -119,7 +120,7 @@ def test_speaker_statistics_and_configuration_must_agree() -> None:
     with pytest.raises(ValueError, match="cmvn_stats missing, but the front end has cmvn='speaker'"):
         FrontEnd(FrontEndConfig(cmvn="speaker"))(wav, num_samples)
     with pytest.raises(ValueError, match="cmvn_stats given, but the front end has cmvn='none'"):
-        FrontEnd(FrontEndConfig())(wav, num_samples, cmvn_stats=torch.ones(2, 14))
+        FrontEnd(FrontEndConfig())(wav, num_samples, adaptation=BatchAdaptation(torch.ones(2, 14)))
 
 
 def test_fractional_sample_rate_is_refused() -> None:

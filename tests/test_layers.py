@@ -20,13 +20,14 @@ LAYERS: dict[str, tuple[str, ...]] = {
     "user_code": ("errors",),
     "io": BASE,
     "uncertainty": BASE,
-    "feats": ("io.reading", *BASE),
+    "feats": ("io", *BASE),
     "nnet": BASE,
     "audio": ("feats", "io", *BASE),
-    "engine": ("io", *BASE),
+    "lattice": ("io", *BASE),
+    "engine": ("lattice", "io", *BASE),
     "language": ("io", "engine.base", *BASE),
-    "recogniser": ("user_code", "language", "engine", *MODEL),
-    "results": ("io", "nnet.config", *BASE),
+    "recogniser": ("user_code", "lattice", "language", "engine", *MODEL),
+    "results": ("lattice", "io", "nnet.config", *BASE),
     "certificate": (*MODEL, "language"),
     "training": ("engine", *MODEL),
     "detector": ("results", *MODEL),
@@ -52,7 +53,7 @@ WHEELS = {
 # modules that start processes -> why
 PROCESSES = {
     "engine.binaries.jobs": "Kaldi's programs, through the command that runs jobs",
-    "io.pipes": "pipes of wav.scp and feats.scp, with --allow-pipes; sph2pipe for the shorten audio of TIDIGITS",
+    "io.pipes": "pipes of wav.scp and feats.scp, with the user's leave; sph2pipe for the shorten audio of TIDIGITS",
     "cli.doctor": "a wheel that does not fit the other crashes the interpreter that tries it",
 }
 # what a message of the library never names: it is read beside any recipe, whose own scripts name their stages

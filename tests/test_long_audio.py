@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
+from kaldi_uq.engine.base import DecodeConfig, EngineOptions
 from kaldi_uq.engine.embedded import windows
+from kaldi_uq.engine.embedded.engine import EmbeddedEngine
 from kaldi_uq.feats import framing, level
+from kaldi_uq.feats.adaptation import BatchAdaptation
 from kaldi_uq.feats.cmvn_stats import accumulate_cmvn_stats
 from kaldi_uq.feats.config import FbankConfig, FrontEndConfig, MfccConfig
 from kaldi_uq.feats.frontend import FrontEnd
+from kaldi_uq.io.lattice import read_lattices
+from kaldi_uq.lattice.posteriors import LATTICE_STATISTICS
 from kaldi_uq.nnet.config import MODEL_KINDS
 from kaldi_uq.recogniser.heard import Listening
 from tests import tiny
@@ -70,14 +76,59 @@ def test_windows_are_those_of_the_whole(request: pytest.FixtureRequest, options:
     stats = None
     if front_end.config.cmvn == "speaker":
         stats = torch.from_numpy(accumulate_cmvn_stats(front_end.cepstra_of(wav, num_samples)[0][0].numpy()))
-    whole, lengths = front_end(wav, num_samples, cmvn_stats=stats)
+    adaptation = BatchAdaptation(stats)
+    whole, lengths = front_end(wav, num_samples, adaptation=adaptation)
     request.getfixturevalue("short_windows")
-    parts = list(front_end.windows(wav[0].numpy(), cmvn_stats=stats))
+    parts = list(front_end.windows(wav[0].numpy(), adaptation=adaptation))
     assert [part.shape[1] for part in parts[:-1]] == [WINDOW] * (len(parts) - 1) and len(parts) > 1
     assert int(lengths[0]) == sum(part.shape[1] for part in parts)
     torch.testing.assert_close(torch.cat(parts, dim=1), whole, rtol=1e-5, atol=1e-5)
-    in_a_batch, _ = front_end.features(wav, num_samples, cmvn_stats=stats)  # one long utterance, in windows too
+    in_a_batch, _ = front_end.features(wav, num_samples, adaptation=adaptation)  # one long utterance, in windows too
     torch.testing.assert_close(front_end.splice(in_a_batch, lengths), whole, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("factor, ivector_period", [(1, 10), (3, 10), (7, 1), (19, 4)])
+@pytest.mark.parametrize("splice", [(0, 0), (2, 4), (9, 0)])
+def test_windows_with_all_that_is_known_of_a_speaker(
+    request: pytest.FixtureRequest, splice: tuple[int, int], factor: int, ivector_period: int
+) -> None:
+    rng = np.random.default_rng(1)
+    config = dataclasses.replace(
+        BASE,
+        cmvn="speaker",
+        delta_order=0,
+        splice_left=splice[0],
+        splice_right=splice[1],
+        lda_dim=5,
+        fmllr=True,
+        ivector_dim=2,
+        frame_subsampling_factor=factor,
+    )
+    front_end = FrontEnd(config)
+    assert front_end.lda is not None
+    front_end.lda.set_matrix(rng.normal(0, 0.3, (5, 7 * (sum(splice) + 1) + 1)), "final.mat")
+    front_end.norm.set_stats(torch.full((7,), 0.5), torch.full((7,), 3.0))
+    wav = speech(200)
+    num_samples = torch.tensor([wav.shape[1]])
+    cepstra, lengths = front_end.cepstra_of(wav, num_samples)
+    adaptation = BatchAdaptation(
+        torch.from_numpy(accumulate_cmvn_stats(cepstra[0].numpy())),
+        torch.from_numpy(rng.normal(0, 0.3, (1, 5, 6)).astype(np.float32)),
+        torch.from_numpy(rng.normal(size=(1, -(-int(lengths[0]) // ivector_period), 2)).astype(np.float32)),
+        ivector_period,
+    )
+    whole, _, out_lengths = front_end.packed(wav, num_samples, adaptation=adaptation)
+    request.getfixturevalue("short_windows")
+    parts = torch.cat(list(front_end.windows(wav[0].numpy(), adaptation=adaptation)), 1)[0]
+    assert len(parts) == int(out_lengths[0]) == front_end.num_frames(wav.shape[1]) and len(parts) * factor > WINDOW
+    torch.testing.assert_close(parts, whole, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("name, shape", [("cmvn_stats", (2, 8)), ("fmllr", (1, 7, 8))])
+def test_windows_refuse_what_the_front_end_does_not_take(name: str, shape: tuple[int, ...]) -> None:
+    adaptation = BatchAdaptation(**{name: torch.zeros(shape)})
+    with pytest.raises(ValueError, match="given, but the front end has"):
+        next(FrontEnd(BASE).windows(speech(60)[0], adaptation=adaptation))
 
 
 def test_audio_shorter_than_a_frame_is_mirrored_as_often_as_it_takes() -> None:
@@ -193,6 +244,39 @@ class TestDecoding:
         assert recogniser.hear({"a": wave})["a"].words == whole
         assert len(seen) > 3
         assert max(len(path) for path, *_ in seen) < 400  # what is settled is no path any more
+
+
+class TestLattices:
+    """Lattices are of whole utterances, long ones too, and all of one call are in one archive."""
+
+    CONFIG = DecodeConfig(lattice_beam=4.0)
+
+    def waves(self, system: TinySystem) -> dict[str, np.ndarray]:
+        first, second, *_ = system.waves.values()
+        return {"short": first[:1500], "long": np.concatenate([first, second]), "longer": np.concatenate([second] * 3)}
+
+    def test_statistics_are_those_of_the_whole(self, request: pytest.FixtureRequest, system: TinySystem) -> None:
+        recogniser = system.recogniser(system.train(), decode=self.CONFIG)
+        recogniser.lattice_statistics = True
+        waves = self.waves(system)
+        whole = recogniser.hear(waves)
+        request.getfixturevalue("short_windows")
+        found = recogniser.hear(waves)
+        assert list(found) == list(waves)
+        for utt, one in whole.items():
+            assert found[utt].words == one.words
+            assert set(LATTICE_STATISTICS) < set(found[utt].statistics)
+            assert found[utt].statistics == pytest.approx(one.statistics, rel=1e-3, abs=1e-5)
+
+    def test_archive_has_them_all(self, short_windows: None, system: TinySystem, tmp_path: Path) -> None:
+        engine = EmbeddedEngine(EngineOptions(work_dir=tmp_path, lattices=True))
+        recogniser = dataclasses.replace(system, engine=engine).recogniser(system.train(), decode=self.CONFIG)
+        heard = recogniser.hear(self.waves(system))
+        assert all(one.words for one in heard.values())
+        assert set(dict(read_lattices(tmp_path / "lat.1.gz"))) == set(heard)
+        (tmp_path / "lat.1.gz").unlink()
+        recogniser.hear(self.waves(system), words=False)
+        assert not list(tmp_path.iterdir())
 
 
 def test_who_listens_is_asked_for_each_stretch_once() -> None:

@@ -22,7 +22,7 @@ nj=2   # <n>: jobs
 
 . utils/script.sh
 . utils/stages.sh
-seed=0 corpus_opts="" models="a b" model_jobs=2
+seed=0 corpus_opts="" models="a b" model_jobs=2 attack_jobs=1
 use_run demo
 work() { ./step.sh "exp/$1"; ./step.sh "exp/$1-next"; }
 each_model work

@@ -32,6 +32,9 @@ from tests.conftest import REPO
 KINDS: tuple[type[Config], ...] = tuple(map(config_class, MODEL_KINDS))
 ATTACKS: tuple[type[Config], ...] = (AttackConfig, HidingConfig, BlackBoxConfig, ConsistentConfig)
 
+# fields of the front end that directories of alignments, transforms and i-vectors determine
+OF_DIRECTORIES = {"splice_left", "splice_right", "lda_dim", "fmllr", "ivector_dim", "ivector_extractor"}
+
 # command -> configurations whose fields are its flags, and the fields that it gets in another way
 FLAGS: dict[str, tuple[tuple[type[Config], ...], set[str]]] = {
     "train-mono": ((MonoConfig,), set()),
@@ -40,7 +43,7 @@ FLAGS: dict[str, tuple[tuple[type[Config], ...], set[str]]] = {
     "decode-gmm": ((DecodeConfig,), set()),
     "nnet-train": (
         (*KINDS, TrainConfig, RobustConfig, FrontEndConfig, DecodeConfig),
-        {"kind", "input_dim", "num_pdfs", "mfcc", "fbank"},
+        {"kind", "input_dim", "num_pdfs", "mfcc", "fbank", *OF_DIRECTORIES},
     ),
     "nnet-decode": ((DecodeConfig,), set()),
     "nnet-attack": ((*ATTACKS, AdaptiveConfig, DecodeConfig), set()),

@@ -13,12 +13,16 @@ from kaldi_uq.cli.main import main
 from kaldi_uq.feats.conf import read_fbank_conf, read_mfcc_conf
 from kaldi_uq.feats.config import FrontEndConfig
 from kaldi_uq.feats.frontend import FrontEnd
+from kaldi_uq.feats.splice import splice
+from kaldi_uq.feats.transforms import FixedTransform, affine, transform
 from kaldi_uq.io.ark import read_matrix
 from kaldi_uq.io.datadir import DataDir, read_table, write_data_dir
 from kaldi_uq.io.feats_dir import gmm_features
+from kaldi_uq.io.transforms import read_transforms
 from kaldi_uq.io.wav import to_int16
 from tests import tiny
 from tests.kaldi import Kaldi, read_text_matrices
+from tests.test_transforms import write_matrix, write_trans
 
 # Kaldi computes in single precision, and its logarithm of a mel energy is as exact as that energy: of quiet frames to
 # about 1e-3.  Everything that is wrong in a front end (a window, a filter, an edge) changes values by far more.
@@ -169,3 +173,32 @@ def test_kaldi_reads_our_archives_and_we_read_its(kaldi: Kaldi, both: dict[str, 
             feats = read_matrix(ours[utt])
             np.testing.assert_allclose(theirs[utt], feats, rtol=1e-6, atol=1e-5)
             np.testing.assert_allclose(read_matrix(place), feats, atol=atol)
+
+
+@pytest.mark.parametrize("columns", [0, 1], ids=["linear", "affine"])
+def test_lda_and_fmllr_are_those_of_splice_feats_and_transform_feats(
+    kaldi: Kaldi, both: dict[str, Path], tmp_path: Path, columns: int
+) -> None:
+    folder, rng = both["embedded"], np.random.default_rng(0)
+    dim = read_matrix(next(iter(read_table(folder / "feats.scp").values()))).shape[1]
+    lda = write_matrix(tmp_path / "final.mat", rng.standard_normal((9, 6 * dim + columns)))
+    trans = {spk: rng.standard_normal((9, 9 + columns)) for spk in ("spk0", "spk1")}
+    write_trans(tmp_path, {"spk0": trans["spk0"]}, {"spk1": trans["spk1"]})
+    utt2spk = read_table(folder / "utt2spk")
+    theirs = read_text_matrices(
+        kaldi.shell(
+            f"cat {tmp_path}/trans.1 {tmp_path}/trans.2 > {tmp_path}/all; "
+            f"splice-feats --left-context=3 --right-context=2 'scp:{folder}/feats.scp' ark:- "
+            f"| transform-feats {lda} ark:- ark:- "
+            f"| transform-feats --utt2spk=ark:'{folder}/utt2spk' ark:{tmp_path}/all ark:- ark,t:-"
+        )
+    )
+    matrices = read_transforms(tmp_path, utt2spk)
+    fixed = FixedTransform(6 * dim, 9).double()
+    fixed.set_matrix(read_matrix(str(lda)), str(lda))
+    for utt, place in read_table(folder / "feats.scp").items():
+        feats = torch.from_numpy(read_matrix(place, dtype=np.float64))[None]
+        lengths = torch.tensor([feats.shape[1]])
+        fmllr = torch.from_numpy(affine(matrices[utt], 9, utt))[None]
+        ours = transform(fixed(splice(feats, lengths, 3, 2), lengths), lengths, fmllr)
+        np.testing.assert_allclose(ours[0].numpy(), theirs[utt], rtol=1e-3, atol=1e-2)

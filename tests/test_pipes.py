@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import shutil
+import time
 from pathlib import Path
 
 import numpy as np
@@ -11,12 +12,12 @@ import pytest
 
 from kaldi_uq.cli.main import main
 from kaldi_uq.engine.embedded.engine import EmbeddedEngine
-from kaldi_uq.errors import DataError, MissingDependencyError
+from kaldi_uq.errors import DataError, MissingDependencyError, UsageError
 from kaldi_uq.io.ark import MatrixWriter, read_matrix
 from kaldi_uq.io.datadir import DataDir, write_table
 from kaldi_uq.io.feats_dir import features
-from kaldi_uq.io.pipes import is_pipe, read_pipe, run_program
-from kaldi_uq.io.wav import write_wav
+from kaldi_uq.io.pipes import LEAVE, is_pipe, read_pipe, run_program
+from kaldi_uq.io.wav import read_wav, write_wav
 from kaldi_uq.io.waves import read_waves
 from tests.tiny import GRAPH_SCALES, RATE, make_lang, make_waves, write_set
 
@@ -29,7 +30,9 @@ def folder(tmp_path: Path) -> Path:
     data.mkdir()
     for name in ("a", "b"):
         write_wav(tmp_path / f"{name}.wav", rng.integers(-3000, 3000, 1600).astype(np.int16), RATE)
-    (data / "wav.scp").write_text(f"s-a {tmp_path / 'a.wav'}\ns-b cat {shlex.quote(str(tmp_path / 'b.wav'))} |\n")
+    (data / "wav.scp").write_text(
+        f"s-a {tmp_path / 'a.wav'}\ns-b tail -c +1 {shlex.quote(str(tmp_path / 'b.wav'))} |\n"
+    )
     (data / "utt2spk").write_text("s-a s\ns-b s\n")
     (data / "spk2utt").write_text("s s-a s-b\n")
     (data / "mfcc.conf").write_text("--sample-frequency=8000\n")
@@ -38,7 +41,9 @@ def folder(tmp_path: Path) -> Path:
 
 def test_pipe_gives_the_samples_of_the_file_and_only_if_allowed(folder: Path, tmp_path: Path) -> None:
     data = DataDir.read(folder)
-    message = r"wav\.scp:2: 'cat .*b\.wav.* \|' is a pipe, .* runs only with --allow-pipes"
+    message = (
+        r"wav\.scp:2: 'tail .*b\.wav.* \|' is a pipe, .* only with --allow-pipes, .* exports KALDI_UQ_ALLOW_PIPES=1"
+    )
     with pytest.raises(DataError, match=message):
         read_waves(data, sample_rate=RATE, min_samples=1)
     waves = read_waves(data, sample_rate=RATE, min_samples=1, allow_pipes=True)
@@ -86,11 +91,11 @@ def test_matrix_from_a_pipe_names_feats_scp(tmp_path: Path) -> None:
     with MatrixWriter(tmp_path / "x.ark", tmp_path / "x.scp") as writer:
         writer.write("s-a", np.eye(3, dtype=np.float32))
     (tmp_path / "one").write_bytes((tmp_path / "x.ark").read_bytes()[4:])
-    pipe = f"cat {tmp_path / 'one'} |"
+    pipe = f"tail -c +1 {tmp_path / 'one'} |"
     (tmp_path / "feats.scp").write_text(f"s-a {pipe}\n")
     (tmp_path / "utt2spk").write_text("s-a s\n")
     data = DataDir.read(tmp_path, need=("feats.scp",))
-    with pytest.raises(DataError, match=r"feats\.scp:1: 'cat .*' is a pipe, .* --allow-pipes"):
+    with pytest.raises(DataError, match=r"feats\.scp:1: 'tail .*' is a pipe, .* --allow-pipes"):
         list(features(data))
     assert np.array_equal(dict(features(data, allow_pipes=True))["s-a"], np.eye(3))
     assert np.array_equal(read_matrix(f"{pipe}[1:2]", allow_pipes=True), np.eye(3)[1:])
@@ -101,6 +106,54 @@ def test_what_cannot_be_read_from_is_no_pipe_to_read(tmp_path: Path, name: str) 
     assert is_pipe(name)
     with pytest.raises(DataError, match=r"^here: .*not a pipe to read from"):
         read_pipe(name, where="here", allow_pipes=True)
+
+
+@pytest.mark.parametrize("value, allowed", [("1", True), ("0", False), ("", False)])
+def test_leave_for_a_whole_recipe(folder: Path, monkeypatch: pytest.MonkeyPatch, value: str, allowed: bool) -> None:
+    monkeypatch.setenv(LEAVE, value)
+    data = DataDir.read(folder)
+    if allowed:
+        assert len(read_waves(data, sample_rate=RATE)["s-b"]) == 1600
+        assert main(["validate-data", "--no-feats", "--no-text", str(folder)]) == 0
+    else:
+        with pytest.raises(DataError, match="is a pipe"):
+            read_waves(data, sample_rate=RATE)
+
+
+def test_leave_that_is_neither_yes_nor_no(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(LEAVE, "yes")
+    with pytest.raises(UsageError, match="KALDI_UQ_ALLOW_PIPES is 'yes', expected 1"):
+        read_waves(DataDir.read(folder), sample_rate=RATE, allow_pipes=True)
+
+
+def test_pipe_without_end_is_ended(tmp_path: Path) -> None:
+    """With what it has started, and what it says for ever on the other stream."""
+    mark = tmp_path / "alive"
+    command = f"(while :; do : >{mark}; sleep 0.01; done) & yes >&2 & yes |"
+    with pytest.raises(DataError, match=r"^here: the pipe .* writes more than 3 MB, the most that is taken$"):
+        read_pipe(command, where="here", allow_pipes=True, max_bytes=3_000_000)
+    time.sleep(0.05)
+    mark.unlink()
+    time.sleep(0.1)
+    assert not mark.exists()
+
+
+def test_most_that_a_pipe_may_write_is_taken() -> None:
+    assert read_pipe("printf 12345 |", where="here", allow_pipes=True, max_bytes=5) == b"12345"
+    with pytest.raises(DataError, match="writes more than"):
+        read_pipe("printf 123456 |", where="here", allow_pipes=True, max_bytes=5)
+
+
+def test_max_bytes_of_a_file_holds_for_a_pipe(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"^s\.scp:1: the pipe 'yes \|' writes more than 1 MB"):
+        read_wav("yes |", where="s.scp:1", allow_pipes=True, max_bytes=1_000_000)
+
+
+def test_only_the_beginning_of_an_endless_line_is_kept() -> None:
+    command = "{ head -c 3000000 /dev/zero | tr '\\0' x; echo; echo last; } >&2; exit 2 |"
+    with pytest.raises(DataError, match=r"failed with status 2: x+ / last$") as caught:
+        read_pipe(command, where="here", allow_pipes=True)
+    assert len(str(caught.value)) < 700
 
 
 def test_missing_program() -> None:
@@ -135,7 +188,7 @@ def test_gmm_commands_take_features_from_pipes_if_allowed(tmp_path: Path, capsys
         utt, place = line.split()
         ark, _, offset = place.rpartition(":")
         (tmp_path / f"{utt}.mat").write_bytes(Path(ark).read_bytes()[int(offset) :])
-    write_table(piped / "feats.scp", {utt: f"cat {tmp_path / utt}.mat |" for utt in waves})
+    write_table(piped / "feats.scp", {utt: f"tail -c +1 {tmp_path / utt}.mat |" for utt in waves})
     small = ["--num-iters", "3", "--totgauss", "15", "--realign-iters", "1,2"]
 
     def commands(source: Path, out: Path) -> list[list[str | Path]]:

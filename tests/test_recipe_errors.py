@@ -349,7 +349,7 @@ def test_unknown_option_of_every_command_is_named(
         (["--corpus", "timit"], "--corpus must be one of synth fsdd tidigits, got 'timit'"),
         (["--models", "dnn tdnn"], "--models must be one of bnn dnn dropout ensemble, got 'tdnn'"),
         (["--models", "dnn dnn"], "--models names dnn twice"),
-        (["--nj", "0"], "--nj and --model-jobs must be at least 1"),
+        (["--nj", "0"], "--nj, --model-jobs and --attack-jobs must be at least 1"),
         (["--seed", "-1"], "--seed must be a whole number, got '-1'"),
         (["--stage", "08"], "--stage must be a whole number, got '08'"),
         (["--stage", "10"], "--stage 10: the last stage is 9"),

@@ -245,7 +245,7 @@ class TestSpeakers:
         for utt, wave in waves.items():
             same(together[utt], recogniser.hear({utt: wave})[utt], rel=1e-3)
         with pytest.raises(DataError, match="'utt00': no CMVN statistics of its speaker"):
-            recogniser.cmvn_stats(["utt00"])  # the copies know them, it does not
+            recogniser.adaptation(["utt00"])  # the copies know them, it does not
 
     def test_statistics_of_a_speaker_change_what_is_heard_and_the_key_of_the_audio(
         self, system: TinySystem, speech: tuple[Waves, Any]

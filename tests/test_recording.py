@@ -14,7 +14,9 @@ import pytest
 
 from kaldi_uq.errors import DataError
 from kaldi_uq.io.recording import Recording, open_recording
+from kaldi_uq.io.resample import Resampler
 from kaldi_uq.io.wav import read_wav
+from tests.audio_files import RATE, speech, write
 
 N = 1000
 RNG = np.random.default_rng(0)
@@ -82,6 +84,62 @@ def test_other_sources_are_kept_as_they_come(tmp_path: Path) -> None:
         found = open_recording(source, 10, where="x", allow_pipes=True)
         assert isinstance(found, Recording)
         np.testing.assert_array_equal(found[:], whole)
+
+
+class TestReadWhole:
+    """What cannot be left in its file is read, and is what the reader gives."""
+
+    @pytest.mark.parametrize("kind", ["flac", "flac24", "vorbis", "opus", "mp3"])
+    @pytest.mark.parametrize("streamed", [False, True])
+    def test_encoded_audio(self, tmp_path: Path, kind: str, streamed: bool) -> None:
+        path = write(tmp_path / "a.wav", speech(), kind)
+        found = open_recording(io.BytesIO(Path(path).read_bytes()) if streamed else path, 10, where="x")
+        assert isinstance(found, np.ndarray)
+        np.testing.assert_array_equal(found, read_wav(path)[0])
+
+    @pytest.mark.parametrize("damage", [lambda data: data[:-500], lambda data: data[:300] + bytes(900) + data[1200:]])
+    def test_damaged_audio_has_the_message_of_the_reader(self, tmp_path: Path, damage: Any) -> None:
+        path = written(tmp_path, damage(Path(write(tmp_path / "whole.flac", speech(), "flac")).read_bytes()), "a.flac")
+        with pytest.raises(DataError) as read:
+            read_wav(path)
+        with pytest.raises(DataError) as opened:
+            open_recording(path, 10)
+        assert str(opened.value) == str(read.value)
+
+    def test_samples_that_the_encoding_hides_are_bounded(self, tmp_path: Path) -> None:
+        path = write(tmp_path / "a.flac", speech(), "flac")
+        size = os.path.getsize(path)
+        assert size < 2 * len(speech())
+        with pytest.raises(DataError, match=r"a\.flac: .* samples .* the most that is taken"):
+            open_recording(path, 10, max_bytes=size)
+
+    @pytest.mark.parametrize("kind, command", [("flac", "flac -c -d -s {} |"), ("wav", "sox {} -t wav - |")])
+    def test_commands_that_only_decode_are_not_run(self, tmp_path: Path, kind: str, command: str) -> None:
+        path = write(tmp_path / f"a.{kind}", speech(), kind)
+        found = open_recording(command.format(path), 10, where="wav.scp:1")
+        assert isinstance(found, np.ndarray)
+        np.testing.assert_array_equal(found, read_wav(path)[0])
+
+    @pytest.mark.parametrize("kind", ["wav", "flac"])
+    def test_audio_of_another_rate(self, tmp_path: Path, kind: str) -> None:
+        path = write(tmp_path / "a.wav", speech(), kind)
+        resampler, other = Resampler(11025), Resampler(11025)
+        found = open_recording(path, 10, expected_rate=11025, resampler=resampler)
+        assert isinstance(found, np.ndarray) and dict(resampler.changed) == {RATE: 1}
+        np.testing.assert_array_equal(found, read_wav(path, resampler=other)[0])
+        with pytest.raises(DataError, match=rf"sample rate {RATE} Hz, expected 11025 Hz"):
+            open_recording(path, 10, expected_rate=11025)
+
+    def test_audio_of_the_rate_is_left_where_it_is(self, tmp_path: Path) -> None:
+        path = write(tmp_path / "a.wav", speech(), "wav")
+        resampler = Resampler(RATE)
+        assert isinstance(open_recording(path, 10, expected_rate=RATE, resampler=resampler), Recording)
+        assert not resampler.changed
+
+    def test_two_channels_are_refused_with_a_resampler_too(self, tmp_path: Path) -> None:
+        path = written(tmp_path, wav(*CODINGS["pcm16"], channels=2))
+        with pytest.raises(DataError, match="2 channels, expected 1"):
+            open_recording(path, 10, expected_rate=8000, resampler=Resampler(8000))
 
 
 def nan_in(place: int) -> bytes:

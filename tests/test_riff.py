@@ -140,11 +140,7 @@ class TestRefused:
     @pytest.mark.parametrize(
         "content, kind",
         [
-            (b"fLaC" + bytes(99), "FLAC"),
-            (b"OggS" + bytes(99), "Ogg"),
-            (b"ID3\4" + bytes(99), "MP3"),
-            (b"\xff\xfb\x90\x64" + bytes(99), "MP3"),
-            (b"\xff\xf3\x40\xc0" + bytes(99), "MP3"),
+            (b"\xff\xfb\x00\x64" + bytes(99), "MP3"),  # of a free bit rate
             (b"\xff\xf1\x50\x80" + bytes(99), "AAC"),
             (bytes(4) + b"ftypM4A " + bytes(99), "MP4 or M4A"),
             (b"FORM" + bytes(4) + b"AIFF" + bytes(99), "AIFF"),
@@ -194,13 +190,13 @@ class TestRefused:
             heard(tmp_path, riff(fmt, bytes(range(200))))
 
     def test_command_is_for_the_shell(self, tmp_path: Path) -> None:
-        (tmp_path / "it's a.wav").write_bytes(b"fLaC")
+        (tmp_path / "it's a.wav").write_bytes(b"caff")
         with pytest.raises(DataError, match=r"""ffmpeg -i '.*/it'"'"'s a\.wav' -c:a pcm_s16le '.*s a\.pcm\.wav'$"""):
             read_wav(tmp_path / "it's a.wav")
 
     def test_no_command_is_given_for_what_is_no_file(self) -> None:
         with pytest.raises(DataError, match=r"scp:1: output of '.*convert it to 16-bit PCM, for example with ffmpeg"):
-            read_wav("printf fLaC |", where="scp:1", allow_pipes=True)
+            read_wav("printf caff |", where="scp:1", allow_pipes=True)
 
 
 def test_wav_of_unknown_length_in_an_archive_is_refused(tmp_path: Path) -> None:

@@ -88,7 +88,7 @@ class TestBadAudio:
             (b"", r"not a WAV file \(0 bytes"),
             (b"RIFF", "not a WAV file"),
             (b"NIST_1A\n   1024\n" + bytes(2000), "truncated within the SPHERE header"),
-            (b"OggS" + bytes(100), "not a WAV file"),
+            (b"OggS" + bytes(100), "damaged at byte 0: no Ogg page"),
             (riff(pcm(), b"")[:36], "truncated: no data chunk in 36 bytes"),
             (riff(pcm(), ramp().tobytes())[:-7], "truncated: the header promises 800 bytes, 793 are there"),
             (riff(pcm(), b""), "no samples"),

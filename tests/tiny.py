@@ -102,7 +102,7 @@ def write_segments(folder: Path, waves: dict[str, np.ndarray], text: dict[str, l
     write_wav(recording, to_int16(np.concatenate(list(waves.values()))), RATE)
     ends = np.cumsum([len(wave) for wave in waves.values()])
     times = zip((ends - [len(wave) for wave in waves.values()]) / RATE, ends / RATE, strict=True)
-    write_table(folder / "wav.scp", {"session": f"cat {shlex.quote(str(recording))} |"})
+    write_table(folder / "wav.scp", {"session": f"tail -c +1 {shlex.quote(str(recording))} |"})
     write_table(
         folder / "segments",
         {utt: f"session {start:.6f} {end:.6f}" for utt, (start, end) in zip(waves, times, strict=True)},

@@ -27,6 +27,7 @@ MODULES = (
     "matplotlib",
     "tqdm",
     "safetensors",
+    "soundfile",
     "threadpoolctl",
 )
 

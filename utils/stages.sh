@@ -1,7 +1,7 @@
 # shellcheck shell=bash
 # What the run.sh of the recipes here share, after script.sh: choices, runs, stages and their timing, the lists of attacks.
-# To be sourced; only defines functions, which use the options of the script: stage, stop_stage, models, model_jobs, nj,
-# seed, engine, device, corpus_opts, eps.
+# To be sourced; only defines functions, which use the options of the script: stage, stop_stage, models, model_jobs,
+# attack_jobs, nj, seed, engine, device, corpus_opts, eps.
 # shellcheck disable=SC2154
 
 # command_line WORDS...: a command as it can be typed again; where a corpus lies is this machine's affair
@@ -30,10 +30,10 @@ one_of() {
 check_options() {
   local n m last=$1 kinds=("${@:2}")
   [ -z "${engine:-}" ] || one_of engine "$engine" embedded kaldi
-  for n in nj model_jobs seed stage stop_stage; do
+  for n in nj model_jobs attack_jobs seed stage stop_stage; do
     [[ ${!n} =~ ^(0|[1-9][0-9]*)$ ]] || die "--${n//_/-} must be a whole number, got '${!n}'"
   done
-  [ "$nj" -ge 1 ] && [ "$model_jobs" -ge 1 ] || die "--nj and --model-jobs must be at least 1"
+  [ "$nj" -ge 1 ] && [ "$model_jobs" -ge 1 ] && [ "$attack_jobs" -ge 1 ] || die "--nj, --model-jobs and --attack-jobs must be at least 1"
   [ "$stage" -le "$last" ] || die "--stage $stage: the last stage is $last"
   [ "$stage" -le "$stop_stage" ] || die "--stop-stage $stop_stage is before --stage $stage: nothing to do"
   if [ ${#kinds[@]} = 0 ]; then
@@ -102,8 +102,8 @@ run_stage() {
   local word words=() skip=false
   for word in "${script_args[@]}"; do
     case $word in
-      --stage=* | --stop-stage=* | --nj=* | --model-jobs=*) continue ;;
-      --stage | --stop-stage | --nj | --model-jobs) skip=true; continue ;;
+      --stage=* | --stop-stage=* | --nj=* | --model-jobs=* | --attack-jobs=*) continue ;;
+      --stage | --stop-stage | --nj | --model-jobs | --attack-jobs) skip=true; continue ;;
     esac
     $skip || words+=("$word")
     skip=false

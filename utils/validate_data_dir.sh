@@ -12,7 +12,8 @@ Options:
   --no-spk-sort                     do not check the order of the speakers
   --non-print                       allow control characters in text
   --allow-pipes                     lines of wav.scp and feats.scp may be
-                                    commands; they are not run here"
+                                    commands; they are not run here. Those that
+                                    only decode a file may be there anyway"
 
 options=()
 while [[ ${1:-} == --* ]]; do

@@ -7,8 +7,9 @@ line an utterance), ``checks.json``.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,34 @@ from kaldi_uq.results.word_errors import ErrorRate, align_words
 QUALITY = ("segmental_snr_db", "masking_margin_db", "share_above_masking", "pesq", "stoi")
 
 
+@dataclass(frozen=True)
+class Shard:
+    """A share of the batches of an attack: those whose number is ``number - 1`` modulo ``count``.
+
+    >>> [batch for batch in range(6) if Shard.parse("2/4").has(batch)]
+    [1, 5]
+    """
+
+    number: int = 1
+    count: int = 1
+
+    @classmethod
+    def parse(cls, text: str) -> Shard:
+        """``J/N``.
+
+        Raises:
+            ValueError: anything else, or J that is not from 1 to N.
+        """
+        found = re.fullmatch(r"([1-9][0-9]{0,5})/([1-9][0-9]{0,5})", text)
+        if not found or int(found[1]) > int(found[2]):
+            raise ValueError(f"expected J/N with J from 1 to N, got {text!r}")
+        return cls(int(found[1]), int(found[2]))
+
+    def has(self, batch: int) -> bool:
+        """Whether a batch, counted from 0, is of this shard."""
+        return batch % self.count == self.number - 1
+
+
 def craft(
     attack: Attack,
     recogniser: BaseRecogniser,
@@ -41,7 +70,7 @@ def craft(
     *,
     key: str = "",
 ) -> Adversarial:
-    """Attack every utterance, write ``wav/<utt>.wav`` and read it back; a killed run resumes after its last batch.
+    """Attack every utterance, write ``wav/<utt>.wav`` and read it back; what :func:`craft_shard` has made is taken.
 
     Args:
         attack: the attack.
@@ -51,16 +80,49 @@ def craft(
         out_dir: the attack directory.
         key: digest of the recogniser and the audio; batches of an earlier run with another key are made again.
     """
+    records = craft_shard(attack, recogniser, waves, goal, out_dir, key=key)
+    files = wave_files(out_dir, waves)
+    heard = {utt: read_wav(file, expected_rate=recogniser.sample_rate)[0] for utt, file in files.items()}
+    config = replace(attack.config, untargeted=goal.away)
+    return Adversarial(heard, {utt: records[utt] for utt in waves}, dict(waves), config)
+
+
+def craft_shard(
+    attack: Attack,
+    recogniser: BaseRecogniser,
+    waves: Mapping[str, np.ndarray],
+    goal: Goal,
+    out_dir: Path,
+    *,
+    key: str = "",
+    shard: Shard | None = None,
+) -> dict[str, dict[str, Any]]:
+    """Attack the batches of a shard and write their ``wav/<utt>.wav``; a killed run resumes after its last batch.
+
+    A batch is the same whichever shard it is in, so that shards change nothing but who makes it.
+
+    Args:
+        attack, recogniser, waves, goal, out_dir, key: as of :func:`craft`; ``waves`` are those of all shards.
+        shard: the shard; by default all batches.
+
+    Returns:
+        utt -> its record, for the utterances of the shard.
+    """
+    shard = shard or Shard()
     goal, words = attack.prepare(recogniser, waves, goal)
     donors = goal.donors.key if goal.donors and attack.needs_donors else ""
     key = digest(key, type(attack).__qualname__, attack.settings, goal.away, words, recogniser.settings, donors)
     files = wave_files(out_dir, waves)
     for part in (out_dir / "parts").glob("*.json"):
-        if _finished(part, key, files) is None:  # this run overwrites waveforms that it stands for
+        # this run overwrites waveforms that it stands for; those of the other shards are theirs
+        if shard.has(int(part.stem)) and _finished(part, key, files) is None:
             part.unlink()
     records: dict[str, dict[str, Any]] = {}
-    with tqdm(total=len(waves), desc=f"attack eps {attack.config.eps:g}", unit="utt") as progress:
+    total = len(waves) if shard.count == 1 else None
+    with tqdm(total=total, desc=f"attack eps {attack.config.eps:g}", unit="utt") as progress:
         for number, batch in enumerate(recogniser.batches(waves)):
+            if not shard.has(number):
+                continue
             part = out_dir / "parts" / f"{number}.json"
             done = _finished(part, key, files)
             if done is None:
@@ -71,9 +133,7 @@ def craft(
                 write_text(part, json.dumps({"key": key, "records": done}))
             records |= done
             progress.update(len(batch.utts))
-    heard = {utt: read_wav(file, expected_rate=recogniser.sample_rate)[0] for utt, file in files.items()}
-    config = replace(attack.config, untargeted=goal.away)
-    return Adversarial(heard, {utt: records[utt] for utt in waves}, dict(waves), config)
+    return records
 
 
 def _finished(part: Path, key: str, files: Mapping[str, Path]) -> dict[str, dict[str, Any]] | None:

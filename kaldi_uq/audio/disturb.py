@@ -1,4 +1,4 @@
-"""Benign but hard audio: white noise, babble, reverberation, and random noise as large as an attack.
+"""Benign but hard audio: white noise, babble, reverberation, other levels, and random noise as large as an attack.
 
 A detector that merely notices that something was added flags these too.  All functions keep the length and give audio
 on the 16-bit grid.  Nothing clips: where speech and noise together exceed full scale both are scaled down, which leaves
@@ -21,7 +21,7 @@ from kaldi_uq.audio.loudness import snr_db
 from kaldi_uq.errors import DataError
 from kaldi_uq.io.wav import INT16_SCALE, on_grid
 
-KINDS = ("white", "babble", "reverb", "uniform")
+KINDS = ("white", "babble", "reverb", "gain", "uniform")
 NUM_TALKERS = 6  # talkers of a babble: enough that no single one is understood
 DRR_DB = 5.0  # direct over reverberant energy: a talker a metre or two from the microphone
 REFLECTION_DELAY_S = 0.0025  # from the direct sound to the first reflection: most of a metre of detour
@@ -42,7 +42,7 @@ class Disturbed:
         wav: waveform, (N,) float32 on the 16-bit grid.
         gain: factor on speech and disturbance that keeps them from clipping; 1 if there was room.
         snr_db: power of the speech over the power of everything added, measured after rounding, dB; ``None`` for
-            reverberation, which is no noise, and if nothing was added.
+            reverberation and another level, which are no noise, and if nothing was added.
     """
 
     wav: Wave
@@ -70,7 +70,7 @@ def disturb(
         waves: utt -> waveform, (N,) float32 in [-1, 1].
         utt2spk: utt -> spk, for each of the utterances.
         kind: kind of disturbance, one of ``KINDS``.
-        level: SNR in dB (white, babble), RT60 in seconds (reverb), eps (uniform).
+        level: SNR in dB (white, babble), RT60 in seconds (reverb), gain in dB (gain), eps (uniform).
         sample_rate: sample rate in Hz.
         num_talkers: number of talkers; babble only.
         drr_db: direct over reverberant energy in dB; reverb only.
@@ -96,6 +96,8 @@ def disturb(
                 result[utt] = babble(wav, [waves[u] for u in talkers], level, generator=generator)
             elif kind == "reverb":
                 result[utt] = reverberate(wav, level, sample_rate, drr_db=drr_db, generator=generator)
+            elif kind == "gain":
+                result[utt] = amplify(wav, level)
             else:
                 result[utt] = uniform_noise(wav, level, generator=generator)
         except DataError as error:
@@ -190,6 +192,23 @@ def room_impulse_response(
     gap = np.zeros(max(0, round(REFLECTION_DELAY_S * sample_rate) - 1))
     response = np.concatenate([[1.0], gap, tail])
     return np.asarray(response / math.sqrt(float(np.sum(response**2))), dtype=np.float64)
+
+
+def amplify(wav: Wave, gain_db: float) -> Disturbed:
+    """Speech at another level: what a distant or a loud speaker is to a recogniser.
+
+    Args:
+        wav: waveform, (N,) float32 in [-1, 1].
+        gain_db: gain in dB; where it would clip, there is less of it, which ``gain`` tells.
+
+    Raises:
+        DataError: nothing is left in 16-bit audio.
+    """
+    wanted = 10.0 ** (gain_db / 20.0)
+    output, room = _fit(wav * wanted)
+    if not np.any(output):
+        raise DataError(f"of a gain of {gain_db:g} dB 16-bit audio leaves nothing; choose a higher one")
+    return Disturbed(output, room, None)
 
 
 def uniform_noise(wav: Wave, eps: float, *, generator: np.random.Generator) -> Disturbed:

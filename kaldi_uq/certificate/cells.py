@@ -276,6 +276,12 @@ def check_front_end(config: FrontEndConfig) -> None:
         problem = "has filter banks without logarithm (use_log_fbank false)"
     elif config.cmvn == "speaker":
         problem = "normalises by statistics of the speaker (cmvn speaker)"
+    elif config.lda_dim or config.fmllr:
+        problem = "transforms features (final.mat, fMLLR)"
+    elif config.ivector_dim:
+        problem = "takes i-vectors"
+    elif config.frame_subsampling_factor > 1:
+        problem = "leaves out frames (frame_subsampling_factor)"
     elif config.cmvn != "none" and config.norm_vars:
         problem = "divides by the utterance's deviation (norm_vars)"
     if problem:

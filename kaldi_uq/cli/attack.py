@@ -1,8 +1,9 @@
-"""Attack WAV files: make the recogniser write down a text of your choice, by changes of at most --eps a sample.
+"""Attack audio files: make the recogniser write down a text of your choice, by changes of at most --eps a sample.
 
-The result is written as 16-bit WAV of the same length, read back and only then decoded: what is printed is what the
-recogniser hears in the file.  If MODEL-DIR/detector holds a detector, its verdict is printed too.  With --statistics
-the attack knows the detectors of these statistics, and tries to pass them as well.
+The result is written as 16-bit WAV of the same length, whatever the input is (WAV, FLAC, Ogg, MP3, SPHERE), read back
+and only then decoded: what is printed is what the recogniser hears in the file.  If MODEL-DIR/detector holds a
+detector, its verdict is printed too.  With --statistics the attack knows the detectors of these statistics, and tries
+to pass them as well.
 
 The defaults are the strong attack of a recipe's conf/pgd.conf; --config reads another of conf/*.conf.
 
@@ -25,8 +26,8 @@ from typing import TYPE_CHECKING, Any
 
 from kaldi_uq.attacks.config import AdaptiveConfig, AttackConfig
 from kaldi_uq.cli.attack_options import ATTACK_CONFIGS, add_attack_choice, attack_of, read_donors
-from kaldi_uq.cli.model_options import add_network_arguments, open_recogniser
-from kaldi_uq.cli.options import add_engine, directory
+from kaldi_uq.cli.model_options import add_network_arguments, add_speaker, open_recogniser
+from kaldi_uq.cli.options import add_engine, add_resample, directory
 from kaldi_uq.config import add_config_file, add_flags_once, config_from
 from kaldi_uq.engine.base import DecodeConfig
 from kaldi_uq.errors import DataError, UsageError
@@ -56,8 +57,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--statistic", help="name of the detector to ask, MODEL-DIR/detector/STATISTIC.json")
     parser.add_argument("--json", action="store_true", help="print one JSON object a file, one a line")
+    add_resample(parser)
     add_attack_choice(parser)
     add_network_arguments(parser)
+    add_speaker(parser)
     add_engine(parser)
     add_config_file(parser, DecodeConfig, *ATTACK_CONFIGS)
     add_flags_once(parser, DecodeConfig, *ATTACK_CONFIGS, skip=("untargeted",))
@@ -79,7 +82,9 @@ def run(args: argparse.Namespace) -> None:
     config = attack.config
     recogniser = open_recogniser(args)
     detector = _detector(args, recogniser)
-    read = recogniser.read_wavs({name: str(wav) for name, (wav, _) in outputs.items()}, what="attacked")
+    read = recogniser.read_wavs(
+        {name: str(wav) for name, (wav, _) in outputs.items()}, what="attacked", resample=args.resample
+    )
     originals = {name: on_grid(samples) for name, samples in read.items()}  # the attack is written as 16 bit
     who = recogniser.with_speakers(originals)
     text = {name: list(h.words or ()) for name, h in who.hear(originals, seed=config.seed + 1).items()}

@@ -13,7 +13,8 @@ from kaldi_uq.cli.options import directory
 from kaldi_uq.config import Config, config_from, parse_fields
 from kaldi_uq.errors import DataError, UsageError
 from kaldi_uq.io.datadir import DataDir
-from kaldi_uq.results.names import CONSISTENCY
+from kaldi_uq.io.waves import read_waves
+from kaldi_uq.results.names import APART, CONSISTENCY
 from kaldi_uq.user_code import load_object, mistakes_named
 
 if TYPE_CHECKING:  # no command's --help needs torch
@@ -63,7 +64,13 @@ def read_donors(args: argparse.Namespace, recogniser: BaseRecogniser, default: D
     data = DataDir.read(args.donors, need=("wav.scp", "utt2spk", "text")) if args.donors else default
     if data is None:
         return None
-    _, waves = recogniser.read(data, allow_pipes=getattr(args, "allow_pipes", False))
+    waves = read_waves(
+        data,
+        sample_rate=recogniser.sample_rate,
+        min_samples=recogniser.min_samples,
+        allow_pipes=getattr(args, "allow_pipes", False),
+        resample=args.resample,
+    )
     return Donors(waves, {utt: data.words(utt) for utt in waves}, where=str(data.path))
 
 
@@ -91,13 +98,16 @@ def detectors_to_pass(args: argparse.Namespace, adaptive: AdaptiveConfig) -> lis
     where = str(fit or place)
     gaussians = {"one": ("-one-sided",), "two": ("",), "both": ("", "-one-sided")}[adaptive.sided]
     names = (
-        [n for n in found if n + "-one-sided" in found and n != CONSISTENCY]
+        [n for n in found if n + "-one-sided" in found and n not in APART]
         if adaptive.statistics == "all"
         else list(adaptive.names)
     )
     chosen = []
     if any(name.startswith(CONSISTENCY) for name in names):
         raise UsageError("--statistics: a search finds the consistency, which has no gradient; --search-eps passes it")
+    apart = [name for name in names if name.startswith(APART)]
+    if apart:
+        raise UsageError(f"--statistics {apart[0]}: a lattice tells it, and no gradient leads to it; name another one")
     for name in names:
         # the name of a statistic stands for its Gaussians, any other for the detector of that name
         forms = gaussians if f"{name}-one-sided" in found or name not in found else ("",)

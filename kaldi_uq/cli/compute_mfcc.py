@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from kaldi_uq.cli.options import add_engine, add_jobs, add_max_bad, add_pipes, directory, engine_options, read_data
+from kaldi_uq.cli.options import add_audio, add_engine, add_jobs, add_max_bad, directory, engine_options, read_data
 from kaldi_uq.engine.select import engine_name
 from kaldi_uq.feats.conf import read_mfcc_conf
 from kaldi_uq.io.ark import MatrixWriter
@@ -26,7 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--mfcc-config", required=True, metavar="FILE", help="Kaldi's conf/mfcc.conf")
     parser.add_argument("--num-frames", metavar="FILE", help="also write utt2num_frames here")
     parser.add_argument("--compress", action="store_true", help="write Kaldi's compressed matrices, a byte a value")
-    add_pipes(parser)
+    add_audio(parser)
     add_max_bad(parser)
     add_engine(parser)
     add_jobs(parser)
@@ -42,7 +42,9 @@ def run(args: argparse.Namespace) -> None:
     mfcc = Mfcc(config)
     rate, shortest = config.sample_frequency, mfcc.min_samples
     data = read_data(args, args.ark, sample_rate=rate, min_samples=shortest)
-    waves = read_waves(data, sample_rate=rate, min_samples=shortest, allow_pipes=args.allow_pipes)
+    waves = read_waves(
+        data, sample_rate=rate, min_samples=shortest, allow_pipes=args.allow_pipes, resample=args.resample
+    )
     if engine_name(args.engine) == "kaldi":
         _run_kaldi(args, waves, rate)
         return

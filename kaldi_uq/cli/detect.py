@@ -1,4 +1,4 @@
-"""Judge WAV files with a trained model: is this audio an attack, what is heard in it, and which parts are suspicious.
+"""Judge audio files with a trained model: is this audio an attack, what is heard in it, and which parts are suspicious.
 
 The score says how unlike that of benign speech the model's uncertainty is; above the threshold the verdict is attack.
 The p-value is the share of benign speech with such a score or a higher one, by the detector's model of it.  Of several
@@ -9,12 +9,15 @@ benign frames.  A strong attack can make a network more certain than benign spee
 With --statistic consistency-one-sided other words are searched for near the audio, as nnet-consistency does: that takes
 longer, and no part is suspicious.
 
-A model that normalises by speaker (--cmvn speaker) takes each file for a speaker of its own.
+A model that normalises by speaker (--cmvn speaker) takes each file for a speaker of its own.  One that was trained on
+features with fMLLR needs the speaker's transform: --transform-dir DIR --speaker SPK.
 
 The verdict on a file does not depend on the other files of the call; that of a model with random draws varies a little
 with --seed.
 
-As a gate in front of a recogniser: a WAV file - is standard input, and --fail-on-attack makes an attack an exit status
+WAV, FLAC, Ogg (Vorbis, Opus), MP3 and SPHERE are read, as their contents say and not their names.
+
+As a gate in front of a recogniser: a file - is standard input, and --fail-on-attack makes an attack an exit status
 of its own.  A file that is missing, damaged, too short, silent, of another rate or larger than --max-mb gets a line
 that says so; the others are judged.  If the model or its detector cannot be used, nothing is.
 
@@ -39,13 +42,15 @@ from urllib.parse import quote
 
 import numpy as np
 
-from kaldi_uq.cli.model_options import add_model_arguments, open_recogniser
-from kaldi_uq.cli.options import add_pipes, directory, non_negative_int, positive_int, rate
+from kaldi_uq.cli.model_options import add_model_arguments, add_speaker, open_recogniser
+from kaldi_uq.cli.options import add_audio, directory, non_negative_int, positive_int, rate
 from kaldi_uq.detector.normal import FILE_NAME, PROBABILITIES, Normal, load_frame_quantiles
-from kaldi_uq.errors import DataError, KaldiUqError, UsageError, one_line, printable
+from kaldi_uq.errors import DataError, KaldiUqError, ModelFileError, UsageError, one_line, printable
 from kaldi_uq.io.datadir import read_table
-from kaldi_uq.io.pipes import is_pipe
-from kaldi_uq.results.names import CONSISTENCY, GATE
+from kaldi_uq.io.pipes import check_leave
+from kaldi_uq.io.resample import Resampler
+from kaldi_uq.lattice.posteriors import LATTICE_STATISTICS
+from kaldi_uq.results.names import APART, CONSISTENCY, GATE
 
 if TYPE_CHECKING:  # --help needs no torch
     from kaldi_uq.detector import OneClassDetector
@@ -103,7 +108,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--seed", type=non_negative_int, default=0, help="seed of the draws of a random model [0]")
     add_model_arguments(parser)
-    add_pipes(parser)
+    add_audio(parser)
+    add_speaker(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -113,14 +119,19 @@ def run(args: argparse.Namespace) -> int:
     files = _files(args)
     recogniser = open_recogniser(args, words=args.graph_dir is not None)
     path, detector = find_detector(args, recogniser)
+    if not set(LATTICE_STATISTICS).isdisjoint(detector.statistics):
+        recogniser.lattice_statistics = True
+        if recogniser.why_no_words:
+            raise ModelFileError(f"{recogniser.why_no_words}; {path} looks at lattices")
     normal = _normal(args, path, detector, recogniser)
     if recogniser.why_no_words:
         _note(f"{recogniser.why_no_words}.  The words heard are not printed without it")
     header = [f"{path} ({detector.kind}, false-positive rate {detector.fpr:g})"]
     attacks, problems = 0, []
+    resampler = Resampler(recogniser.sample_rate) if args.resample else None
     outcomes = judge_each(
         [wav for _, wav in files],
-        lambda wav: _read(args, recogniser, wav),
+        lambda wav: _read(args, recogniser, wav, resampler),
         lambda waves: _judge(args, recogniser, detector, normal, waves),
     )
     for (utt, wav), (_, outcome) in zip(files, outcomes, strict=True):
@@ -133,6 +144,8 @@ def run(args: argparse.Namespace) -> int:
         else:
             _print(*map(printable, header), *_lines(utt, wav, outcome, detector, normal))
             header = []
+    if resampler:
+        resampler.report(args.scp or "audio", len(files))
     if not args.json:
         failed = f"; {len(problems)} cannot be judged" if problems else ""
         _print(f"{attacks} of {len(files)} {'file' if len(files) == 1 else 'files'} judged an attack{failed}")
@@ -147,7 +160,9 @@ def _print(*lines: str) -> None:
     print(*lines, sep="\n", flush=True)
 
 
-def _read(args: argparse.Namespace, recogniser: BaseRecogniser, wav: str) -> np.ndarray | Recording:
+def _read(
+    args: argparse.Namespace, recogniser: BaseRecogniser, wav: str, resampler: Resampler | None
+) -> np.ndarray | Recording:
     """Read one of the files, (N,) float32; long audio stays in it."""
     from kaldi_uq.detector.judge import GROUP_SAMPLES
     from kaldi_uq.recogniser.audio import open_audio
@@ -161,6 +176,7 @@ def _read(args: argparse.Namespace, recogniser: BaseRecogniser, wav: str) -> np.
         where="standard input" if streamed else args.scp or "",
         allow_pipes=args.allow_pipes,
         max_bytes=args.max_mb * 1_000_000,
+        resampler=resampler,
     )
 
 
@@ -205,8 +221,7 @@ def _files(args: argparse.Namespace) -> list[tuple[str | None, str]]:
         return [(None, wav) for wav in args.wavs]
     table = read_table(args.scp, check_sorted=False)
     for number, (utt, wav) in enumerate(table.items(), 1):
-        if is_pipe(wav) and not args.allow_pipes:
-            raise DataError(f"{args.scp}:{number}: {utt!r} is a pipe, which runs only with --allow-pipes: {wav!r}")
+        check_leave(wav, where=f"{args.scp}:{number}: {utt!r}", allow_pipes=args.allow_pipes)
     return list(table.items())
 
 
@@ -233,7 +248,7 @@ def _normal(
     args: argparse.Namespace, detector_path: Path, detector: OneClassDetector, recogniser: BaseRecogniser
 ) -> Normal | None:
     """What is normal in a frame, for the measure of the statistic; ``None``, with a note, if the file is missing."""
-    if CONSISTENCY in detector.statistics:  # of the whole utterance
+    if not set(APART).isdisjoint(detector.statistics):  # of the whole utterance
         return None
     path = detector_path.parent / FILE_NAME
     if not path.is_file():

@@ -1,8 +1,9 @@
-"""Disturb the audio of a data directory: white noise, babble, reverberation, or noise as large as an attack.
+"""Disturb the audio of a data directory: white noise, babble, reverberation, another level, or noise as large as an
+attack.
 
 Writes OUT-DATA-DIR/wav/*.wav (16 bit, of the same length), one for each utterance even if DATA-DIR has segments;
 wav.scp, text, utt2spk, spk2utt and disturbances.jsonl: for each utterance the SNR, and the gain where audio was scaled
-down so that nothing clips.
+down so that nothing clips.  --resample brings all audio to the sample rate of the first recording.
 
  e.g.: kaldi-uq disturb-data --kind white --snr-db 20 data/test
          data/test_white20
@@ -16,8 +17,8 @@ from pathlib import Path
 
 from kaldi_uq.audio.disturb import DRR_DB, KINDS, NUM_TALKERS, disturb
 from kaldi_uq.cli.options import (
+    add_audio,
     add_max_bad,
-    add_pipes,
     directory,
     non_negative_int,
     positive_int,
@@ -32,7 +33,7 @@ from kaldi_uq.io.wav import to_int16, write_wav
 from kaldi_uq.io.waves import read_waves, sample_rate_of, waves_digest
 
 # kind -> its level, and its further options
-_LEVELS = {"white": "snr_db", "babble": "snr_db", "reverb": "rt60", "uniform": "eps"}
+_LEVELS = {"white": "snr_db", "babble": "snr_db", "reverb": "rt60", "gain": "gain_db", "uniform": "eps"}
 _FURTHER = {"babble": "num_talkers", "reverb": "drr_db"}
 
 
@@ -42,11 +43,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--kind", choices=KINDS, required=True, help="kind of disturbance")
     parser.add_argument("--snr-db", type=float, help="white, babble: power of the speech over power of the noise, dB")
     parser.add_argument("--rt60", type=float, help="reverb: seconds in which the reverberation falls by 60 dB")
+    parser.add_argument("--gain-db", type=float, help="gain: how much louder, dB; less where it would clip")
     parser.add_argument("--eps", type=float, help="uniform: bound of each sample's change, full scale 1")
     parser.add_argument("--num-talkers", type=positive_int, help=f"babble: number of other talkers [{NUM_TALKERS}]")
     parser.add_argument("--drr-db", type=float, help=f"reverb: direct over reverberant energy, dB [{DRR_DB:g}]")
     parser.add_argument("--seed", type=non_negative_int, default=0, help="seed for everything random [0]")
-    add_pipes(parser)
+    add_audio(parser)
     add_max_bad(parser)
 
 
@@ -59,7 +61,7 @@ def run(args: argparse.Namespace) -> None:
     scp = wave_files(args.out_dir, data.utts)
     check_not_input(args.out_dir, (data.whole or data).wav_scp.values())
     rate = sample_rate_of(data, allow_pipes=args.allow_pipes)
-    waves = read_waves(data, sample_rate=rate, min_samples=1, allow_pipes=args.allow_pipes)
+    waves = read_waves(data, sample_rate=rate, allow_pipes=args.allow_pipes, resample=args.resample)
     further = {name: value for name in _FURTHER.values() if (value := getattr(args, name)) is not None}
     options = {"kind": args.kind, "level": level, "seed": args.seed, "audio": waves_digest(waves), **further}
     inputs = [args.data_dir / name for name in ("utt2spk", "text") if (args.data_dir / name).is_file()]
@@ -105,7 +107,10 @@ def _level(args: argparse.Namespace) -> float:
     level = getattr(args, wanted)
     if level is None:
         raise UsageError(f"--kind {args.kind} needs --{flag_of(args.kind)}")
-    ranges = {"snr_db": (-100.0, 100.0), "rt60": (0.001, 10.0), "eps": (0.0, 1.0), "drr_db": (-100.0, 100.0)}
+    ranges = dict.fromkeys(("snr_db", "drr_db", "gain_db"), (-100.0, 100.0)) | {
+        "rt60": (0.001, 10.0),
+        "eps": (0.0, 1.0),
+    }
     for name, (low, high) in ranges.items():
         value = getattr(args, name)
         if value is not None and not low <= value <= high:

@@ -13,8 +13,8 @@ import argparse
 import sys
 from pathlib import Path
 
-from kaldi_uq.cli.model_options import add_network_arguments, open_recogniser
-from kaldi_uq.cli.options import add_pipes, directory, non_negative_int, rate
+from kaldi_uq.cli.model_options import add_network_arguments, add_speaker, open_recogniser
+from kaldi_uq.cli.options import add_audio, directory, non_negative_int, rate
 from kaldi_uq.detector import OneClassDetector
 from kaldi_uq.detector.fit import DETECTOR_DIR, detectors_of, fit_detectors, save_fit
 from kaldi_uq.detector.normal import FrameCounter
@@ -31,7 +31,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--fpr", type=rate, default=0.01, help="false-positive rate of the thresholds [0.01]")
     parser.add_argument("--seed", type=non_negative_int, default=0, help="seed of the draws of a random model [0]")
     add_network_arguments(parser)
-    add_pipes(parser)
+    add_audio(parser)
+    add_speaker(parser)
 
 
 def run(args: argparse.Namespace) -> None:
@@ -45,7 +46,8 @@ def run(args: argparse.Namespace) -> None:
 
 def _fit_on_wavs(args: argparse.Namespace, place: Path) -> dict[str, OneClassDetector]:
     recogniser = open_recogniser(args, words=False)
-    wavs = recogniser.read_wavs({path: path for path in args.wavs}, what="heard", allow_pipes=args.allow_pipes)
+    paths = {path: path for path in args.wavs}
+    wavs = recogniser.read_wavs(paths, what="heard", allow_pipes=args.allow_pipes, resample=args.resample)
     # a random model hears each file with the same draws, as it does when it judges it
     heard = recogniser.hear(wavs, seed=args.seed, alone=recogniser.is_random, words=False, desc="scoring")
     names = list(next(iter(heard.values())).statistics)

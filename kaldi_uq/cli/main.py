@@ -38,6 +38,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "make-graph": ("make_graph", "compose the decoding graph HCLG.fst"),
     "decode-gmm": ("decode_gmm", "decode a data directory with a GMM system"),
     "score-text": ("score_text", "word error rate of hypotheses"),
+    "score-lattices": ("score_lattices", "word error rates of lattices over language model weights"),
     "nnet-train": ("nnet_train", "train a hybrid acoustic model on alignments"),
     "nnet-forward": ("nnet_forward", "write a model's log-likelihoods as a Kaldi archive"),
     "nnet-decode": ("nnet_decode", "decode benign audio and measure the model's uncertainty"),

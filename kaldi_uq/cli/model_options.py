@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from kaldi_uq.cli.options import add_engine, add_pipes, directory, engine_of, non_negative_int, read_data
+from kaldi_uq.cli.options import add_audio, add_engine, directory, engine_of, non_negative_int, read_data
 from kaldi_uq.config import Config, add_config_file, add_flags_once, config_from
 from kaldi_uq.engine.base import DecodeConfig
 from kaldi_uq.errors import ModelFileError, UsageError
@@ -16,6 +16,7 @@ from kaldi_uq.user_code import load_object, mistakes_named, split_name
 
 if TYPE_CHECKING:  # no command's --help needs torch
     from kaldi_uq.recogniser.base import BaseRecogniser
+    from kaldi_uq.recogniser.speakers import Sources
 
 CMVN_SOURCES = ("auto", "scp", "waves")
 
@@ -52,6 +53,54 @@ def add_cmvn_source(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_speaker_sources(parser: argparse.ArgumentParser) -> None:
+    """Add where a data directory's speakers are known from."""
+    add_cmvn_source(parser)
+    parser.add_argument(
+        "--transform-dir",
+        type=directory,
+        metavar="DIR",
+        help="fMLLR transforms of the speakers, for a model trained on alignments that have some: trans.* of DATA-DIR, "
+        "as steps/decode_fmllr.sh and steps/align_fmllr.sh leave them",
+    )
+    add_ivector_dir(parser)
+
+
+def add_ivector_dir(parser: argparse.ArgumentParser) -> None:
+    """Add ``--online-ivector-dir``."""
+    parser.add_argument(
+        "--online-ivector-dir",
+        type=directory,
+        metavar="DIR",
+        help="i-vectors that the network's input has, for a model trained with such: ivector_online.scp and "
+        "ivector_period, as steps/online/nnet2/extract_ivectors_online.sh leaves them",
+    )
+
+
+def sources_of(args: argparse.Namespace) -> Sources:
+    """What :func:`add_speaker_sources` or :func:`add_speaker` added."""
+    from kaldi_uq.recogniser.speakers import Sources
+
+    found = {"transform_dir": args.transform_dir, "ivector_dir": args.online_ivector_dir}
+    return Sources(cmvn_from=args.cmvn_from, **found) if hasattr(args, "cmvn_from") else Sources(**found)
+
+
+def add_speaker(parser: argparse.ArgumentParser) -> None:
+    """Add who speaks in WAV files: ``--speaker`` and the directories in which he is looked up."""
+    parser.add_argument(
+        "--transform-dir",
+        type=directory,
+        metavar="DIR",
+        help="for a model trained on features with fMLLR: directory with the trans.* of the speaker",
+    )
+    add_ivector_dir(parser)
+    parser.add_argument(
+        "--speaker",
+        metavar="SPK",
+        help="who speaks in all of the files, as these directories name him: a speaker, or for i-vectors an utterance",
+    )
+
+
 def add_model_arguments(parser: argparse.ArgumentParser, *configs: type[Config]) -> None:
     """Add what decoding with a model needs: device, draws, engine, and the flags of the configurations."""
     add_network_arguments(parser)
@@ -65,8 +114,8 @@ def add_data_and_graph(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("data_dir", type=directory, metavar="DATA-DIR")
     parser.add_argument("model_dir", type=directory, metavar="MODEL-DIR")
     parser.add_argument("graph_dir", type=directory_or_none, metavar="GRAPH-DIR", help="directory with HCLG.fst")
-    add_cmvn_source(parser)
-    add_pipes(parser)
+    add_speaker_sources(parser)
+    add_audio(parser)
 
 
 def read_data_for(args: argparse.Namespace, recogniser: BaseRecogniser, out: Path, *, text: bool = False) -> DataDir:
@@ -95,7 +144,7 @@ def open_recogniser(
 
     Args:
         args: with what :func:`add_network_arguments` adds and ``model_dir``; ``graph_dir``, ``lang_dir`` and the
-            engine if the command has them.
+            engine if the command has them, and what :func:`add_speaker` adds if it has that.
         work_dir: the command's output directory, for logs and lattices of an engine that runs jobs.
         words: whether the command needs words.
         num_draws: draws, instead of ``args.num_draws``.
@@ -109,14 +158,23 @@ def open_recogniser(
 
     use_all_cores()
     draws = args.num_draws if num_draws is None else num_draws
+    speaker = getattr(args, "speaker", None)
+    if hasattr(args, "speaker") and (speaker is None) == bool(args.transform_dir or args.online_ivector_dir):
+        raise UsageError(
+            "--speaker and --transform-dir (or --online-ivector-dir) go together: who, and looked up where"
+        )
     if args.recogniser:
         make = load_object(args.recogniser)
         with mistakes_named(args.recogniser):
             recogniser = make if isinstance(make, BaseRecogniser) else make(args.model_dir)
         if not isinstance(recogniser, BaseRecogniser):
             raise UsageError(f"{args.recogniser}: expected a recogniser, got {type(recogniser).__name__}")
+        if speaker:
+            raise UsageError(f"--speaker: {args.recogniser} is told nothing of speakers; leave it out")
         recogniser.code = split_name(args.recogniser)[0]
         recogniser.num_draws = draws or recogniser.num_draws
+        if getattr(args, "lattice_statistics", False):
+            raise UsageError("--lattice-statistics is for a hybrid model: other recognisers make no lattices")
         return recogniser
     try:
         recogniser = Recogniser.load(
@@ -131,11 +189,12 @@ def open_recogniser(
         )
     except ValueError as error:
         raise UsageError(str(error)) from None
+    recogniser.lattice_statistics = getattr(args, "lattice_statistics", False)
     if args.network:
         recogniser.code = split_name(args.network)[0]
     if words and recogniser.why_no_words:
         raise ModelFileError(recogniser.why_no_words)
-    return recogniser
+    return recogniser.of_speaker(sources_of(args), speaker) if speaker else recogniser
 
 
 def use_all_cores() -> None:

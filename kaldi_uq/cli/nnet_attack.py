@@ -23,8 +23,9 @@ from kaldi_uq.cli.model_options import (
     model_name,
     open_recogniser,
     read_data_for,
+    sources_of,
 )
-from kaldi_uq.cli.options import add_max_bad, non_negative_int, start_logging
+from kaldi_uq.cli.options import add_lattice_statistics, add_max_bad, non_negative_int, start_logging
 from kaldi_uq.config import config_from
 from kaldi_uq.errors import DataError, UsageError
 from kaldi_uq.user_code import split_name
@@ -32,6 +33,7 @@ from kaldi_uq.user_code import split_name
 if TYPE_CHECKING:
     import numpy as np
 
+    from kaldi_uq.attacks.directory import Shard
     from kaldi_uq.attacks.goal import Goal
     from kaldi_uq.io.datadir import DataDir
     from kaldi_uq.recogniser.base import BaseRecogniser
@@ -59,13 +61,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="words of the lexicon strung together, or sentences of the language model, LANG-DIR/G.fst [words]",
     )
     parser.add_argument("--results", metavar="FILE", help="also record the summary in this results.json")
+    parser.add_argument(
+        "--shard",
+        metavar="J/N",
+        help="attack only the J-th of N shares of the batches, for N jobs at a time; the command without it, run after "
+        "them, decodes and scores what they made: the same files as without shards",
+    )
     add_attack_choice(parser)
+    add_lattice_statistics(parser)
     add_model_arguments(parser, *ATTACK_CONFIGS)
 
 
 def run(args: argparse.Namespace) -> None:
     """Run the command."""
-    from kaldi_uq.attacks.directory import craft, shown, write_attack
+    from kaldi_uq.attacks.directory import craft, craft_shard, shown, write_attack
     from kaldi_uq.attacks.goal import Say
     from kaldi_uq.attacks.levels import level_warnings
     from kaldi_uq.io.files import DoneStamp
@@ -77,6 +86,7 @@ def run(args: argparse.Namespace) -> None:
     adaptive = config_from(args, AdaptiveConfig)
     attack = attack_of(args, adaptive)
     config = attack.config
+    shard = _shard(args)
     if config.untargeted and args.target_text:
         raise UsageError(f"--target-text {args.target_text}: an untargeted attack has no target; leave it out")
     recogniser = open_recogniser(args)
@@ -85,7 +95,9 @@ def run(args: argparse.Namespace) -> None:
     wave_files(args.out_dir, utts)  # before anything is computed
     check_not_input(args.out_dir, (data.whole or data).wav_scp.values())
     recogniser.random_targets = args.random_targets
-    recogniser, spoken = recogniser.read(data, utts=utts, allow_pipes=args.allow_pipes, cmvn_from=args.cmvn_from)
+    recogniser, spoken = recogniser.read(
+        data, utts=utts, allow_pipes=args.allow_pipes, resample=args.resample, sources=sources_of(args)
+    )
     waves = {utt: on_grid(spoken[utt]) for utt in utts}  # the attack is written as 16 bit
     inputs = [*recogniser.files, args.data_dir / "text"]
     inputs += [args.lang_dir / "L.fst"] if args.lang_dir else []
@@ -110,9 +122,16 @@ def run(args: argparse.Namespace) -> None:
             _warn_of_heard(recogniser, waves, goal)
         stamp.clear()
         (args.out_dir / "results.jsonl").unlink(missing_ok=True)
+        if shard is not None:
+            made = craft_shard(attack, recogniser, waves, goal, args.out_dir, key=stamp.key, shard=shard)
+            print(f"shard {args.shard}: {len(made)} of {len(waves)} utterances are attacked")
+            return
         adversarial = craft(attack, recogniser, waves, goal, args.out_dir, key=stamp.key)
         write_attack(attack, recogniser, adversarial, text, data.utt2spk, args.out_dir)
         stamp.write()
+    elif shard is not None:
+        print(f"shard {args.shard}: the attack is up to date")
+        return
     config = config if recogniser.is_random else replace(config, eot_samples=1)
     row = _summary(args, config.to_dict(), adaptive)
     if args.results:
@@ -123,6 +142,19 @@ def run(args: argparse.Namespace) -> None:
         f"{row['model']} {row['attack']} eps {row['eps']:g}: {reached}"
         f"original accuracy {shown(row['original_accuracy'])}, {row['num_utts']} utterances"
     )
+
+
+def _shard(args: argparse.Namespace) -> Shard | None:
+    from kaldi_uq.attacks.directory import Shard
+
+    if args.shard is None:
+        return None
+    if args.results:
+        raise UsageError("--results is for the command without --shard, which has all utterances; leave it out")
+    try:
+        return Shard.parse(args.shard)
+    except ValueError as error:
+        raise UsageError(f"--shard: {error}") from None
 
 
 def _goal(args: argparse.Namespace, data: DataDir, text: dict[str, list[str]], *, away: bool) -> Goal:

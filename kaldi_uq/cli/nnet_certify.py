@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from kaldi_uq.cli.model_options import add_model_arguments, model_name, open_recogniser
 from kaldi_uq.cli.nnet_attack import spread_utts
-from kaldi_uq.cli.options import add_pipes, directory, non_negative_int, start_logging
+from kaldi_uq.cli.options import add_audio, directory, non_negative_int, start_logging
 from kaldi_uq.errors import DataError, UsageError
 
 if TYPE_CHECKING:
@@ -48,23 +48,31 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--graph-dir", type=directory, metavar="DIR", help="directory of HCLG.fst [MODEL-DIR/graph]")
     parser.add_argument("--lang-dir", type=directory, metavar="DIR", help="lexicon of random targets [data/lang]")
     parser.add_argument("--results", metavar="FILE", help="also record the shares in this results.json")
-    add_pipes(parser)
+    add_audio(parser)
     add_model_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> None:
     """Run the command."""
     from kaldi_uq.attacks.goal import Say
+    from kaldi_uq.certificate.cells import check_front_end
     from kaldi_uq.certificate.certify import certify
     from kaldi_uq.io.datadir import DataDir, read_table
     from kaldi_uq.io.files import write_text
+    from kaldi_uq.recogniser.recogniser import Recogniser
     from kaldi_uq.results.table import Results
 
     start_logging()
     grid = _grid(args.eps)
     data = DataDir.read(args.data_dir, need=("wav.scp", "utt2spk", "text"))
-    recogniser, waves = open_recogniser(args).read(
-        data, utts=spread_utts(data, args.num_utts), allow_pipes=args.allow_pipes
+    recogniser = open_recogniser(args)
+    try:
+        if isinstance(recogniser, Recogniser):
+            check_front_end(recogniser.model.front_end.config)
+    except ValueError as error:
+        raise UsageError(f"{args.model_dir}: {error}") from None
+    recogniser, waves = recogniser.read(
+        data, utts=spread_utts(data, args.num_utts), allow_pipes=args.allow_pipes, resample=args.resample
     )
     text = {utt: data.words(utt) for utt in waves}
     table = None if args.targets == RANDOM else read_table(args.targets, check_sorted=False)

@@ -19,7 +19,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from kaldi_uq.attacks.config import SearchConfig
-from kaldi_uq.cli.model_options import add_data_and_graph, add_model_arguments, model_name, open_recogniser
+from kaldi_uq.cli.model_options import add_data_and_graph, add_model_arguments, model_name, open_recogniser, sources_of
 from kaldi_uq.cli.options import directory, start_logging
 from kaldi_uq.config import config_from
 from kaldi_uq.errors import DataError, UsageError
@@ -60,7 +60,9 @@ def run(args: argparse.Namespace) -> None:
     if missing:
         raise DataError(f"{data.path}: no utterance {missing[0]!r}, which is in {args.score_dir} (of {len(missing)})")
     recogniser = open_recogniser(args, work_dir=args.score_dir)
-    recogniser, waves = recogniser.read(data, utts=utts, allow_pipes=args.allow_pipes, cmvn_from=args.cmvn_from)
+    recogniser, waves = recogniser.read(
+        data, utts=utts, allow_pipes=args.allow_pipes, resample=args.resample, sources=sources_of(args)
+    )
     options = {**recogniser.settings, "search": config.to_dict(), "audio": recogniser.audio_key(waves)}
     stamp = DoneStamp(args.score_dir, CONSISTENCY, options=options, inputs=recogniser.files)
     if not (stamp.is_current() and all(CONSISTENCY in line["statistics"] for line in lines)):

@@ -16,8 +16,16 @@ from kaldi_uq.cli.model_options import (
     model_name,
     open_recogniser,
     read_data_for,
+    sources_of,
 )
-from kaldi_uq.cli.options import add_jobs, add_lattices, add_max_bad, non_negative_int, start_logging
+from kaldi_uq.cli.options import (
+    add_jobs,
+    add_lattice_statistics,
+    add_lattices,
+    add_max_bad,
+    non_negative_int,
+    start_logging,
+)
 from kaldi_uq.engine.select import engine_name
 
 
@@ -31,6 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_model_arguments(parser)
     add_jobs(parser)
     add_lattices(parser)
+    add_lattice_statistics(parser)
 
 
 def run(args: argparse.Namespace) -> None:
@@ -45,10 +54,12 @@ def run(args: argparse.Namespace) -> None:
     start_logging()
     recogniser = open_recogniser(args, work_dir=args.out_dir)
     data = read_data_for(args, recogniser, args.out_dir, text=True)
-    recogniser, waves = recogniser.read(data, allow_pipes=args.allow_pipes, cmvn_from=args.cmvn_from)
+    recogniser, waves = recogniser.read(
+        data, allow_pipes=args.allow_pipes, resample=args.resample, sources=sources_of(args)
+    )
     options = {**recogniser.settings, "seed": args.seed, "audio": recogniser.audio_key(waves)}
     stamp = DoneStamp(args.out_dir, "decode", options=options, inputs=[*recogniser.files, args.data_dir / "text"])
-    without_lattices = not args.lattices or engine_name(args.engine) != "kaldi"  # only that engine makes them
+    without_lattices = not args.lattices or bool(args.recogniser) or engine_name(args.engine) == "pykaldi"
     whole = (args.out_dir / FILE_NAME).is_file() and (without_lattices or any(args.out_dir.glob("lat.*.gz")))
     if not (stamp.is_current() and whole):
         for old in args.out_dir.glob("lat.*.gz"):

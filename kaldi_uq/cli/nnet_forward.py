@@ -8,8 +8,14 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from kaldi_uq.cli.model_options import add_cmvn_source, add_network_arguments, open_recogniser, read_data_for
-from kaldi_uq.cli.options import add_max_bad, add_pipes, directory, non_negative_int, start_logging
+from kaldi_uq.cli.model_options import (
+    add_network_arguments,
+    add_speaker_sources,
+    open_recogniser,
+    read_data_for,
+    sources_of,
+)
+from kaldi_uq.cli.options import add_audio, add_max_bad, directory, non_negative_int, start_logging
 from kaldi_uq.errors import UsageError
 
 
@@ -22,9 +28,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--log-post", action="store_true", help="without dividing by the priors")
     parser.add_argument("--seed", type=non_negative_int, default=0, help="seed of the draws [0]")
     add_network_arguments(parser)
-    add_pipes(parser)
+    add_audio(parser)
     add_max_bad(parser)
-    add_cmvn_source(parser)
+    add_speaker_sources(parser)
 
 
 def run(args: argparse.Namespace) -> None:
@@ -37,7 +43,9 @@ def run(args: argparse.Namespace) -> None:
     if args.log_post and not isinstance(recogniser, Recogniser):
         raise UsageError(f"--log-post: the scores of {args.recogniser} are log-posteriors already; leave it out")
     data = read_data_for(args, recogniser, args.ark)
-    recogniser, waves = recogniser.read(data, allow_pipes=args.allow_pipes, cmvn_from=args.cmvn_from)
+    recogniser, waves = recogniser.read(
+        data, allow_pipes=args.allow_pipes, resample=args.resample, sources=sources_of(args)
+    )
     prior = recogniser.model.log_prior.cpu().numpy() if args.log_post else None  # type: ignore[attr-defined]
     found = {
         utt: scored.scores if prior is None else scored.scores + prior

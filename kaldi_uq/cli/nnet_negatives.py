@@ -20,7 +20,7 @@ import numpy as np
 from kaldi_uq.audio.disturb import KINDS
 from kaldi_uq.audio.loudness import STATISTICS as OF_THE_AUDIO
 from kaldi_uq.audio.loudness import loudness
-from kaldi_uq.cli.options import add_pipes, directory, rate
+from kaldi_uq.cli.options import add_audio, directory, rate
 from kaldi_uq.detector.fit import DETECTOR_DIR, detectors_of, fit_detectors
 from kaldi_uq.detector.gaussian import GaussianDetector
 from kaldi_uq.detector.negatives import evaluate_negatives
@@ -57,14 +57,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--level", type=float, default=0.0, help="SNR in dB, RT60 in seconds or eps; clean: 0 [0]")
     parser.add_argument("--results", type=Path, required=True, metavar="FILE", help="results.json to add the rows to")
     parser.add_argument("--fpr", type=rate, default=0.01, help="false-positive rate of the threshold [0.01]")
-    add_pipes(parser)
+    add_audio(parser)
 
 
 def run(args: argparse.Namespace) -> None:
     """Run the command."""
     records = read_benign(args.scored / "results.jsonl")
-    hard = _with_audio(records, args.data, args.allow_pipes)
-    table = _with_audio(read_benign(args.fit / "results.jsonl"), args.fit_data, args.allow_pipes)
+    how = {"allow_pipes": args.allow_pipes, "resample": args.resample}
+    hard = _with_audio(records, args.data, **how)
+    table = _with_audio(read_benign(args.fit / "results.jsonl"), args.fit_data, **how)
     detector_dir = args.detector_dir or args.fit.parent / DETECTOR_DIR
     detectors = detectors_of(detector_dir, args.fit / "results.jsonl", args.fpr, keep=False)
     detectors |= fit_detectors({name: table[name] for name in OF_THE_AUDIO}, args.fpr)
@@ -77,7 +78,7 @@ def run(args: argparse.Namespace) -> None:
     for path in args.attack_dirs:
         attack, eps = attack_of(path)
         entry = {"attack": attack, "eps": eps}
-        attacks.append((entry, _with_audio(read_attacked(path / "results.jsonl"), path, False)))
+        attacks.append((entry, _with_audio(read_attacked(path / "results.jsonl"), path)))
     errors = sum((record.errors for record in records), ErrorRate())
     common = {"model": args.model, "kind": args.kind, "level": args.level, "num_utts": len(records)}
     common["accuracy"] = errors.accuracy
@@ -94,7 +95,11 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _with_audio(
-    records: list[BenignRecord] | list[AttackRecord], data_dir: Path, allow_pipes: bool
+    records: list[BenignRecord] | list[AttackRecord],
+    data_dir: Path,
+    *,
+    allow_pipes: bool = False,
+    resample: bool = False,
 ) -> dict[str, FloatArray]:
     """The model's statistics of the scored utterances and those of the audio alone.
 
@@ -109,6 +114,6 @@ def _with_audio(
     if missing:
         raise DataError(f"{data_dir / 'utt2spk'}: no utterance {missing[0]!r}, which was scored; scored other data?")
     rate = sample_rate_of(data, allow_pipes=allow_pipes)
-    waves = read_waves(data, sample_rate=rate, min_samples=1, allow_pipes=allow_pipes)
+    waves = read_waves(data, sample_rate=rate, allow_pipes=allow_pipes, resample=resample)
     measured = [loudness(waves[record.utt], rate) for record in records]
     return table | {name: np.array([values[name] for values in measured]) for name in OF_THE_AUDIO}

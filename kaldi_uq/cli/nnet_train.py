@@ -1,7 +1,11 @@
 """Train a hybrid acoustic model (DNN, deep ensemble, Monte Carlo dropout, Bayesian network, your own) on alignments.
 
-The front end follows the recipe that made the alignments: its mfcc.conf or fbank.conf, and the cmvn_opts, delta_opts
-and splice_opts that Kaldi leaves in ALI-DIR; flags win over these files.
+The front end follows the recipe that made the alignments: its mfcc.conf or fbank.conf, and what Kaldi leaves in
+ALI-DIR: cmvn_opts, delta_opts; final.mat (LDA+MLLT) behind frames spliced by splice_opts; trans.* (fMLLR).  Flags win
+over these files.  final.mat goes into the model file; the transforms belong to the speakers, and every later command
+takes those of its own data with --transform-dir.  What ALI-DIR says and is not supported is an error by name: raw
+fMLLR, fMPE, online CMVN.  Alignments of nnet3 and chain models, with a frame_subsampling_factor, make a model of that
+frame rate; those of a chain system's tree have no such file, and need --frame-subsampling-factor 3.
 
 A network of your own (--network FILE.py:NAME) is what the Python function NAME of FILE.py returns for (input_dim,
 num_pdfs): a torch module from features (B, T, D) to logits (B, T, C), or what a wrapper of kaldi_uq.nnet makes of one.
@@ -21,12 +25,12 @@ from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kaldi_uq.cli.model_options import add_cmvn_source, use_all_cores
+from kaldi_uq.cli.model_options import add_cmvn_source, add_ivector_dir, use_all_cores
 from kaldi_uq.cli.options import (
+    add_audio,
     add_engine,
     add_jobs,
     add_max_bad,
-    add_pipes,
     directory,
     engine_of,
     read_data,
@@ -37,9 +41,10 @@ from kaldi_uq.engine.base import DecodeConfig
 from kaldi_uq.errors import DataError, UsageError
 from kaldi_uq.feats.conf import read_fbank_conf, read_mfcc_conf
 from kaldi_uq.feats.config import FrontEndConfig
-from kaldi_uq.feats.recipe_opts import read_recipe_opts
-from kaldi_uq.io.ark import read_alignments
+from kaldi_uq.feats.recipe_opts import LDA_FILE, read_recipe_opts, read_subsampling
+from kaldi_uq.io.ark import read_alignments, read_matrix
 from kaldi_uq.io.files import DoneStamp
+from kaldi_uq.io.ivectors import IvectorDir
 from kaldi_uq.io.kaldi_model import read_transitions
 from kaldi_uq.io.lang import Lang
 from kaldi_uq.io.waves import read_waves, waves_digest
@@ -51,6 +56,10 @@ if TYPE_CHECKING:  # --help needs no torch
     from kaldi_uq.nnet.base import AcousticModel
     from kaldi_uq.recogniser.hybrid import HybridModel
 
+# fields of the front end that the directories of alignments, transforms and i-vectors determine
+OF_DIRECTORIES = (
+    "splice_left", "splice_right", "lda_dim", "fmllr", "ivector_dim", "ivector_extractor"
+)  # fmt: skip
 SMALL_BATCH = 1 << 17  # values of the widest layer in a minibatch, below which one thread trains faster than several
 
 log = logging.getLogger(__name__)
@@ -73,9 +82,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--frontend", choices=("kaldi", "torchaudio"), default="kaldi", help="torchaudio: the paper's MFCC [kaldi]"
     )
     parser.add_argument(
-        "--opts-dir", metavar="DIR", help="directory with cmvn_opts, delta_opts, splice_opts, or none [ALI-DIR]"
+        "--opts-dir",
+        metavar="DIR",
+        help="directory with cmvn_opts, delta_opts, splice_opts, final.mat and trans.*, or none [ALI-DIR]",
     )
-    add_pipes(parser)
+    parser.add_argument(
+        "--transform-dir", metavar="DIR", help="directory with fMLLR transforms of DATA-DIR, or none [OPTS-DIR, if any]"
+    )
+    add_ivector_dir(parser)
+    add_audio(parser)
     add_max_bad(parser)
     add_cmvn_source(parser)
     parser.add_argument("--device", default="", help="cpu or cuda; default: cuda if there is one")
@@ -84,7 +99,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     kinds = map(config_class, kind_names())
     configs: tuple[type[Config], ...] = (ModelConfig, *kinds, TrainConfig, RobustConfig, FrontEndConfig, DecodeConfig)
     # from --model, --frontend, --mfcc-config, --fbank-config and the alignments
-    elsewhere = {"kind", "input_dim", "num_pdfs", "mfcc", "fbank"}
+    elsewhere = {"kind", "input_dim", "num_pdfs", "mfcc", "fbank", *OF_DIRECTORIES}
     add_config_file(parser, *configs, skip=elsewhere)
     for config in configs:
         add_config_flags(parser, config, skip=elsewhere)
@@ -95,15 +110,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     import torch
 
+    from kaldi_uq.feats.adaptation import adaptations_digest
     from kaldi_uq.recogniser.hybrid import MODEL_FILE, select_device
-    from kaldi_uq.recogniser.speakers import speaker_stats, speakers_digest
+    from kaldi_uq.recogniser.speakers import Sources, adaptations
     from kaldi_uq.training.trainer import Trainer, TrainingInputs
 
     start_logging()
     engine = engine_of(args, args.exp_dir)
-    frontend = _frontend(args)
+    frontend, place = _frontend(args)
     transitions = read_transitions(args.ali_dir / "final.mdl")
     model, network = _model(args, frontend, transitions.num_pdfs)
+    lda_file = place / LDA_FILE
+    if model.front_end.lda is not None:
+        model.front_end.lda.set_matrix(read_matrix(str(lda_file)), str(lda_file))
     robust, decode = config_from(args, RobustConfig), config_from(args, DecodeConfig)
     utterances = {} if model.network.frame_wise else {"batch_size": UTTERANCE_BATCH}
     utterances = {"batch_size": ROBUST_BATCH} if robust.robust_eps else utterances
@@ -119,20 +138,21 @@ def run(args: argparse.Namespace) -> None:
         )
     rate, shortest = model.front_end.sample_rate, model.front_end.min_samples
     data = read_data(args, args.exp_dir, need=("wav.scp", "utt2spk", "text"), sample_rate=rate, min_samples=shortest)
-    waves = read_waves(data, sample_rate=rate, min_samples=shortest, allow_pipes=args.allow_pipes)
-    speakers = (
-        speaker_stats(model.front_end, data, waves, source=args.cmvn_from, allow_pipes=args.allow_pipes)
-        if frontend.cmvn == "speaker"
-        else {}
+    waves = read_waves(
+        data, sample_rate=rate, min_samples=shortest, allow_pipes=args.allow_pipes, resample=args.resample
     )
+    transform_dir = Path(args.transform_dir or place) if frontend.fmllr else None
+    sources = Sources(args.cmvn_from, transform_dir, args.online_ivector_dir)
+    speakers = adaptations(model.front_end, data, waves, sources, allow_pipes=args.allow_pipes)
     inputs = [args.ali_dir / "final.mdl", args.data_dir / "text", *sorted(args.ali_dir.glob("ali.*.gz"))]
     inputs += [args.lang_dir / "G.fst"] if config.num_viterbi_epochs else []
     options: dict[str, Any] = {c.__class__.__name__: c.to_dict() for c in (frontend, config, robust, decode)}
     options["ModelConfig"] = network
+    inputs += [lda_file] if frontend.lda_dim else []
     if args.network:
         inputs.append(split_name(args.network)[0])
     options["audio"] = waves_digest(waves)
-    options["speakers"] = speakers_digest(speakers)
+    options["speakers"] = adaptations_digest(speakers)
     stamp = DoneStamp(args.exp_dir, "train", options=options, inputs=inputs)
     if stamp.is_current() and (args.exp_dir / MODEL_FILE).is_file():
         print(f"kaldi-uq nnet-train: {args.exp_dir / MODEL_FILE} is up to date")
@@ -142,7 +162,7 @@ def run(args: argparse.Namespace) -> None:
         waves=waves,
         text={utt: data.words(utt) for utt in data.utts},
         alis=read_alignments(args.ali_dir),
-        ali_shift_s=frontend.base.frame_shift_s,
+        ali_shift_s=frontend.base.frame_shift_s * frontend.frame_subsampling_factor,
         tid_to_pdf=transitions.tid_to_pdf,
         ali_dir=args.ali_dir,
         lang=Lang.read(args.lang_dir),
@@ -193,25 +213,32 @@ def _names(config: type[ModelConfig]) -> set[str]:
     return {field.name for field in fields(config)}
 
 
-def _frontend(args: argparse.Namespace) -> FrontEndConfig:
-    """The front end: flags and --config, then what the recipe's directory says, then the defaults."""
+def _frontend(args: argparse.Namespace) -> tuple[FrontEndConfig, Path]:
+    """The front end, and the recipe's directory: flags and --config win over what that says, it over the defaults."""
     features: dict[str, Any] = {"kind": args.frontend}
     if args.fbank_config:
         if args.frontend != "kaldi":
             raise UsageError("--fbank-config is for --frontend kaldi")
-        features = {"kind": "fbank", "fbank": read_fbank_conf(args.fbank_config)}
+        features |= {"kind": "fbank", "fbank": read_fbank_conf(args.fbank_config)}
     elif args.mfcc_config:
         features["mfcc"] = read_mfcc_conf(args.mfcc_config)
     else:
         raise UsageError("give the features of the model: --mfcc-config FILE, or --fbank-config FILE")
+    if args.online_ivector_dir:
+        ivectors = IvectorDir.open(args.online_ivector_dir)
+        features |= {"ivector_dim": ivectors.dim, "ivector_extractor": ivectors.extractor}
     place = Path(args.opts_dir or args.ali_dir)
     recipe = {} if args.opts_dir == "none" else read_recipe_opts(place)
+    factor = read_subsampling(args.ali_dir)
+    if factor > 1:  # of the alignments, whatever the features are
+        recipe["frame_subsampling_factor"] = factor
+    if args.transform_dir:
+        recipe["fmllr"] = args.transform_dir != "none"
     context = {"left_context": 0, "right_context": 0} if args.network else {}  # it looks at neighbours itself
-    recipe = {name: value for name, value in recipe.items() if name not in context}
     if recipe:
-        shown = " ".join(f"{flag(name)} {str(value).lower()}" for name, value in recipe.items())
+        shown = " ".join(f"{name}={str(value).lower()}" for name, value in recipe.items())
         log.info("%s: the recipe has %s; flags win over it, and --opts-dir none leaves it out", place, shown)
-    return config_from(args, FrontEndConfig, beneath={**recipe, **context}, **features)
+    return config_from(args, FrontEndConfig, beneath={**recipe, **context}, **features), place
 
 
 def _has_small_batches(network: AcousticModel, batch_size: int) -> bool:

@@ -15,13 +15,14 @@ import os
 from pathlib import Path
 
 from kaldi_uq.cli.model_options import (
-    add_cmvn_source,
     add_model_arguments,
+    add_speaker_sources,
     directory_or_none,
     model_name,
     open_recogniser,
+    sources_of,
 )
-from kaldi_uq.cli.options import add_pipes, directory, non_negative_int, start_logging
+from kaldi_uq.cli.options import add_audio, directory, non_negative_int, start_logging
 from kaldi_uq.errors import DataError
 
 
@@ -38,9 +39,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--seed", type=non_negative_int, default=2, help="seed of the draws; nnet-attack uses 0 and 1 [2]"
     )
-    add_cmvn_source(parser)
+    add_speaker_sources(parser)
     add_model_arguments(parser)
-    add_pipes(parser)
+    add_audio(parser)
 
 
 def run(args: argparse.Namespace) -> None:
@@ -63,7 +64,9 @@ def run(args: argparse.Namespace) -> None:
     _, attacked = recogniser.read(DataDir.read(args.attack_dir))
     # the speakers' statistics are of the benign audio, which an attack on one utterance does not move
     data = DataDir.read(args.data_dir)
-    recogniser, spoken = recogniser.read(data, allow_pipes=args.allow_pipes, cmvn_from=args.cmvn_from)
+    recogniser, spoken = recogniser.read(
+        data, allow_pipes=args.allow_pipes, resample=args.resample, sources=sources_of(args)
+    )
     originals = {utt: on_grid(wave) for utt, wave in spoken.items()}
     for record in examples:
         for where, waves in ((args.attack_dir, attacked), (args.data_dir, originals)):

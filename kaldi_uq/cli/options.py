@@ -13,6 +13,7 @@ from kaldi_uq.engine.select import ENGINES, select_engine
 from kaldi_uq.errors import printable
 from kaldi_uq.io.bad import REPORT, read_data_dir
 from kaldi_uq.io.datadir import DataDir
+from kaldi_uq.io.pipes import LEAVE
 
 
 def add_engine(parser: argparse.ArgumentParser) -> None:
@@ -37,8 +38,25 @@ def add_pipes(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--allow-pipes",
         action="store_true",
-        help="run lines of wav.scp and feats.scp that are commands ('sph2pipe ... |'); they can be any command",
+        help="run lines of wav.scp and feats.scp that are commands ('sox a.wav -t wav - speed 0.9 |'); they can be any "
+        f"command; those that only decode a file ('flac -c -d -s a.flac |') are read without it [{LEAVE}=1 in the "
+        "environment]",
     )
+
+
+def add_resample(parser: argparse.ArgumentParser) -> None:
+    """Add ``--resample``."""
+    parser.add_argument(
+        "--resample",
+        action="store_true",
+        help="resample audio of another rate than is wanted; the log says how many utterances that were",
+    )
+
+
+def add_audio(parser: argparse.ArgumentParser) -> None:
+    """Add how audio may be read: ``--allow-pipes`` and ``--resample``."""
+    add_pipes(parser)
+    add_resample(parser)
 
 
 def add_max_bad(parser: argparse.ArgumentParser) -> None:
@@ -64,10 +82,16 @@ def read_data(
     """The data directory of a command, without the bad utterances that ``--max-bad`` leaves out.
 
     Args:
-        args: with ``data_dir`` and what :func:`add_max_bad` and :func:`add_pipes` add.
+        args: with ``data_dir`` and what :func:`add_max_bad` and :func:`add_audio` add.
         out: the command's output directory, or its archive ``*.ark``.
         need, sample_rate, min_samples: as of :func:`kaldi_uq.io.bad.read_data_dir`.
     """
+    for name in ("spk2warp", "utt2warp"):
+        if (args.data_dir / name).is_file():
+            logging.getLogger(__name__).warning(
+                "%s: VTLN is not applied to features here; if cmvn.scp is of warped features, pass --cmvn-from waves",
+                args.data_dir / name,
+            )
     report = out.with_suffix(f".{REPORT}") if out.suffix == ".ark" else out / REPORT
     return read_data_dir(
         args.data_dir,
@@ -75,6 +99,7 @@ def read_data(
         sample_rate=sample_rate,
         min_samples=min_samples,
         allow_pipes=args.allow_pipes,
+        resample=args.resample,
         max_bad=args.max_bad,
         report=report,
     )
@@ -109,7 +134,17 @@ def add_lattices(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--lattices",
         action="store_true",
-        help="keep lat.JOB.gz beside the output; --engine kaldi only, the embedded engine makes none",
+        help="write lat.JOB.gz beside the output; the embedded engine takes some 0.1 s for a second of speech more",
+    )
+
+
+def add_lattice_statistics(parser: argparse.ArgumentParser) -> None:
+    """Add ``--lattice-statistics``."""
+    parser.add_argument(
+        "--lattice-statistics",
+        action="store_true",
+        help="also measure the lattice of each utterance, which takes as long as --lattices: its entropy, its depth, "
+        "the confidence of its words",
     )
 
 

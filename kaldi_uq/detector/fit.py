@@ -9,7 +9,8 @@
 ``all-kde``                kernel density of all statistics together
 =========================  ===================================================================
 
-All statistics are those that one pass over the audio measures: what a search finds (``consistency``) is judged alone.
+All statistics are those that one pass over the frames measures: what a search finds (``consistency``) and what lattices
+tell (``lattice_entropy``, ...) is judged alone.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from kaldi_uq.detector.normal import FILE_NAME, FrameQuantiles, load_frame_quant
 from kaldi_uq.detector.store import load_detector, save_detector
 from kaldi_uq.errors import DataError
 from kaldi_uq.io.files import DoneStamp
-from kaldi_uq.results.names import CONSISTENCY, GATE
+from kaldi_uq.results.names import APART, GATE
 from kaldi_uq.results.utterances import read_benign, statistics_table
 
 DETECTOR_DIR = "detector"  # in the directory of a model
@@ -63,7 +64,7 @@ def fit_detectors(
     if compare:
         found |= {f"{name}-one-sided": GaussianDetector(two_sided=False, statistic=name) for name in benign}
         found |= {f"{name}-kde": KernelDensityDetector([name]) for name in benign}
-        every = tuple(name for name in benign if name != CONSISTENCY) or tuple(benign)
+        every = tuple(name for name in benign if name not in APART) or tuple(benign)
         found[GATE] = JointDetector(every)
         if len(every) > 1:  # of one statistic, the others are there already
             joint = (MultivariateGaussianDetector(every), KernelDensityDetector(every))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,15 +13,17 @@ from kaldi_uq.config import Config, require
 from kaldi_uq.errors import EngineError
 from kaldi_uq.io.kaldi_model import read_gmm_model
 from kaldi_uq.io.lang import Lang
+from kaldi_uq.io.lattice import Lattice
 
 Matrices = Iterable[tuple[str, np.ndarray]]  # (utt, (T, C) log-likelihoods or (T, D) features), float32
 Features = Mapping[str, np.ndarray]  # utt -> (T, D) float32
 Transcripts = Mapping[str, Sequence[int]]  # utt -> word-ids
+LatticeSink = Callable[[str, Lattice], None]  # takes the lattice of an utterance, with unscaled acoustic costs
 
 
 @dataclass(frozen=True)
 class EngineOptions:
-    """How an engine that starts jobs runs them; the embedded engine starts none.
+    """How an engine that starts jobs runs them, and what decoding leaves behind; the embedded engine starts none.
 
     Attributes:
         cmd: command that runs jobs, with the interface of Kaldi's ``run.pl``; empty: ``utils/run.pl``.
@@ -29,7 +31,8 @@ class EngineOptions:
         first_job: number of the first job; a command that is itself a job of an array passes its own.
         work_dir: directory of logs (``log/``), lattices and temporary archives of operations that have no output
             directory of their own; jobs on other machines must see it.  ``None``: a temporary directory.
-        lattices: whether the lattices of decoding, ``lat.JOB.gz``, are kept in ``work_dir``.
+        lattices: whether the lattices of decoding, ``lat.JOB.gz``, are kept in ``work_dir``.  The embedded engine,
+            which searches for them after it has decoded, writes ``lat.<first_job>.gz``.
     """
 
     cmd: str = ""
@@ -37,6 +40,11 @@ class EngineOptions:
     first_job: int = 1
     work_dir: Path | None = None
     lattices: bool = False
+
+    @property
+    def lattice_dir(self) -> Path | None:
+        """Where the lattices of decoding are kept; ``None`` if they are not."""
+        return self.work_dir if self.lattices else None
 
 
 @dataclass(frozen=True)
@@ -58,11 +66,15 @@ class Hypothesis:
 
 @dataclass(frozen=True)
 class DecodeConfig(Config):
-    """Viterbi decoding and alignment.  ``acwt`` scales the unscaled log-likelihoods, once, here."""
+    """Viterbi decoding and alignment.  ``acwt`` scales the unscaled log-likelihoods, once, here.
+
+    ``lattice_beam`` has no part in the words: paths up to so much worse than the best are in a lattice.
+    """
 
     acwt: float = 0.1
     beam: float = 13.0
     max_active: int = 7000
+    lattice_beam: float = 6.0  # as in Kaldi's steps/decode.sh
     align_beam: float = 200.0
     retry_beam: float = 0.0  # 0: no second pass
     transition_scale: float = 1.0  # alignment only: the decoding graph has its own
@@ -70,7 +82,7 @@ class DecodeConfig(Config):
 
     def __post_init__(self) -> None:
         require(self.acwt > 0, f"acwt must be positive, got {self.acwt}")
-        require(self.beam > 0 and self.align_beam > 0, "beams must be positive")
+        require(min(self.beam, self.align_beam, self.lattice_beam) > 0, "beams must be positive")
 
 
 @dataclass(frozen=True)
@@ -113,20 +125,27 @@ class DeltasConfig(Config):
 
 
 class Decoder(ABC):
-    """A decoder of one graph.  Transition model, graph and words are read once, when it is made."""
+    """A decoder of one graph.  Transition model, graph and words are read once, when it is made.
+
+    Attributes:
+        keeps_lattices: whether :meth:`decode` writes the lattices of its utterances, over those of an earlier call.
+    """
+
+    keeps_lattices = False
 
     @abstractmethod
-    def decode(self, loglikes: Matrices) -> dict[str, Hypothesis]:
+    def decode(self, loglikes: Matrices, *, lattices: LatticeSink | None = None) -> dict[str, Hypothesis]:
         """Decode utterances.
 
         Args:
             loglikes: (utt, (T, C) float32) pairs, unscaled: the decoder applies ``acwt``.
+            lattices: gets the deterministic lattice of each utterance that has a path; without it none is made.
 
         Returns:
             utt -> hypothesis; an utterance without any surviving path is absent.
 
         Raises:
-            EngineError: scores that are not those of the model's C pdfs.
+            EngineError: scores that are not those of the model's C pdfs, or lattices of an engine that makes none.
         """
 
     def decode_long(self, utt: str, stretches: Iterable[np.ndarray]) -> tuple[str, ...]:

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from kaldi_uq.engine.base import Aligner, DecodeConfig, Decoder, Engine, Hypothesis, Matrices, Transcripts
+from kaldi_uq.engine.base import Aligner, DecodeConfig, Decoder, Engine, Hypothesis, LatticeSink, Matrices, Transcripts
 from kaldi_uq.engine.checks import check_scores, last_line, no_path
 from kaldi_uq.engine.files import existing_files, open_graph, open_lexicon, open_model
 from kaldi_uq.errors import EngineError
@@ -108,7 +108,9 @@ class PyKaldiDecoder(Decoder):
                 model, graph, allow_partial=True, acoustic_scale=config.acwt, decoder_opts=options
             )
 
-    def decode(self, loglikes: Matrices) -> dict[str, Hypothesis]:
+    def decode(self, loglikes: Matrices, *, lattices: LatticeSink | None = None) -> dict[str, Hypothesis]:
+        if lattices is not None:
+            raise EngineError("--engine pykaldi makes no lattices: use --engine embedded or --engine kaldi for them")
         recognizer, hypotheses = self._recognizer, {}
         for utt, scores in loglikes:
             check_scores(utt, scores, self._num_pdfs, self._model_dir)

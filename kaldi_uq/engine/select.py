@@ -32,7 +32,7 @@ def select_engine(requested: str | None = None, options: EngineOptions | None = 
 
     Args:
         requested: name of the engine; ``None``: the one that ``KALDI_ROOT`` decides.
-        options: how the engine runs jobs, if it runs any.
+        options: how the engine runs jobs, if it runs any, and whether it keeps lattices.
 
     Raises:
         EngineError: the engine cannot work here.
@@ -41,7 +41,7 @@ def select_engine(requested: str | None = None, options: EngineOptions | None = 
     if name == "embedded":
         from kaldi_uq.engine.embedded.engine import EmbeddedEngine
 
-        return EmbeddedEngine()
+        return EmbeddedEngine(options)
     if name == "pykaldi":
         from kaldi_uq.engine.pykaldi import PyKaldiEngine
 

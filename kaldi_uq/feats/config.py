@@ -118,8 +118,16 @@ class FrontEndConfig(Config):
     ``kind`` is ``kaldi`` (Kaldi's MFCC, options ``mfcc``), ``fbank`` (Kaldi's filter banks, options ``fbank``) or
     ``torchaudio`` (the paper's: torchaudio's MFCC on peak-normalised audio).  ``cmvn`` is ``none``, ``utterance`` (mean
     of the utterance itself, differentiable) or ``speaker`` (given statistics, Kaldi's ``apply-cmvn --utt2spk``);
-    ``norm_vars`` divides by the deviation too.  After the deltas every dimension is normalised with the mean and
-    deviation of the training set, which the model file carries.
+    ``norm_vars`` divides by the deviation too.  With ``lda_dim`` above 0 no derivatives follow but Kaldi's feature type
+    "lda": ``splice_left`` and ``splice_right`` frames beside each one, and from there to ``lda_dim`` dimensions by
+    ``final.mat``, which the model file carries.  ``fmllr`` then applies the transform of the speaker, which belongs to
+    the data.  At last every dimension is normalised with the mean and deviation of the training set, which the model
+    file carries; ``left_context`` and ``right_context`` are frames that the network sees beside each one.
+
+    With ``frame_subsampling_factor`` F above 1 the model has an output for every F-th frame of the features only: those
+    of frames 0, F, 2 F and so on, as nnet3 and chain models of Kaldi.
+    ``ivector_dim`` above 0 appends the i-vector of the moment, which belongs to the data, to the network's input of
+    each frame; ``ivector_extractor`` is the id of what extracted those of the training.
 
     ``level`` and ``noise_floor`` are root mean squares at full scale 1; 0, the default, leaves Kaldi's values exactly
     as they are.  ``level`` scales every utterance to one level first, so that quiet speech is not lost below the floor.
@@ -138,6 +146,13 @@ class FrontEndConfig(Config):
     right_context: int = 4
     level: float = 0.0
     noise_floor: float = 0.0
+    splice_left: int = 0
+    splice_right: int = 0
+    lda_dim: int = 0
+    fmllr: bool = False
+    frame_subsampling_factor: int = 1
+    ivector_dim: int = 0
+    ivector_extractor: str = ""
 
     LIMITS: ClassVar[Limits] = {
         "delta_order": (0, 10),  # Kaldi's recipes have 2
@@ -146,6 +161,11 @@ class FrontEndConfig(Config):
         "right_context": (0, 1000),
         "level": (0, 1),  # root mean squares, full scale 1
         "noise_floor": (0, 1),
+        "splice_left": (0, 100),
+        "splice_right": (0, 100),
+        "lda_dim": (0, 500),  # Kaldi's recipes have 40
+        "frame_subsampling_factor": (1, 100),  # chain models have 3
+        "ivector_dim": (0, 5000),  # Kaldi's recipes have 100
     }
 
     def __post_init__(self) -> None:
@@ -159,6 +179,25 @@ class FrontEndConfig(Config):
             not (self.noise_floor and self.kind == "torchaudio"),
             "noise_floor is for Kaldi's features (frontend kaldi or fbank), whose energies it is added to",
         )
+
+        require(
+            not (self.lda_dim and self.delta_order),
+            f"delta_order {self.delta_order}: features have derivatives or final.mat, not both; set --delta-order 0",
+        )
+        require(
+            bool(self.lda_dim) or not (self.splice_left or self.splice_right),
+            "splice_left and splice_right are for features with final.mat; a network's own context is left_context "
+            "and right_context",
+        )
+        require(
+            not ((self.lda_dim or self.fmllr or self.ivector_dim) and self.kind == "torchaudio"),
+            "final.mat, fMLLR and i-vectors are for Kaldi's features: choose --frontend kaldi, or --opts-dir none",
+        )
+
+    @property
+    def takes_adaptation(self) -> bool:
+        """Whether something must be known of each utterance beside its audio, such as statistics or a transform."""
+        return self.cmvn == "speaker" or self.fmllr or self.ivector_dim > 0
 
     @property
     def base(self) -> MfccConfig | FbankConfig:

@@ -27,6 +27,7 @@ def read_data_dir(
     sample_rate: float | None = None,
     min_samples: int = 1,
     allow_pipes: bool = False,
+    resample: bool = False,
     max_bad: int = 0,
     report: Path,
 ) -> DataDir:
@@ -40,6 +41,7 @@ def read_data_dir(
         sample_rate: sample rate in Hz that the audio must have; ``None``: that of most files.
         min_samples: samples of the shortest audio that can be used.
         allow_pipes: run the lines of ``wav.scp`` that are commands.
+        resample: audio of another rate is resampled when it is read.
         max_bad: number of utterances that may be left out; 0: the directory must be whole, and no audio is read here.
         report: file that names those left out, and why: ``utt<TAB>file<TAB>reason`` lines; none if there are none.
 
@@ -55,7 +57,9 @@ def read_data_dir(
     whole = [utt for utt in data.utts if utt not in bad]
     if whole:
         complete = data.subset(whole)
-        problems = unusable(complete, sample_rate=sample_rate, min_samples=min_samples, allow_pipes=allow_pipes)
+        problems = unusable(
+            complete, sample_rate=sample_rate, min_samples=min_samples, allow_pipes=allow_pipes, resample=resample
+        )
         bad |= {utt: (data.source(utt), str(error)) for utt, error in problems.items()}
     num_utts += len(whole)
     if not bad:

@@ -4,7 +4,7 @@ OpenFst believes what it reads: one damaged bit can crash it, make it loop, or m
 every file is read and checked here, and the engine's OpenFst gets the checked arrays alone.  The embedded engine's
 OpenFst also does not know the type ``const``, in which Kaldi's ``utils/mkgraph.sh`` writes HCLG.fst.
 
-Source of the format: OpenFst ``fst.h`` (FstHeader), ``vector-fst.h``, ``const-fst.h``, ``symbol-table.h``.
+Source of the format: OpenFst ``vector-fst.h``, ``const-fst.h``.
 """
 
 from __future__ import annotations
@@ -18,14 +18,9 @@ import numpy as np
 
 from kaldi_uq.errors import DataError
 from kaldi_uq.io.fst_checks import Labels, problem_of
+from kaldi_uq.io.fst_stream import IS_ALIGNED, FstStream, vector_header
 
-_MAGIC, _SYMBOLS_MAGIC = 2125659606, 2125658996
-_HAS_INPUT_SYMBOLS, _HAS_OUTPUT_SYMBOLS, _IS_ALIGNED = 1, 2, 4
-_KNOWN_FLAGS = _HAS_INPUT_SYMBOLS | _HAS_OUTPUT_SYMBOLS | _IS_ALIGNED
 _VERSIONS = {"vector": (2,), "const": (1, 2)}
-_EXPANDED, _MUTABLE = 1, 2  # the properties of every FST of type vector
-_ALIGNMENT = 16  # bytes
-_MAX_NAME = 1 << 16  # bytes of a name; a longer one is damage
 
 ARC = np.dtype([("ilabel", "<i4"), ("olabel", "<i4"), ("weight", "<f4"), ("nextstate", "<i4")])
 _STATE_HEAD = np.dtype([("final", "<f4"), ("count", "<i8")])  # before a state's arcs, in a file of type vector
@@ -55,51 +50,6 @@ class FstArrays:
         return self.arcs[self.offsets[state] : self.offsets[state + 1]]
 
 
-class _Cursor:
-    def __init__(self, data: bytes, path: Path) -> None:
-        self.data, self.path, self.at = data, path, 0
-
-    def fail(self, message: str) -> DataError:
-        return DataError(f"{self.path}: not an FST file, or a damaged one: {message}; make it again")
-
-    def fail_here(self, message: str) -> DataError:
-        return self.fail(f"{message} at byte {self.at}")
-
-    def take(self, size: int) -> bytes:
-        if size < 0 or self.at + size > len(self.data):
-            raise self.fail_here("unexpected end")
-        self.at += size
-        return self.data[self.at - size : self.at]
-
-    def unpack(self, form: str) -> tuple[int, ...]:
-        return struct.unpack("<" + form, self.take(struct.calcsize("<" + form)))
-
-    def name(self) -> str:
-        (size,) = self.unpack("i")
-        if not 0 <= size <= _MAX_NAME:
-            raise self.fail_here(f"a name of {size} bytes")
-        return self.take(size).decode("utf-8", "replace")
-
-    def array(self, dtype: np.dtype, count: int) -> np.ndarray:
-        return np.frombuffer(self.take(dtype.itemsize * count), dtype)
-
-    def align(self) -> None:
-        self.take(-self.at % _ALIGNMENT)
-
-    def skip_symbols(self) -> None:
-        """Pass over a symbol table: what the labels mean is what ``words.txt`` and ``phones.txt`` say."""
-        (magic,) = self.unpack("i")
-        if magic != _SYMBOLS_MAGIC:
-            raise self.fail_here("expected a symbol table")
-        self.name()
-        _, size = self.unpack("qq")
-        if size < 0:
-            raise self.fail_here(f"a symbol table of {size} symbols")
-        for _ in range(size):  # ends with the file at the latest
-            self.name()
-            self.unpack("q")
-
-
 def read_fst_arrays(
     path: str | os.PathLike[str], *, inputs: Labels | None = None, outputs: Labels | None = None
 ) -> FstArrays:
@@ -116,24 +66,16 @@ def read_fst_arrays(
     path = Path(path)
     if not path.is_file():
         raise DataError(f"{path}: no such file")
-    cursor = _Cursor(path.read_bytes(), path)
-    (magic,) = cursor.unpack("i")
-    if magic != _MAGIC:
-        raise cursor.fail("no FST header")
-    kind, arc_type = cursor.name(), cursor.name()
+    cursor = FstStream(path.read_bytes(), path)
+    kind, arc_type = cursor.types()
     if kind not in _VERSIONS or arc_type != "standard":
         raise DataError(
             f"{path}: FST of type {kind!r:.60} with arcs {arc_type!r:.60}, expected vector or const with standard "
             "arcs; convert it with fstconvert --fst_type=const"
         )
-    version, flags, _, start, num_states, num_arcs = cursor.unpack("iiQqqq")
-    if version not in _VERSIONS[kind] or flags & ~_KNOWN_FLAGS:
-        raise cursor.fail(f"version {version} of type {kind} with flags {flags}")
-    for flag in (_HAS_INPUT_SYMBOLS, _HAS_OUTPUT_SYMBOLS):
-        if flags & flag:
-            cursor.skip_symbols()
+    version, flags, start, num_states, num_arcs = cursor.sizes(_VERSIONS[kind])
     if kind == "const":
-        aligned = bool(flags & _IS_ALIGNED) or version == 1
+        aligned = bool(flags & IS_ALIGNED) or version == 1
         finals, offsets, arcs = _read_const(cursor, num_states, num_arcs, aligned)
     else:
         finals, offsets, arcs = _read_vector(cursor, num_states)
@@ -147,7 +89,7 @@ def read_fst_arrays(
     return FstArrays(start, finals, offsets, arcs, kind)
 
 
-def _read_const(cursor: _Cursor, num_states: int, num_arcs: int, aligned: bool) -> tuple[np.ndarray, ...]:
+def _read_const(cursor: FstStream, num_states: int, num_arcs: int, aligned: bool) -> tuple[np.ndarray, ...]:
     if aligned:
         cursor.align()
     states = cursor.array(_CONST_STATE, num_states)
@@ -166,7 +108,7 @@ def _read_const(cursor: _Cursor, num_states: int, num_arcs: int, aligned: bool) 
     return states["final"], offsets, arcs
 
 
-def _read_vector(cursor: _Cursor, num_states: int) -> tuple[np.ndarray, ...]:
+def _read_vector(cursor: FstStream, num_states: int) -> tuple[np.ndarray, ...]:
     """A state's place is known when that before it is read: a loop over states, which takes their counts alone."""
     counts: list[int] = []
     unpack_from, data, begin, end = struct.Struct("<q").unpack_from, cursor.data, cursor.at, len(cursor.data)
@@ -200,8 +142,7 @@ def _places(offsets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 def vector_bytes(fst: FstArrays) -> bytes:
     """An FST file of type ``vector``, without symbol tables, and without properties that its reader would believe."""
-    head = struct.pack("<ii6si8s", _MAGIC, 6, b"vector", 8, b"standard")
-    head += struct.pack("<iiQqqq", 2, 0, _EXPANDED | _MUTABLE, fst.start, len(fst.finals), len(fst.arcs))
+    head = vector_header("standard", fst.start, len(fst.finals), len(fst.arcs))
     heads, is_arc = _places(fst.offsets)
     words = np.empty(len(is_arc), "<u4")
     words[is_arc] = np.ascontiguousarray(fst.arcs).view("<u4")

@@ -12,6 +12,7 @@ from collections.abc import Collection, Iterable
 from pathlib import Path
 
 from kaldi_uq.errors import DataError
+from kaldi_uq.io.commands import decoding_of
 from kaldi_uq.io.pipes import is_pipe
 from kaldi_uq.io.rxfile import split_offset
 
@@ -96,5 +97,7 @@ def check_not_input(out_dir: Path, sources: Iterable[str]) -> None:
     """
     folder = (out_dir / "wav").resolve()
     for source in sources:
-        if not is_pipe(source) and folder in Path(split_offset(source)[0]).resolve().parents:
+        decoding = decoding_of(source)
+        file = decoding.file if decoding else "" if is_pipe(source) else split_offset(source)[0]
+        if file and folder in Path(file).resolve().parents:
             raise DataError(f"{out_dir}: the output would replace its input {source}; choose another directory")

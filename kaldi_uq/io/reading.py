@@ -49,7 +49,12 @@ _KINDS = {
 
 
 def open_file(
-    path: PathLike, *, hint: str = "", error: type[KaldiUqError] = DataError, allow_fifo: bool = False
+    path: PathLike,
+    *,
+    hint: str = "",
+    error: type[KaldiUqError] = DataError,
+    allow_fifo: bool = False,
+    unpack: bool = True,
 ) -> IO[bytes]:
     """Open a file for reading.
 
@@ -58,6 +63,7 @@ def open_file(
         hint: end of every message, such as ``" (wav.scp:3)"`` or ``"; steps/make_mfcc.sh makes it"``.
         error: class of the errors.
         allow_fifo: a pipe with a name is allowed too, as the shell makes of ``<(command)``.
+        unpack: unpack ``.gz``.
 
     Raises:
         KaldiUqError: there is no such file, it cannot be opened, or it is none; of the class ``error``.
@@ -74,7 +80,8 @@ def open_file(
         raise error(f"{path}: {problem.strerror}{hint}") from None
     except ValueError:  # a NUL
         raise error(f"{os.fspath(path)!r}: no name of a file{hint}") from None
-    return io.BufferedReader(_Unpacked(stream, path, error)) if os.fspath(path).endswith(".gz") else stream
+    packed = unpack and os.fspath(path).endswith(".gz")
+    return io.BufferedReader(_Unpacked(stream, path, error)) if packed else stream
 
 
 class _Unpacked(io.RawIOBase):

@@ -8,11 +8,22 @@ from typing import IO
 import numpy as np
 
 from kaldi_uq.errors import DataError
+from kaldi_uq.io.commands import decoding_of
 from kaldi_uq.io.reading import open_file
-from kaldi_uq.io.riff import Contents, Layout, layout_of
+from kaldi_uq.io.resample import Resampler
+from kaldi_uq.io.riff import Contents, Layout, is_wav, layout_of
 from kaldi_uq.io.rxfile import split_offset
-from kaldi_uq.io.sphere import MAGIC
-from kaldi_uq.io.wav import Source, channels_of, check_rate, contents, is_streamed, only_channel, scaled, source_name
+from kaldi_uq.io.wav import (
+    Source,
+    channels_of,
+    check_rate,
+    contents,
+    is_streamed,
+    only_channel,
+    read_wav,
+    scaled,
+    source_name,
+)
 
 _CHECKED_AT_ONCE = 1 << 20  # samples
 
@@ -59,16 +70,18 @@ def open_recording(
     where: str = "",
     allow_pipes: bool = False,
     max_bytes: int | None = None,
+    resampler: Resampler | None = None,
 ) -> np.ndarray | Recording:
     """Read audio of one channel, or leave it where it is if it is long.
 
-    A WAV file stays where it is.  What comes through a pipe, is compressed or lies in an archive is kept as it comes,
-    which takes less memory than its samples.  SPHERE is always read.
+    A WAV file stays where it is.  One that comes through a pipe, is gzipped or lies in an archive is kept as it comes,
+    which takes less memory than its samples.  Audio of other formats, of another rate that is to be resampled, and what
+    a command decodes that need not run, is always read.
 
     Args:
         source: as of :func:`kaldi_uq.io.wav.read_wav`.
         longest: samples of the longest audio that is read.
-        expected_rate, where, allow_pipes, max_bytes: as of :func:`kaldi_uq.io.wav.read_wav`.
+        expected_rate, where, allow_pipes, max_bytes, resampler: as of :func:`kaldi_uq.io.wav.read_wav`.
 
     Returns:
         (N,) float32 in [-1, 1], or a recording of more than ``longest`` samples.
@@ -76,16 +89,34 @@ def open_recording(
     Raises:
         as :func:`kaldi_uq.io.wav.read_wav`.
     """
+    if _is_decoded(source):
+        return read_wav(
+            source,
+            expected_rate=expected_rate,
+            where=where,
+            allow_pipes=allow_pipes,
+            max_bytes=max_bytes,
+            resampler=resampler,
+        )[0]
     name, streamed = source_name(source, where), is_streamed(source)
+    expected_rate = None if resampler else expected_rate
     data: bytes | _File = _open(source, longest, where, max_bytes) or contents(source, where, allow_pipes, max_bytes)
-    if data[: len(MAGIC)] != MAGIC:
+    if is_wav(data):
         layout = layout_of(data, name, streamed=streamed)
         check_rate(layout.format.rate, expected_rate, name)
+        as_it_is = layout.format.channels == 1 and (resampler is None or layout.format.rate == resampler.rate)
         recording = Recording(data, layout, name)
-        if layout.format.channels == 1 and len(recording) > longest and recording.is_sound():
+        if as_it_is and len(recording) > longest and recording.is_sound():
             return recording
-    # short, or with something wrong, which is best said of the whole
-    return only_channel(channels_of(data[:], name, expected_rate=expected_rate, streamed=streamed)[0], name)
+    # short, to be decoded or resampled, or with something wrong, which is best said of the whole
+    channels, rate = channels_of(data[:], name, expected_rate=expected_rate, streamed=streamed, max_bytes=max_bytes)
+    return only_channel(channels, rate, name, resampler)[0]
+
+
+def _is_decoded(source: Source) -> bool:
+    """Whether it is a command that is not run, because it only decodes a file."""
+    decoding = decoding_of(os.fspath(source)) if isinstance(source, (str, os.PathLike)) else None
+    return decoding is not None and not decoding.of_bytes
 
 
 class _File:

@@ -34,9 +34,9 @@ STREAM_LENGTH = 0x7FFFF000
 
 # the beginnings of what is found under a name that ends in .wav: place, bytes, what it is
 _OTHERS = (
-    (0, b"fLaC", "FLAC"), (0, b"OggS", "Ogg (Vorbis, Opus or Speex)"), (0, b"ID3", "MP3"), (4, b"ftyp", "MP4 or M4A"),
-    (0, b"FORM", "AIFF"), (0, b".snd", "Sun AU"), (0, b"caff", "Apple CAF"), (0, b"wvpk", "WavPack"),
-    (0, b"#!AMR", "AMR"), (0, b"MAC ", "Monkey's Audio"), (0, b"\x1aE\xdf\xa3", "WebM or Matroska"),
+    (4, b"ftyp", "MP4 or M4A"), (0, b"FORM", "AIFF"), (0, b".snd", "Sun AU"), (0, b"caff", "Apple CAF"),
+    (0, b"wvpk", "WavPack"), (0, b"#!AMR", "AMR"), (0, b"MAC ", "Monkey's Audio"),
+    (0, b"\x1aE\xdf\xa3", "WebM or Matroska"),
     (0, b"riff\x2e\x91\xcf\x11", "Sony Wave64"), (8, b"AVI ", "AVI"), (0, b"ajkg", "shorten"),
 )  # fmt: skip
 _NOT_AUDIO = (
@@ -137,9 +137,14 @@ def parse_wav(data: bytes, name: str, *, streamed: bool) -> tuple[np.ndarray, in
     return layout.channels(data), layout.format.rate
 
 
+def is_wav(data: Contents) -> bool:
+    """Whether a file begins as a WAV file does."""
+    return data[:4] in (b"RIFF", b"RIFX", b"RF64") and data[8:12] == b"WAVE"
+
+
 def layout_of(data: Contents, name: str, *, streamed: bool) -> Layout:
     """Where the audio of a WAV file is; arguments and errors are those of :func:`parse_wav`."""
-    if len(data) < 12 or data[:4] not in (b"RIFF", b"RIFX", b"RF64") or data[8:12] != b"WAVE":
+    if not is_wav(data):
         raise DataError(f"{name}: {_what_else(data, name)}")
     order = ">" if data[:4] == b"RIFX" else "<"
     fmt, begin, length = _chunks(data, name, order)

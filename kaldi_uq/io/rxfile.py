@@ -13,7 +13,8 @@ from typing import IO
 import numpy as np
 
 from kaldi_uq.errors import DataError
-from kaldi_uq.io.pipes import is_pipe, read_pipe
+from kaldi_uq.io.commands import decoding_of
+from kaldi_uq.io.pipes import MAX_OUTPUT, is_pipe, read_pipe
 from kaldi_uq.io.reading import open_file
 
 ROW_TOLERANCE = 3  # rows that a range may reach beyond the end, because times are rounded
@@ -59,21 +60,29 @@ def take_range(matrix: np.ndarray, text: str) -> np.ndarray:
     return matrix[tuple(slices)]
 
 
-def open_rxfile(rxfilename: str, *, where: str = "", allow_pipes: bool = False) -> IO[bytes]:
+def open_rxfile(
+    rxfilename: str, *, where: str = "", allow_pipes: bool = False, max_bytes: int | None = None
+) -> IO[bytes]:
     """Open an rxfilename without range, at its offset.
 
     Args:
         rxfilename: file, ``file:offset`` or pipe; ``.gz`` files are unpacked, and their offsets count unpacked bytes.
+            ``cat FILE |`` and ``gunzip -c FILE |`` are read as the file, without leave.
         where: file and line that the name comes from, for messages.
         allow_pipes: run a pipe.
+        max_bytes: the most that a pipe may write.
 
     Raises:
         DataError: no such file, no regular one, none that long, or a pipe that is not allowed or fails.
     """
-    if is_pipe(rxfilename):
-        return io.BytesIO(read_pipe(rxfilename, where=where or "input", allow_pipes=allow_pipes))
-    name, offset = split_offset(rxfilename)
     hint = f" ({where})" if where else ""
+    decoding = decoding_of(rxfilename)
+    if decoding and decoding.of_bytes:
+        return open_file(decoding.file, hint=hint, unpack=decoding.program == "gunzip")
+    if is_pipe(rxfilename):
+        limit = MAX_OUTPUT if max_bytes is None else max_bytes
+        return io.BytesIO(read_pipe(rxfilename, where=where or "input", allow_pipes=allow_pipes, max_bytes=limit))
+    name, offset = split_offset(rxfilename)
     stream = open_file(name, hint=hint)
     if offset:
         if not name.endswith(".gz") and offset > os.fstat(stream.fileno()).st_size:

@@ -13,7 +13,7 @@ from pathlib import Path
 from kaldi_uq.errors import DataError
 from kaldi_uq.io.datadir import BY_RECO, BY_SPK, TABLES, c_sorted, invert_utt2spk, parse_segments, read_table
 from kaldi_uq.io.names import id_problem
-from kaldi_uq.io.pipes import is_pipe
+from kaldi_uq.io.pipes import check_leave
 from kaldi_uq.io.reading import check_for_kaldi
 from kaldi_uq.io.segments import Segment
 
@@ -54,8 +54,9 @@ def validate_data_dir(
     for name, table in tables.items():
         check_for_kaldi(path / name, _remedy(path))
         _check_values(path / name, table)
-        if name.endswith(".scp") and not allow_pipes:
-            _check_pipes(path / name, table)
+        if name.endswith(".scp"):
+            for number, (key, value) in enumerate(table.items(), 1):
+                check_leave(value, where=f"{path / name}:{number}: {key!r}", allow_pipes=allow_pipes)
     check_agreement(path, tables)
     _check_ids(path / "utt2spk", tables["utt2spk"])
     _check_speakers(path, tables["utt2spk"], tables["spk2utt"], spk_sort=spk_sort)
@@ -143,15 +144,6 @@ def _check_values(path: Path, table: Mapping[str, str]) -> None:
         problem = malformed(path.name, value)
         if problem:
             raise DataError(f"{path}:{number}: {key!r}: {problem}")
-
-
-def _check_pipes(path: Path, table: Mapping[str, str]) -> None:
-    for number, (key, value) in enumerate(table.items(), 1):
-        if is_pipe(value):
-            raise DataError(
-                f"{path}:{number}: {key!r}: {value!r} is a pipe, and a command of a table runs only with "
-                "--allow-pipes; pass that option if the table is your own"
-            )
 
 
 def _check_ids(path: Path, utt2spk: Mapping[str, str]) -> None:

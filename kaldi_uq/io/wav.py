@@ -1,7 +1,8 @@
 """Audio, strictly: what is not plainly good audio is an error that says what is wrong.
 
-One reader for whatever a line of ``wav.scp`` or the name of a file stands for: WAV or NIST SPHERE, a file, a place in
-an archive of files, or a pipe; and a check for audio that comes from Python.
+One reader for whatever a line of ``wav.scp`` or the name of a file stands for: WAV, NIST SPHERE, FLAC, Ogg or MP3, as
+their contents say and not their names; a file, a place in an archive of files, or a pipe, of which those that only
+decode a file are not run; and a check for audio that comes from Python.
 """
 
 from __future__ import annotations
@@ -14,9 +15,12 @@ import numpy as np
 import numpy.typing as npt
 
 from kaldi_uq.errors import DataError
+from kaldi_uq.io.commands import Decoding, decoding_of
+from kaldi_uq.io.encoded import encoded_kind, parse_encoded
 from kaldi_uq.io.files import atomic_write
-from kaldi_uq.io.pipes import is_pipe
-from kaldi_uq.io.reading import read_up_to
+from kaldi_uq.io.pipes import MAX_OUTPUT, is_pipe, no_leave, pipes_allowed, read_pipe
+from kaldi_uq.io.reading import open_file, read_up_to
+from kaldi_uq.io.resample import Resampler
 from kaldi_uq.io.riff import STREAM_LENGTH, parse_wav
 from kaldi_uq.io.rxfile import open_rxfile
 from kaldi_uq.io.sphere import MAGIC, parse_sphere
@@ -122,15 +126,18 @@ def read_wav(
     where: str = "",
     allow_pipes: bool = False,
     max_bytes: int | None = None,
+    resampler: Resampler | None = None,
 ) -> tuple[np.ndarray, int]:
     """Read audio of one channel.
 
     Args:
-        source: a file, ``file.ark:offset`` or a pipe, as in a line of ``wav.scp``, or an open stream; WAV or SPHERE.
+        source: a file, ``file.ark:offset`` or a pipe, as in a line of ``wav.scp``, or an open stream; WAV, SPHERE,
+            FLAC, Ogg (Vorbis, Opus) or MP3.
         expected_rate: sample rate in Hz; another rate is an error.
         where: file and line that the source comes from, or the name of the stream, for messages.
-        allow_pipes: run a pipe.
-        max_bytes: length of the longest file, unpacked; a longer one is an error.
+        allow_pipes: run a pipe that does more than decode a file, see :func:`kaldi_uq.io.pipes.pipes_allowed`.
+        max_bytes: length of the longest file, unpacked and as 16 bit; a longer one is an error.
+        resampler: brings the audio to its rate, in place of ``expected_rate``.
 
     Returns:
         ``(samples, rate)``: (N,) float32 in [-1, 1], and Hz.
@@ -138,27 +145,34 @@ def read_wav(
     Raises:
         DataError: missing, empty, truncated, not audio, not mono, another rate, NaN or beyond full scale, all zero; a
             pipe that is not allowed or fails.
-        MissingDependencyError: a SPHERE file is compressed and ``sph2pipe`` is not there.
+        MissingDependencyError: a SPHERE file is compressed and ``sph2pipe`` is not there, or soundfile is not
+            installed.
     """
     channels, rate = read_channels(
-        source, expected_rate=expected_rate, where=where, allow_pipes=allow_pipes, max_bytes=max_bytes
+        source,
+        expected_rate=None if resampler else expected_rate,
+        where=where,
+        allow_pipes=allow_pipes,
+        max_bytes=max_bytes,
     )
-    return only_channel(channels, source_name(source, where)), rate
+    return only_channel(channels, rate, source_name(source, where), resampler)
 
 
-def only_channel(channels: np.ndarray, name: str) -> np.ndarray:
-    """The channel (N,) of audio (channels, N) that has just one.
+def only_channel(
+    channels: np.ndarray, rate: int, name: str, resampler: Resampler | None = None
+) -> tuple[np.ndarray, int]:
+    """The channel (N,) of audio (channels, N) that has just one, resampled if there is a resampler, and its rate.
 
     Raises:
-        DataError: more than one, or silence.
+        DataError: more than one, silence, or a rate that cannot be resampled.
     """
     if len(channels) != 1:
-        raise DataError(
-            f"{name}: {len(channels)} channels, expected 1; choose one: sox {shlex.quote(name)} out.wav remix 1"
-        )
+        command = f"sox {shlex.quote(name)} out.wav remix 1"
+        how = f": {command}" if os.path.isfile(name) else ", for example with remix 1 of sox or -c 1 of sph2pipe"
+        raise DataError(f"{name}: {len(channels)} channels, expected 1; choose one{how}")
     if not np.any(channels):
         raise DataError(f"{name}: silent: all {channels.shape[1]} samples are zero; remove the utterance")
-    return np.asarray(channels[0])
+    return (resampler(channels[0], rate, name), int(resampler.rate)) if resampler else (channels[0], rate)
 
 
 def read_channels(
@@ -174,16 +188,25 @@ def read_channels(
     Returns:
         ``(channels, rate)``: (channels, N) float32 in [-1, 1], and Hz.
     """
+    command = os.fspath(source) if isinstance(source, (str, os.PathLike)) else ""
+    decoding = decoding_of(command)
+    if decoding and not decoding.of_bytes:
+        values, rate, name = _decoded(decoding, command, where, allow_pipes, max_bytes)
+        return _checked(values, rate, name, expected_rate)
     data, name = contents(source, where, allow_pipes, max_bytes), source_name(source, where)
-    return channels_of(data, name, expected_rate=expected_rate, streamed=is_streamed(source))
+    return channels_of(data, name, expected_rate=expected_rate, streamed=is_streamed(source), max_bytes=max_bytes)
 
 
-def channels_of(data: bytes, name: str, *, expected_rate: float | None, streamed: bool) -> tuple[np.ndarray, int]:
+def channels_of(
+    data: bytes, name: str, *, expected_rate: float | None, streamed: bool, max_bytes: int | None
+) -> tuple[np.ndarray, int]:
     """The same of a file in memory; ``streamed`` as of :func:`kaldi_uq.io.riff.parse_wav`."""
-    if data.startswith(MAGIC):
-        values, rate = parse_sphere(data, name)
-    else:
-        values, rate = parse_wav(data, name, streamed=streamed)
+    values, rate = _parse(data, name, streamed=streamed, max_bytes=max_bytes)
+    return _checked(values, rate, name, expected_rate)
+
+
+def _checked(values: np.ndarray, rate: int, name: str, expected_rate: float | None) -> tuple[np.ndarray, int]:
+    """Channels and rate as of :func:`_parse` as those of :func:`read_channels`."""
     check_rate(rate, expected_rate, name)
     try:
         return scaled(values, name), rate
@@ -200,7 +223,7 @@ def check_rate(rate: int, expected: float | None, name: str) -> None:
     if expected is not None and rate != expected:
         raise DataError(
             f"{name}: sample rate {rate} Hz, expected {expected:g} Hz (--sample-frequency of the feature "
-            "configuration); resample the audio or change the configuration"
+            "configuration); resample the audio, or have it resampled with --resample, or change the configuration"
         )
 
 
@@ -216,6 +239,43 @@ def scaled(values: np.ndarray, name: str) -> np.ndarray:
         values = values / -float(np.iinfo(values.dtype).min)
     channels = [as_float(channel, name=name) for channel in values]
     return channels[0][None] if len(channels) == 1 else np.stack(channels)  # one channel without a copy
+
+
+def _parse(data: bytes, name: str, *, streamed: bool, max_bytes: int | None) -> tuple[np.ndarray, int]:
+    """The channels, (channels, N) of any type over its full range, and the rate of a file, by its contents."""
+    if data.startswith(MAGIC):
+        return parse_sphere(data, name)
+    if encoded_kind(data):
+        return parse_encoded(data, name, max_bytes)
+    return parse_wav(data, name, streamed=streamed)
+
+
+def _decoded(
+    decoding: Decoding, command: str, where: str, allow_pipes: bool, max_bytes: int | None
+) -> tuple[np.ndarray, int, str]:
+    """What a command makes of its file: channels and rate as of :func:`_parse`, and the name for messages.
+
+    It is run where more is to be done than reading, and that is allowed.
+    """
+    name = decoding.file
+    with open_file(name, hint=f" ({where})" if where else "", unpack=False) as stream:
+        data = _bounded(stream, None, name, max_bytes)
+    kind = "SPHERE" if data.startswith(MAGIC) else encoded_kind(data) or "WAV"
+    if decoding.kind not in ("", kind):
+        raise DataError(f"{name}: no {decoding.kind} file, as {decoding.program} takes it ({where}); correct the line")
+    values, rate = _parse(data, name, streamed=False, max_bytes=max_bytes)
+    bits = None if values.dtype.kind == "f" else 8 * values.dtype.itemsize
+    if why := decoding.obstacle(rate=rate, channels=len(values), bits=bits):
+        if not pipes_allowed(allow_pipes):
+            raise no_leave(command, where or "input", why)
+        name = source_name(command, where)
+        data = read_pipe(command, where=where or "input", allow_pipes=True, max_bytes=max_bytes or MAX_OUTPUT)
+        return *_parse(data, name, streamed=True, max_bytes=max_bytes), name
+    if decoding.channel is None:
+        return values, rate, name
+    if decoding.channel >= len(values):
+        raise DataError(f"{name}: no channel {decoding.channel + 1}, there are {len(values)} ({where})")
+    return values[decoding.channel :][:1], rate, name
 
 
 def is_streamed(source: Source) -> bool:
@@ -235,10 +295,12 @@ def contents(source: Source, where: str, allow_pipes: bool, max_bytes: int | Non
     """The bytes of the audio file that a source stands for."""
     if not isinstance(source, (str, os.PathLike)):
         return _bounded(source, None, where, max_bytes)
-    with open_rxfile(os.fspath(source), where=where, allow_pipes=allow_pipes) as stream:
+    with open_rxfile(os.fspath(source), where=where, allow_pipes=allow_pipes, max_bytes=max_bytes) as stream:
         if not stream.tell():
             return _bounded(stream, None, source_name(source, where), max_bytes)
         head = stream.read(8)  # one of the WAV files of an archive: as long as its header says
+        if kind := encoded_kind(head):
+            raise DataError(f"{source_name(source, where)}: {kind} in an archive; expected WAV or SPHERE there")
         size = int.from_bytes(head[4:], "big" if head.startswith(b"RIFX") else "little")
         if head[:4] in (b"RIFF", b"RIFX") and not 0 < size < STREAM_LENGTH:
             raise DataError(f"{source_name(source, where)}: a WAV file of unknown length in an archive; write it again")

@@ -11,6 +11,7 @@ import numpy as np
 
 from kaldi_uq.errors import DataError
 from kaldi_uq.io.datadir import DataDir
+from kaldi_uq.io.resample import Resampler
 from kaldi_uq.io.wav import read_channels, read_wav
 
 MAX_BATCH_SAMPLES = 1 << 21  # padded samples of a batch: about 130 s of 16 kHz audio, 100 MB in the front end
@@ -62,6 +63,7 @@ def read_waves(
     min_samples: int = 1,
     utts: Collection[str] | None = None,
     allow_pipes: bool = False,
+    resample: bool = False,
 ) -> dict[str, np.ndarray]:
     """Read the waveforms of a data directory; with ``segments`` the parts of the recordings.
 
@@ -71,6 +73,7 @@ def read_waves(
         min_samples: number of samples of the shortest waveform that can be used.
         utts: utterances to read; only their recordings are opened.  All utterances by default.
         allow_pipes: run the lines of ``wav.scp`` that are commands.
+        resample: resample what has another rate, and log how much that was; parts of recordings after they are cut.
 
     Returns:
         utt -> (N,) float32 in [-1, 1], in the directory's order.
@@ -86,38 +89,50 @@ def read_waves(
     chosen = set(table if utts is None else utts)
     wanted = [utt for utt in table if utt in chosen]
     waves: dict[str, np.ndarray] = {}
+    resampler = Resampler(sample_rate) if resample else None
     for recording in _recordings(data, wanted):
-        audio = _read(recording, data, expected_rate=sample_rate, allow_pipes=allow_pipes)
-        waves |= {utt: _part(data, utt, *audio) for utt in recording.utts}
+        waves |= _utterances(recording, data, sample_rate, allow_pipes, resampler)
     for utt in wanted:
         _check_length(data, utt, len(waves[utt]), sample_rate, min_samples)
+    if resampler:
+        resampler.report(str(data.path), len(wanted))
     return {utt: waves[utt] for utt in wanted}
 
 
 def unusable(
-    data: DataDir, *, sample_rate: float | None, min_samples: int = 1, allow_pipes: bool = False
+    data: DataDir,
+    *,
+    sample_rate: float | None,
+    min_samples: int = 1,
+    allow_pipes: bool = False,
+    resample: bool = False,
 ) -> dict[str, DataError]:
     """The utterances whose audio :func:`read_waves` would refuse, and why; all audio is read, and none is kept.
 
     Args:
         data: the directory.
         sample_rate: sample rate in Hz that every file must have; ``None``: that of most files.
-        min_samples, allow_pipes: as of :func:`read_waves`.
+        min_samples, allow_pipes, resample: as of :func:`read_waves`.
     """
     found: dict[str, DataError] = {}
     rates: dict[str, int] = {}
+    resampler = Resampler(sample_rate) if resample and sample_rate else None
     for recording in _recordings(data, list(data.segments or data.wav_scp)):
         try:
-            samples, rate = _read(recording, data, expected_rate=sample_rate, allow_pipes=allow_pipes)
+            samples, rate = _read(recording, data, None if resampler else sample_rate, allow_pipes)
         except DataError as error:
             found |= dict.fromkeys(recording.utts, error)
             continue
         for utt in recording.utts:
-            rates[utt] = rate
             try:
-                _check_length(data, utt, len(_part(data, utt, samples, rate)), rate, min_samples)
+                part = _part(data, utt, samples, rate)
+                part = resampler(part, rate, recording.source) if resampler else part
+                rates[utt] = int(resampler.rate) if resampler else rate
+                _check_length(data, utt, len(part), rates[utt], min_samples)
             except DataError as error:
                 found[utt] = error
+    if resample:
+        return found
     counts = Counter(rates.values())
     for utt, rate in rates.items():
         usual = counts.most_common(1)[0][0]
@@ -152,8 +167,17 @@ def _recordings(data: DataDir, utts: Iterable[str]) -> list[_Recording]:
     return list(found.values())
 
 
+def _utterances(
+    recording: _Recording, data: DataDir, sample_rate: float, allow_pipes: bool, resampler: Resampler | None
+) -> dict[str, np.ndarray]:
+    """The utterances of a recording, (N,) float32 each."""
+    samples, rate = _read(recording, data, None if resampler else sample_rate, allow_pipes)
+    parts = {utt: _part(data, utt, samples, rate) for utt in recording.utts}
+    return {utt: resampler(part, rate, recording.source) for utt, part in parts.items()} if resampler else parts
+
+
 def _read(
-    recording: _Recording, data: DataDir, *, expected_rate: float | None, allow_pipes: bool
+    recording: _Recording, data: DataDir, expected_rate: float | None, allow_pipes: bool
 ) -> tuple[np.ndarray, int]:
     """Samples, (N,) or with ``segments`` (channels, N) float32, and rate in Hz of a recording."""
     read = read_channels if data.segments else read_wav

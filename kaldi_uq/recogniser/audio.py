@@ -10,6 +10,7 @@ import numpy as np
 
 from kaldi_uq.errors import DataError
 from kaldi_uq.io.recording import Recording, open_recording
+from kaldi_uq.io.resample import Resampler
 from kaldi_uq.io.wav import Source, as_float, read_wav
 
 
@@ -22,8 +23,9 @@ def read_file(
     where: str = "",
     allow_pipes: bool = False,
     max_bytes: int | None = None,
+    resampler: Resampler | None = None,
 ) -> np.ndarray:
-    """Read one WAV file.
+    """Read one file of audio.
 
     Args:
         source: a file, or another source that :func:`kaldi_uq.io.wav.read_wav` takes.
@@ -33,6 +35,7 @@ def read_file(
         where: the table that names it, or the name of a stream, for messages.
         allow_pipes: run a source that is a command.
         max_bytes: length of the longest file.
+        resampler: brings audio of another rate to this one; without it such audio is an error.
 
     Returns:
         (N,) float32 in [-1, 1].
@@ -43,7 +46,12 @@ def read_file(
     """
     with _as_data_errors(source, where) as name:
         samples, _ = read_wav(
-            source, expected_rate=sample_rate, where=where, allow_pipes=allow_pipes, max_bytes=max_bytes
+            source,
+            expected_rate=sample_rate,
+            where=where,
+            allow_pipes=allow_pipes,
+            max_bytes=max_bytes,
+            resampler=resampler,
         )
         check_length(name, len(samples), sample_rate, min_samples, what)
     return samples
@@ -59,11 +67,18 @@ def open_audio(
     where: str = "",
     allow_pipes: bool = False,
     max_bytes: int | None = None,
+    resampler: Resampler | None = None,
 ) -> np.ndarray | Recording:
     """The same, but audio of more than ``longest`` samples stays a recording, in its file."""
     with _as_data_errors(source, where) as name:
         samples = open_recording(
-            source, longest, expected_rate=sample_rate, where=where, allow_pipes=allow_pipes, max_bytes=max_bytes
+            source,
+            longest,
+            expected_rate=sample_rate,
+            where=where,
+            allow_pipes=allow_pipes,
+            max_bytes=max_bytes,
+            resampler=resampler,
         )
         check_length(name, len(samples), sample_rate, min_samples, what)
     return samples
@@ -89,16 +104,22 @@ def read_files(
     what: str,
     where: str,
     allow_pipes: bool,
+    resample: bool,
 ) -> dict[str, np.ndarray]:
-    """Read WAV files as :func:`read_file` does; one that cannot be used is an error that lists further ones."""
+    """Read files of audio; arguments and errors as of :meth:`kaldi_uq.recogniser.base.BaseRecogniser.read_wavs`."""
+    resampler = Resampler(sample_rate) if resample else None
     found: dict[str, np.ndarray] = {}
     problems: dict[str, str] = {}
     for name, path in paths.items():
         try:
-            found[name] = read_file(path, sample_rate, min_samples, what=what, where=where, allow_pipes=allow_pipes)
+            found[name] = read_file(
+                path, sample_rate, min_samples, what=what, where=where, allow_pipes=allow_pipes, resampler=resampler
+            )
         except DataError as error:
             problems[path] = str(error)
     raise_first(problems, what)
+    if resampler:
+        resampler.report(where or "audio", len(found))
     return found
 
 

@@ -28,6 +28,10 @@ class Heard:
     statistics: dict[str, float]
     frames: dict[str, np.ndarray]
 
+    def decoded(self, words: tuple[str, ...], statistics: Mapping[str, float]) -> Heard:
+        """The same with words, and with further statistics."""
+        return Heard(words, {**self.statistics, **statistics}, self.frames)
+
 
 @dataclass(frozen=True)
 class Scored(Heard):

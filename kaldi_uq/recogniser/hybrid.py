@@ -18,7 +18,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from kaldi_uq.errors import DataError, ModelFileError, UsageError
+from kaldi_uq.errors import ModelFileError, UsageError
+from kaldi_uq.feats.adaptation import NOTHING, Adaptation, BatchAdaptation
 from kaldi_uq.feats.config import FrontEndConfig
 from kaldi_uq.feats.frontend import FrontEnd
 from kaldi_uq.io.digests import check_digest, recorded
@@ -27,6 +28,7 @@ from kaldi_uq.nnet.base import AcousticModel, FrameModel, build_model
 from kaldi_uq.nnet.config import MODEL_KINDS, ModelConfig
 from kaldi_uq.nnet.sequence import seeded
 from kaldi_uq.nnet.wrappers import deterministic
+from kaldi_uq.recogniser.speakers import batch_adaptation
 from kaldi_uq.user_code import mistakes_named
 
 FORMAT = "kaldi_uq.hybrid.1"
@@ -67,7 +69,7 @@ class HybridModel(nn.Module):
         super().__init__()
         self.front_end = front_end
         self.network = network
-        self._speakers: dict[str, Tensor] = {}
+        self._known: Mapping[str, Adaptation] = {}
         self.register_buffer("log_prior", torch.full((network.num_pdfs,), -float(np.log(network.num_pdfs))))
 
     @classmethod
@@ -140,32 +142,24 @@ class HybridModel(nn.Module):
 
     @property
     def needs_speakers(self) -> bool:
-        """Whether the front end normalises with statistics of the speaker: see :meth:`set_speakers`."""
-        return self.front_end.config.cmvn == "speaker"
+        """Whether the front end must know something of each utterance's speaker: see :meth:`set_speakers`."""
+        return self.front_end.config.takes_adaptation
 
-    def set_speakers(self, stats: Mapping[str, np.ndarray]) -> None:
-        """Say which statistics each utterance is normalised with.  They are no part of the model file.
+    def set_speakers(self, known: Mapping[str, Adaptation]) -> None:
+        """Say what the front end is told of each utterance.  It is no part of the model file.
 
         Args:
-            stats: utt -> (2, D + 1) float64 CMVN statistics of its speaker; see :mod:`kaldi_uq.recogniser.speakers`.
+            known: utt -> what is known of its speaker; see :mod:`kaldi_uq.recogniser.speakers`.
         """
-        self._speakers = {utt: torch.from_numpy(np.array(values, np.float64)) for utt, values in stats.items()}
+        self._known = dict(known)
 
-    def cmvn_stats_of(self, utts: Sequence[str]) -> Tensor | None:
-        """Statistics for a batch of utterances, (B, 2, D + 1) float64; ``None`` if the front end takes none.
+    def adaptation_of(self, utts: Sequence[str]) -> BatchAdaptation:
+        """What the front end is told of a batch of utterances.
 
         Raises:
-            DataError: an utterance of which no statistics were given.
+            DataError: an utterance of which nothing was said.
         """
-        if not self.needs_speakers:
-            return None
-        missing = [utt for utt in utts if utt not in self._speakers]
-        if missing:
-            raise DataError(
-                f"utterance {missing[0]!r}: no CMVN statistics of its speaker, which this model's front end needs "
-                "(--cmvn speaker)"
-            )
-        return torch.stack([self._speakers[utt] for utt in utts]).to(self.log_prior.device)
+        return batch_adaptation(self.front_end, self._known, utts)
 
     def iter_log_post(
         self,
@@ -174,7 +168,7 @@ class HybridModel(nn.Module):
         *,
         num_draws: int | None = None,
         generator: torch.Generator | None = None,
-        cmvn_stats: Tensor | None = None,
+        adaptation: BatchAdaptation = NOTHING,
     ) -> tuple[Iterator[Tensor], Tensor]:
         """Log-posteriors in chunks of draws.
 
@@ -183,15 +177,16 @@ class HybridModel(nn.Module):
             num_samples: (B,) int64.
             num_draws: draws of a random network; ``None`` for its default.
             generator: source of the draws.
-            cmvn_stats: statistics of the speakers, see :meth:`cmvn_stats_of`.
+            adaptation: what is known of the speakers, see :meth:`adaptation_of`.
 
         Returns:
             an iterator of (m, B, T, C) chunks, and the lengths (B,) int64 in frames; padded frames have no meaning.
         """
         if not self.network.frame_wise:
-            x, lengths = self.front_end(wav, num_samples, cmvn_stats=cmvn_stats)
-            return self.network.iter_log_post(x, num_samples=num_draws, generator=generator), lengths
-        frames, packing, lengths = self.front_end.packed(wav, num_samples, cmvn_stats=cmvn_stats)
+            x, lengths = self.front_end(wav, num_samples, adaptation=adaptation)
+            whole = self.network.iter_log_post(x, num_samples=num_draws, generator=generator)
+            return (chunk[:, :, :: self.front_end.factor] for chunk in whole), self.front_end.thinned(lengths)
+        frames, packing, lengths = self.front_end.packed(wav, num_samples, adaptation=adaptation)
         chunks = self.network.iter_log_post(frames.unsqueeze(0), num_samples=num_draws, generator=generator)
         return (packing.unpack(chunk.squeeze(1)) for chunk in chunks), lengths
 
@@ -201,20 +196,20 @@ class HybridModel(nn.Module):
         num_samples: Tensor,
         *,
         generator: torch.Generator | None = None,
-        cmvn_stats: Tensor | None = None,
+        adaptation: BatchAdaptation = NOTHING,
     ) -> Tensor:
         """Logarithm of the predictive mean, (B, T, C); it takes the arguments of :meth:`iter_log_post`."""
-        feats, lengths = self.front_end.features(wav, num_samples, cmvn_stats=cmvn_stats)
+        feats, lengths = self.front_end.features(wav, num_samples, adaptation=adaptation)
         return self.mean_of_features(feats, lengths, generator=generator)
 
     def mean_of_features(
         self, feats: Tensor, lengths: Tensor, *, num_draws: int | None = None, generator: torch.Generator | None = None
     ) -> Tensor:
-        """Logarithm of the predictive mean, (B, T, C), of features (B, T, D) without context."""
+        """Logarithm of the predictive mean, (B, T, C), of features (B, T', D) without context."""
         network = self.network
         if not network.frame_wise:
             x = self.front_end.splice(feats, lengths)
-            return network(x, num_samples=num_draws, generator=generator)  # type: ignore[no-any-return]
+            return network(x, num_samples=num_draws, generator=generator)[:, :: self.front_end.factor]  # type: ignore[no-any-return]
         frames, packing = self.front_end.splice_packed(feats, lengths)
         mean: Tensor = network(frames.unsqueeze(0), num_samples=num_draws, generator=generator)
         return packing.unpack(mean[0])

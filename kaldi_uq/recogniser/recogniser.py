@@ -16,10 +16,12 @@ from kaldi_uq.engine.base import Aligner, DecodeConfig, Decoder, Engine
 from kaldi_uq.engine.select import select_engine
 from kaldi_uq.errors import DataError, ModelFileError
 from kaldi_uq.feats import framing
+from kaldi_uq.feats.adaptation import Adaptation, BatchAdaptation, adaptations_digest
 from kaldi_uq.io.datadir import DataDir
 from kaldi_uq.io.files import file_digest, read_integers
 from kaldi_uq.io.kaldi_model import read_transitions
 from kaldi_uq.io.lang import Lang
+from kaldi_uq.io.lattice import Lattice
 from kaldi_uq.io.waves import read_waves
 from kaldi_uq.io.word_times import word_times
 from kaldi_uq.language.sentences import GrammarSentences
@@ -30,10 +32,18 @@ from kaldi_uq.language.targets import (
     read_pronunciations,
     target_words,
 )
-from kaldi_uq.recogniser.base import BaseRecogniser
+from kaldi_uq.lattice.posteriors import lattice_statistics
+from kaldi_uq.recogniser.base import BaseRecogniser, Statistics
 from kaldi_uq.recogniser.heard import Listening, Pieces
 from kaldi_uq.recogniser.hybrid import MODEL_FILE, HybridModel, select_device
-from kaldi_uq.recogniser.speakers import speaker_stats, speakers_digest, stats_of_waves
+from kaldi_uq.recogniser.speakers import (
+    DEFAULT_SOURCES,
+    Sources,
+    adaptations,
+    adaptations_of_waves,
+    batch_adaptation,
+    given_adaptations,
+)
 
 HMM_FILES = ("final.mdl", "tree")  # in the directory of the model
 GRAPH_FILES = ("HCLG.fst", "words.txt")
@@ -83,7 +93,8 @@ class Recogniser(BaseRecogniser):
         self.frame_shift_s = front_end.frame_shift_s
         self.is_random = model.network.is_random
         self.device = model.log_prior.device
-        self._speakers: dict[str, np.ndarray] = {}  # utt -> CMVN statistics of its speaker
+        self._known: dict[str, Adaptation] = {}
+        self._given: Adaptation | None = None  # of utterances of which nothing is known
         # copies for other speakers share them
         self._decoder, self._aligner = functools.cache(self._open_decoder), functools.cache(self._open_aligner)
 
@@ -143,7 +154,8 @@ class Recogniser(BaseRecogniser):
 
     @property
     def settings(self) -> dict[str, Any]:
-        return {"decode": self.decode_config.to_dict(), "num_draws": self.num_draws or 0}
+        found: dict[str, Any] = {"decode": self.decode_config.to_dict(), "num_draws": self.num_draws or 0}
+        return {**found, "lattice_statistics": True} if self.lattice_statistics else found
 
     @property
     def why_no_words(self) -> str:
@@ -212,20 +224,20 @@ class Recogniser(BaseRecogniser):
         generator: torch.Generator | None = None,
     ) -> tuple[Iterator[Tensor], Tensor]:
         return self.model.iter_log_post(
-            wav, num_samples, num_draws=num_draws, generator=generator, cmvn_stats=self.cmvn_stats(utts)
+            wav, num_samples, num_draws=num_draws, generator=generator, adaptation=self.adaptation(utts)
         )
 
     def pieces(self, utt: str, samples: framing.Samples, *, generator: torch.Generator) -> Pieces:
         network = self.model.network
         if not network.frame_wise:
             return super().pieces(utt, samples, generator=generator)
-        windows = self.model.front_end.windows(samples, cmvn_stats=self.cmvn_stats([utt]))
+        windows = self.model.front_end.windows(samples, adaptation=self.adaptation([utt]))
         return (network.iter_log_post(x, num_samples=self.num_draws, generator=generator) for x in windows)
 
     def mean_log_post(
         self, wav: Tensor, num_samples: Tensor, utts: Sequence[str], *, generator: torch.Generator | None = None
     ) -> Tensor:
-        return self.model.mean_log_post(wav, num_samples, generator=generator, cmvn_stats=self.cmvn_stats(utts))
+        return self.model.mean_log_post(wav, num_samples, generator=generator, adaptation=self.adaptation(utts))
 
     def scores(self, log_mean_post: Tensor) -> Tensor:
         return self.model.loglikes(log_mean_post)
@@ -233,8 +245,23 @@ class Recogniser(BaseRecogniser):
     def decode(self, scores: Iterable[tuple[str, np.ndarray]]) -> dict[str, tuple[str, ...]]:
         return {utt: hypothesis.words for utt, hypothesis in self._decoder().decode(scores).items()}
 
+    @property
+    def decodes_whole(self) -> bool:
+        return self.lattice_statistics or self._decoder().keeps_lattices
+
     def decode_long(self, utt: str, listening: Listening) -> tuple[str, ...]:
         return self._decoder().decode_long(utt, listening)
+
+    def listen(self, scores: Iterable[tuple[str, np.ndarray]]) -> tuple[dict[str, tuple[str, ...]], Statistics]:
+        if not self.lattice_statistics:
+            return super().listen(scores)
+        measured: Statistics = {}
+
+        def measure(utt: str, lattice: Lattice) -> None:
+            measured[utt] = lattice_statistics(lattice, self.decode_config.acwt)
+
+        found = self._decoder().decode(scores, lattices=measure)
+        return {utt: hypothesis.words for utt, hypothesis in found.items()}, measured
 
     def align(self, scores: Mapping[str, np.ndarray], targets: Mapping[str, Sequence[str]]) -> dict[str, np.ndarray]:
         transcripts = {utt: self.lang.word_ids(targets[utt], where=f"target of {utt}") for utt in scores}
@@ -279,26 +306,34 @@ class Recogniser(BaseRecogniser):
 
     # speakers
 
-    def cmvn_stats(self, utts: Sequence[str]) -> Tensor | None:
-        """CMVN statistics of the speakers of utterances, (B, 2, D + 1) float64; ``None`` if the model takes none."""
-        if not self.model.needs_speakers:
-            return None
-        missing = [utt for utt in utts if utt not in self._speakers]
-        if missing:
-            raise DataError(
-                f"utterance {missing[0]!r}: no CMVN statistics of its speaker, which this model's front end needs "
-                "(--cmvn speaker)"
-            )
-        return torch.from_numpy(np.stack([self._speakers[utt] for utt in utts])).to(self.device)
+    def adaptation(self, utts: Sequence[str]) -> BatchAdaptation:
+        """What the model's front end is told of the speakers of utterances."""
+        return batch_adaptation(self.model.front_end, self._known, utts)
 
     def with_speakers(self, waves: Mapping[str, framing.Samples]) -> Recogniser:
-        if not self.model.needs_speakers or all(utt in self._speakers for utt in waves):
+        if not self.model.needs_speakers or all(utt in self._known for utt in waves):
             return self
-        return self._with(stats_of_waves(self.model.front_end, waves, {utt: utt for utt in waves}))
+        return self._with(adaptations_of_waves(self.model.front_end, waves, self._given))
 
-    def _with(self, stats: Mapping[str, np.ndarray]) -> Recogniser:
+    def of_speaker(self, sources: Sources, key: str) -> Recogniser:
+        """The recogniser for audio of one speaker whose fMLLR transform or i-vectors are known.
+
+        Args:
+            sources: directories of transforms and i-vectors.
+            key: the speaker, or the utterance, as these name it.
+
+        Raises:
+            DataError: nothing of this name, or something that does not fit the model.
+            UsageError: the model takes none, or more.
+        """
+        sources.check(self.model.front_end)
         other = copy.copy(self)
-        other._speakers = {utt: np.array(values, np.float64) for utt, values in stats.items()}
+        other._given = given_adaptations(self.model.front_end, sources, {key: key})[key]
+        return other
+
+    def _with(self, known: Mapping[str, Adaptation]) -> Recogniser:
+        other = copy.copy(self)
+        other._known = dict(known)
         return other
 
     def read(
@@ -307,20 +342,21 @@ class Recogniser(BaseRecogniser):
         *,
         utts: Sequence[str] | None = None,
         allow_pipes: bool = False,
-        cmvn_from: str = "auto",
+        resample: bool = False,
+        sources: Sources = DEFAULT_SOURCES,
     ) -> tuple[Recogniser, dict[str, np.ndarray]]:
-        by_speaker = self.model.needs_speakers  # statistics are of all that a speaker says in the directory
+        front_end = self.model.front_end
+        by_speaker = front_end.config.cmvn == "speaker"  # statistics are of all that a speaker says in the directory
         waves = read_waves(
             data,
             sample_rate=self.sample_rate,
             min_samples=self.min_samples,
             utts=None if by_speaker else utts,
             allow_pipes=allow_pipes,
+            resample=resample,
         )
-        if not by_speaker:
-            return self, waves
-        stats = speaker_stats(self.model.front_end, data, waves, source=cmvn_from, allow_pipes=allow_pipes)
-        return self._with(stats), waves if utts is None else {utt: waves[utt] for utt in utts}
+        known = adaptations(front_end, data, waves, sources, allow_pipes=allow_pipes)
+        return self._with(known), waves if utts is None else {utt: waves[utt] for utt in utts}
 
     def speakers_key(self, utts: Sequence[str]) -> str:
-        return speakers_digest({utt: self._speakers[utt] for utt in utts}) if self.model.needs_speakers else ""
+        return adaptations_digest({utt: self._known[utt] for utt in utts}) if self.model.needs_speakers else ""

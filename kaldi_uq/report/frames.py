@@ -38,7 +38,7 @@ _NUMBERS = {"eps", "level", "num_utts", "target_success", "target_accuracy", "or
             "right", "evasion_num_utts"}  # fmt: skip
 # Kinds of benign but hard audio in order, and what their level is; a high SNR is mild, a high level of others hard.
 _LEVELS = {"clean": "", "uniform": ", eps {:g}", "white": ", {:g} dB SNR", "babble": ", {:g} dB SNR",
-           "reverb": ", RT60 {:g} s"}  # fmt: skip
+           "reverb": ", RT60 {:g} s", "gain": ", {:+g} dB"}  # fmt: skip
 
 
 class Run:

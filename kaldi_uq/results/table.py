@@ -169,11 +169,11 @@ class Results:
         """Add rows of benign but hard audio, or replace those of the same model, kind, level, statistic and side.
 
         Args:
-            rows: ``model``, ``kind`` (white, babble, reverb, uniform, or clean: the undisturbed set), ``level`` (SNR in
-                dB, RT60 in seconds, or eps; 0 for clean), ``num_utts``, ``accuracy`` (of the words), ``statistic``,
-                ``sided``, ``fpr`` (that the threshold is for), ``fpr_at_threshold`` (share of these utterances above
-                the threshold), ``auroc``: a list of ``{"attack", "eps", "auroc"}``, how well the score tells each
-                attack from this audio; further fields are kept.
+            rows: ``model``, ``kind`` (white, babble, reverb, gain, uniform, or clean: the undisturbed set), ``level``
+                (SNR in dB, RT60 in seconds, gain in dB, or eps; 0 for clean), ``num_utts``, ``accuracy`` (of the
+                words), ``statistic``, ``sided``, ``fpr`` (that the threshold is for), ``fpr_at_threshold`` (share of
+                these utterances above the threshold), ``auroc``: a list of ``{"attack", "eps", "auroc"}``, how well
+                the score tells each attack from this audio; further fields are kept.
         """
         checked = [_checked(row, "negatives") for row in rows]
         with self._update() as content:

@@ -21,6 +21,7 @@ from kaldi_uq.recogniser.hybrid import HybridModel
 
 log = logging.getLogger(__name__)
 
+MAX_FACTOR = 5  # frame subsampling factors that a message proposes
 LENGTH_JITTER = 0.25  # of random batches: utterances of about the same length meet, but not the same ones each time
 
 
@@ -31,16 +32,29 @@ class SequenceBatch:
     Attributes:
         utts: B utterance ids.
         feats: (B, T, D) float32, without context frames.
-        pdfs: (B, T) int64, the targets; 0 in padded frames.
-        lengths: (B,) int64, frames.
-        mask: (B, T) bool, False in padded frames.
+        lengths: (B,) int64, frames of the features.
+        pdfs: (B, T') int64, the targets, one for every F-th frame of the features; 0 in padded frames.
+        num_targets: (B,) int64.
+        mask: (B, T') bool, False in padded frames.
     """
 
     utts: tuple[str, ...]
     feats: Tensor
-    pdfs: Tensor
     lengths: Tensor
+    pdfs: Tensor
+    num_targets: Tensor
     mask: Tensor
+
+
+def spread(values: Tensor, factor: int, size: int) -> Tensor:
+    """Values of every ``factor``-th frame, (B, T'), in their places among all of them, (B, ``size``), 0 in the others.
+
+    >>> spread(torch.tensor([[7, 8]]), 3, 5).tolist()
+    [[7, 0, 0, 8, 0]]
+    """
+    placed = values.new_zeros(len(values), size)
+    placed[:, ::factor] = values
+    return placed
 
 
 @dataclass
@@ -51,26 +65,45 @@ class TrainingSet:
         utts: utterances in order.
         feats: (F, D) float32, features before splicing.
         offsets: (U + 1,) int64, where each utterance begins.
-        pdfs: (F,) int64, the targets.
+        pdfs: (N,) int64, the targets, one for every ``factor``-th frame of an utterance, from its first.
+        factor: frame subsampling factor of the model; with 1 there is a target for each frame.
     """
 
     utts: list[str]
     feats: Tensor
     offsets: np.ndarray
     pdfs: Tensor
+    factor: int = 1
 
     @property
     def num_frames(self) -> int:
-        return len(self.feats)
+        """Frames with a target, N."""
+        return len(self.pdfs)
+
+    @property
+    def num_targets(self) -> np.ndarray:
+        """(U,) targets of each utterance."""
+        return (np.diff(self.offsets) + self.factor - 1) // self.factor
+
+    @property
+    def target_offsets(self) -> np.ndarray:
+        """(U + 1,) int64, where the targets of each utterance begin."""
+        return np.concatenate([[0], np.cumsum(self.num_targets)])
+
+    @property
+    def target_rows(self) -> np.ndarray:
+        """(N,) int64, the row of ``feats`` of each target."""
+        first = np.repeat(self.offsets[:-1] - self.factor * self.target_offsets[:-1], self.num_targets)
+        return first + self.factor * np.arange(self.num_frames)
 
     def counts(self, num_pdfs: int) -> np.ndarray:
-        """Frames of each pdf."""
+        """Targets of each pdf."""
         return np.bincount(self.pdfs.cpu().numpy(), minlength=num_pdfs)
 
     def normalise(self, norm: GlobalNorm) -> None:
         """Give ``norm`` the mean and deviation of these frames, and apply it to them."""
         norm.set_stats(self.feats.double().mean(0), self.feats.double().std(0))
-        self.feats = norm(self.feats[None], torch.tensor([self.num_frames], device=self.feats.device))[0]
+        self.feats = norm(self.feats[None], torch.tensor([len(self.feats)], device=self.feats.device))[0]
 
     def plan(self, max_frames: int, *, generator: np.random.Generator | None = None) -> list[list[int]]:
         """Which utterances meet in a batch: all of them, each with others of similar length.
@@ -93,15 +126,16 @@ class TrainingSet:
 
     def batch(self, indices: list[int]) -> SequenceBatch:
         """The utterances of these numbers, padded."""
-        parts = [slice(self.offsets[i], self.offsets[i + 1]) for i in indices]
-        feats = pad_sequence([self.feats[part] for part in parts], batch_first=True)
-        sizes = torch.from_numpy(np.diff(self.offsets)[indices]).to(feats.device)
+        offsets, places = self.offsets, self.target_offsets
+        pdfs = pad_sequence([self.pdfs[places[i] : places[i + 1]] for i in indices], batch_first=True)
+        num_targets = torch.from_numpy(self.num_targets[indices]).to(pdfs.device)
         return SequenceBatch(
             utts=tuple(self.utts[i] for i in indices),
-            feats=feats,
-            pdfs=pad_sequence([self.pdfs[part] for part in parts], batch_first=True),
-            lengths=sizes,
-            mask=valid_mask(sizes, feats.shape[1]),
+            feats=pad_sequence([self.feats[offsets[i] : offsets[i + 1]] for i in indices], batch_first=True),
+            lengths=torch.from_numpy(np.diff(offsets)[indices]).to(pdfs.device),
+            pdfs=pdfs,
+            num_targets=num_targets,
+            mask=valid_mask(num_targets, pdfs.shape[1]),
         )
 
     def batches(self, max_frames: int, *, generator: np.random.Generator | None = None) -> Iterator[SequenceBatch]:
@@ -115,7 +149,7 @@ def make_training_set(
     """Compute features and bring the alignment to their frames.
 
     Args:
-        model: model with the front end; with ``cmvn="speaker"`` it knows the speakers of ``waves``.
+        model: model with the front end; it knows what its front end is told of the speakers of ``waves``.
         waves: utt -> (N,) float32.
         pdf_alis: utt -> (T,) pdf-ids; utterances without one are left out and named in the log.
         ali_shift_s: frame shift of the alignment, seconds.
@@ -132,7 +166,7 @@ def make_training_set(
     if missing:
         names = ", ".join(missing[:5]) + (" ..." if len(missing) > 5 else "")
         log.warning("%d of %d utterances have no alignment and are left out: %s", len(missing), len(waves), names)
-    lengths = [int(front_end.num_frames(len(waves[u]))) for u in utts]
+    lengths = [int(front_end.num_feature_frames(len(waves[u]))) for u in utts]
     offsets = np.concatenate([[0], np.cumsum(lengths)])
     feats = torch.empty((int(offsets[-1]), front_end.feature_dim), device=device)
     row = {utt: i for i, utt in enumerate(utts)}
@@ -141,20 +175,40 @@ def make_training_set(
             values, _ = front_end.features(
                 torch.from_numpy(batch.wav).to(device),
                 torch.from_numpy(batch.num_samples).to(device),
-                cmvn_stats=model.cmvn_stats_of(batch.utts),
+                adaptation=model.adaptation_of(batch.utts),
             )
             for i, utt in enumerate(batch.utts):
                 start = offsets[row[utt]]
                 feats[start : start + lengths[row[utt]]] = values[i, : lengths[row[utt]]]
             progress.update(len(batch.utts))
-    targets = [
-        _to_frames(utt, pdf_alis[utt], lengths[i], front_end.frame_shift_s, ali_shift_s) for i, utt in enumerate(utts)
-    ]
-    return TrainingSet(utts, feats, offsets, torch.from_numpy(np.concatenate(targets)).to(device))
+    shift_s = front_end.frame_shift_s
+    targets = []
+    for utt, frames in zip(utts, lengths, strict=True):
+        if math.isclose(shift_s, ali_shift_s):
+            _check_factor(utt, len(pdf_alis[utt]), frames, front_end.factor)
+        targets.append(_to_frames(utt, pdf_alis[utt], front_end.thinned(frames), shift_s, ali_shift_s))
+    pdfs = torch.from_numpy(np.concatenate(targets)).to(device)
+    return TrainingSet(utts, feats, offsets, pdfs, front_end.factor)
+
+
+def _check_factor(utt: str, found: int, num_features: int, factor: int) -> None:
+    """Refuse an alignment whose length is not that of its frame subsampling factor, and say which one it is."""
+    expected = -(-num_features // factor)
+    fitting = [f for f in range(1, MAX_FACTOR + 1) if -(-num_features // f) == found]
+    if found == expected or not (fitting or factor > 1):
+        return
+    said = f"utterance {utt!r}: the alignment has {found} frames, the features have {num_features}"
+    said += f", of which frame_subsampling_factor {factor} takes {expected}" if factor > 1 else ""
+    advice = "align with the same conf/mfcc.conf as the model's"
+    if fitting:
+        advice = (
+            f"--frame-subsampling-factor {fitting[0]} would fit, or that number in the file of this name beside them"
+        )
+    raise DataError(f"{said}; {advice}")
 
 
 def _to_frames(utt: str, alignment: np.ndarray, length: int, shift_s: float, ali_shift_s: float) -> np.ndarray:
-    """The alignment at the front end's frame rate: equal rates must have equal lengths, others take the nearest."""
+    """The alignment at the model's frame rate: equal rates must have equal lengths, others take the nearest."""
     if math.isclose(shift_s, ali_shift_s):
         if len(alignment) != length:
             raise DataError(

@@ -11,9 +11,8 @@ import torch
 from torch import Tensor
 
 from kaldi_uq.feats.frontend import FrontEnd
-from kaldi_uq.feats.splice import gather_spliced
 from kaldi_uq.nnet.base import AcousticModel
-from kaldi_uq.training.dataset import TrainingSet
+from kaldi_uq.training.dataset import TrainingSet, spread
 
 
 @dataclass(frozen=True)
@@ -23,7 +22,7 @@ class Minibatch:
     Attributes:
         x: frames (F, D); (M, F, D) for an ensemble of frame-wise networks; or utterances (B, T, D).
         pdfs: int64, as ``x`` without its last axis.
-        mask: bool (B, T), False in padded frames; None for frames.
+        mask: bool (B, T), False in frames without a target; None for frames.
     """
 
     x: Tensor
@@ -56,26 +55,27 @@ def minibatches(
 def _frames(
     network: AcousticModel, front_end: FrontEnd, data: TrainingSet, batch_size: int, seed: int, epoch: int
 ) -> Iterator[Minibatch]:
-    device, context = data.feats.device, front_end.config
+    device = data.feats.device
     order = frame_order(data.num_frames, network.num_members, seed, epoch).to(device)
     offsets = torch.from_numpy(data.offsets).to(device)
     utt_of_frame = torch.repeat_interleave(
-        torch.arange(len(data.utts), device=device), offsets.diff(), output_size=data.num_frames
+        torch.arange(len(data.utts), device=device), offsets.diff(), output_size=len(data.feats)
     )
+    rows = torch.from_numpy(data.target_rows).to(device)
     for start in range(0, data.num_frames, batch_size):
         chosen = order[..., start : start + batch_size]
-        flat = chosen.reshape(-1)
+        flat = rows[chosen.reshape(-1)]
         utt = utt_of_frame[flat]
-        x = gather_spliced(
-            data.feats, offsets[utt], offsets[utt + 1], flat, left=context.left_context, right=context.right_context
-        )
+        x = front_end.gather_spliced(data.feats, offsets[utt], offsets[utt + 1], flat)
         yield Minibatch(x.reshape(*chosen.shape, -1), data.pdfs[chosen])
 
 
 def _utterances(front_end: FrontEnd, data: TrainingSet, plan: list[list[int]]) -> Iterator[Minibatch]:
     for indices in plan:
         batch = data.batch(indices)
-        yield Minibatch(front_end.splice(batch.feats, batch.lengths), batch.pdfs, batch.mask)
+        # a network that reads whole utterances has an output for every frame, and targets for some
+        pdfs, mask = (spread(values, data.factor, batch.feats.shape[1]) for values in (batch.pdfs, batch.mask))
+        yield Minibatch(front_end.splice(batch.feats, batch.lengths), pdfs, mask)
 
 
 def frame_order(num_frames: int, members: int, seed: int, epoch: int) -> Tensor:

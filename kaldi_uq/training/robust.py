@@ -17,11 +17,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from kaldi_uq.feats.adaptation import BatchAdaptation
 from kaldi_uq.io.waves import pad
 from kaldi_uq.nnet.base import AcousticModel
 from kaldi_uq.recogniser.hybrid import HybridModel
 from kaldi_uq.training.config import RobustConfig, TrainConfig
-from kaldi_uq.training.dataset import TrainingSet
+from kaldi_uq.training.dataset import TrainingSet, spread
 
 
 @dataclass(frozen=True)
@@ -32,9 +33,10 @@ class Speech:
         wav: (B, N) float32.
         num_samples: (B,) int64, on the CPU.
         pdfs: (B, T) int64, the alignment; 0 in padded frames.
-        lengths: (B,) int64, frames.
+        lengths: (B,) int64, frames of the alignment.
         mask: (B, T) bool, False in padded frames.
-        cmvn_stats: statistics of the speakers, or None.
+        num_features: frames of the features of the longest utterance.
+        adaptation: what the front end is told of the speakers.
     """
 
     wav: Tensor
@@ -42,7 +44,8 @@ class Speech:
     pdfs: Tensor
     lengths: Tensor
     mask: Tensor
-    cmvn_stats: Tensor | None
+    num_features: int
+    adaptation: BatchAdaptation
 
 
 class RobustLoss:
@@ -96,16 +99,17 @@ class RobustLoss:
         targets = data.batch(indices)
         audio = pad(self.waves, targets.utts)
         gain = 10.0 ** (rng.uniform(-1.0, 1.0, len(indices)) * self.config.robust_gain_db / 20.0)
-        if self.model.needs_speakers:  # whose statistics are of the audio as it is
+        if self.model.needs_speakers:  # what is known of them is of the audio as it is
             gain = np.ones_like(gain)
         wav = audio.wav * gain[:, None].astype(np.float32)
         return Speech(
             wav=torch.from_numpy(wav).to(data.pdfs.device),
             num_samples=torch.from_numpy(audio.num_samples),
             pdfs=targets.pdfs,
-            lengths=targets.lengths,
+            lengths=targets.num_targets,
             mask=targets.mask,
-            cmvn_stats=self.model.cmvn_stats_of(targets.utts),
+            num_features=targets.feats.shape[1],
+            adaptation=self.model.adaptation_of(targets.utts),
         )
 
     def _attack(self, speech: Speech, ramp: float, rng: np.random.Generator, generator: torch.Generator) -> Tensor:
@@ -154,11 +158,11 @@ class RobustLoss:
 
     def _cross_entropy(self, x: Tensor, speech: Speech, num_frames: int, generator: torch.Generator) -> Tensor:
         network: AcousticModel = self.model.network
-        frames = (x[0], speech.pdfs[speech.mask], None) if network.frame_wise else (x, speech.pdfs, speech.mask)
+        pdfs, mask = self._as_input(speech.pdfs, speech), self._as_input(speech.mask, speech)
         return network.training_loss(
-            frames[0],
-            frames[1],
-            mask=frames[2],
+            x[0] if network.frame_wise else x,
+            pdfs[0] if network.frame_wise else pdfs,
+            mask=None if network.frame_wise else mask,
             num_frames_total=num_frames,
             num_samples=self.train.num_train_samples or None,
             generator=generator,
@@ -167,14 +171,16 @@ class RobustLoss:
     def _input(self, speech: Speech, delta: Tensor | None) -> Tensor:
         """What the network reads: (B, T, D); of a frame-wise network the frames without padding, (1, F, D)."""
         wav = speech.wav if delta is None else speech.wav + delta
-        front_end, stats = self.model.front_end, speech.cmvn_stats
+        front_end, adaptation = self.model.front_end, speech.adaptation
         if self.model.network.frame_wise:
-            return front_end.packed(wav, speech.num_samples, cmvn_stats=stats)[0].unsqueeze(0)
-        return front_end(wav, speech.num_samples, cmvn_stats=stats)[0]  # type: ignore[no-any-return]
+            return front_end.packed(wav, speech.num_samples, adaptation=adaptation)[0].unsqueeze(0)
+        return front_end(wav, speech.num_samples, adaptation=adaptation)[0]  # type: ignore[no-any-return]
 
     def _as_input(self, values: Tensor, speech: Speech) -> Tensor:
-        """A value of each frame, (B, T), in the shape of the network's input: (1, F) of a frame-wise one."""
-        return values[speech.mask].unsqueeze(0) if self.model.network.frame_wise else values
+        """A value of each target, (B, T), in the shape of the network's output: (1, F) of a frame-wise one."""
+        if self.model.network.frame_wise:
+            return values[speech.mask].unsqueeze(0)
+        return spread(values, self.model.front_end.factor, speech.num_features)
 
     def _differentiable(self) -> contextlib.AbstractContextManager[None]:
         # cuDNN has no gradient of a recurrent network in evaluation mode; PyTorch's own implementation has

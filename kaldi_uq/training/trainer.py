@@ -24,8 +24,9 @@ from tqdm import tqdm
 
 from kaldi_uq.engine.base import DecodeConfig, Engine, builder_of
 from kaldi_uq.errors import DataError, UsageError
+from kaldi_uq.feats.adaptation import Adaptation
 from kaldi_uq.io.digests import copy_recorded
-from kaldi_uq.io.files import atomic_write, digest, write_json
+from kaldi_uq.io.files import atomic_write, digest, write_json, write_text
 from kaldi_uq.io.lang import Lang
 from kaldi_uq.nnet.base import FrameModel
 from kaldi_uq.recogniser.hybrid import MODEL_FILE, HybridModel
@@ -60,7 +61,7 @@ class TrainingInputs:
         tid_to_pdf: (num_transition_ids + 1,) pdf-ids.
         ali_dir: alignment directory; its ``final.mdl`` and ``tree`` are the HMM.
         lang: lexicon and grammar, for the graphs of the Viterbi epochs.
-        speakers: utt -> CMVN statistics of its speaker, for a front end with ``cmvn="speaker"``.
+        speakers: utt -> what the front end is told of its speaker.
     """
 
     waves: dict[str, np.ndarray]
@@ -70,7 +71,7 @@ class TrainingInputs:
     tid_to_pdf: np.ndarray
     ali_dir: Path
     lang: Lang
-    speakers: dict[str, np.ndarray] = field(default_factory=dict)
+    speakers: dict[str, Adaptation] = field(default_factory=dict)
 
 
 class Trainer:
@@ -143,6 +144,8 @@ class Trainer:
         self.model.set_prior(data.counts(self.model.network.num_pdfs))
         copy_recorded(hmm_dir, self.out_dir, "final.mdl", "tree")
         write_json(self.out_dir / "history.json", self.history)
+        if data.factor > 1:  # for Kaldi's scripts; the model file says it too
+            write_text(self.out_dir / "frame_subsampling_factor", f"{data.factor}\n")
         self.model.eval()
         self.model.save(self.out_dir / MODEL_FILE)
         (self.out_dir / CHECKPOINT).unlink(missing_ok=True)
@@ -251,9 +254,9 @@ class Trainer:
         right = {u: h for u, h in found.items() if h.reached_final and list(h.words) == inputs.text[u]}
         log.info("epoch %d: %d of %d utterances realigned", epoch + 1, len(right), len(data.utts))
         row = {utt: i for i, utt in enumerate(data.utts)}
-        pdfs = data.pdfs.cpu().numpy()
+        pdfs, offsets = data.pdfs.cpu().numpy(), data.target_offsets
         for utt, hypothesis in right.items():
-            start, end = data.offsets[row[utt]], data.offsets[row[utt] + 1]
+            start, end = offsets[row[utt]], offsets[row[utt] + 1]
             pdfs[start:end] = inputs.tid_to_pdf[hypothesis.alignment]
         data.pdfs = torch.from_numpy(pdfs).to(self.device)
         copy_recorded(hmm_dir, out, "tree")
@@ -274,7 +277,7 @@ class Trainer:
                         batch.feats, batch.lengths, num_draws=num_draws, generator=generator
                     )
                     loglikes = self.model.loglikes(log_post).cpu().numpy()
-                for utt, length, values in zip(batch.utts, batch.lengths.tolist(), loglikes, strict=True):
+                for utt, length, values in zip(batch.utts, batch.num_targets.tolist(), loglikes, strict=True):
                     yield utt, np.ascontiguousarray(values[:length])
                 progress.update(len(batch.utts))
 

@@ -27,6 +27,7 @@ device=                # cpu|cuda [cuda if there is one]
 seed=0                 # <n>: one seed, one result
 nj=2                   # <n>: parallel jobs; they never change a result
 model_jobs=2           # <n>: acoustic models trained, attacked and measured at a time; nor do these
+attack_jobs=1          # <n>: jobs that share an attack; they change no result
 
 . utils/script.sh
 [ $# -eq 0 ] || usage
@@ -91,7 +92,7 @@ if stage_begin 4 "decoding graphs and word error rates of the Gaussian mixtures"
   need 3 exp/tri/final.mdl
   for m in mono tri; do
     utils/mkgraph.sh "${engine_opts[@]}" data/lang "exp/$m" "exp/$m/graph"
-    steps/decode.sh --nj "$nj" --cmd "$decode_cmd" "${engine_opts[@]}" "exp/$m/graph" data/test "exp/$m/decode_test"
+    steps/decode.sh --nj "$nj" --cmd "$decode_cmd" "${engine_opts[@]}" --lattices false "exp/$m/graph" data/test "exp/$m/decode_test"
     kaldi-uq record exp/results.json --clean "$m=exp/$m/decode_test/wer.json"
   done
   stage_end
@@ -123,7 +124,7 @@ if stage_begin 7 "attacks ($attacks) at eps $eps"; then
     local a e
     for a in $attacks; do
       for e in $eps; do
-        steps/uq/attack.sh --cmd "$decode_cmd" "${model_opts[@]}" --eps "$e" --attack "$a" \
+        steps/uq/attack.sh --nj "$attack_jobs" --cmd "$decode_cmd" "${model_opts[@]}" --eps "$e" --attack "$a" \
           --attack-config "conf/${a/#paper-/paper/}.conf" --target-text data/attack/target_text --results exp/results.json \
           data/attack data/lang "exp/$1" "exp/$1/graph" "exp/$1/attack_${a}_eps$e"
       done

@@ -24,6 +24,7 @@ attack_opts=         # <options>: further options of both attacks: --num-steps, 
 corpus_opts=         # <options>: further options of local/prepare_synth.py: --num-train 300, ...
 nj=2                 # <n>: processes that make the digits
 model_jobs=2         # <n>: networks trained, attacked and measured at a time
+attack_jobs=1        # <n>: jobs that share an attack; they change no result
 seed=0               # <n>: one seed, one result
 
 . utils/script.sh
@@ -83,7 +84,7 @@ if stage_begin 3 "attacks at eps $eps"; then
   attack_model() {
     local a
     for a in "${!attacks[@]}"; do
-      steps/uq/attack.sh --cmd "$decode_cmd" "${own[@]}" --eps "$eps" --attack "$a" --attack-config conf/pgd.conf \
+      steps/uq/attack.sh --nj "$attack_jobs" --cmd "$decode_cmd" "${own[@]}" --eps "$eps" --attack "$a" --attack-config conf/pgd.conf \
         --attack-opts "${attacks[$a]} $attack_opts" --num-utts "$num_attack" --results exp/results.json \
         data/attack - "exp/$1" - "exp/$1/attack_${a}_eps$eps"
     done

@@ -7,7 +7,8 @@
 #          exp/dnn/graph exp/dnn/attack_pgd_eps0.02
 set -euo pipefail
 
-cmd=utils/run.pl   # <command>: how to run the job
+nj=1               # <n>: jobs that attack some batches each; they change no result
+cmd=utils/run.pl   # <command>: how to run the jobs
 eps=0.02           # <e>: largest change of a sample, full scale 1
 eps_level=         # <l>: root mean square of the speech that eps is for; it is scaled for each utterance [eps is absolute]
 attack_config=     # <file>: options of the attack, one --name=value a line
@@ -21,8 +22,11 @@ recogniser=        # <file.py:name>: recogniser of another sort, of <model-dir>;
 engine=            # embedded|kaldi [by KALDI_ROOT]
 device=            # cpu|cuda [cuda if there is one]
 seed=0             # <n>: seed of targets, starts and draws
+transform_dir=     # <dir>: fMLLR transforms of <data-dir>'s speakers (trans.*), for a model trained with such: exp/tri3/decode_test
+online_ivector_dir=  # <dir>: i-vectors of <data-dir> (ivector_online.scp), for a model trained with such
 cmvn_from=auto     # auto|scp|waves: statistics of speakers: <data-dir>/cmvn.scp, or computed from the waveforms
-allow_pipes=false  # true|false: run lines of wav.scp that are commands
+allow_pipes=false  # true|false: run lines of wav.scp that are commands, as with KALDI_UQ_ALLOW_PIPES=1
+resample=false     # true|false: resample audio of another rate than the model's; the log counts it
 max_bad=0          # <n>: leave out up to so many utterances that cannot be used; <attack-dir>/bad_utterances names them
 
 # shellcheck source=../../utils/script.sh
@@ -43,15 +47,24 @@ if [ -z "$recogniser" ]; then
   need_files utils/prepare_lang.sh "$lang/L.fst"
 fi
 need_files "the data preparation" "$data/wav.scp" "$data/text"
+check_nj
 need_files "" ${target_text:+"$target_text"} ${attack_config:+"$attack_config"}
 hold_dir "$dir"
 code_opts=(${network:+--network "$network"} ${recogniser:+--recogniser "$recogniser"})
 read -ra extra <<<"$attack_opts"
 [ "$allow_pipes" = false ] || extra+=(--allow-pipes)
-$cmd "$dir/log/attack.log" \
-  kaldi-uq nnet-attack --eps "$eps" ${eps_level:+--eps-level "$eps_level"} --attack "$attack" --num-utts "$num_utts" --cmvn-from "$cmvn_from" --max-bad "$max_bad" --lang-dir "$lang" \
-  ${attack_config:+--config "$attack_config"} ${target_text:+--target-text "$target_text"} ${results:+--results "$results"} \
-  "${code_opts[@]}" "${model_opts[@]}" "${extra[@]}" "$data" "$model" "$graph" "$dir"
+[ "$resample" = false ] || extra+=(--resample)
+[ -z "$transform_dir" ] || extra+=(--transform-dir "$transform_dir")
+[ -z "$online_ivector_dir" ] || extra+=(--online-ivector-dir "$online_ivector_dir")
+command=(kaldi-uq nnet-attack --eps "$eps" ${eps_level:+--eps-level "$eps_level"} --attack "$attack" --num-utts "$num_utts"
+  --cmvn-from "$cmvn_from" --max-bad "$max_bad" --lang-dir "$lang" ${attack_config:+--config "$attack_config"}
+  ${target_text:+--target-text "$target_text"} "${code_opts[@]}" "${model_opts[@]}" "${extra[@]}")
+if [ "$nj" -gt 1 ]; then
+  rm -f "$dir"/log/attack.[0-9]*.log
+  $cmd JOB=1:"$nj" "$dir/log/attack.JOB.log" "${command[@]}" --shard "JOB/$nj" "$data" "$model" "$graph" "$dir"
+fi
+# what the jobs made, and what is left to make, is decoded and scored
+$cmd "$dir/log/attack.log" "${command[@]}" ${results:+--results "$results"} "$data" "$model" "$graph" "$dir"
 
 tell_bad "$dir/bad_utterances"
 grep -a '^WARNING (kaldi_uq.cli.nnet_attack)' "$dir/log/attack.log" >&2 || true

@@ -10,8 +10,11 @@ network=           # <file.py:name>: network of your own that <model-dir> holds 
 recogniser=        # <file.py:name>: recogniser of another sort, of <model-dir>; runs this code
 device=            # cpu|cuda [cuda if there is one]
 log_post=false     # true|false: log P(pdf | x) instead of log-likelihoods: the priors are not divided out
+transform_dir=     # <dir>: fMLLR transforms of <data-dir>'s speakers (trans.*), for a model trained with such: exp/tri3/decode_test
+online_ivector_dir=  # <dir>: i-vectors of <data-dir> (ivector_online.scp), for a model trained with such
 cmvn_from=auto     # auto|scp|waves: statistics of speakers: <data-dir>/cmvn.scp, or computed from the waveforms
-allow_pipes=false  # true|false: run lines of wav.scp that are commands
+allow_pipes=false  # true|false: run lines of wav.scp that are commands, as with KALDI_UQ_ALLOW_PIPES=1
+resample=false     # true|false: resample audio of another rate than the model's; the log counts it
 seed=0             # <n>: seed of the draws
 
 # shellcheck source=../../utils/script.sh
@@ -26,8 +29,9 @@ hold_dir "$3"
 flags=(${network:+--network "$network"} ${recogniser:+--recogniser "$recogniser"})
 [ "$log_post" = false ] || flags+=(--log-post)
 [ "$allow_pipes" = false ] || flags+=(--allow-pipes)
+[ "$resample" = false ] || flags+=(--resample)
 $cmd "$3/log/forward.log" \
-  kaldi-uq nnet-forward "${flags[@]}" ${device:+--device "$device"} --seed "$seed" --cmvn-from "$cmvn_from" \
+  kaldi-uq nnet-forward "${flags[@]}" ${device:+--device "$device"} --seed "$seed" --cmvn-from "$cmvn_from" ${transform_dir:+--transform-dir "$transform_dir"} ${online_ivector_dir:+--online-ivector-dir "$online_ivector_dir"} \
   "$1" "$2" "$3/loglikes.ark" "$3/loglikes.scp"
 
 echo "$0: $3/loglikes.scp: $(wc -l <"$3/loglikes.scp") utterances" >&2

@@ -16,12 +16,16 @@ network=                     # <file.py:name>: network of your own instead: name
 mfcc_config=conf/mfcc.conf   # <file>: features of the model: the recipe's
 fbank_config=                # <file>: filter banks instead of MFCC
 frontend=kaldi               # kaldi|torchaudio: torchaudio is the paper's front end
-opts_dir=                    # <dir>|none: with the recipe's cmvn_opts, delta_opts and splice_opts [<ali-dir>]
+opts_dir=                    # <dir>|none: with the recipe's cmvn_opts, delta_opts, splice_opts, final.mat and trans.* [<ali-dir>]
+transform_dir=               # <dir>|none: with fMLLR transforms of <data-dir>'s speakers (trans.*) [<opts-dir>, if it has some]
+online_ivector_dir=          # <dir>: i-vectors of <data-dir> (ivector_online.scp, ivector_period), appended to the network's input
 cmvn_from=auto               # auto|scp|waves: statistics of speakers: <data-dir>/cmvn.scp, or computed from the waveforms
-allow_pipes=false            # true|false: run lines of wav.scp that are commands
+allow_pipes=false            # true|false: run lines of wav.scp that are commands, as with KALDI_UQ_ALLOW_PIPES=1
+resample=false               # true|false: resample audio of another rate than the model's; the log counts it
 max_bad=0                    # <n>: leave out up to so many utterances that cannot be used; <exp-dir>/bad_utterances names them
 train_config=                # <file>: options, one --name=value a line
 train_opts=                  # <options>: further options of kaldi-uq nnet-train
+graph_opts=                  # <options>: further options of utils/mkgraph.sh: --self-loop-scale 1.0 for the HMM of a chain model
 engine=                      # embedded|kaldi [by KALDI_ROOT]
 device=                      # cpu|cuda [cuda if there is one]
 seed=0                       # <n>: seed of the initial weights, the order of the frames and the draws
@@ -46,17 +50,19 @@ need_files "" "${features[1]}" ${train_config:+"$train_config"}
 need_files steps/align_si.sh "$ali/final.mdl" "$ali/tree" "$ali/ali.1.gz" "$ali/num_jobs"
 for n in $(seq "$(cat "$ali/num_jobs")"); do need_files "another alignment" "$ali/ali.$n.gz"; done
 [ "$allow_pipes" = false ] || features+=(--allow-pipes)
+[ "$resample" = false ] || features+=(--resample)
 hold_dir "$dir"
 read -ra extra <<<"$train_opts"
+read -ra graph <<<"$graph_opts"
 $cmd "$dir/log/train.log" \
   kaldi-uq nnet-train ${model:+--model "$model"} ${network:+--network "$network"} "${features[@]}" --cmvn-from "$cmvn_from" --max-bad "$max_bad" \
-  ${opts_dir:+--opts-dir "$opts_dir"} ${train_config:+--config "$train_config"} "${model_opts[@]}" "${extra[@]}" "$data" "$lang" "$ali" "$dir"
+  ${opts_dir:+--opts-dir "$opts_dir"} ${transform_dir:+--transform-dir "$transform_dir"} ${online_ivector_dir:+--online-ivector-dir "$online_ivector_dir"} ${train_config:+--config "$train_config"} "${model_opts[@]}" "${extra[@]}" "$data" "$lang" "$ali" "$dir"
 tell_bad "$dir/bad_utterances"
 if [ ! -f "$lang/G.fst" ]; then
   echo "$0: $dir/final.safetensors; $lang has no G.fst: take the recipe's own graph for decoding" >&2
   exit 0
 fi
-"$(dirname -- "${BASH_SOURCE[0]}")/../../utils/mkgraph.sh" "${engine_opts[@]}" "$lang" "$dir" "$dir/graph" 2>"$dir/log/mkgraph.log" ||
+"$(dirname -- "${BASH_SOURCE[0]}")/../../utils/mkgraph.sh" "${engine_opts[@]}" "${graph[@]}" "$lang" "$dir" "$dir/graph" 2>"$dir/log/mkgraph.log" ||
   { tail -n 3 "$dir/log/mkgraph.log" >&2; exit 1; }
 
 echo "$0: $dir/final.safetensors and $dir/graph/HCLG.fst" >&2

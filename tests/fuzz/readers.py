@@ -41,13 +41,16 @@ from kaldi_uq.io.fix import fix_data_dir
 from kaldi_uq.io.fst import read_fst_arrays, vector_bytes
 from kaldi_uq.io.kaldi_model import read_gmm_model, read_topology, read_transitions, write_model
 from kaldi_uq.io.lang import Lang, read_symbols
+from kaldi_uq.io.lattice import compact_bytes, read_lattices
 from kaldi_uq.io.names import wave_files
+from kaldi_uq.io.ogg import page_checksum
 from kaldi_uq.io.recording import open_recording
 from kaldi_uq.io.validate import validate_data_dir
 from kaldi_uq.io.wav import read_channels, read_wav, write_wav
 from kaldi_uq.io.waves import read_waves
 from kaldi_uq.language.prepare import Dictionary
 from kaldi_uq.language.targets import read_pronunciations
+from kaldi_uq.lattice.paths import best_paths
 from kaldi_uq.nnet.config import DnnConfig
 from kaldi_uq.recogniser.hybrid import MODEL_FILE, HybridModel, kind_of
 from kaldi_uq.results.table import Results
@@ -56,6 +59,8 @@ from kaldi_uq.results.word_errors import ErrorRate
 from kaldi_uq.training.config import TrainConfig
 from kaldi_uq.training.dataset import TrainingSet
 from kaldi_uq.training.trainer import CHECKPOINT, Trainer, TrainingInputs
+from tests.audio_files import encode, speech, without_count, write
+from tests.lattices import random_lattice
 from tests.test_ark import COMPRESSED
 from tests.test_sphere import SAMPLES, write_sphere
 from tests.test_wav import pcm, riff
@@ -132,7 +137,7 @@ class Reader:
 
 def make_readers(folder: Path) -> list[Reader]:
     """All readers, with their files below ``folder``, a directory of each."""
-    groups = (_audio, _archives, _tables, _language, _graphs, _models, _options, _detectors, _results)
+    groups = (_audio, _archives, _tables, _language, _graphs, _lattices, _models, _options, _detectors, _results)
     return [reader for group in groups for reader in group(folder)]
 
 
@@ -172,6 +177,58 @@ def _audio(folder: Path) -> Iterator[Reader]:
     ]
     sph = folder / "sphere/x.sph"
     yield Reader("sphere", sph, sphere, lambda: read_wav(sph))
+    yield from _encoded_audio(folder)
+
+
+def _encoded_audio(folder: Path) -> Iterator[Reader]:
+    """What libsndfile decodes; of Ogg also with right checksums, so that the damage comes to the decoder."""
+    few, both = speech(3000), speech(1200, channels=2)
+    mp3, id3 = encode(few, "mp3"), b"ID3\4\0\0\0\0\0\2xy"
+    samples = {
+        "flac": [
+            encode(few, "flac"),
+            encode(both, "flac24"),
+            encode(few, "flac8"),
+            id3 + encode(few, "flac"),
+        ],
+        "vorbis": [encode(few, "vorbis"), encode(both, "vorbis")],
+        "opus": [encode(few, "opus"), encode(both, "opus", 48000)],
+        "mp3": [mp3, encode(both, "mp3", 44100), without_count(mp3), mp3 + b"TAG" + bytes(125)],
+    }
+    for name, files in samples.items():
+        path = folder / name / "x"
+        yield Reader(name, path, files, lambda path=path: read_channels(path))
+        if name in ("vorbis", "opus"):
+            right = folder / f"{name}-right/x"
+            yield Reader(f"{name}-right", right, files, lambda path=right: read_channels(path), pack=_right_pages)
+    bare = folder / "flac-undigested/x"
+    yield Reader("flac-undigested", bare, samples["flac"][:3], lambda: read_channels(bare), pack=_without_digest)
+    pipe = folder / "pipe/wav.scp"
+    write(folder / "pipe/x.flac", few, "flac")
+    commands = [f"flac -c -d -s {folder}/pipe/x.flac |", f"sox {folder}/pipe/x.flac -t wav - remix 1 |"]
+    lines = [f"a {command}\n".encode() for command in commands]
+
+    def read_table_of_pipes() -> None:
+        for value in read_table(pipe).values():
+            read_channels(value, where=str(pipe))
+
+    yield Reader("pipe", pipe, lines, read_table_of_pipes)
+
+
+def _right_pages(data: bytes) -> bytes:
+    """An Ogg file with a right checksum in each of its pages that are still there."""
+    pages = data.split(b"OggS")
+    for number, rest in enumerate(pages[1:], 1):
+        page = b"OggS" + rest
+        if len(page) > 27:
+            page = page[:22] + page_checksum(page) + page[26:]
+        pages[number] = page[4:]
+    return b"OggS".join(pages)
+
+
+def _without_digest(data: bytes) -> bytes:
+    """A FLAC file that says no digest of its samples, and so cannot be refused for that."""
+    return data[:26] + bytes(16) + data[42:]
 
 
 def _archives(folder: Path) -> Iterator[Reader]:
@@ -312,6 +369,20 @@ def _graphs(folder: Path) -> Iterator[Reader]:
     hclg, words = tri / "graph/HCLG.fst", tri / "graph/words.txt"
     yield Reader("graph", hclg, [const, vector_bytes(read_fst_arrays(hclg))], graph, about=tri)
     yield Reader("graph-words", words, [words.read_bytes()], graph, about=tri)
+
+
+def _lattices(folder: Path) -> Iterator[Reader]:
+    def read(path: Path) -> None:
+        for _, lattice in read_lattices(path):
+            best_paths(lattice, [(1.0, 0.1, 0.5)])
+            compact_bytes(lattice)
+
+    compact = [f"utt{i} ".encode() + compact_bytes(random_lattice(np.random.default_rng(i))) for i in range(4)]
+    plain = b"a \n0 1 4 3 1.5,-2.25\n0 1 5 0\n1 0.25,1\n\n"
+    text = b"a \n0\t1\t3\t1.5,-2.25,4_4_5\n0\t1\t2\t0.5,8,\n1\t0.25,1,6\n\nb \n0 1 2\n1\n\n"
+    binary, packed = folder / "lattices/lat", folder / "lattices/lat.1.gz"
+    yield Reader("lattices", binary, [*compact, b"".join(compact), plain, text], lambda: read(binary))
+    yield Reader("lattices-gz", packed, [b"".join(compact), text], lambda: read(packed), pack=_gz)
 
 
 def _models(folder: Path) -> Iterator[Reader]:

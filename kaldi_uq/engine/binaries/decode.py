@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from kaldi_uq.engine.base import Aligner, DecodeConfig, Decoder, Hypothesis, Matrices, Transcripts
+from kaldi_uq.engine.base import Aligner, DecodeConfig, Decoder, Hypothesis, LatticeSink, Matrices, Transcripts
 from kaldi_uq.engine.binaries.commands import align_options, graph_arguments, lexicon_files, move, spelled
 from kaldi_uq.engine.binaries.data import Parts, write_parts
 from kaldi_uq.engine.binaries.jobs import Jobs, log_text, quoted
@@ -17,8 +17,8 @@ from kaldi_uq.engine.files import open_graph, open_model
 from kaldi_uq.io.ark import read_archive
 from kaldi_uq.io.datadir import read_table
 from kaldi_uq.io.lang import Lang
+from kaldi_uq.io.lattice import read_lattices
 
-LATTICE_BEAM = 6.0  # as in Kaldi's steps/decode.sh
 BEST_PATH_BEAM = 0.5  # lattice beam where only the best path is taken: whole lattices of noise take minutes
 _NO_RESULT = r"Done 0(, errors on| utterances)"  # in the log; the exit status then says that the program failed
 _PARTIAL = re.compile(r"Outputting partial output for utterance (\S+)")
@@ -40,21 +40,24 @@ class KaldiDecoder(Decoder):
         graph = open_graph(graph_dir, opened.transitions.num_tids)
         self._model, self._num_pdfs = opened.model, opened.transitions.num_pdfs
         self._graph, self._id_to_word = graph.fst.path, graph.id_to_word
+        self.keeps_lattices = jobs.options.lattice_dir is not None
 
-    def decode(self, loglikes: Matrices) -> dict[str, Hypothesis]:
-        return self.run("latgen-faster-mapped", _checked(loglikes, self._num_pdfs, self._model_dir))
+    def decode(self, loglikes: Matrices, *, lattices: LatticeSink | None = None) -> dict[str, Hypothesis]:
+        checked = _checked(loglikes, self._num_pdfs, self._model_dir)
+        return self.run("latgen-faster-mapped", checked, lattices=lattices)
 
-    def run(self, program: str, matrices: Matrices) -> dict[str, Hypothesis]:
+    def run(self, program: str, matrices: Matrices, *, lattices: LatticeSink | None = None) -> dict[str, Hypothesis]:
         """Decode what the program takes: log-likelihoods, or features for a program with GMMs."""
-        jobs, options, acwt = self._jobs, self._jobs.options, self._config.acwt
+        jobs, acwt, kept_in = self._jobs, self._config.acwt, self._jobs.options.lattice_dir
         with jobs.workspace() as (work, logs):
-            parts = write_parts(work, matrices, options)
+            parts = write_parts(work, matrices, jobs.options)
             if not parts.utts:
                 return {}
 
             def pipelines(job: int) -> list[list[list[str]]]:
                 lattice, words, ali = (work / f"{name}.{job}" for name in ("lat", "words", "ali"))
-                decode = jobs.command(program, *self._options(), self._model, self._graph, parts.scp(job))
+                options = self._options(wide=bool(kept_in or lattices))
+                decode = jobs.command(program, *options, self._model, self._graph, parts.scp(job))
                 return [[[*decode, f"ark:|gzip -c >{quoted(f'{lattice}.gz')}", f"ark,t:{words}", f"ark:{ali}"]]]
 
             def costs(job: int) -> list[list[list[str]]]:
@@ -78,15 +81,18 @@ class KaldiDecoder(Decoder):
                     nothing_done=r"Done converting 0|done 0",
                 )
             found = self._hypotheses(work, parts, alignments, partial)
-            if options.lattices and options.work_dir:
+            if lattices is not None:
+                for path in _written(work, "lat", parts, ".gz"):
+                    for utt, lattice in read_lattices(path):
+                        lattices(utt, lattice)
+            if kept_in:
                 for job in parts.numbers:
-                    move(work / f"lat.{job}.gz", options.work_dir / f"lat.{job}.gz")
+                    move(work / f"lat.{job}.gz", kept_in / f"lat.{job}.gz")
             return found
 
-    def _options(self) -> list[str]:
-        config, options = self._config, self._jobs.options
-        keep = options.lattices and options.work_dir is not None
-        lattice_beam = min(LATTICE_BEAM if keep else BEST_PATH_BEAM, config.beam)
+    def _options(self, *, wide: bool) -> list[str]:
+        config = self._config
+        lattice_beam = min(config.lattice_beam if wide else BEST_PATH_BEAM, config.beam)
         return [
             f"--beam={config.beam:g}",
             f"--max-active={config.max_active}",
@@ -171,7 +177,7 @@ def _read_texts(work: Path, name: str, parts: Parts) -> dict[str, str]:
     return {utt: line for table in tables for utt, line in table.items()}
 
 
-def _written(work: Path, name: str, parts: Parts) -> list[Path]:
+def _written(work: Path, name: str, parts: Parts, ending: str = "") -> list[Path]:
     """What the jobs wrote under a name, without empty files."""
-    paths = [work / f"{name}.{job}" for job in parts.numbers]
+    paths = [work / f"{name}.{job}{ending}" for job in parts.numbers]
     return [path for path in paths if path.is_file() and path.stat().st_size]

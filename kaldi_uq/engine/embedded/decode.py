@@ -1,8 +1,14 @@
-"""Decoding and forced alignment on the wheels."""
+"""Decoding and forced alignment on the wheels.
+
+The wheels' decoder hands out the best path only; lattices, where they are asked for, are searched for by
+:mod:`kaldi_uq.lattice`.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import logging
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -10,11 +16,24 @@ from typing import Any
 import kaldi_hmm_gmm as khg
 import numpy as np
 
-from kaldi_uq.engine.base import Aligner, DecodeConfig, Decoder, Hypothesis, Matrices, Transcripts
+from kaldi_uq.engine.base import (
+    Aligner,
+    DecodeConfig,
+    Decoder,
+    EngineOptions,
+    Hypothesis,
+    LatticeSink,
+    Matrices,
+    Transcripts,
+)
 from kaldi_uq.engine.checks import check_scores
 from kaldi_uq.engine.embedded import wheels
 from kaldi_uq.engine.embedded.windows import meeting, overlapping
 from kaldi_uq.io.lang import Lang
+from kaldi_uq.io.lattice import Lattice, LatticeWriter
+from kaldi_uq.lattice.determinize import determinize
+from kaldi_uq.lattice.graph import SearchGraph
+from kaldi_uq.lattice.search import SearchOptions, search
 
 MAX_GRAPHS = 2000  # training graphs that an aligner keeps, of the word sequences used last
 
@@ -26,23 +45,37 @@ class EmbeddedDecoder(Decoder):
         model_dir: directory with ``final.mdl`` and ``tree``.
         graph_dir: directory with ``HCLG.fst`` and ``words.txt``.
         config: acwt and beams.
+        options: whether lattices are kept, and where.
     """
 
-    def __init__(self, model_dir: Path, graph_dir: Path, config: DecodeConfig) -> None:
-        self._model_dir, self._acwt = model_dir, config.acwt
+    def __init__(
+        self, model_dir: Path, graph_dir: Path, config: DecodeConfig, options: EngineOptions | None = None
+    ) -> None:
+        self._model_dir, self._graph_dir, self._acwt = model_dir, graph_dir, config.acwt
+        self._keep = options or EngineOptions()
+        self.keeps_lattices = self._keep.lattice_dir is not None
+        self._search = SearchOptions(config.beam, config.max_active, config.lattice_beam)
         self._transitions, _ = wheels.load_model(model_dir)
-        self._graph = wheels.load_graph(graph_dir, wheels.tid_to_pdf_array(self._transitions))
+        self._tid_to_pdf = wheels.tid_to_pdf_array(self._transitions)
+        self._graph = wheels.load_graph(graph_dir, self._tid_to_pdf)
         self._options = khg.LatticeFasterDecoderConfig(
             beam=config.beam, max_active=config.max_active, lattice_beam=min(6.0, config.beam)
         )
 
-    def decode(self, loglikes: Matrices) -> dict[str, Hypothesis]:
+    def decode(self, loglikes: Matrices, *, lattices: LatticeSink | None = None) -> dict[str, Hypothesis]:
         hypotheses = {}
-        for utt, scores in loglikes:
-            check_scores(utt, scores, self._transitions.num_pdfs, self._model_dir)
-            hypothesis = self._decode(utt, scores) if len(scores) else None
-            if hypothesis is not None:
-                hypotheses[utt] = hypothesis
+        with contextlib.ExitStack() as stack:
+            sinks = [lattices] if lattices else []
+            if kept_in := self._keep.lattice_dir:
+                sinks.append(stack.enter_context(LatticeWriter(kept_in / f"lat.{self._keep.first_job}.gz")).write)
+            for utt, scores in loglikes:
+                check_scores(utt, scores, self._transitions.num_pdfs, self._model_dir)
+                hypothesis = self._decode(utt, scores) if len(scores) else None
+                if hypothesis is not None:
+                    hypotheses[utt] = hypothesis
+                if hypothesis is not None and sinks and (lattice := self._lattice(utt, scores)) is not None:
+                    for sink in sinks:
+                        sink(utt, lattice)
         return hypotheses
 
     def decode_long(self, utt: str, stretches: Iterable[np.ndarray]) -> tuple[str, ...]:
@@ -51,21 +84,33 @@ class EmbeddedDecoder(Decoder):
         path, begin = np.zeros(0, np.int64), 0  # of what is not settled yet: the arcs, and their first frame
         for first, scores in overlapping(stretches):
             check_scores(utt, scores, self._transitions.num_pdfs, self._model_dir)
-            found = self._search(utt, scores)
+            found = self._best_path(utt, scores)
             window = np.asarray(found[0] if found else [], dtype=np.int64)
             end, start = meeting(path, window, takes_frame, first - begin)
             words += self._graph.texts(path[:end])
             path, begin = window[start:], first + int(takes_frame[window[:start]].sum())
         return (*words, *self._graph.texts(path))
 
+    @functools.cached_property
+    def _search_graph(self) -> SearchGraph:
+        return wheels.load_search_graph(self._graph_dir, self._tid_to_pdf)
+
+    def _lattice(self, utt: str, scores: np.ndarray) -> Lattice | None:
+        """The lattice of an utterance, with unscaled acoustic costs as Kaldi writes them."""
+        found = search(self._search_graph, scores * np.float32(self._acwt), self._search)
+        if found is None:
+            logging.getLogger(__name__).warning("%s: no lattice, no path survives the search", utt)
+            return None
+        return determinize(found[0], self._search.lattice_beam).scaled(acoustic=1.0 / self._acwt)
+
     def _decode(self, utt: str, scores: np.ndarray) -> Hypothesis | None:
-        found = self._search(utt, scores)
+        found = self._best_path(utt, scores)
         if found is None:
             return None
         labels, score, reached_final = found
         return Hypothesis(self._graph.texts(labels), self._graph.alignment(labels), score, reached_final)
 
-    def _search(self, utt: str, scores: np.ndarray) -> tuple[list[int], float, bool] | None:
+    def _best_path(self, utt: str, scores: np.ndarray) -> tuple[list[int], float, bool] | None:
         """Labels and score of the best path and whether it ends in a final state; ``None`` if none survives."""
         decodable = khg.DecodableCtc((scores * np.float32(self._acwt)).astype(np.float32, copy=False))
         for partial in (False, True):  # a path that ends in the middle of a word only if there is no other

@@ -1,6 +1,6 @@
 """The embedded engine: Kaldi's C++ as Python wheels, ``kaldi-hmm-gmm`` and ``kaldifst``.  No Kaldi installation.
 
-It decodes to the best path; it writes no lattices.  The wheels' logs go to standard error.
+The wheels' logs go to standard error.
 """
 
 from __future__ import annotations
@@ -12,7 +12,15 @@ from pathlib import Path
 import kaldifst
 import numpy as np
 
-from kaldi_uq.engine.base import DecodeConfig, DeltasConfig, Features, MonoConfig, SystemBuilder, Transcripts
+from kaldi_uq.engine.base import (
+    DecodeConfig,
+    DeltasConfig,
+    EngineOptions,
+    Features,
+    MonoConfig,
+    SystemBuilder,
+    Transcripts,
+)
 from kaldi_uq.engine.embedded import deltas, graph, mono, wheels
 from kaldi_uq.engine.embedded.decode import EmbeddedAligner, EmbeddedDecoder
 from kaldi_uq.io.kaldi_model import read_transitions, write_model
@@ -20,15 +28,22 @@ from kaldi_uq.io.lang import Lang
 
 
 class EmbeddedEngine(SystemBuilder):
-    """Kaldi's own C++, in this process."""
+    """Kaldi's own C++, in this process.
+
+    Args:
+        options: whether decoding keeps lattices, and where; it starts no jobs.
+    """
 
     name = "embedded"
+
+    def __init__(self, options: EngineOptions | None = None) -> None:
+        self.options = options or EngineOptions()
 
     def versions(self) -> dict[str, str]:
         return {name: importlib.metadata.version(name) for name in ("kaldi-hmm-gmm", "kaldifst")}
 
     def decoder(self, model_dir: Path, graph_dir: Path, config: DecodeConfig) -> EmbeddedDecoder:
-        return EmbeddedDecoder(model_dir, graph_dir, config)
+        return EmbeddedDecoder(model_dir, graph_dir, config, self.options)
 
     def aligner(self, model_dir: Path, lang: Lang, config: DecodeConfig) -> EmbeddedAligner:
         return EmbeddedAligner(model_dir, lang, config)

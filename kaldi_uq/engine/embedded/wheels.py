@@ -20,6 +20,7 @@ from kaldi_uq.io.fst import vector_bytes
 from kaldi_uq.io.kaldi_model import TransitionTable
 from kaldi_uq.io.lang import Lang
 from kaldi_uq.io.tree import read_tree_bytes
+from kaldi_uq.lattice.graph import SearchGraph
 
 try:
     import kaldi_hmm_gmm as khg
@@ -223,6 +224,15 @@ def _load_graph(graph: str, _words: str, tid_to_pdf: bytes, *_times: int) -> Gra
     arcs["ilabel"] = np.where(arcs["ilabel"] > 0, pdfs[arcs["ilabel"]] + 1, 0)
     fst = wheel_fst(FstFile(graph, dataclasses.replace(opened.fst.content, arcs=arcs)))
     return Graph(fst, tids, words, opened.id_to_word)
+
+
+def load_search_graph(graph_dir: Path, tid_to_pdf: np.ndarray) -> SearchGraph:
+    """The same graph for the search of lattices, which the wheels keep to themselves.
+
+    Args:
+        graph_dir, tid_to_pdf: as of :func:`load_graph`.
+    """
+    return SearchGraph.of(open_graph(graph_dir, len(tid_to_pdf) - 1).fst.content, tid_to_pdf)
 
 
 def arcs_of(fst: Any, state: int) -> list[tuple[int, int, Any, int]]:

@@ -1,0 +1,1 @@
+"""Lattices: from a decoding graph and scores, made deterministic, searched, and measured."""
