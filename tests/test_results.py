@@ -26,8 +26,13 @@ WORDS = (
     "run.sh --models 'dnn ensemble dropout bnn' --attacks 'pgd paper-pgd' --corpus-opts '--num-fit 200 --num-test 200 "
     "--num-attack 60' --nj 12 --model-jobs 4"
 )
+LEVEL = "--models 'dnn ensemble' --eps '0.01 0.02' --eps-level 0.05 --model-jobs 4 --nj 12"
+ROBUST = {
+    "synth_robust": f"run.sh --preset full {LEVEL}",
+    "fsdd_robust": f"run.sh --preset full {LEVEL} --corpus fsdd --corpus-dir DIR",
+}
 # directory of results.json.gz -> the command that made them, which opens their part of RESULTS
-RUNS = {RECIPE / "results" / run: command for run, command in COMMANDS.items()}
+RUNS = {RECIPE / "results" / run: command for run, command in (COMMANDS | ROBUST).items()}
 RUNS[ROOT / "recipes/commands/results"] = WORDS
 
 
@@ -168,3 +173,34 @@ def test_readme_table_holds_the_numbers_of_the_results() -> None:
         r"^\| (?:paper's|mean|strong attack:|best|adaptive).*\|$", (ROOT / "README.md").read_text(), re.MULTILINE
     )
     assert table == expected
+
+
+def test_readme_table_of_robust_models_holds_the_numbers_of_the_results() -> None:
+    columns = [
+        ("fsdd", "dnn"),
+        ("fsdd", "dnn-robust"),
+        ("fsdd", "ensemble-robust"),
+        ("synth", "dnn"),
+        ("synth", "dnn-robust"),
+    ]
+    content = {corpus: results(f"{corpus}_robust") for corpus in ("fsdd", "synth")}
+
+    def line(label: str, section: str, name: str, value: str) -> str:
+        cells = []
+        for corpus, model in columns:
+            rows = [r for r in content[corpus][section] if (r["model"], r["attack"], r["eps"]) == (model, name, 0.02)]
+            cells.append(f"{rows[0][value]:.3f}" if rows else "")
+        return f"| {label} | {' | '.join(cells)} |".replace("|  |", "| |").replace("|  |", "| |")
+
+    clean = " | ".join(f"{content[corpus]['clean'][model]['accuracy']:.3f}" for corpus, model in columns)
+    expected = [f"| clean speech: words right | {clean} |"]
+    for attack in ("pgd", "speech-start", "logit-match", "decoder-margin"):
+        expected.append(line(f"`{attack}`: target reached", "attacks", f"{attack}-level0.05", "target_success"))
+    expected += [
+        line("any of these: target reached", "worst", "worst-level0.05", "success"),
+        line("`ten-targets`: one of ten reached", "attacks", "ten-targets-level0.05", "target_success"),
+        line("knows the detector: reached and passed", "worst", "worst-known-level0.05", "evasion"),
+    ]
+    text = (ROOT / "README.md").read_text()
+    table = text[text.index("| eps 0.02 at level 0.05 |") :].split("\n\n")[0].splitlines()
+    assert table[2:] == expected
