@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 
 from kaldi_uq.errors import DataError
+from kaldi_uq.io.recording import Recording, open_recording
 from kaldi_uq.io.resample import Resampler
-from kaldi_uq.io.wav import Source, read_wav
+from kaldi_uq.io.wav import Source, as_float, read_wav
 
 
 def read_file(
@@ -42,8 +44,7 @@ def read_file(
         DataError: the file cannot be used; the message names it.
         MissingDependencyError: a package is needed to read it.
     """
-    name = os.fspath(source) if isinstance(source, (str, os.PathLike)) else where
-    try:
+    with _as_data_errors(source, where) as name:
         samples, _ = read_wav(
             source,
             expected_rate=sample_rate,
@@ -53,11 +54,92 @@ def read_file(
             resampler=resampler,
         )
         check_length(name, len(samples), sample_rate, min_samples, what)
+    return samples
+
+
+def open_audio(
+    source: Source,
+    sample_rate: float,
+    min_samples: int,
+    longest: int,
+    *,
+    what: str = "judged",
+    where: str = "",
+    allow_pipes: bool = False,
+    max_bytes: int | None = None,
+    resampler: Resampler | None = None,
+) -> np.ndarray | Recording:
+    """The same, but audio of more than ``longest`` samples stays a recording, in its file."""
+    with _as_data_errors(source, where) as name:
+        samples = open_recording(
+            source,
+            longest,
+            expected_rate=sample_rate,
+            where=where,
+            allow_pipes=allow_pipes,
+            max_bytes=max_bytes,
+            resampler=resampler,
+        )
+        check_length(name, len(samples), sample_rate, min_samples, what)
+    return samples
+
+
+@contextlib.contextmanager
+def _as_data_errors(source: Source, where: str) -> Iterator[str]:
+    """A context, with the name of the source, in which other errors that are the file's become a ``DataError``."""
+    name = os.fspath(source) if isinstance(source, (str, os.PathLike)) else where
+    try:
+        yield name
     except ValueError as error:
         raise DataError(str(error)) from None
     except OSError as error:
         raise DataError(f"{name}: {error.strerror or error}") from None
-    return samples
+
+
+def read_files(
+    paths: Mapping[str, str],
+    sample_rate: float,
+    min_samples: int,
+    *,
+    what: str,
+    where: str,
+    allow_pipes: bool,
+    resample: bool,
+) -> dict[str, np.ndarray]:
+    """Read files of audio; arguments and errors as of :meth:`kaldi_uq.recogniser.base.BaseRecogniser.read_wavs`."""
+    resampler = Resampler(sample_rate) if resample else None
+    found: dict[str, np.ndarray] = {}
+    problems: dict[str, str] = {}
+    for name, path in paths.items():
+        try:
+            found[name] = read_file(
+                path, sample_rate, min_samples, what=what, where=where, allow_pipes=allow_pipes, resampler=resampler
+            )
+        except DataError as error:
+            problems[path] = str(error)
+    raise_first(problems, what)
+    if resampler:
+        resampler.report(where or "audio", len(found))
+    return found
+
+
+def checked_waves(
+    waves: Mapping[str, np.ndarray], sample_rate: float, min_samples: int, what: str
+) -> dict[str, np.ndarray]:
+    """Audio from Python as float32 in [-1, 1]; see :meth:`kaldi_uq.recogniser.base.BaseRecogniser.check_audio`."""
+    found: dict[str, np.ndarray] = {}
+    problems: dict[str, str] = {}
+    for name, samples in waves.items():
+        try:
+            checked = as_float(samples, name=name)
+            is_such = isinstance(samples, np.ndarray) and samples.dtype == np.float32
+            same = is_such and np.array_equal(samples, checked)
+            found[name] = samples if same else checked  # of long audio one copy is enough
+            check_length(name, len(found[name]), sample_rate, min_samples, what)
+        except ValueError as error:
+            problems[name] = str(error)
+    raise_first(problems, what)
+    return found
 
 
 def check_length(name: str, size: int, sample_rate: float, min_samples: int, what: str) -> None:
@@ -71,28 +153,6 @@ def check_length(name: str, size: int, sample_rate: float, min_samples: int, wha
             f"{name}: {size} samples ({size / sample_rate:.4f} s), the shortest that can be {what} is {min_samples} "
             f"({min_samples / sample_rate:.4f} s)"
         )
-
-
-def read_all(paths: Mapping[str, str], read: Callable[[str], np.ndarray], what: str) -> dict[str, np.ndarray]:
-    """Read every file, and only then complain of those that cannot be.
-
-    Args:
-        paths: name -> file.
-        read: reads one.
-        what: what is to be done with them, for messages.
-
-    Raises:
-        DataError: a file that cannot be used; names it and lists further ones.
-    """
-    found: dict[str, np.ndarray] = {}
-    problems: dict[str, str] = {}
-    for name, path in paths.items():
-        try:
-            found[name] = read(path)
-        except DataError as error:
-            problems[path] = str(error)
-    raise_first(problems, what)
-    return found
 
 
 def raise_first(problems: Mapping[str, str], what: str) -> None:

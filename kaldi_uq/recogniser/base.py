@@ -2,53 +2,38 @@
 
 from __future__ import annotations
 
-import functools
-import itertools
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeAlias, TypeVar, overload
+from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
-import torch
-from torch import Tensor
-from tqdm import tqdm
 
 from kaldi_uq.errors import UsageError
 from kaldi_uq.feats import framing
 from kaldi_uq.io.datadir import DataDir
 from kaldi_uq.io.files import digest
-from kaldi_uq.io.resample import Resampler
-from kaldi_uq.io.wav import as_float
-from kaldi_uq.io.waves import (
-    CPU_BATCH_SAMPLES,
-    MAX_BATCH_SAMPLES,
-    WaveBatch,
-    read_waves,
-    wave_batches,
-    waves_digest,
-)
+from kaldi_uq.io.recording import Recording
+from kaldi_uq.io.waves import read_waves, waves_digest
 from kaldi_uq.lattice.posteriors import NO_LATTICE
-from kaldi_uq.recogniser.audio import check_length, raise_first, read_all, read_file
-from kaldi_uq.recogniser.heard import Heard, Pieces, Scored, measure, unpadded
-from kaldi_uq.recogniser.memory import in_halves
+from kaldi_uq.recogniser.audio import checked_waves, read_files
+from kaldi_uq.recogniser.heard import Heard, Listening
+from kaldi_uq.recogniser.memory import alone as alone_in_memory
+from kaldi_uq.recogniser.scorer import Scorer
 from kaldi_uq.recogniser.speakers import DEFAULT_SOURCES, Sources
-from kaldi_uq.uncertainty import utterance_statistics
 
 Statistics: TypeAlias = dict[str, dict[str, float]]  # utt -> statistic -> value
 RecogniserT = TypeVar("RecogniserT", bound="BaseRecogniser")
 
 
-class BaseRecogniser(ABC):
+class BaseRecogniser(Scorer):
     """A recogniser: from waveforms to posteriors of frames, and from these to words.
 
-    Attributes:
+    Attributes, beside those of :class:`.scorer.Scorer`:
         sample_rate: sample rate of the audio, Hz.
         min_samples: samples of the shortest audio that has a frame.
         frame_shift_s: seconds from one frame to the next.
         is_random: whether two passes over the same audio differ, by draws of weights or of dropout masks.
-        num_draws: draws of a random recogniser when it listens; ``None`` for its default.
-        device: where it computes.
         lattice_statistics: whether hearing measures lattices, too (:mod:`kaldi_uq.lattice.posteriors`).
     """
 
@@ -56,54 +41,11 @@ class BaseRecogniser(ABC):
     min_samples: int
     frame_shift_s: float
     is_random: bool
-    num_draws: int | None
-    device: torch.device
     random_targets = "words"  # words strung together, or sentences of a grammar where there is one
     lattice_statistics = False
     code: Path | None = None  # file of the user's own code that it is made of, for runs that resume
 
     # what a subclass supplies
-
-    @overload
-    def num_frames(self, num_samples: int) -> int: ...
-    @overload
-    def num_frames(self, num_samples: Tensor) -> Tensor: ...
-    @abstractmethod
-    def num_frames(self, num_samples: int | Tensor) -> int | Tensor:
-        """Number of frames of so many samples."""
-
-    @abstractmethod
-    def draws(
-        self,
-        wav: Tensor,
-        num_samples: Tensor,
-        utts: Sequence[str],
-        *,
-        num_draws: int | None = None,
-        generator: torch.Generator | None = None,
-    ) -> tuple[Iterator[Tensor], Tensor]:
-        """Log-posteriors of every frame, differentiable in the audio.
-
-        Args:
-            wav: (B, N) float32 in [-1, 1], zero behind the end of an utterance.
-            num_samples: (B,) int64.
-            utts: B utterance ids, for what is known of each utterance, such as its speaker.
-            num_draws: draws of a random recogniser; ``None`` for its network's default.
-            generator: generator of the draws, on ``device``.
-
-        Returns:
-            an iterator over chunks (m, B, T, C) of draws or members, and the lengths (B,) int64 in frames.
-        """
-
-    @abstractmethod
-    def mean_log_post(
-        self, wav: Tensor, num_samples: Tensor, utts: Sequence[str], *, generator: torch.Generator | None = None
-    ) -> Tensor:
-        """Logarithm of the mean posterior over all draws, (B, T, C); arguments as of :meth:`draws`."""
-
-    @abstractmethod
-    def scores(self, log_mean_post: Tensor) -> Tensor:
-        """What decoder and aligner take, from log-posteriors (B, T, C)."""
 
     @abstractmethod
     def decode(self, scores: Iterable[tuple[str, np.ndarray]]) -> dict[str, tuple[str, ...]]:
@@ -169,16 +111,14 @@ class BaseRecogniser(ABC):
     def model_key(self) -> str:
         """Digest of the model that measures, by which a file of what is normal in a frame is recognised."""
 
-    def pieces(
-        self, wav: Tensor, num_samples: Tensor, utts: Sequence[str], *, generator: torch.Generator
-    ) -> tuple[Pieces, Tensor]:
-        """Log-posteriors as of :meth:`draws`, without gradients: of long audio one stretch after the other.
+    @property
+    def decodes_whole(self) -> bool:
+        """Whether long audio is decoded as a whole, together with all else, as lattices ask for."""
+        return self.lattice_statistics
 
-        Returns:
-            an iterator over stretches of the frames, each with chunks (m, B, t, C), and the lengths (B,) in frames.
-        """
-        draws, lengths = self.draws(wav, num_samples, utts, num_draws=self.num_draws, generator=generator)
-        return iter([draws]), lengths
+    def decode_long(self, utt: str, listening: Listening) -> tuple[str, ...]:
+        """Words of one long utterance; none where no path survives."""
+        return self.decode([(utt, listening.all_scores())]).get(utt, ())
 
     @property
     def recommended_statistic(self) -> str:
@@ -190,11 +130,7 @@ class BaseRecogniser(ABC):
         """What is missing for the words, in one line; empty if it can decode."""
         return ""
 
-    def batches(self, waves: Mapping[str, np.ndarray]) -> Iterator[WaveBatch]:
-        """The utterances in padded batches, long ones first."""
-        return wave_batches(dict(waves), CPU_BATCH_SAMPLES if self.device.type == "cpu" else MAX_BATCH_SAMPLES)
-
-    def with_speakers(self: RecogniserT, waves: Mapping[str, np.ndarray]) -> RecogniserT:
+    def with_speakers(self: RecogniserT, waves: Mapping[str, framing.Samples]) -> RecogniserT:
         """The recogniser for these utterances, each a speaker of its own, where speakers matter and are not known."""
         return self
 
@@ -269,54 +205,9 @@ class BaseRecogniser(ABC):
         speakers = self.speakers_key(list(waves))
         return digest(waves_digest(dict(waves)), speakers) if speakers else waves_digest(dict(waves))
 
-    def score(
-        self, waves: Mapping[str, np.ndarray], *, seed: int = 0, alone: bool = False, desc: str = "scoring"
-    ) -> Iterator[tuple[str, Scored]]:
-        """Score utterances batch by batch.
-
-        Args:
-            waves: utt -> (N,) float32 in [-1, 1].
-            seed: seed of the draws; each batch has a generator of its own.
-            alone: each utterance is a batch of its own with the same generator, so that the draws of a random
-                recogniser, and with them its statistics, do not depend on the other utterances.  Slower on a GPU.
-            desc: label of the progress bar.
-
-        Yields:
-            (utt, scored), batches of long utterances first.
-        """
-        long = {utt: wav for utt, wav in waves.items() if self.num_frames(len(wav)) > framing.LONG_FRAMES}
-        others = {utt: wav for utt, wav in waves.items() if utt not in long}
-        batches = itertools.chain(unpadded(long), wave_batches(others, 0) if alone else self.batches(others))
-        with tqdm(total=len(waves), desc=desc, unit="utt", disable=len(waves) < 32) as progress:
-            for number, batch in enumerate(batches):
-                draws_seed = seed * 1_000_003 + (0 if alone else number)
-                found = in_halves(functools.partial(self._score_batch, seed=draws_seed), batch)
-                yield from zip(batch.utts, found, strict=True)
-                progress.update(len(batch.utts))
-
-    def _score_batch(self, batch: WaveBatch, seed: int) -> list[Scored]:
-        """Score the utterances of a batch; ``seed`` is that of the draws."""
-        generator = torch.Generator(self.device).manual_seed(seed)
-        wav, num_samples = (torch.from_numpy(v).to(self.device) for v in (batch.wav, batch.num_samples))
-        with torch.no_grad():
-            pieces, lengths = self.pieces(wav, num_samples, batch.utts, generator=generator)
-            measures, scores = measure(pieces, self.scores, int(lengths.max()))
-            statistics = utterance_statistics(measures, lengths)
-        columns = {name: values.double().cpu().numpy() for name, values in statistics.items()}
-        frames = {name: values.float().cpu().numpy() for name, values in measures.items()}
-        return [
-            Scored(
-                words=None,
-                statistics={name: float(values[row]) for name, values in columns.items()},
-                frames={name: values[row, :length] for name, values in frames.items()},
-                scores=np.ascontiguousarray(scores[row, :length], dtype=np.float32),
-            )
-            for row, length in enumerate(lengths.tolist())
-        ]
-
     def hear(
         self,
-        waves: Mapping[str, np.ndarray],
+        waves: Mapping[str, np.ndarray | Recording],
         *,
         seed: int = 0,
         alone: bool = False,
@@ -326,7 +217,7 @@ class BaseRecogniser(ABC):
         """Words, statistics and measures of the frames of each utterance, in one pass.
 
         Args:
-            waves: utt -> (N,) samples at the recogniser's rate, mono: float in [-1, 1] or int16.
+            waves: utt -> (N,) samples at the recogniser's rate, mono: float in [-1, 1] or int16; or a recording.
             seed, alone, desc: as of :meth:`score`.
             words: whether to decode; without it ``Heard.words`` is ``None``.
 
@@ -336,17 +227,29 @@ class BaseRecogniser(ABC):
         Raises:
             DataError: audio that would be misheard: another shape, values beyond full scale or not finite, too short.
         """
-        waves = self.check_audio(waves)
-        who = self.with_speakers(waves)
+        # a recording was checked when it was opened
+        unread = {utt: wave for utt, wave in waves.items() if isinstance(wave, Recording) and self._is_long(wave)}
+        checked = self.check_audio({utt: wave[:] for utt, wave in waves.items() if utt not in unread})
+        samples = {utt: unread[utt] if utt in unread else checked[utt] for utt in waves}
+        who = self.with_speakers(samples)
         found: dict[str, Heard] = {}
+        decoded: dict[str, tuple[str, ...]] = {}
+        whole = words and self.decodes_whole
+        for utt, listening in () if whole else who._listen(samples, seed, alone):
+            with alone_in_memory(utt, len(samples[utt])):
+                if words:
+                    decoded[utt] = self.decode_long(utt, listening)
+                found[utt] = listening.heard()
 
         def scores() -> Iterator[tuple[str, np.ndarray]]:
-            for utt, scored in who.score(waves, seed=seed, alone=alone, desc=desc):
+            score = who.score if whole else who._score_short
+            for utt, scored in score(samples, seed=seed, alone=alone, desc=desc):
                 found[utt] = Heard(None, scored.statistics, scored.frames)
                 yield utt, scored.scores
 
         if words:
-            decoded, more = self.listen(scores())
+            texts, more = self.listen(scores())
+            decoded |= texts
             silent = NO_LATTICE if self.lattice_statistics else {}
             return {utt: found[utt].decoded(decoded.get(utt, ()), more.get(utt, silent)) for utt in waves}
         for _ in scores():
@@ -363,18 +266,7 @@ class BaseRecogniser(ABC):
         Raises:
             DataError: as of :meth:`hear`; names the utterance and counts further ones.
         """
-        found, problems = {}, {}
-        for name, samples in waves.items():
-            try:
-                checked = as_float(samples, name=name)
-                is_such = isinstance(samples, np.ndarray) and samples.dtype == np.float32
-                same = is_such and np.array_equal(samples, checked)
-                found[name] = samples if same else checked  # of long audio one copy is enough
-                check_length(name, len(found[name]), self.sample_rate, self.min_samples, what)
-            except ValueError as error:
-                problems[name] = str(error)
-        raise_first(problems, what)
-        return found
+        return checked_waves(waves, self.sample_rate, self.min_samples, what)
 
     def read_wavs(
         self,
@@ -400,13 +292,12 @@ class BaseRecogniser(ABC):
         Raises:
             DataError: a file that cannot be used; names it and lists further ones.
         """
-        resampler = Resampler(self.sample_rate) if resample else None
-
-        def read(path: str) -> np.ndarray:
-            rate, shortest = self.sample_rate, self.min_samples
-            return read_file(path, rate, shortest, what=what, where=where, allow_pipes=allow_pipes, resampler=resampler)
-
-        found = read_all(paths, read, what)
-        if resampler:
-            resampler.report(where or "audio", len(found))
-        return found
+        return read_files(
+            paths,
+            self.sample_rate,
+            self.min_samples,
+            what=what,
+            where=where,
+            allow_pipes=allow_pipes,
+            resample=resample,
+        )
