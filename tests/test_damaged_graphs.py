@@ -17,8 +17,8 @@ import numpy as np
 import pytest
 
 from kaldi_uq.engine.base import DecodeConfig
-from kaldi_uq.engine.checks import graph_files, model_files
 from kaldi_uq.engine.embedded import wheels
+from kaldi_uq.engine.files import graph_files, model_files
 from kaldi_uq.errors import DataError, EngineError, KaldiUqError, ModelFileError
 from kaldi_uq.io.digests import DIGESTS_FILE, check_digest, copy_recorded, recorded
 from kaldi_uq.io.event_map import EventMap, Leaf, Split, Table, write_tree

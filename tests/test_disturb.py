@@ -253,8 +253,9 @@ class TestLoudness:
         assert np.isfinite(loudness(np.zeros(1), RATE)["level_db"])
 
 
-def gaussians(fit: dict[str, Any]) -> list[OneClassDetector]:
-    return [detector for detector in fit_detectors(fit).values() if isinstance(detector, GaussianDetector)]
+def gaussians(fit: dict[str, Any]) -> list[tuple[str, OneClassDetector]]:
+    found = fit_detectors(fit).values()
+    return [("+".join(d.statistics), d) for d in found if isinstance(d, GaussianDetector)]
 
 
 class TestNegatives:

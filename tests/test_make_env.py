@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 from pathlib import Path
@@ -67,8 +68,8 @@ def fresh(tmp_path: Path):
             )  # fmt: skip
 
         @staticmethod
-        def make(**env: str) -> subprocess.CompletedProcess[str]:
-            process = Fresh.popen(["bash", str(root / "utils/make_env.sh")], **env)
+        def make(*options: str, **env: str) -> subprocess.CompletedProcess[str]:
+            process = Fresh.popen(["bash", str(root / "utils/make_env.sh"), *options], **env)
             out, err = process.communicate(timeout=LIMIT_S)
             return subprocess.CompletedProcess([], process.returncode, out, err)
 
@@ -219,3 +220,50 @@ def test_check_env_does_not_count_the_working_directory(run_script: RunScript, t
     done = run_script("python3", "-S", UTILS / "check_env.py", env={"PYTHONPATH": ""})
     assert done.returncode == 1
     assert done.stdout == "module kaldi_uq is missing\n"
+
+
+class TestLocked:
+    """An option: nothing of the default depends on the lock, whose hashes a local build of torch does not have."""
+
+    def arguments(self, fresh) -> list[str]:
+        return [line.partition(" pip install ")[2] for line in _lines(fresh.venv.parent / "pip.log")]
+
+    def test_the_default_knows_no_lock(self, fresh) -> None:
+        (fresh.venv.parent / "requirements.lock").write_text("torch==0\n")
+        assert fresh.make().returncode == 0
+        assert self.arguments(fresh) == ["--no-input --disable-pip-version-check --no-compile -e .[dev]"]
+
+    def test_hashes_are_required_of_everything(self, fresh) -> None:
+        done = fresh.make("--locked", ACTIVE_IS_COMPLETE="yes")  # asked for, it is made all the same
+        assert done.returncode == 0, done.stderr
+        packages, ours = self.arguments(fresh)
+        assert packages.endswith("--require-hashes --no-deps -r requirements.lock")
+        assert ours.endswith("--no-deps --no-build-isolation -e .")
+        assert "is complete" in fresh.make("--locked").stdout
+        assert fresh.installations() == 2
+
+    def test_a_failure_is_one(self, fresh) -> None:
+        done = fresh.make("--locked", PIP_STATUS="1")
+        assert done.returncode == 1 and "pip could not install" in done.stderr
+        assert fresh.installations() == 1  # nothing after what failed
+        assert not (fresh.venv / ".done").exists()
+
+
+class TestTheLock:
+    TEXT = (REPO / "requirements.lock").read_text()
+    PINS = re.findall(r"^([a-z0-9-]+)==(\S+)", TEXT, re.MULTILINE)
+
+    def test_every_package_has_one_release_and_hashes(self) -> None:
+        blocks = re.split(r"^(?=[^\s#])", self.TEXT, flags=re.MULTILINE)[1:]
+        assert len(blocks) == len(self.PINS) > 50
+        assert [block for block in blocks if not re.search(r"--hash=sha256:[0-9a-f]{64}$", block, re.MULTILINE)] == []
+
+    def test_no_address_of_an_index(self) -> None:
+        assert re.findall(r"://|^\s*--(?!hash)\S+|\w\.(?:org|com|io|net)\b", self.TEXT, re.MULTILINE) == []
+
+    def test_it_holds_what_setup_py_pins(self) -> None:
+        pinned = re.findall(r'"([a-z0-9-]+)==([^"]+)",', (REPO / "setup.py").read_text().partition("BENCH = ")[0])
+        assert len(pinned) >= 4
+        for name, release in pinned:
+            if name != "pesq":  # of an extra that the development environment lacks
+                assert (name, release) in self.PINS

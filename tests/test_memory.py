@@ -1,4 +1,7 @@
-"""A batch that does not fit into memory: its halves give the same, a line says so; one utterance alone is an error."""
+"""A batch that does not fit into memory: its halves give the same, a line says so; one utterance alone is an error.
+
+Long recordings take no more memory than short ones.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,7 @@ import dataclasses
 import logging
 import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,8 +23,14 @@ from kaldi_uq.attacks.donors import Donors
 from kaldi_uq.attacks.goal import Say
 from kaldi_uq.attacks.pgd import PGD
 from kaldi_uq.errors import DataError
+from kaldi_uq.feats import framing
+from kaldi_uq.io.recording import Recording
+from kaldi_uq.io.wav import to_int16, write_wav
 from kaldi_uq.io.waves import pad
+from kaldi_uq.recogniser.audio import open_audio
 from kaldi_uq.recogniser.memory import in_halves, is_out_of_memory
+from tests import tiny
+from tests.tiny import TinySystem
 from tests.toy import Toy, ToyRecogniser, toy_waves
 
 ON_THE_CPU = RuntimeError(
@@ -152,3 +162,71 @@ def test_real_allocations_that_fail_are_recognised() -> None:
         with pytest.raises((RuntimeError, MemoryError)) as caught:
             allocate()
         assert is_out_of_memory(caught.value)
+
+
+@pytest.fixture(scope="module")
+def system(tmp_path_factory: pytest.TempPathFactory) -> TinySystem:
+    return tiny.make_system(tmp_path_factory.mktemp("system"), 8)
+
+
+class TestLongRecordings:
+    """What is heard of a recording in its file is what is heard of its samples, of which a stretch is in memory."""
+
+    def record(self, system: TinySystem, path: Path, repeats: int) -> np.ndarray:
+        """Write speech of the system into a file; returns its samples as int16."""
+        once = to_int16(np.concatenate(list(system.waves.values())))
+        noise = np.random.default_rng(0).integers(-50, 50, len(once) * repeats, dtype=np.int16)
+        samples = np.tile(once // 2, repeats) + noise
+        write_wav(path, samples, tiny.RATE)
+        return samples
+
+    @pytest.mark.parametrize("kind", ["dnn", "bnn", "ensemble"])
+    def test_verdicts_are_the_same_to_the_last_bit(
+        self, system: TinySystem, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+    ) -> None:
+        samples = self.record(system, tmp_path / "a.wav", 2)
+        monkeypatch.setattr(framing, "LONG_FRAMES", 50)
+        monkeypatch.setattr(framing, "WINDOW_FRAMES", 40)
+        recogniser = system.recogniser(system.train(kind))
+        recording = open_audio(tmp_path / "a.wav", tiny.RATE, recogniser.min_samples, 1000)
+        assert isinstance(recording, Recording)
+        ours, theirs = (recogniser.hear({"a": wave}, alone=True)["a"] for wave in (recording, samples))
+        assert (ours.words, ours.statistics) == (theirs.words, theirs.statistics)
+        for name, values in theirs.frames.items():
+            np.testing.assert_array_equal(ours.frames[name], values)
+
+    def test_of_the_samples_a_window_is_read_at_a_time(
+        self, system: TinySystem, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        self.record(system, tmp_path / "a.wav", 2)
+        monkeypatch.setattr(framing, "LONG_FRAMES", 50)
+        monkeypatch.setattr(framing, "WINDOW_FRAMES", 40)
+        recogniser = system.recogniser(system.train())
+        recording = open_audio(tmp_path / "a.wav", tiny.RATE, recogniser.min_samples, 1000)
+        read = []
+        take = Recording.__getitem__
+        monkeypatch.setattr(Recording, "__getitem__", lambda self, place: read.append(take(self, place)) or read[-1])
+        recogniser.hear({"a": recording})
+        longest = framing.num_frames(max(map(len, read)), recogniser.model.front_end.config.base)
+        assert longest == 40 and sum(map(len, read)) >= len(recording)
+
+    @pytest.mark.long
+    @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="peaks are measured as Linux tells them")
+    def test_memory_does_not_grow_with_the_length(self, system: TinySystem, tmp_path: Path) -> None:
+        recogniser = system.recogniser(system.train())
+        once = sum(map(len, system.waves.values())) / tiny.RATE
+        peaks = []
+        for minutes in (10, 10, 50):  # the first warms up
+            samples = self.record(system, tmp_path / "a.wav", int(minutes * 60 / once))
+            recording = open_audio(tmp_path / "a.wav", tiny.RATE, recogniser.min_samples, 1000)
+            size = samples.nbytes * 2 / 1e6  # MB, as float32
+            del samples
+            Path("/proc/self/clear_refs").write_text("5")  # the peak is what there is now
+            before = self.megabytes("VmRSS")
+            recogniser.hear({"a": recording})
+            peaks.append(self.megabytes("VmHWM") - before)
+        assert peaks[2] < peaks[1] + 0.25 * size, f"{peaks} MB; the longest has {size:.0f} MB of samples alone"
+
+    def megabytes(self, name: str) -> float:
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return float(next(line.split()[1] for line in lines if line.startswith(name))) / 1000

@@ -13,8 +13,10 @@ import pytest
 from kaldi_uq.audio.disturb import disturb
 from kaldi_uq.audio.loudness import loudness
 from kaldi_uq.cli.main import main
-from kaldi_uq.detector import GaussianDetector, auroc
+from kaldi_uq.detector import GaussianDetector, auroc, fit_detectors
+from kaldi_uq.results.names import GATE
 from kaldi_uq.results.table import Results
+from kaldi_uq.results.utterances import read_benign, statistics_table
 from tests.recipe import Recipe, error_line
 from tests.tiny import RATE, make_waves, write_segments, write_set
 
@@ -68,7 +70,12 @@ def values(path: str) -> np.ndarray:
 def test_rows_have_rate_and_auroc_of_each_statistic(place: dict[str, dict[str, np.ndarray]]) -> None:
     assert negatives("exp/dnn/attack_pgd_eps0.02") == 0
     rows = {(row["statistic"], row["sided"]): row for row in Results("exp/results.json").read()["negatives"]}
-    assert {name for name, _ in rows} == {"max_predictive_entropy", "level_db", "noise_floor_db"}
+    assert {name for name, _ in rows} == {"max_predictive_entropy", "level_db", "noise_floor_db", GATE}
+    benign, noisy = (
+        statistics_table(read_benign(Path(f"exp/dnn/score_{name}/results.jsonl"))) for name in ("fit", "white")
+    )
+    gate = fit_detectors(benign, 0.01)[GATE]
+    assert rows[GATE, "two"]["fpr_at_threshold"] == pytest.approx(np.mean(gate.is_attack(noisy)))
     fit, hard, attacked = map(values, ("exp/dnn/score_fit", "exp/dnn/score_white", "exp/dnn/attack_pgd_eps0.02"))
     for sided in ("two", "one"):
         detector = GaussianDetector(two_sided=sided == "two").fit(fit).calibrate(0.01, fit)
@@ -102,7 +109,7 @@ def test_rerun_replaces_its_rows_and_another_level_has_its_own(place: dict[str, 
     assert Results("exp/results.json").read()["negatives"] == first
     assert all(row["auroc"] == [] for row in first)
     assert negatives(level="5") == 0
-    assert [row["level"] for row in Results("exp/results.json").read()["negatives"]] == [5.0] * 6 + [10.0] * 6
+    assert [row["level"] for row in Results("exp/results.json").read()["negatives"]] == [5.0] * 7 + [10.0] * 7
 
 
 def test_scores_of_other_data_are_refused(
@@ -133,12 +140,14 @@ def test_segments_of_a_recording_from_a_pipe_are_measured_as_files_are(
 
 def test_script_measures_each_kind_and_level(tiny_recipe: Recipe, tmp_path: Path) -> None:
     recipe = tiny_recipe.clone(tmp_path / "my recipe")
-    options = ["--white", "20 0", "--babble", "5", "--num-talkers", "2", "--reverb", "0.5", "--device", "cpu"]
+    options = ["--white", "20 0", "--babble", "5", "--num-talkers", "2", "--reverb", "0.5", "--gain", "-20",
+               "--device", "cpu"]  # fmt: skip
     done = recipe.run("local/negatives.sh", *options)
     assert done.returncode == 0, done.stderr[-3000:]
     rows = [row for row in recipe.results()["negatives"] if row["sided"] == "two"]
     kinds = {(row["kind"], row["level"]) for row in rows}
-    assert kinds >= {("clean", 0), ("white", 20), ("white", 0), ("babble", 5), ("reverb", 0.5), ("uniform", 0.02)}
+    noises = {("white", 20), ("white", 0), ("babble", 5), ("reverb", 0.5), ("gain", -20), ("uniform", 0.02)}
+    assert kinds >= {("clean", 0), *noises}
     for row in rows:
         attacks = {(entry["attack"], entry["eps"]) for entry in row["auroc"]}
         assert attacks >= {("pgd", 0.02), ("paper-pgd", 0.02)}

@@ -13,7 +13,7 @@ import pytest
 from kaldi_uq.cli.main import main
 from kaldi_uq.io import waves as io_waves
 from kaldi_uq.io.files import write_text
-from kaldi_uq.recogniser import base
+from kaldi_uq.recogniser import scorer
 from kaldi_uq.recogniser.heard import Scored
 from kaldi_uq.recogniser.parts import Parts, Shard
 from tests import tiny
@@ -22,7 +22,7 @@ from tests.toy import ToyRecogniser, toy_waves
 
 @pytest.fixture(autouse=True)
 def small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(base, "CPU_BATCH_SAMPLES", 10_000)  # two or three utterances
+    monkeypatch.setattr(scorer, "CPU_BATCH_SAMPLES", 10_000)  # two or three utterances
     monkeypatch.setattr(io_waves.plan_waves, "__defaults__", (10_000,))
 
 

@@ -115,7 +115,7 @@ def test_options_and_files_named_in_the_text_exist(readme: str, run_script: RunS
         "recipes/tidigits/run.sh",
         "recipes/own_model/run.sh",
         "recipes/end_to_end/run.sh",
-        *("local/attack.sh", "local/detect.sh", "steps/uq/decode.sh", "steps/uq/attack.sh"),
+        *("local/attack.sh", "local/detect.sh", "steps/uq/decode.sh", "steps/uq/attack.sh", "utils/make_env.sh"),
     ]
     scripts += [str(path.relative_to(REPO)) for path in (REPO / "local").glob("prepare_*.py")]
     scripts += [str(path.relative_to(REPO)) for path in (REPO / "utils").glob("*_data_dir.sh")]

@@ -18,6 +18,7 @@ from kaldi_uq.report.build import build_report, results_text
 from kaldi_uq.report.findings import TERMS, findings
 from kaldi_uq.report.frames import Run
 from kaldi_uq.report.table import FAILED_NOTE, Table
+from kaldi_uq.results.names import GATE
 from kaldi_uq.results.table import Results
 from kaldi_uq.results.utterances import AttackRecord
 from kaldi_uq.results.word_errors import ErrorRate
@@ -286,6 +287,14 @@ class TestTables:
         assert strongest["dnn", PAPER, 0.02] == 0.95 and strongest["dnn", PAPER, 0.005] == EVASION["dnn", PAPER][0]
         assert found(filled, "Of 3 detectors that the attacker knows")
         plots.evasion_figure(run.strongest())
+
+    def test_default_detector_on_hard_audio_stands_beside_the_words(self, results: Results) -> None:
+        assert not tables.gate_negatives(run_of(results)).rows
+        row = {"model": "dnn", "kind": "gain", "level": -20.0, "num_utts": 30, "accuracy": 0.75, "fpr": 0.01}
+        row |= {"statistic": GATE, "sided": "two", "fpr_at_threshold": 0.02, "auroc": []}
+        results.add_negatives([*negatives(), row])
+        table = tables.gate_negatives(run_of(results))
+        assert row_of(table, "gain, -20 dB") == {"audio": "gain, -20 dB", "fNN (dnn)": "0.020 / 0.750"}
 
     def test_negatives_have_a_row_a_disturbance_the_mildest_first(self, results: Results) -> None:
         results.add_negatives(negatives(white0=0.625))

@@ -27,7 +27,7 @@ from kaldi_uq.io import waves as io_waves
 from kaldi_uq.io.files import write_text
 from kaldi_uq.io.wav import on_grid
 from kaldi_uq.io.waves import Waves, waves_digest
-from kaldi_uq.recogniser import base
+from kaldi_uq.recogniser import scorer
 from kaldi_uq.recogniser.heard import forget
 from kaldi_uq.recogniser.speakers import stats_of_waves
 from tests import tiny
@@ -71,7 +71,7 @@ CONSUMERS: dict[str, Callable[[Waves, Path], object]] = {
 
 @pytest.mark.parametrize("name", CONSUMERS)
 def test_few_waveforms_are_held_at_a_time(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(base, "CPU_BATCH_SAMPLES", 480)  # two utterances
+    monkeypatch.setattr(scorer, "CPU_BATCH_SAMPLES", 480)  # two utterances
     for name_of_size in ("MAX_BATCH_SAMPLES", "CPU_BATCH_SAMPLES"):
         monkeypatch.setattr(io_waves, name_of_size, 480)
     alive = Alive(WAVES)
@@ -121,7 +121,7 @@ COMMANDS = {
 def test_peak_of_a_command_does_not_grow_with_the_utterances(
     command: str, place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(base, "CPU_BATCH_SAMPLES", 1 << 16)  # two utterances, of whatever number
+    monkeypatch.setattr(scorer, "CPU_BATCH_SAMPLES", 1 << 16)  # two utterances, of whatever number
     monkeypatch.setattr(io_waves.plan_waves, "__defaults__", (1 << 16,))
 
     number = itertools.count()

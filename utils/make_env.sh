@@ -3,16 +3,21 @@
 # it (utils/env.sh).  A run that was killed is completed by the next one.
 set -euo pipefail
 
-usage="Usage: utils/make_env.sh
+usage="Usage: utils/make_env.sh [--locked]
 e.g.: utils/make_env.sh
 
 Makes the Python environment .venv of this repository and installs the package
 and all it needs there (about 5 GB). Does nothing if .venv is complete, or if
 the active Python environment has everything already. To begin again:
-rm -rf .venv"
+rm -rf .venv
 
+With --locked it installs the releases of requirements.lock, whose files must
+have the hashes written there: not for a build of torch from elsewhere."
+
+locked=
 case "$#:${1:-}" in
   0:) ;;
+  1:--locked) locked=yes ;;
   1:--help | 1:-h) echo "$usage"; exit 0 ;;
   *) echo "$usage" >&2; exit 1 ;;
 esac
@@ -81,10 +86,17 @@ install_packages() {
   rm -rf -- "$venv/tmp"
   mkdir -- "$venv/tmp"
   # pip compiles on one processor only; compile_packages does it on all.
+  local pip=("$venv/bin/python3" -m pip install --no-input --disable-pip-version-check --no-compile)
   (
     cd -- "$root"
     unset PYTHONPATH PYTHONHOME PIP_TARGET PIP_PREFIX PIP_USER
-    TMPDIR=$venv/tmp "$venv/bin/python3" -m pip install --no-input --disable-pip-version-check --no-compile -e '.[dev]'
+    export TMPDIR=$venv/tmp
+    if [[ -n $locked ]]; then
+      "${pip[@]}" --require-hashes --no-deps -r requirements.lock &&
+        "${pip[@]}" --no-deps --no-build-isolation -e . # built with the setuptools of the lock
+    else
+      "${pip[@]}" -e '.[dev]'
+    fi
   ) || die "pip could not install the packages, see above; run utils/make_env.sh again to go on from here"
   rm -rf -- "$venv/tmp"
 }
@@ -111,7 +123,8 @@ if is_installed; then
   say "$venv is complete"
   exit 0
 fi
-if type -P python3 >/dev/null && (cd / && python3 "$root/utils/check_env.py" --import) >/dev/null 2>&1 &&
+if [[ -z $locked ]] && type -P python3 >/dev/null &&
+  (cd / && python3 "$root/utils/check_env.py" --import) >/dev/null 2>&1 &&
   [[ $(type -P python3) != "$venv/bin/python3" ]]; then
   say "$(type -P python3) has the package and all it needs; it is used as it is"
   exit 0

@@ -55,6 +55,7 @@ from kaldi_uq.results.names import APART, CONSISTENCY, GATE
 if TYPE_CHECKING:  # --help needs no torch
     from kaldi_uq.detector import OneClassDetector
     from kaldi_uq.detector.judge import Outcome, Verdict
+    from kaldi_uq.io.recording import Recording
     from kaldi_uq.recogniser.base import BaseRecogniser
 
 WIDTH = 80  # columns
@@ -159,15 +160,19 @@ def _print(*lines: str) -> None:
     print(*lines, sep="\n", flush=True)
 
 
-def _read(args: argparse.Namespace, recogniser: BaseRecogniser, wav: str, resampler: Resampler | None) -> np.ndarray:
-    """Read one of the files, (N,) float32."""
-    from kaldi_uq.recogniser.audio import read_file
+def _read(
+    args: argparse.Namespace, recogniser: BaseRecogniser, wav: str, resampler: Resampler | None
+) -> np.ndarray | Recording:
+    """Read one of the files, (N,) float32; long audio stays in it."""
+    from kaldi_uq.detector.judge import GROUP_SAMPLES
+    from kaldi_uq.recogniser.audio import open_audio
 
     streamed = wav == STDIN and not args.scp
-    return read_file(
+    return open_audio(
         sys.stdin.buffer if streamed else wav,
         recogniser.sample_rate,
         recogniser.min_samples,
+        GROUP_SAMPLES,
         where="standard input" if streamed else args.scp or "",
         allow_pipes=args.allow_pipes,
         max_bytes=args.max_mb * 1_000_000,
@@ -180,7 +185,7 @@ def _judge(
     recogniser: BaseRecogniser,
     detector: OneClassDetector,
     normal: Normal | None,
-    waves: Mapping[str, np.ndarray],
+    waves: Mapping[str, np.ndarray | Recording],
 ) -> dict[str, Verdict]:
     """Judge some waveforms, measured as the detector wants them."""
     from kaldi_uq.detector.judge import judge
@@ -192,7 +197,8 @@ def _judge(
         if CONSISTENCY in detector.statistics:
             from kaldi_uq.attacks.consistency import consistency, model_search
 
-            found = consistency(recogniser, utts, model_search(args.model_dir), alone=True)
+            whole = {key: wave[:] for key, wave in utts.items()}
+            found = consistency(recogniser, whole, model_search(args.model_dir), alone=True)
             measured = {key: one.statistics for key, one in found.items()}
         verdicts = judge(recogniser, detector, utts, normal=normal, seed=args.seed, measured=measured)
     except DataError as error:

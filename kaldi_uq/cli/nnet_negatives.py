@@ -27,6 +27,7 @@ from kaldi_uq.detector.negatives import evaluate_negatives
 from kaldi_uq.errors import DataError
 from kaldi_uq.io.datadir import DataDir
 from kaldi_uq.io.waves import read_waves, sample_rate_of
+from kaldi_uq.results.names import GATE
 from kaldi_uq.results.table import Results
 from kaldi_uq.results.utterances import (
     AttackRecord,
@@ -40,7 +41,7 @@ from kaldi_uq.results.utterances import (
 from kaldi_uq.results.word_errors import ErrorRate
 
 CLEAN = "clean"  # for comparison: what the detectors were made for
-SHOWN = ("max_predictive_entropy", "mean_predictive_entropy", *OF_THE_AUDIO)  # in the log; results.json has all
+SHOWN = (GATE, "max_predictive_entropy", "mean_predictive_entropy", *OF_THE_AUDIO)  # in the log; results.json has all
 _KEPT = ("max_", "mean_")  # of the model's statistics
 
 
@@ -68,12 +69,13 @@ def run(args: argparse.Namespace) -> None:
     table = _with_audio(read_benign(args.fit / "results.jsonl"), args.fit_data, **how)
     detector_dir = args.detector_dir or args.fit.parent / DETECTOR_DIR
     detectors = detectors_of(detector_dir, args.fit / "results.jsonl", args.fpr, keep=False)
-    detectors |= fit_detectors({name: table[name] for name in OF_THE_AUDIO}, args.fpr)
+    of_the_audio = fit_detectors({name: table[name] for name in OF_THE_AUDIO}, args.fpr)
     gaussian = [
-        detector
-        for detector in detectors.values()
+        ("+".join(detector.statistics), detector)
+        for detector in (*detectors.values(), *of_the_audio.values())
         if isinstance(detector, GaussianDetector) and detector.statistics[0].startswith((*_KEPT, *OF_THE_AUDIO))
     ]
+    named = [(GATE, detectors[GATE]), *gaussian]
     attacks = []
     for path in args.attack_dirs:
         attack, eps = attack_of(path)
@@ -82,7 +84,7 @@ def run(args: argparse.Namespace) -> None:
     errors = sum((record.errors for record in records), ErrorRate())
     common = {"model": args.model, "kind": args.kind, "level": args.level, "num_utts": len(records)}
     common["accuracy"] = errors.accuracy
-    rows = evaluate_negatives(gaussian, hard, attacks)
+    rows = evaluate_negatives(named, hard, attacks)
     Results(args.results).add_negatives([{**common, **row} for row in rows])
     for row in rows:
         if row["statistic"] not in SHOWN or row["sided"] != "two":

@@ -16,6 +16,7 @@ import numpy as np
 from kaldi_uq.detector.base import OneClassDetector
 from kaldi_uq.detector.normal import Normal, Stretch, stretches_above
 from kaldi_uq.errors import DataError, KaldiUqError, ModelFileError
+from kaldi_uq.io.recording import Recording
 from kaldi_uq.recogniser.base import BaseRecogniser
 from kaldi_uq.recogniser.heard import Heard
 
@@ -45,13 +46,13 @@ class Verdict:
 
 
 Outcome: TypeAlias = Verdict | KaldiUqError
-Decide: TypeAlias = Callable[[Mapping[str, np.ndarray]], Mapping[str, Verdict]]
+Decide: TypeAlias = Callable[[Mapping[str, np.ndarray | Recording]], Mapping[str, Verdict]]
 
 
 def judge(
     recogniser: BaseRecogniser,
     detector: OneClassDetector,
-    waves: Mapping[str, np.ndarray],
+    waves: Mapping[str, np.ndarray | Recording],
     *,
     normal: Normal | None = None,
     seed: int = 0,
@@ -62,7 +63,7 @@ def judge(
     Args:
         recogniser: listens; without a decoding graph no words are found.
         detector: fitted to statistics of this recogniser, with a threshold.
-        waves: name -> (N,) samples, int16 or float in [-1, 1].
+        waves: name -> (N,) samples, int16 or float in [-1, 1], or a recording.
         normal: what is normal in a frame, to find the suspicious parts; its measure must be one of the recogniser's.
         seed: seed of the draws of a random recogniser.
         measured: name -> statistics that were measured in another way, such as the consistency.
@@ -101,7 +102,7 @@ def judge(
 
 def judge_each(
     files: Iterable[str],
-    read: Callable[[str], np.ndarray],
+    read: Callable[[str], np.ndarray | Recording],
     decide: Decide,
     *,
     group_samples: int = GROUP_SAMPLES,
@@ -110,7 +111,7 @@ def judge_each(
 
     Args:
         files: names of files; a name may come again.
-        read: reads a file: (N,) float32 in [-1, 1].
+        read: reads a file: (N,) float32 in [-1, 1], or a recording.
         decide: judges waveforms by their names, all or nothing, as :func:`judge` does.
         group_samples: samples of a group, beyond which it is judged; no more are held than these and one file's.
 
@@ -121,7 +122,7 @@ def judge_each(
         KaldiUqError: ``decide`` raises another one than a ``DataError``: it is not the file's.
     """
     names: list[str] = []
-    found: dict[str, np.ndarray | KaldiUqError] = {}
+    found: dict[str, np.ndarray | Recording | KaldiUqError] = {}
     size = 0
     for name in files:
         names.append(name)
@@ -138,16 +139,16 @@ def judge_each(
 
 
 def _outcomes(
-    names: Iterable[str], found: Mapping[str, np.ndarray | KaldiUqError], decide: Decide
+    names: Iterable[str], found: Mapping[str, np.ndarray | Recording | KaldiUqError], decide: Decide
 ) -> Iterator[tuple[str, Outcome]]:
-    waves = {name: one for name, one in found.items() if isinstance(one, np.ndarray)}
+    waves = {name: one for name, one in found.items() if not isinstance(one, KaldiUqError)}
     verdicts = _decide_each(waves, decide) if waves else {}
     for name in names:
         one = found[name]
         yield name, one if isinstance(one, KaldiUqError) else verdicts[name]
 
 
-def _decide_each(waves: Mapping[str, np.ndarray], decide: Decide) -> dict[str, Outcome]:
+def _decide_each(waves: Mapping[str, np.ndarray | Recording], decide: Decide) -> dict[str, Outcome]:
     """The verdicts on a group: together, or if that fails one by one."""
     try:
         return dict(decide(waves))

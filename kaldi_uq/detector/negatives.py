@@ -16,25 +16,25 @@ Table = Mapping[str, npt.ArrayLike]
 
 
 def evaluate_negatives(
-    detectors: Sequence[OneClassDetector], hard: Table, attacks: Sequence[tuple[Mapping[str, Any], Table]]
+    detectors: Sequence[tuple[str, OneClassDetector]], hard: Table, attacks: Sequence[tuple[Mapping[str, Any], Table]]
 ) -> list[dict[str, Any]]:
     """Measure fitted detectors on benign audio that is hard, and on attacks.
 
     Args:
-        detectors: detectors with a threshold.
+        detectors: detectors with a threshold, and what each of them is called.
         hard: ``(B1,)`` per statistic, benign but disturbed.
         attacks: what the entry of each attack says (attack, eps), and ``(B2,)`` per statistic.
 
     Returns:
-        One row a detector: ``statistic``, ``sided``, ``fpr``, ``threshold``, ``fpr_at_threshold`` (share of ``hard``
-        above it), ``auroc``: of each attack its entry with ``auroc``, the probability that an attacked utterance
-        scores above a hard benign one.
+        One row a detector: ``statistic`` (its name), ``sided``, ``fpr``, ``threshold``, ``fpr_at_threshold`` (share of
+        ``hard`` above it), ``auroc``: of each attack its entry with ``auroc``, the probability that an attacked
+        utterance scores above a hard benign one.
 
     Raises:
         DataError: a statistic is missing or not finite, or a set is empty.
     """
     rows = []
-    for detector in detectors:
+    for called, detector in detectors:
         for where, table in (("disturbed", hard), *(("attacked", table) for _, table in attacks)):
             for name in detector.statistics:
                 if name not in table:
@@ -44,7 +44,7 @@ def evaluate_negatives(
         scores = detector.score(hard)
         rows.append(
             {
-                "statistic": "+".join(detector.statistics),
+                "statistic": called,
                 "sided": detector.sided,
                 "fpr": detector.fpr,
                 "threshold": detector.require_threshold(),

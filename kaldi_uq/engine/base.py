@@ -41,6 +41,11 @@ class EngineOptions:
     work_dir: Path | None = None
     lattices: bool = False
 
+    @property
+    def lattice_dir(self) -> Path | None:
+        """Where the lattices of decoding are kept; ``None`` if they are not."""
+        return self.work_dir if self.lattices else None
+
 
 @dataclass(frozen=True)
 class Hypothesis:
@@ -120,7 +125,13 @@ class DeltasConfig(Config):
 
 
 class Decoder(ABC):
-    """A decoder of one graph.  Transition model, graph and words are read once, when it is made."""
+    """A decoder of one graph.  Transition model, graph and words are read once, when it is made.
+
+    Attributes:
+        keeps_lattices: whether :meth:`decode` writes the lattices of its utterances, over those of an earlier call.
+    """
+
+    keeps_lattices = False
 
     @abstractmethod
     def decode(self, loglikes: Matrices, *, lattices: LatticeSink | None = None) -> dict[str, Hypothesis]:
@@ -136,6 +147,16 @@ class Decoder(ABC):
         Raises:
             EngineError: scores that are not those of the model's C pdfs, or lattices of an engine that makes none.
         """
+
+    def decode_long(self, utt: str, stretches: Iterable[np.ndarray]) -> tuple[str, ...]:
+        """The words of one long utterance; none where no path survives.
+
+        Args:
+            utt: its name.
+            stretches: successive stretches (t, C) of its scores; here they are all in memory together.
+        """
+        hypothesis = self.decode([(utt, np.concatenate(list(stretches)))]).get(utt)
+        return hypothesis.words if hypothesis else ()
 
 
 class Aligner(ABC):

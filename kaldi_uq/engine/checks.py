@@ -1,74 +1,17 @@
-"""What every engine checks, and how it says what is wrong: missing files, scores, features, failed alignments."""
+"""What every engine checks beside its files, and how it says what is wrong: scores, features, failed alignments."""
 
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from kaldi_uq.errors import AlignmentError, EngineError, KaldiUqError, ModelFileError
-from kaldi_uq.io.digests import check_digest
+from kaldi_uq.errors import AlignmentError, EngineError
 from kaldi_uq.io.lang import Lang
 
 log = logging.getLogger(__name__)
-
-
-def existing_files(
-    folder: Path, *names: str, made_by: str = "utils/prepare_lang.sh", error: type[KaldiUqError] = EngineError
-) -> list[str]:
-    """Absolute paths of files of a directory.
-
-    Args:
-        folder: the directory.
-        names: names of the files.
-        made_by: what makes them, for the message.
-        error: class of the error.
-
-    Raises:
-        KaldiUqError: ``error``, if a file is missing.
-    """
-    for path in (Path(folder) / name for name in names):
-        if not path.is_file():
-            raise error(f"{path}: no such file; {made_by} makes it")
-    return [os.path.abspath(Path(folder) / name) for name in names]
-
-
-def model_files(model_dir: Path) -> list[str]:
-    """Absolute paths of ``final.mdl`` and ``tree``.
-
-    Raises:
-        ModelFileError: one is missing, or is not what was written.
-    """
-    made_by = "steps/train_mono.sh or steps/train_deltas.sh"
-    paths = existing_files(model_dir, "final.mdl", "tree", made_by=made_by, error=ModelFileError)
-    for path in paths:
-        check_digest(Path(path))
-    return paths
-
-
-def graph_files(graph_dir: Path) -> list[str]:
-    """Absolute paths of ``HCLG.fst`` and ``words.txt``.
-
-    Raises:
-        EngineError: one is missing, or is not what was written.
-    """
-    paths = existing_files(graph_dir, "HCLG.fst", "words.txt", made_by="utils/mkgraph.sh")
-    for path in paths:
-        check_digest(Path(path), EngineError)
-    return paths
-
-
-def grammar_files(lang: Lang) -> list[str]:
-    """Absolute paths of ``L_disambig.fst`` and ``G.fst``.
-
-    Raises:
-        EngineError: one is missing.
-    """
-    made_by = "utils/prepare_lang.sh or utils/format_lm.sh"
-    return existing_files(lang.path, "L_disambig.fst", "G.fst", made_by=made_by)
 
 
 def check_scores(utt: str, scores: np.ndarray, num_pdfs: int, model_dir: Path) -> None:

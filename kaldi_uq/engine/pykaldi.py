@@ -18,10 +18,11 @@ from typing import Any
 import numpy as np
 
 from kaldi_uq.engine.base import Aligner, DecodeConfig, Decoder, Engine, Hypothesis, LatticeSink, Matrices, Transcripts
-from kaldi_uq.engine.checks import check_scores, existing_files, graph_files, last_line, model_files, no_path
+from kaldi_uq.engine.checks import check_scores, last_line, no_path
+from kaldi_uq.engine.files import existing_files, open_graph, open_lexicon, open_model
 from kaldi_uq.errors import EngineError
-from kaldi_uq.io.kaldi_model import TransitionTable, read_transitions, write_model
-from kaldi_uq.io.lang import Lang, read_symbols
+from kaldi_uq.io.kaldi_model import TransitionTable, write_model
+from kaldi_uq.io.lang import Lang
 
 try:
     import kaldi
@@ -69,8 +70,8 @@ class PyKaldiEngine(Engine):
         return PyKaldiAligner(model_dir, lang, config)
 
     def update_transitions(self, model_dir: Path, alignments: Iterable[np.ndarray], out_path: Path) -> None:
-        model, _ = model_files(model_dir)
-        table = read_transitions(model)
+        opened = open_model(model_dir)
+        model, table = opened.model, opened.transitions
         counts = np.zeros(len(table.log_probs))
         for alignment in alignments:
             counts += np.bincount(alignment, minlength=len(counts))
@@ -92,10 +93,11 @@ class PyKaldiDecoder(Decoder):
     """
 
     def __init__(self, model_dir: Path, graph_dir: Path, config: DecodeConfig) -> None:
-        model, _ = model_files(model_dir)
-        graph, words = graph_files(graph_dir)
-        self._model_dir, self._num_pdfs = model_dir, read_transitions(model).num_pdfs
-        self._id_to_word = {index: word for word, index in read_symbols(words).items()}
+        opened = open_model(model_dir)
+        found = open_graph(graph_dir, opened.transitions.num_tids)
+        model, graph = opened.model, found.fst.path
+        self._model_dir, self._num_pdfs = model_dir, opened.transitions.num_pdfs
+        self._id_to_word = found.id_to_word
         with _failures_of(f"{model} and {graph}"):
             options = LatticeFasterDecoderOptions()
             options.beam = config.beam
@@ -141,9 +143,10 @@ class PyKaldiAligner(Aligner):
     """
 
     def __init__(self, model_dir: Path, lang: Lang, config: DecodeConfig) -> None:
-        model, tree = model_files(model_dir)
-        lexicon, words, disambig = existing_files(lang.path, "L.fst", "words.txt", "phones/disambig.int")
-        self._model_dir, self._lang, self._num_pdfs = model_dir, lang, read_transitions(model).num_pdfs
+        opened, lexicon = open_model(model_dir), open_lexicon(lang).path
+        model, tree = opened.model, opened.tree
+        words, disambig = existing_files(lang.path, "words.txt", "phones/disambig.int")
+        self._model_dir, self._lang, self._num_pdfs = model_dir, lang, opened.transitions.num_pdfs
         self._beams = [config.align_beam] + [config.retry_beam] * (config.retry_beam > config.align_beam)
         with _failures_of(f"{model} and {lexicon}"):
             graphs = TrainingGraphCompilerOptions()

@@ -6,7 +6,7 @@ Source: Kaldi ``src/feat/feature-window.{h,cc}``.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import overload
+from typing import Protocol, overload
 
 import numpy as np
 import torch
@@ -183,24 +183,34 @@ def reflect_ends(wav: Tensor, num_samples: Tensor, left: int, right: int, *, rep
     return extended
 
 
-def stretch_of(wav: Tensor, config: FrameConfig, start: int, stop: int) -> Tensor:
-    """The samples of some frames of whole utterances, mirrored beyond their ends as Kaldi does.
+class Samples(Protocol):
+    """The samples (N,) of an utterance, float32 in [-1, 1]: an array, a tensor, or a recording that is still a file."""
+
+    def __len__(self) -> int: ...
+    def __getitem__(self, place: slice, /) -> np.ndarray | Tensor: ...
+
+
+def stretch_of(samples: Samples, config: FrameConfig, start: int, stop: int) -> Tensor:
+    """The samples of some frames of an utterance, mirrored beyond its ends as Kaldi does; no others are read.
 
     Args:
-        wav: waveforms without padding, ``(B, N)``.
+        samples: the utterance, N samples.
         config: options of the frames.
         start, stop: the frames, ``start`` to ``stop - 1``.
 
     Returns:
-        ``(B, n)``; the first frame begins at sample 0.
+        ``(n,)``; the first frame begins at sample 0.
     """
-    shift, size = window_shift(config), wav.shape[1]
+    shift, size = window_shift(config), len(samples)
     first = first_sample(config) + start * shift
     end = first + (stop - start - 1) * shift + window_size(config)
     if 0 <= first and end <= size:
-        return wav[:, first:end]
-    phase = torch.arange(first, end, device=wav.device) % (2 * size)
-    return wav[:, torch.minimum(phase, 2 * size - 1 - phase)]
+        return torch.as_tensor(samples[first:end])
+    phase = torch.arange(first, end) % (2 * size)
+    places = torch.minimum(phase, 2 * size - 1 - phase)
+    near = int(places.min())
+    stretch = torch.as_tensor(samples[near : int(places.max()) + 1])
+    return stretch[(places - near).to(stretch.device)]
 
 
 def windows_of(size: int) -> Iterator[tuple[int, int]]:

@@ -13,7 +13,7 @@ from kaldi_uq.feats.adaptation import NOTHING, BatchAdaptation
 from kaldi_uq.feats.cmvn import GlobalNorm, apply_cmvn, utterance_cmvn
 from kaldi_uq.feats.config import MAX_INPUT_DIM, FrontEndConfig
 from kaldi_uq.feats.deltas import Deltas
-from kaldi_uq.feats.level import to_level
+from kaldi_uq.feats.level import scale_to_level, to_level
 from kaldi_uq.feats.mfcc import Fbank, Mfcc
 from kaldi_uq.feats.packing import Packing
 from kaldi_uq.feats.splice import gather_spliced, splice, splice_frames
@@ -124,22 +124,36 @@ class FrontEnd(nn.Module):
             wav = to_level(wav, num_samples, self.config.level)
         return self.cepstra(wav, num_samples)  # type: ignore[no-any-return]
 
-    def windows(self, wav: Tensor, num_samples: Tensor, *, adaptation: BatchAdaptation = NOTHING) -> Iterator[Tensor]:
+    def long_cepstra(self, samples: framing.Samples) -> Tensor:
+        """The cepstra ``(1, T, D)`` of one long utterance, of which a stretch is in memory at a time."""
+        if isinstance(self.cepstra, TorchaudioMfcc):  # takes the whole
+            wav = torch.as_tensor(samples[:]).to(self.norm.mean.device)[None]
+            return self.cepstra_of(wav, torch.tensor([len(samples)]))[0]
+        level = self.config.level
+        return self.cepstra.of_long(samples, scale_to_level(samples, level) if level else 1.0)
+
+    def windows(self, samples: framing.Samples, *, adaptation: BatchAdaptation = NOTHING) -> Iterator[Tensor]:
         """The network's input for the frames of one utterance's output, a window after the other, as of :meth:`packed`.
 
         Level and statistics are those of the whole utterance, and every window is computed with the frames around it
-        that its derivatives and its context reach.  It takes the arguments of :meth:`features`, with B = 1.
+        that its derivatives and its context reach.
+
+        Args:
+            samples: the utterance.
+            adaptation: as of :meth:`features`.
 
         Yields:
-            ``(1, t, output_dim)``.
+            ``(1, t, output_dim)``, without gradients; no window without a frame.
         """
-        feats, lengths = self._normalised_cepstra(wav, num_samples, adaptation)
-        config, size = self.config, int(lengths[0])
+        self._check(adaptation)
+        feats = self.long_cepstra(samples)
+        config, size = self.config, feats.shape[1]
+        feats = self._normalised(feats, torch.tensor([size], device=feats.device), adaptation)
         reach = config.delta_order * config.delta_window + max(config.left_context, config.right_context)
         reach += max(config.splice_left, config.splice_right)
         for start, stop in framing.windows_of(size):
             begin, end = max(0, start - reach), min(size, stop + reach)
-            part, count = feats[:, begin:end], lengths.new_tensor([end - begin])
+            part, count = feats[:, begin:end], torch.tensor([end - begin], device=feats.device)
             spliced = self.splice(self._features_of(part, count, adaptation, first=begin), count)
             first = -(-start // self.factor) * self.factor
             if first < stop:
@@ -164,8 +178,29 @@ class FrontEnd(nn.Module):
                 configuration.
             DataError: the statistics are of less than one frame.
         """
-        feats, lengths = self._normalised_cepstra(wav, num_samples, adaptation)
-        return self._features_of(feats, lengths, adaptation), lengths
+        self._check(adaptation)
+        feats, lengths = self.cepstra_of(wav, num_samples)
+        return self._features_of(self._normalised(feats, lengths, adaptation), lengths, adaptation), lengths
+
+    def _check(self, adaptation: BatchAdaptation) -> None:
+        """Refuse what does not go with the configuration; errors as of :meth:`features`."""
+        cmvn = self.config.cmvn
+        if (cmvn == "speaker") != (adaptation.cmvn_stats is not None):
+            state = "missing" if adaptation.cmvn_stats is None else "given"
+            raise ValueError(f"cmvn_stats {state}, but the front end has cmvn={cmvn!r}; only 'speaker' takes them")
+        if self.config.fmllr != (adaptation.fmllr is not None):
+            state = "missing" if adaptation.fmllr is None else "given"
+            raise ValueError(f"fMLLR transforms {state}, but the front end has fmllr={self.config.fmllr}")
+        given = 0 if adaptation.ivectors is None else adaptation.ivectors.shape[-1]
+        if given != self.config.ivector_dim:
+            raise ValueError(f"i-vectors of {given} dimensions, but the front end takes {self.config.ivector_dim}")
+
+    def _normalised(self, feats: Tensor, lengths: Tensor, adaptation: BatchAdaptation) -> Tensor:
+        """Cepstra (B, T, D) after CMVN."""
+        norm_vars = self.config.norm_vars
+        if adaptation.cmvn_stats is not None:
+            return apply_cmvn(feats, lengths, adaptation.cmvn_stats, norm_vars=norm_vars)
+        return utterance_cmvn(feats, lengths, norm_vars=norm_vars) if self.config.cmvn == "utterance" else feats
 
     def _features_of(self, feats: Tensor, lengths: Tensor, adaptation: BatchAdaptation, *, first: int = 0) -> Tensor:
         """What becomes of cepstra (B, T, D) after CMVN, (B, T, feature_dim); their first frame is number ``first``."""
@@ -179,27 +214,6 @@ class FrontEnd(nn.Module):
         if ivectors is not None:
             feats = torch.cat([feats, ivectors.to(feats)], dim=-1)
         return self.norm(feats, lengths)  # type: ignore[no-any-return]
-
-    def _normalised_cepstra(
-        self, wav: Tensor, num_samples: Tensor, adaptation: BatchAdaptation
-    ) -> tuple[Tensor, Tensor]:
-        """Cepstra after CMVN; arguments and errors as of :meth:`features`."""
-        cmvn, norm_vars, cmvn_stats = self.config.cmvn, self.config.norm_vars, adaptation.cmvn_stats
-        if (cmvn == "speaker") != (cmvn_stats is not None):
-            state = "missing" if cmvn_stats is None else "given"
-            raise ValueError(f"cmvn_stats {state}, but the front end has cmvn={cmvn!r}; only 'speaker' takes them")
-        if self.config.fmllr != (adaptation.fmllr is not None):
-            state = "missing" if adaptation.fmllr is None else "given"
-            raise ValueError(f"fMLLR transforms {state}, but the front end has fmllr={self.config.fmllr}")
-        given = 0 if adaptation.ivectors is None else adaptation.ivectors.shape[-1]
-        if given != self.config.ivector_dim:
-            raise ValueError(f"i-vectors of {given} dimensions, but the front end takes {self.config.ivector_dim}")
-        feats, lengths = self.cepstra_of(wav, num_samples)
-        if cmvn_stats is not None:
-            feats = apply_cmvn(feats, lengths, cmvn_stats, norm_vars=norm_vars)
-        elif cmvn == "utterance":
-            feats = utterance_cmvn(feats, lengths, norm_vars=norm_vars)
-        return feats, lengths
 
     def splice(self, feats: Tensor, lengths: Tensor) -> Tensor:
         """Add context frames: ``(B, T, feature_dim) -> (B, T, output_dim)``."""

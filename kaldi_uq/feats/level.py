@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
 
-from kaldi_uq.feats.framing import valid_mask
+from kaldi_uq.feats.framing import Samples, valid_mask
 
 # A longer utterance, of more than five minutes at 16 kHz, is summed up in parts: each step would take a copy of it.
 LONG_SAMPLES = 5_000_000
+SAMPLES_AT_ONCE = 1 << 20
 # Added to the root mean square, in power: one step of 16-bit audio, so that silence stays near silence.
 SMALLEST_LEVEL = 1.0 / 32768.0
 
@@ -47,7 +49,16 @@ def _long_to_level(wav: Tensor, num_samples: int, level: float) -> Tensor:
     """The same for one long utterance, ``(1, N)``, without a gradient and with one copy of it."""
     scaled = wav.clone()
     scaled[:, num_samples:] = 0
-    parts = scaled[:, :num_samples].split(1 << 20, dim=1)
-    mean = sum(float(part.sum(dtype=torch.float64)) for part in parts) / num_samples
-    power = sum(float((part - mean).square().sum(dtype=torch.float64)) for part in parts) / num_samples
-    return scaled.mul_(level / math.sqrt(power + SMALLEST_LEVEL**2))
+    return scaled.mul_(scale_to_level(wav[0, :num_samples], level))
+
+
+def scale_to_level(samples: Samples, level: float) -> float:
+    """What the samples of an utterance are multiplied with to have this level; they are read in parts."""
+
+    def parts() -> Iterator[Tensor]:
+        for start in range(0, len(samples), SAMPLES_AT_ONCE):
+            yield torch.as_tensor(samples[start : start + SAMPLES_AT_ONCE])
+
+    mean = sum(float(part.sum(dtype=torch.float64)) for part in parts()) / len(samples)
+    power = sum(float((part - mean).square().sum(dtype=torch.float64)) for part in parts()) / len(samples)
+    return level / math.sqrt(power + SMALLEST_LEVEL**2)

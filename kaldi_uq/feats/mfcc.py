@@ -100,17 +100,29 @@ class _KaldiFeatures(nn.Module, abc.ABC):
         lengths = num_frames(num_samples, self.config)
         size = num_frames(longest, self.config)
         if len(wav) == 1 and size > framing.LONG_FRAMES and not wav.requires_grad:
-            return self._in_windows(wav[:, :longest], size), lengths
+            return self.of_long(wav[0, :longest]), lengths
         return framing.in_parts(self._part, wav[:, :longest], num_samples, lengths, size), lengths
 
-    def _in_windows(self, wav: Tensor, size: int) -> Tensor:
-        """The features ``(1, size, D)`` of a whole utterance ``(1, N)``, of one window of frames after the other."""
-        with torch.autocast(wav.device.type, enabled=False):
-            stretches = (
-                (framing.stretch_of(wav, self.config, start, stop) * INT16_SCALE, stop - start)
-                for start, stop in framing.windows_of(size)
-            )
-            return torch.cat([self._features(*stretch) for stretch in stretches], dim=1)
+    def of_long(self, samples: framing.Samples, scale: float = 1.0) -> Tensor:
+        """The features of one utterance, of one window of frames after the other, without gradients.
+
+        Args:
+            samples: the utterance, with at least one frame.
+            scale: what the samples are multiplied with.
+
+        Returns:
+            ``(1, T, D)``.
+        """
+        size, device = num_frames(len(samples), self.config), self.window.device
+        feats = torch.empty(0)
+        with torch.autocast(device.type, enabled=False), torch.no_grad():
+            for start, stop in framing.windows_of(size):
+                signal = framing.stretch_of(samples, self.config, start, stop).to(device)[None] * scale * INT16_SCALE
+                part = self._features(signal, stop - start)
+                if not start:
+                    feats = part.new_empty(1, size, part.shape[2])
+                feats[:, start:stop] = part
+        return feats
 
     def _part(self, wav: Tensor, num_samples: Tensor, lengths: Tensor, size: int) -> Tensor:
         config = self.config

@@ -99,6 +99,11 @@ class TransitionTable:
         """Pdfs, C."""
         return 1 + max(max(forward, self_loop) for _, _, forward, self_loop in self.tuples)
 
+    @property
+    def num_tids(self) -> int:
+        """Transition-ids, which are numbered from 1."""
+        return len(self.log_probs) - 1
+
     @functools.cached_property
     def tid_to_pdf(self) -> np.ndarray:
         """(num_transition_ids + 1,) int64: the pdf of each transition-id; entry 0 is unused."""

@@ -13,6 +13,7 @@ import os
 import shlex
 import struct
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 
@@ -46,6 +47,13 @@ _NOT_AUDIO = (
 )
 
 
+class Contents(Protocol):
+    """The bytes of a file, in memory or still in the file."""
+
+    def __len__(self) -> int: ...
+    def __getitem__(self, place: slice, /) -> bytes: ...
+
+
 @dataclass(frozen=True)
 class Format:
     """What the ``fmt`` chunk of a WAV file says.
@@ -68,6 +76,34 @@ class Format:
     def width(self) -> int:
         """Bytes of a sample."""
         return self.frame // self.channels
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where the audio of a WAV file is, and what it is.
+
+    Attributes:
+        format: what the ``fmt`` chunk says.
+        order: byte order, as the module ``struct`` writes it.
+        begin, length: place of the audio in the file and its length, in bytes.
+    """
+
+    format: Format
+    order: str
+    begin: int
+    length: int
+
+    @property
+    def num_samples(self) -> int:
+        """Samples of each channel."""
+        return self.length // self.format.frame
+
+    def channels(self, data: Contents, start: int = 0, stop: int | None = None) -> np.ndarray:
+        """Samples ``start`` to ``stop - 1`` of every channel, (channels, n); types as of :func:`parse_wav`."""
+        stop = self.num_samples if stop is None else stop
+        frame, source = self.format.frame, memoryview(data) if isinstance(data, bytes) else data  # no copy
+        audio = source[self.begin + start * frame : self.begin + stop * frame]
+        return _samples(audio, self.format, self.order).reshape(-1, self.format.channels).T
 
 
 def how_to_convert(name: str) -> str:
@@ -97,26 +133,37 @@ def parse_wav(data: bytes, name: str, *, streamed: bool) -> tuple[np.ndarray, in
     Raises:
         DataError: no WAV file, or one whose audio is cut off, ambiguous or of a coding that is not read.
     """
-    if len(data) < 12 or data[:4] not in (b"RIFF", b"RIFX", b"RF64") or data[8:12] != b"WAVE":
+    layout = layout_of(data, name, streamed=streamed)
+    return layout.channels(data), layout.format.rate
+
+
+def is_wav(data: Contents) -> bool:
+    """Whether a file begins as a WAV file does."""
+    return data[:4] in (b"RIFF", b"RIFX", b"RF64") and data[8:12] == b"WAVE"
+
+
+def layout_of(data: Contents, name: str, *, streamed: bool) -> Layout:
+    """Where the audio of a WAV file is; arguments and errors are those of :func:`parse_wav`."""
+    if not is_wav(data):
         raise DataError(f"{name}: {_what_else(data, name)}")
     order = ">" if data[:4] == b"RIFX" else "<"
     fmt, begin, length = _chunks(data, name, order)
-    audio = memoryview(data)[begin:]
+    there = len(data) - begin
     # Where a program could not know the length it wrote a maximum; or zero, in the length of the whole file too.
-    of_all = struct.unpack_from(order + "I", data, 4)[0]
-    unknown = len(audio) < length and length >= STREAM_LENGTH and data[:4] != b"RF64"
+    of_all = _integer(data, 4, order)
+    unknown = there < length and length >= STREAM_LENGTH and data[:4] != b"RF64"
     unknown |= length == 0 and (streamed or of_all == 0 or of_all >= STREAM_LENGTH)
     if unknown:
-        length = len(audio)
+        length = there
     if not length:
-        if len(audio) > 1 and not _is_chunk(audio):
+        if there > 1 and not _is_chunk(data[begin : begin + 8]):
             raise DataError(
-                f"{name}: the header promises no samples, {len(audio)} bytes follow: the recording was not ended; mend "
+                f"{name}: the header promises no samples, {there} bytes follow: the recording was not ended; mend "
                 f"it: sox --ignore-length {shlex.quote(name)} {shlex.quote(name.removesuffix('.wav') + '.mended.wav')}"
             )
         raise DataError(f"{name}: no samples; remove the utterance")
-    if len(audio) < length:
-        raise DataError(f"{name}: truncated: the header promises {length} bytes, {len(audio)} are there; copy it again")
+    if there < length:
+        raise DataError(f"{name}: truncated: the header promises {length} bytes, {there} are there; copy it again")
     if not unknown:
         end = begin + length
         padded = length % 2 and data[end : end + 1] == b"\0"  # some programs leave the padding out
@@ -126,27 +173,33 @@ def parse_wav(data: bytes, name: str, *, streamed: bool) -> tuple[np.ndarray, in
             f"{name}: cut inside a sample: {length} bytes are no whole number of {fmt.frame} "
             f"({fmt.channels} channels of {fmt.width} bytes); copy the file again"
         )
-    return _samples(audio[:length], fmt, order).reshape(-1, fmt.channels).T, fmt.rate
+    return Layout(fmt, order, begin, length)
 
 
-def _what_else(data: bytes, name: str) -> str:
+def _integer(data: Contents, at: int, order: str) -> int:
+    """The integer of four bytes at a place."""
+    return int(struct.unpack(order + "I", data[at : at + 4])[0])
+
+
+def _what_else(data: Contents, name: str) -> str:
     """What a file is that is no WAV file, and what to do."""
     for place, magic, kind in _OTHERS:
-        if data.startswith(magic, place):
+        if data[place : place + len(magic)] == magic:
             return f"{kind}, not a WAV file; {how_to_convert(name)}"
-    if len(data) > 3 and data[0] == 0xFF and (data[1] & 0xE6 == 0xE2 or data[1] & 0xF6 == 0xF0):  # MPEG's sync words
-        return f"{'AAC' if data[1] & 0xF6 == 0xF0 else 'MP3'}, not a WAV file; {how_to_convert(name)}"
+    head = data[:4]
+    if len(head) > 3 and head[0] == 0xFF and (head[1] & 0xE6 == 0xE2 or head[1] & 0xF6 == 0xF0):  # MPEG's sync words
+        return f"{'AAC' if head[1] & 0xF6 == 0xF0 else 'MP3'}, not a WAV file; {how_to_convert(name)}"
     for magic, kind in _NOT_AUDIO:
-        if data.startswith(magic):
+        if data[: len(magic)] == magic:
             return f"not a WAV file: {kind}"
     return f"not a WAV file ({len(data)} bytes; no RIFF/WAVE header)"
 
 
-def _chunks(data: bytes, name: str, order: str) -> tuple[Format, int, int]:
+def _chunks(data: Contents, name: str, order: str) -> tuple[Format, int, int]:
     """The format, the place of the audio and its length as the header has it."""
     at, fmt, long_length = 12, None, None
     while at + 8 <= len(data):
-        kind, length = data[at : at + 4], struct.unpack_from(order + "I", data, at + 4)[0]
+        kind, length = data[at : at + 4], _integer(data, at + 4, order)
         at += 8
         if kind == b"data":
             if fmt is None:
@@ -157,7 +210,7 @@ def _chunks(data: bytes, name: str, order: str) -> tuple[Format, int, int]:
                 raise _unreadable(name, "two fmt chunks")
             fmt = _format(data[at : at + length], name, order)
         elif kind == b"ds64" and data[:4] == b"RF64" and len(data) >= at + 16:
-            long_length = struct.unpack_from("<Q", data, at + 8)[0]
+            long_length = struct.unpack("<Q", data[at + 8 : at + 16])[0]
         at += length + length % 2
     raise DataError(f"{name}: truncated: no data chunk in {len(data)} bytes; copy the file again")
 
@@ -184,26 +237,26 @@ def _format(chunk: bytes, name: str, order: str) -> Format:
     return Format(code, channels, rate, frame, bits)
 
 
-def _is_chunk(rest: memoryview) -> bool:
-    """Whether what follows looks like a chunk: a name of four characters, and a length that fits."""
-    head = bytes(rest[:4])
-    return len(rest) >= 8 and head.isascii() and head.decode("ascii").isprintable()
+def _is_chunk(begin: bytes) -> bool:
+    """Whether the next eight bytes look like a chunk's: a name of four characters, and a length."""
+    head = begin[:4]
+    return len(begin) == 8 and head.isascii() and head.decode("ascii").isprintable()
 
 
-def _check_only(data: bytes, at: int, name: str, order: str) -> None:
+def _check_only(data: Contents, at: int, name: str, order: str) -> None:
     """Refuse more audio behind the audio, in a second chunk or a whole second file: programs hear one or both."""
-    while at + 8 <= len(data) and _is_chunk(memoryview(data)[at:]):
+    while at + 8 <= len(data) and _is_chunk(data[at : at + 8]):
         kind = {b"data": "data chunk", b"RIFF": "WAV file"}.get(data[at : at + 4])
         if kind:
             raise DataError(
                 f"{name}: a second {kind} begins at byte {at}, and programs hear one of them or both; listen to what "
                 f"this makes of it: {how_to_convert(name)}"
             )
-        length = struct.unpack_from(order + "I", data, at + 4)[0]
+        length = _integer(data, at + 4, order)
         at += 8 + length + length % 2
 
 
-def _samples(audio: memoryview, fmt: Format, order: str) -> np.ndarray:
+def _samples(audio: bytes | memoryview, fmt: Format, order: str) -> np.ndarray:
     """The samples of all channels, interleaved."""
     if fmt.code in _LAWS:
         return np.asarray(_LAWS[fmt.code][np.frombuffer(audio, np.uint8)])

@@ -102,9 +102,12 @@ class TokenReader:
                 raise self.fail("expected '[ integers ]'")
             self.at = end + 1
             try:
-                return tuple(np.array([int(word) for word in words[1:]], np.int32).tolist())
-            except (ValueError, OverflowError) as error:
+                values = tuple(int(word) for word in words[1:])
+            except ValueError as error:
                 raise self.fail(f"malformed integers ({error})") from None
+            if any(not -(2**31) <= value < 2**31 for value in values):  # NumPy 1 takes them, without upper bits
+                raise self.fail("malformed integers (more than four bytes)")
+            return values
         if self.take(1) != b"\4":
             raise self.fail("expected a vector of 4-byte integers")
         size = struct.unpack("<i", self.take(4))[0]

@@ -97,7 +97,7 @@ def as_float(samples: npt.ArrayLike, *, name: str = "audio") -> np.ndarray:
     if not data.size:
         raise ValueError(f"{name}: no samples")
     if data.dtype.kind == "i" and data.dtype.itemsize == 2:
-        return (data / np.float32(INT16_SCALE)).astype(np.float32)
+        return np.asarray(data / np.float32(INT16_SCALE), np.float32)
     if data.dtype.kind in "iu":
         half = 2 ** (8 * data.dtype.itemsize - 1)
         scaled = f"(samples - {half}.0) / {half}" if data.dtype.kind == "u" else f"samples / {half}.0"
@@ -155,16 +155,24 @@ def read_wav(
         allow_pipes=allow_pipes,
         max_bytes=max_bytes,
     )
-    name = _name(source, where)
+    return only_channel(channels, rate, source_name(source, where), resampler)
+
+
+def only_channel(
+    channels: np.ndarray, rate: int, name: str, resampler: Resampler | None = None
+) -> tuple[np.ndarray, int]:
+    """The channel (N,) of audio (channels, N) that has just one, resampled if there is a resampler, and its rate.
+
+    Raises:
+        DataError: more than one, silence, or a rate that cannot be resampled.
+    """
     if len(channels) != 1:
         command = f"sox {shlex.quote(name)} out.wav remix 1"
         how = f": {command}" if os.path.isfile(name) else ", for example with remix 1 of sox or -c 1 of sph2pipe"
         raise DataError(f"{name}: {len(channels)} channels, expected 1; choose one{how}")
     if not np.any(channels):
         raise DataError(f"{name}: silent: all {channels.shape[1]} samples are zero; remove the utterance")
-    if resampler:
-        return resampler(channels[0], rate, name), int(resampler.rate)
-    return channels[0], rate
+    return (resampler(channels[0], rate, name), int(resampler.rate)) if resampler else (channels[0], rate)
 
 
 def read_channels(
@@ -184,22 +192,53 @@ def read_channels(
     decoding = decoding_of(command)
     if decoding and not decoding.of_bytes:
         values, rate, name = _decoded(decoding, command, where, allow_pipes, max_bytes)
-    else:
-        data, name = _contents(source, where, allow_pipes, max_bytes), _name(source, where)
-        values, rate = _parse(data, name, streamed=_is_streamed(source), max_bytes=max_bytes)
-    if expected_rate is not None and rate != expected_rate:
+        return _checked(values, rate, name, expected_rate)
+    data, name = contents(source, where, allow_pipes, max_bytes), source_name(source, where)
+    return channels_of(data, name, expected_rate=expected_rate, streamed=is_streamed(source), max_bytes=max_bytes)
+
+
+def channels_of(
+    data: bytes, name: str, *, expected_rate: float | None, streamed: bool, max_bytes: int | None
+) -> tuple[np.ndarray, int]:
+    """The same of a file in memory; ``streamed`` as of :func:`kaldi_uq.io.riff.parse_wav`."""
+    values, rate = _parse(data, name, streamed=streamed, max_bytes=max_bytes)
+    return _checked(values, rate, name, expected_rate)
+
+
+def _checked(values: np.ndarray, rate: int, name: str, expected_rate: float | None) -> tuple[np.ndarray, int]:
+    """Channels and rate as of :func:`_parse` as those of :func:`read_channels`."""
+    check_rate(rate, expected_rate, name)
+    try:
+        return scaled(values, name), rate
+    except ValueError as error:
+        raise DataError(str(error)) from None
+
+
+def check_rate(rate: int, expected: float | None, name: str) -> None:
+    """Refuse another sample rate than the expected one, both in Hz.
+
+    Raises:
+        DataError: they differ.
+    """
+    if expected is not None and rate != expected:
         raise DataError(
-            f"{name}: sample rate {rate} Hz, expected {expected_rate:g} Hz (--sample-frequency of the feature "
+            f"{name}: sample rate {rate} Hz, expected {expected:g} Hz (--sample-frequency of the feature "
             "configuration); resample the audio, or have it resampled with --resample, or change the configuration"
         )
+
+
+def scaled(values: np.ndarray, name: str) -> np.ndarray:
+    """The samples of a file, in the types of :func:`kaldi_uq.io.riff.parse_wav`, as float32 in [-1, 1], checked.
+
+    Raises:
+        ValueError: as of :func:`as_float`.
+    """
     if values.dtype == np.uint8:
         values = (values - np.float32(128.0)) / np.float32(128.0)
     elif values.dtype.kind == "i" and values.dtype.itemsize != 2:
         values = values / -float(np.iinfo(values.dtype).min)
-    try:
-        return np.stack([as_float(channel, name=name) for channel in values]), rate
-    except ValueError as error:
-        raise DataError(str(error)) from None
+    channels = [as_float(channel, name=name) for channel in values]
+    return channels[0][None] if len(channels) == 1 else np.stack(channels)  # one channel without a copy
 
 
 def _parse(data: bytes, name: str, *, streamed: bool, max_bytes: int | None) -> tuple[np.ndarray, int]:
@@ -229,7 +268,7 @@ def _decoded(
     if why := decoding.obstacle(rate=rate, channels=len(values), bits=bits):
         if not pipes_allowed(allow_pipes):
             raise no_leave(command, where or "input", why)
-        name = _name(command, where)
+        name = source_name(command, where)
         data = read_pipe(command, where=where or "input", allow_pipes=True, max_bytes=max_bytes or MAX_OUTPUT)
         return *_parse(data, name, streamed=True, max_bytes=max_bytes), name
     if decoding.channel is None:
@@ -239,12 +278,12 @@ def _decoded(
     return values[decoding.channel :][:1], rate, name
 
 
-def _is_streamed(source: Source) -> bool:
+def is_streamed(source: Source) -> bool:
     """Whether the audio comes from a program, which may not have known its length."""
     return not isinstance(source, (str, os.PathLike)) or is_pipe(os.fspath(source))
 
 
-def _name(source: Source, where: str) -> str:
+def source_name(source: Source, where: str) -> str:
     """The name of a source for messages."""
     if not isinstance(source, (str, os.PathLike)):
         return where
@@ -252,20 +291,20 @@ def _name(source: Source, where: str) -> str:
     return f"{where}: output of {source!r}" if is_pipe(source) else source
 
 
-def _contents(source: Source, where: str, allow_pipes: bool, max_bytes: int | None) -> bytes:
+def contents(source: Source, where: str, allow_pipes: bool, max_bytes: int | None) -> bytes:
     """The bytes of the audio file that a source stands for."""
     if not isinstance(source, (str, os.PathLike)):
         return _bounded(source, None, where, max_bytes)
     with open_rxfile(os.fspath(source), where=where, allow_pipes=allow_pipes, max_bytes=max_bytes) as stream:
         if not stream.tell():
-            return _bounded(stream, None, _name(source, where), max_bytes)
+            return _bounded(stream, None, source_name(source, where), max_bytes)
         head = stream.read(8)  # one of the WAV files of an archive: as long as its header says
-        if encoded_kind(head):
-            raise DataError(f"{_name(source, where)}: {encoded_kind(head)} in an archive; expected WAV or SPHERE there")
+        if kind := encoded_kind(head):
+            raise DataError(f"{source_name(source, where)}: {kind} in an archive; expected WAV or SPHERE there")
         size = int.from_bytes(head[4:], "big" if head.startswith(b"RIFX") else "little")
         if head[:4] in (b"RIFF", b"RIFX") and not 0 < size < STREAM_LENGTH:
-            raise DataError(f"{_name(source, where)}: a WAV file of unknown length in an archive; write it again")
-        return head + _bounded(stream, size, _name(source, where), max_bytes)
+            raise DataError(f"{source_name(source, where)}: a WAV file of unknown length in an archive; write it again")
+        return head + _bounded(stream, size, source_name(source, where), max_bytes)
 
 
 def _bounded(stream: IO[bytes], size: int | None, name: str, max_bytes: int | None) -> bytes:

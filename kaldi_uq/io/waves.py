@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -54,8 +55,8 @@ class Waves(Mapping[str, np.ndarray]):
         self.lengths, self.digest, self._read = lengths, digest, read
 
     @classmethod
-    def of(cls, waves: Mapping[str, np.ndarray]) -> Waves:
-        """Waveforms that may be in memory, as such ones."""
+    def of(cls, waves: Mapping[str, Any]) -> Waves:
+        """Waveforms that may be in memory, or long recordings in their files, as such ones."""
         return waves if isinstance(waves, Waves) else cls({u: len(w) for u, w in waves.items()}, waves.__getitem__)
 
     def __getitem__(self, utt: str) -> np.ndarray:
@@ -344,11 +345,11 @@ def pad(waves: Mapping[str, np.ndarray], utts: Sequence[str]) -> WaveBatch:
     num_samples = np.array([waves.lengths[u] for u in utts], dtype=np.int64)
     wav = np.zeros((len(utts), int(num_samples.max())), dtype=np.float32)
     for row, utt in enumerate(utts):
-        wav[row, : num_samples[row]] = waves[utt]
+        wav[row, : num_samples[row]] = waves[utt][:]
     return WaveBatch(tuple(utts), wav, num_samples)
 
 
-def plan_waves(waves: Mapping[str, np.ndarray], max_samples: int = MAX_BATCH_SAMPLES) -> list[list[str]]:
+def plan_waves(waves: Mapping[str, Any], max_samples: int = MAX_BATCH_SAMPLES) -> list[list[str]]:
     """The utterances of each padded batch, see :func:`plan_batches`."""
     lengths = Waves.of(waves).lengths
     utts = list(lengths)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 
 from kaldi_uq.errors import DataError
 from kaldi_uq.io.pipes import programs_started
+from kaldi_uq.io.recording import Recording, open_recording
 from kaldi_uq.io.resample import Resampler
 from kaldi_uq.io.spool import Spool
 from kaldi_uq.io.wav import Source, as_float, read_wav
@@ -45,8 +47,7 @@ def read_file(
         DataError: the file cannot be used; the message names it.
         MissingDependencyError: a package is needed to read it.
     """
-    name = os.fspath(source) if isinstance(source, (str, os.PathLike)) else where
-    try:
+    with _as_data_errors(source, where) as name:
         samples, _ = read_wav(
             source,
             expected_rate=sample_rate,
@@ -56,27 +57,49 @@ def read_file(
             resampler=resampler,
         )
         check_length(name, len(samples), sample_rate, min_samples, what)
+    return samples
+
+
+def open_audio(
+    source: Source,
+    sample_rate: float,
+    min_samples: int,
+    longest: int,
+    *,
+    what: str = "judged",
+    where: str = "",
+    allow_pipes: bool = False,
+    max_bytes: int | None = None,
+    resampler: Resampler | None = None,
+) -> np.ndarray | Recording:
+    """The same, but audio of more than ``longest`` samples stays a recording, in its file."""
+    with _as_data_errors(source, where) as name:
+        samples = open_recording(
+            source,
+            longest,
+            expected_rate=sample_rate,
+            where=where,
+            allow_pipes=allow_pipes,
+            max_bytes=max_bytes,
+            resampler=resampler,
+        )
+        check_length(name, len(samples), sample_rate, min_samples, what)
+    return samples
+
+
+@contextlib.contextmanager
+def _as_data_errors(source: Source, where: str) -> Iterator[str]:
+    """A context, with the name of the source, in which other errors that are the file's become a ``DataError``."""
+    name = os.fspath(source) if isinstance(source, (str, os.PathLike)) else where
+    try:
+        yield name
     except ValueError as error:
         raise DataError(str(error)) from None
     except OSError as error:
         raise DataError(f"{name}: {error.strerror or error}") from None
-    return samples
 
 
-def check_length(name: str, size: int, sample_rate: float, min_samples: int, what: str) -> None:
-    """Refuse audio without a frame.
-
-    Raises:
-        ValueError: fewer than ``min_samples``; begins with the name.
-    """
-    if size < min_samples:
-        raise ValueError(
-            f"{name}: {size} samples ({size / sample_rate:.4f} s), the shortest that can be {what} is {min_samples} "
-            f"({min_samples / sample_rate:.4f} s)"
-        )
-
-
-def check_all(
+def checked_waves(
     waves: Mapping[str, np.ndarray], sample_rate: float, min_samples: int, what: str
 ) -> Mapping[str, np.ndarray]:
     """Audio from anywhere as float32 in [-1, 1]; of what was checked when it was read the length alone is looked at.
@@ -108,7 +131,7 @@ def check_all(
     return waves if sizes is not None else found
 
 
-def read_all(
+def read_files(
     paths: Mapping[str, str],
     sample_rate: float,
     min_samples: int,
@@ -158,6 +181,19 @@ def read_all(
     if first:
         first.report(where or "audio", len(lengths))
     return Waves(lengths, again)
+
+
+def check_length(name: str, size: int, sample_rate: float, min_samples: int, what: str) -> None:
+    """Refuse audio without a frame.
+
+    Raises:
+        ValueError: fewer than ``min_samples``; begins with the name.
+    """
+    if size < min_samples:
+        raise ValueError(
+            f"{name}: {size} samples ({size / sample_rate:.4f} s), the shortest that can be {what} is {min_samples} "
+            f"({min_samples / sample_rate:.4f} s)"
+        )
 
 
 def raise_first(problems: Mapping[str, str], what: str) -> None:

@@ -1,7 +1,4 @@
-"""What a recogniser makes of audio: measures and scores of all frames, of long audio in bounded memory.
-
-What grows with the audio are its samples, a few numbers a frame, and the scores.
-"""
+"""What a recogniser makes of audio: statistics, measures and scores of frames; of long audio stretch by stretch."""
 
 from __future__ import annotations
 
@@ -12,7 +9,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from kaldi_uq.io.waves import WaveBatch
 from kaldi_uq.uncertainty import measures_from_draws, utterance_statistics
 
 Pieces = Iterator[Iterable[Tensor]]  # of stretches of the frames, one after the other: chunks (m, B, t, C) of draws
@@ -36,10 +32,17 @@ class Heard:
         """The same with words, and with further statistics."""
         return Heard(words, {**self.statistics, **statistics}, self.frames)
 
+    def without_frames(self, frames_to: Callable[[dict[str, np.ndarray]], object] | None) -> Heard:
+        """The same without scores; where somebody else takes the frames, without these too."""
+        if frames_to is None:
+            return Heard(self.words, self.statistics, self.frames)
+        frames_to(self.frames)
+        return Heard(self.words, self.statistics, {})
+
 
 @dataclass(frozen=True)
 class Scored(Heard):
-    """The same before decoding.
+    """The same before decoding, ``words`` being ``None``.
 
     Attributes:
         scores: (T, C) float32, what the decoder takes: see :meth:`kaldi_uq.recogniser.base.BaseRecogniser.scores`.
@@ -52,52 +55,76 @@ def forget(frames: Mapping[str, np.ndarray]) -> None:
     """What ``frames_to`` of :meth:`kaldi_uq.recogniser.base.BaseRecogniser.hear` is where nobody wants the frames."""
 
 
-def unpadded(waves: Mapping[str, np.ndarray], utt: str) -> WaveBatch:
-    """An utterance as a batch of its own, without a copy of its samples."""
-    wav = np.require(waves[utt], np.float32, "W")[None]
-    return WaveBatch((utt,), wav, np.array([wav.shape[1]], dtype=np.int64))
-
-
-def measure(
-    pieces: Pieces, scores: Callable[[Tensor], Tensor], num_frames: int
-) -> tuple[dict[str, Tensor], np.ndarray]:
-    """The measures of all frames, and their scores.
+def heard_of(measures: Mapping[str, Tensor], lengths: Tensor) -> list[Heard]:
+    """What is heard of each utterance of a batch but for the words.
 
     Args:
-        pieces: draws of successive stretches of the frames; only those of one stretch are in memory.
-        scores: from the logarithm of the mean posterior (B, t, C) to what the decoder takes.
-        num_frames: T, frames of all stretches together.
-
-    Returns:
-        measure -> (B, T), see :func:`kaldi_uq.uncertainty.measures_from_draws`, and scores (B, T, C) float32.
+        measures: measure -> (B, T).
+        lengths: (B,) int64, in frames.
     """
-    found: list[dict[str, Tensor]] = []
-    scored = np.zeros(0, np.float32)
-    at = 0
-    for draws in pieces:
-        measures = measures_from_draws(draws)
-        part = scores(measures.pop("log_mean_post")).float().cpu().numpy()
-        found.append(measures)
-        if part.shape[1] == num_frames:
-            return measures, part
-        if not scored.size:
-            scored = np.empty((len(part), num_frames, part.shape[2]), np.float32)
-        scored[:, at : at + part.shape[1]] = part
-        at += part.shape[1]
-    return {name: torch.cat([part[name] for part in found], dim=1) for name in found[0]}, scored
-
-
-def by_utterance(measures: Mapping[str, Tensor], scores: np.ndarray, lengths: Tensor) -> list[Scored]:
-    """What :func:`measure` gives for a batch, (B, T) and (B, T, C), for each utterance of so many frames, (B,)."""
-    statistics = utterance_statistics(measures, lengths)
-    columns = {name: values.double().cpu().numpy() for name, values in statistics.items()}
+    columns = {name: values.double().cpu().numpy() for name, values in utterance_statistics(measures, lengths).items()}
     frames = {name: values.float().cpu().numpy() for name, values in measures.items()}
     return [
-        Scored(
+        Heard(
             words=None,
             statistics={name: float(values[row]) for name, values in columns.items()},
             frames={name: values[row, :length] for name, values in frames.items()},
-            scores=np.ascontiguousarray(scores[row, :length], dtype=np.float32),
         )
         for row, length in enumerate(lengths.tolist())
     ]
+
+
+class Listening:
+    """One long utterance, listened to once, from its first stretch to its last.
+
+    Whoever iterates gets the scores (t, C) float32 of successive stretches, and none of them is kept; afterwards
+    :meth:`heard` says what else was heard.  What grows with the utterance is a few numbers a frame.
+
+    Args:
+        pieces: draws of the stretches.
+        scores: from the logarithm of the mean posterior (1, t, C) to what the decoder takes.
+        num_frames: T, frames of all stretches together.
+    """
+
+    def __init__(self, pieces: Pieces, scores: Callable[[Tensor], Tensor], num_frames: int) -> None:
+        self.num_frames = num_frames
+        self._pieces, self._scores = pieces, scores
+        self._measures: dict[str, Tensor] = {}  # measure -> (1, T), filled as far as was listened
+        self._at = 0
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        while True:
+            with torch.no_grad():  # ends before the caller goes on
+                draws = next(self._pieces, None)
+                if draws is None:
+                    return
+                measures = measures_from_draws(draws)
+                scores = self._scores(measures.pop("log_mean_post"))[0].float().cpu().numpy()
+            self._keep(measures, len(scores))
+            yield scores
+
+    def _keep(self, measures: Mapping[str, Tensor], size: int) -> None:
+        # In memory of its own from the beginning: pieces of it between all that comes and goes would break that up.
+        if not self._measures:
+            self._measures = {name: value.new_empty(1, self.num_frames) for name, value in measures.items()}
+        for name, value in measures.items():
+            self._measures[name][:, self._at : self._at + size] = value
+        self._at += size
+
+    def all_scores(self) -> np.ndarray:
+        """The scores (T, C) float32 of the whole utterance, for a decoder that takes nothing less."""
+        whole = np.empty((0, 0), np.float32)
+        at = 0
+        for scores in self:
+            if not at:
+                whole = np.empty((self.num_frames, scores.shape[1]), np.float32)
+            whole[at : at + len(scores)] = scores
+            at += len(scores)
+        return whole
+
+    def heard(self) -> Heard:
+        """What was heard but for the words, of what no decoder asked for too."""
+        for _ in self:
+            pass
+        device = next(iter(self._measures.values())).device
+        return heard_of(self._measures, torch.tensor([self.num_frames], device=device))[0]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import logging
 from collections.abc import Callable, Iterator
@@ -41,15 +42,34 @@ def in_halves(run: Callable[[WaveBatch], list[ResultT]], batch: WaveBatch) -> li
     # Not in the handler: there the traceback would keep what the attempt had allocated.
     size, longest = batch.wav.shape
     if size == 1:
-        raise DataError(
-            f"utterance {batch.utts[0]!r}: out of memory with its {longest} samples alone: use fewer draws "
-            "(--num-samples), cut it into segments, or use a machine with more memory"
-        )
+        raise _too_long(batch.utts[0], longest)
     log.warning("out of memory with %d utterances of up to %d samples; goes on with half as many", size, longest)
     gc.collect()
     if torch.cuda.is_initialized():
         torch.cuda.empty_cache()
     return [result for half in _halves(batch) for result in in_halves(run, half)]
+
+
+@contextlib.contextmanager
+def alone(utt: str, num_samples: int) -> Iterator[None]:
+    """A context for the work on one utterance, which has no halves.
+
+    Raises:
+        DataError: there is not enough memory for it.
+    """
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise _too_long(utt, num_samples) from None
+
+
+def _too_long(utt: str, num_samples: int) -> DataError:
+    return DataError(
+        f"utterance {utt!r}: out of memory with its {num_samples} samples alone: use fewer draws (--num-samples), cut "
+        "it into segments, or use a machine with more memory"
+    )
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -34,7 +34,7 @@ from kaldi_uq.language.targets import (
 )
 from kaldi_uq.lattice.posteriors import lattice_statistics
 from kaldi_uq.recogniser.base import BaseRecogniser, Statistics
-from kaldi_uq.recogniser.heard import Pieces
+from kaldi_uq.recogniser.heard import Listening, Pieces
 from kaldi_uq.recogniser.hybrid import MODEL_FILE, HybridModel, select_device
 from kaldi_uq.recogniser.speakers import (
     DEFAULT_SOURCES,
@@ -227,15 +227,12 @@ class Recogniser(BaseRecogniser):
             wav, num_samples, num_draws=num_draws, generator=generator, adaptation=self.adaptation(utts)
         )
 
-    def pieces(
-        self, wav: Tensor, num_samples: Tensor, utts: Sequence[str], *, generator: torch.Generator
-    ) -> tuple[Pieces, Tensor]:
-        network, lengths = self.model.network, self.num_frames(num_samples)
-        if len(wav) > 1 or int(lengths[0]) <= framing.LONG_FRAMES or not network.frame_wise:
-            return super().pieces(wav, num_samples, utts, generator=generator)
-        windows = self.model.front_end.windows(wav, num_samples, adaptation=self.adaptation(utts))
-        draws = (network.iter_log_post(x, num_samples=self.num_draws, generator=generator) for x in windows)
-        return draws, lengths
+    def pieces(self, utt: str, samples: framing.Samples, *, generator: torch.Generator) -> Pieces:
+        network = self.model.network
+        if not network.frame_wise:
+            return super().pieces(utt, samples, generator=generator)
+        windows = self.model.front_end.windows(samples, adaptation=self.adaptation([utt]))
+        return (network.iter_log_post(x, num_samples=self.num_draws, generator=generator) for x in windows)
 
     def mean_log_post(
         self, wav: Tensor, num_samples: Tensor, utts: Sequence[str], *, generator: torch.Generator | None = None
@@ -247,6 +244,13 @@ class Recogniser(BaseRecogniser):
 
     def decode(self, scores: Iterable[tuple[str, np.ndarray]]) -> dict[str, tuple[str, ...]]:
         return {utt: hypothesis.words for utt, hypothesis in self._decoder().decode(scores).items()}
+
+    @property
+    def decodes_whole(self) -> bool:
+        return self.lattice_statistics or self._decoder().keeps_lattices
+
+    def decode_long(self, utt: str, listening: Listening) -> tuple[str, ...]:
+        return self._decoder().decode_long(utt, listening)
 
     def listen(self, scores: Iterable[tuple[str, np.ndarray]]) -> tuple[dict[str, tuple[str, ...]], Statistics]:
         if not self.lattice_statistics:
@@ -306,7 +310,7 @@ class Recogniser(BaseRecogniser):
         """What the model's front end is told of the speakers of utterances."""
         return batch_adaptation(self.model.front_end, self._known, utts)
 
-    def with_speakers(self, waves: Mapping[str, np.ndarray]) -> Recogniser:
+    def with_speakers(self, waves: Mapping[str, framing.Samples]) -> Recogniser:
         if not self.model.needs_speakers or all(utt in self._known for utt in waves):
             return self
         return self._with(adaptations_of_waves(self.model.front_end, waves, self._given))

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from kaldi_uq.errors import DataError, UsageError
+from kaldi_uq.feats import framing
 from kaldi_uq.feats.adaptation import NOTHING, Adaptation, BatchAdaptation
 from kaldi_uq.feats.cmvn_stats import accumulate_cmvn_stats
 from kaldi_uq.feats.config import FrontEndConfig
@@ -158,13 +159,13 @@ def _check_ivectors(utt: str, adaptation: Adaptation, num_frames: int) -> None:
 
 
 def adaptations_of_waves(
-    front_end: FrontEnd, waves: Mapping[str, np.ndarray], given: Adaptation | None
+    front_end: FrontEnd, waves: Mapping[str, framing.Samples], given: Adaptation | None
 ) -> dict[str, Adaptation]:
     """What a front end is told of utterances of which there is no more than the audio.
 
     Args:
         front_end: the front end.
-        waves: utt -> (N,) float32, each taken for a speaker of its own.
+        waves: utt -> the samples, each taken for a speaker of its own.
         given: what is known of all of them: a transform, i-vectors.
 
     Raises:
@@ -261,13 +262,13 @@ def _is_matrix(path: Path, known: np.ndarray) -> bool:
 
 
 def stats_of_waves(
-    front_end: FrontEnd, waves: Mapping[str, np.ndarray], utt2spk: Mapping[str, str]
+    front_end: FrontEnd, waves: Mapping[str, framing.Samples], utt2spk: Mapping[str, str]
 ) -> dict[str, np.ndarray]:
     """Statistics of every speaker from the waveforms.
 
     Args:
         front_end: its cepstra, or filter banks, are what is counted.
-        waves: utt -> (N,) float32 in [-1, 1].
+        waves: utt -> the samples.
         utt2spk: utt -> spk; a speaker's statistics are of the utterances in ``waves``.
 
     Returns:
@@ -276,8 +277,13 @@ def stats_of_waves(
     device = front_end.norm.mean.device
     stats: dict[str, np.ndarray] = {}
     per_utt: dict[str, np.ndarray] = {}
+    waves = Waves.of(waves)
+    is_long = {utt: front_end.num_feature_frames(n) > framing.LONG_FRAMES for utt, n in waves.lengths.items()}
+    long, short = ([utt for utt in waves if is_long[utt] == which] for which in (True, False))
     with torch.no_grad():
-        for batch in wave_batches(waves):
+        for utt in long:
+            per_utt[utt] = accumulate_cmvn_stats(front_end.long_cepstra(waves[utt])[0].cpu().numpy())
+        for batch in wave_batches(waves.subset(short)):
             feats, lengths = front_end.cepstra_of(
                 torch.from_numpy(batch.wav).to(device), torch.from_numpy(batch.num_samples).to(device)
             )

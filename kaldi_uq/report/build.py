@@ -31,7 +31,7 @@ Draw = Callable[..., dict[str, Any]]
 WIDE_INCHES = 6.0  # a wider figure is scrolled on a narrow screen, not shrunk until nobody can read it
 # tables of RESULTS; all others are on the page alone
 TEXT_PLACES = ("robustness", "worst", "certified", "clean", "attacks", "gate", "speakers", "measures", "detectors",
-               "adaptive", "transfer", "negatives")  # fmt: skip
+               "adaptive", "transfer", "negatives", "gate_negatives")  # fmt: skip
 ROC_STATISTICS = (*paper.MEASURES, "mean_predictive_entropy", "mean_mutual_information")
 
 

@@ -23,11 +23,12 @@ from kaldi_uq.detector.fit import fit_detectors
 from kaldi_uq.detector.normal import FrameQuantiles, load_frame_quantiles, save_frame_quantiles
 from kaldi_uq.detector.store import load_detector, save_detector
 from kaldi_uq.engine.base import DecodeConfig
-from kaldi_uq.engine.checks import graph_files
 from kaldi_uq.engine.embedded import wheels
 from kaldi_uq.engine.embedded.engine import EmbeddedEngine
 from kaldi_uq.engine.embedded.tree_build import read_roots
 from kaldi_uq.engine.embedded.tree_questions import read_phone_sets
+from kaldi_uq.engine.files import graph_files
+from kaldi_uq.errors import DataError
 from kaldi_uq.feats.conf import read_fbank_conf, read_mfcc_conf
 from kaldi_uq.feats.recipe_opts import read_recipe_opts
 from kaldi_uq.io.ark import MatrixWriter, read_alignments, read_archive, read_matrix, write_alignments
@@ -43,6 +44,7 @@ from kaldi_uq.io.lang import Lang, read_symbols
 from kaldi_uq.io.lattice import compact_bytes, read_lattices
 from kaldi_uq.io.names import wave_files
 from kaldi_uq.io.ogg import page_checksum
+from kaldi_uq.io.recording import open_recording
 from kaldi_uq.io.validate import validate_data_dir
 from kaldi_uq.io.wav import read_channels, read_wav, write_wav
 from kaldi_uq.io.waves import read_waves
@@ -156,6 +158,19 @@ def _audio(folder: Path) -> Iterator[Reader]:
     ]  # fmt: skip
     path = folder / "wav/x.wav"
     yield Reader("wav", path, samples, lambda: read_channels(path))
+
+    def recording() -> None:
+        """What is left in its file is what is read, and nothing is that the reader refuses."""
+        kept = open_recording(long, 10)[:]
+        try:
+            whole, _ = read_wav(long)
+        except DataError as error:
+            raise AssertionError(f"the reader refuses it: {error}") from None
+        assert np.array_equal(kept, whole)
+
+    long = folder / "wav/long.wav"
+    heard = [samples[place] for place in (0, 2, 3, 4, 6, 7)]  # neither silent nor of two channels
+    yield Reader("recording", long, heard, recording)
     sphere = [
         write_sphere(folder / "s.sph", SAMPLES.tobytes(), count=len(SAMPLES), order=order, **more).read_bytes()
         for order, more in (("01", {}), ("10", {"sample_max": 32767}))

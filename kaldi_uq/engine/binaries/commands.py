@@ -10,7 +10,8 @@ from pathlib import Path
 
 from kaldi_uq.engine.base import Transcripts
 from kaldi_uq.engine.binaries.jobs import Jobs
-from kaldi_uq.engine.checks import existing_files, no_path
+from kaldi_uq.engine.checks import no_path
+from kaldi_uq.engine.files import existing_files, open_lexicon
 from kaldi_uq.errors import EngineError
 from kaldi_uq.io.lang import Lang
 
@@ -25,9 +26,24 @@ def move(source: Path, target: Path) -> None:
     os.replace(source, target)
 
 
-def graph_arguments(lang: Lang, model: str, tree: str, transcripts: str, graphs: Path) -> list[str]:
-    """Arguments of ``compile-train-graphs``, which writes training graphs without transition probabilities."""
-    lexicon, disambig = existing_files(lang.path, "L.fst", "phones/disambig.int")
+def lexicon_files(lang: Lang) -> tuple[str, str]:
+    """Absolute paths of the lexicon, checked, and of its disambiguation symbols."""
+    (disambig,) = existing_files(lang.path, "phones/disambig.int")
+    return open_lexicon(lang).path, disambig
+
+
+def graph_arguments(
+    lexicon_and_disambig: tuple[str, str], model: str, tree: str, transcripts: str, graphs: Path
+) -> list[str]:
+    """Arguments of ``compile-train-graphs``, which writes training graphs without transition probabilities.
+
+    Args:
+        lexicon_and_disambig: what :func:`lexicon_files` gives, once for all jobs.
+        model, tree: the files.
+        transcripts: specifier of the word-ids.
+        graphs: archive to write.
+    """
+    lexicon, disambig = lexicon_and_disambig
     return [f"--read-disambig-syms={disambig}", tree, model, lexicon, transcripts, f"ark:{graphs}"]
 
 

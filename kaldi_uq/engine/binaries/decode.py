@@ -9,14 +9,14 @@ from pathlib import Path
 import numpy as np
 
 from kaldi_uq.engine.base import Aligner, DecodeConfig, Decoder, Hypothesis, LatticeSink, Matrices, Transcripts
-from kaldi_uq.engine.binaries.commands import align_options, graph_arguments, move, spelled
+from kaldi_uq.engine.binaries.commands import align_options, graph_arguments, lexicon_files, move, spelled
 from kaldi_uq.engine.binaries.data import Parts, write_parts
 from kaldi_uq.engine.binaries.jobs import Jobs, log_text, quoted
-from kaldi_uq.engine.checks import check_scores, graph_files, model_files
+from kaldi_uq.engine.checks import check_scores
+from kaldi_uq.engine.files import open_graph, open_model
 from kaldi_uq.io.ark import read_archive
 from kaldi_uq.io.datadir import read_table
-from kaldi_uq.io.kaldi_model import read_transitions
-from kaldi_uq.io.lang import Lang, read_symbols
+from kaldi_uq.io.lang import Lang
 from kaldi_uq.io.lattice import read_lattices
 
 BEST_PATH_BEAM = 0.5  # lattice beam where only the best path is taken: whole lattices of noise take minutes
@@ -36,10 +36,11 @@ class KaldiDecoder(Decoder):
 
     def __init__(self, jobs: Jobs, model_dir: Path, graph_dir: Path, config: DecodeConfig) -> None:
         self._jobs, self._model_dir, self._config = jobs, model_dir, config
-        self._model, _ = model_files(model_dir)
-        self._num_pdfs = read_transitions(self._model).num_pdfs
-        self._graph, words = graph_files(graph_dir)
-        self._id_to_word = {index: word for word, index in read_symbols(words).items()}
+        opened = open_model(model_dir)
+        graph = open_graph(graph_dir, opened.transitions.num_tids)
+        self._model, self._num_pdfs = opened.model, opened.transitions.num_pdfs
+        self._graph, self._id_to_word = graph.fst.path, graph.id_to_word
+        self.keeps_lattices = jobs.options.lattice_dir is not None
 
     def decode(self, loglikes: Matrices, *, lattices: LatticeSink | None = None) -> dict[str, Hypothesis]:
         checked = _checked(loglikes, self._num_pdfs, self._model_dir)
@@ -47,8 +48,7 @@ class KaldiDecoder(Decoder):
 
     def run(self, program: str, matrices: Matrices, *, lattices: LatticeSink | None = None) -> dict[str, Hypothesis]:
         """Decode what the program takes: log-likelihoods, or features for a program with GMMs."""
-        jobs, acwt, work_dir = self._jobs, self._config.acwt, self._jobs.options.work_dir
-        keep = jobs.options.lattices and work_dir is not None
+        jobs, acwt, kept_in = self._jobs, self._config.acwt, self._jobs.options.lattice_dir
         with jobs.workspace() as (work, logs):
             parts = write_parts(work, matrices, jobs.options)
             if not parts.utts:
@@ -56,7 +56,7 @@ class KaldiDecoder(Decoder):
 
             def pipelines(job: int) -> list[list[list[str]]]:
                 lattice, words, ali = (work / f"{name}.{job}" for name in ("lat", "words", "ali"))
-                options = self._options(wide=keep or lattices is not None)
+                options = self._options(wide=bool(kept_in or lattices))
                 decode = jobs.command(program, *options, self._model, self._graph, parts.scp(job))
                 return [[[*decode, f"ark:|gzip -c >{quoted(f'{lattice}.gz')}", f"ark,t:{words}", f"ark:{ali}"]]]
 
@@ -85,9 +85,9 @@ class KaldiDecoder(Decoder):
                 for path in _written(work, "lat", parts, ".gz"):
                     for utt, lattice in read_lattices(path):
                         lattices(utt, lattice)
-            if keep and work_dir:
+            if kept_in:
                 for job in parts.numbers:
-                    move(work / f"lat.{job}.gz", work_dir / f"lat.{job}.gz")
+                    move(work / f"lat.{job}.gz", kept_in / f"lat.{job}.gz")
             return found
 
     def _options(self, *, wide: bool) -> list[str]:
@@ -127,8 +127,9 @@ class KaldiAligner(Aligner):
 
     def __init__(self, jobs: Jobs, model_dir: Path, lang: Lang, config: DecodeConfig) -> None:
         self._jobs, self._model_dir, self._lang = jobs, model_dir, lang
-        self._model, self._tree = model_files(model_dir)
-        self._num_pdfs = read_transitions(self._model).num_pdfs
+        opened = open_model(model_dir)
+        self._model, self._tree, self._num_pdfs = opened.model, opened.tree, opened.transitions.num_pdfs
+        self._lexicon = lexicon_files(lang)
         scales = (config.acwt, config.transition_scale, config.self_loop_scale)
         self._options = align_options(scales, config.align_beam, config.retry_beam)
 
@@ -146,7 +147,7 @@ class KaldiAligner(Aligner):
 
             def pipelines(job: int) -> list[list[list[str]]]:
                 graphs = work / f"fsts.{job}"
-                arguments = graph_arguments(lang, model, self._tree, parts.transcripts(job), graphs)
+                arguments = graph_arguments(self._lexicon, model, self._tree, parts.transcripts(job), graphs)
                 aligned = [f"ark,s,cs:{graphs}", parts.scp(job, sort=True), f"ark:{work / f'ali.{job}'}"]
                 return [
                     [jobs.command("compile-train-graphs", *arguments)],

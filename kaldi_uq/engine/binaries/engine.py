@@ -26,10 +26,12 @@ from kaldi_uq.engine.binaries import gmm, graph
 from kaldi_uq.engine.binaries.commands import move
 from kaldi_uq.engine.binaries.decode import KaldiAligner, KaldiDecoder
 from kaldi_uq.engine.binaries.jobs import Jobs, KaldiRoot, quoted
-from kaldi_uq.engine.checks import check_features, model_files
+from kaldi_uq.engine.checks import check_features
+from kaldi_uq.engine.files import open_model
 from kaldi_uq.io.ark import write_alignments
 from kaldi_uq.io.digests import recorded
 from kaldi_uq.io.files import write_text
+from kaldi_uq.io.kaldi_model import read_gmm_model
 from kaldi_uq.io.lang import Lang
 
 
@@ -61,11 +63,13 @@ class KaldiEngine(SystemBuilder):
     def decode_gmm(
         self, model_dir: Path, graph_dir: Path, feats: Matrices, config: DecodeConfig
     ) -> dict[str, Hypothesis]:
+        read_gmm_model(Path(model_dir) / "final.mdl")  # before Kaldi's program does
         return self.decoder(model_dir, graph_dir, config).run("gmm-latgen-faster", feats)
 
     def align_gmm(
         self, model_dir: Path, lang: Lang, feats: Matrices, transcripts: Transcripts, config: DecodeConfig
     ) -> dict[str, np.ndarray]:
+        read_gmm_model(Path(model_dir) / "final.mdl")
         return self.aligner(model_dir, lang, config).run("gmm-align-compiled", feats, transcripts)
 
     def compile_fst(self, text: str, path: Path, *, sort: str) -> None:
@@ -80,7 +84,7 @@ class KaldiEngine(SystemBuilder):
             move(work / "fst", path)
 
     def update_transitions(self, model_dir: Path, alignments: Iterable[np.ndarray], out_path: Path) -> None:
-        model, _ = model_files(model_dir)
+        model = open_model(model_dir).model
         with self.jobs.workspace() as (work, logs):
             write_alignments(work / "ali.1.gz", {f"{n:09d}": ali for n, ali in enumerate(alignments)})
             source = f"ark:gunzip -c {quoted(work / 'ali.1.gz')}|"

@@ -13,10 +13,11 @@ from pathlib import Path
 import numpy as np
 
 from kaldi_uq.engine.base import DeltasConfig, Features, MonoConfig, Transcripts
-from kaldi_uq.engine.binaries.commands import align_options, graph_arguments, move, spelled
+from kaldi_uq.engine.binaries.commands import align_options, graph_arguments, lexicon_files, move, spelled
 from kaldi_uq.engine.binaries.data import Parts, write_parts
 from kaldi_uq.engine.binaries.jobs import Jobs, quoted
-from kaldi_uq.engine.checks import check_failures, existing_files, model_files
+from kaldi_uq.engine.checks import check_failures
+from kaldi_uq.engine.files import existing_files, open_model
 from kaldi_uq.io.ark import read_alignments, read_archive, write_alignments
 from kaldi_uq.io.digests import recorded
 from kaldi_uq.io.files import write_text
@@ -83,12 +84,12 @@ class Training:
 
     def compile_graphs(self, lang: Lang) -> None:
         """Compile the training graphs with the current model's topology and tree."""
-        model, tree = str(self.model), str(self.tree)
+        model, tree, lexicon = str(self.model), str(self.tree), lexicon_files(lang)
         with spelled(self.jobs, lang, self._transcripts):
             self.each(
                 "compile-train-graphs",
                 "compile-train-graphs",
-                lambda job: graph_arguments(lang, model, tree, self.parts.transcripts(job), self._graphs(job)),
+                lambda job: graph_arguments(lexicon, model, tree, self.parts.transcripts(job), self._graphs(job)),
             )
 
     def _graphs(self, job: int) -> Path:
@@ -204,7 +205,7 @@ def train_deltas(
     config: DeltasConfig,
 ) -> None:
     """Train a triphone system; see :meth:`kaldi_uq.engine.base.SystemBuilder.train_deltas`."""
-    old_model, _ = model_files(ali_dir)
+    old_model = open_model(ali_dir).model
     alignments = {utt: ali for utt, ali in read_alignments(ali_dir).items() if utt in feats}
     check_failures(list(feats), alignments, config.max_failed)
     with jobs.workspace(out_dir) as (work, logs):

@@ -8,11 +8,10 @@ from pathlib import Path
 
 from kaldi_uq.engine.binaries.commands import move
 from kaldi_uq.engine.binaries.jobs import Jobs
-from kaldi_uq.engine.checks import existing_files, grammar_files, model_files
+from kaldi_uq.engine.files import existing_files, open_grammar, open_lexicon, open_model
 from kaldi_uq.errors import EngineError
 from kaldi_uq.io.digests import recorded
 from kaldi_uq.io.files import write_text
-from kaldi_uq.io.kaldi_model import read_transitions
 from kaldi_uq.io.lang import Lang
 
 EMPTY_FST = 67  # bytes of an FST without a state
@@ -31,8 +30,9 @@ def make_graph(
     jobs: Jobs, lang: Lang, model_dir: Path, graph_dir: Path, transition_scale: float, self_loop_scale: float
 ) -> None:
     """Compose ``HCLG.fst``; see :meth:`kaldi_uq.engine.base.SystemBuilder.make_graph`."""
-    model, tree = model_files(model_dir)
-    lexicon, grammar = grammar_files(lang)
+    opened = open_model(model_dir)
+    model, tree = opened.model, opened.tree
+    lexicon, grammar = open_lexicon(lang, "L_disambig.fst").path, open_grammar(lang).path
     (disambig,) = existing_files(lang.path, "phones/disambig.int")
     width, central = _context(jobs, tree)
     command = jobs.command
@@ -86,7 +86,7 @@ def make_graph(
                     ) from None
         with recorded(Path(graph_dir), "HCLG.fst", "words.txt"):
             _copy_tables(lang, graph_dir)
-            write_text(graph_dir / "num_pdfs", f"{read_transitions(model).num_pdfs}\n")
+            write_text(graph_dir / "num_pdfs", f"{opened.transitions.num_pdfs}\n")
             move(disambig_tids, graph_dir / "disambig_tid.int")
             move(work / "HCLG.fst", graph_dir / "HCLG.fst")
 

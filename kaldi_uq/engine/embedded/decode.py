@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import logging
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from kaldi_uq.engine.base import (
 )
 from kaldi_uq.engine.checks import check_scores
 from kaldi_uq.engine.embedded import wheels
+from kaldi_uq.engine.embedded.windows import meeting, overlapping
 from kaldi_uq.io.lang import Lang
 from kaldi_uq.io.lattice import Lattice, LatticeWriter
 from kaldi_uq.lattice.determinize import determinize
@@ -51,6 +53,7 @@ class EmbeddedDecoder(Decoder):
     ) -> None:
         self._model_dir, self._graph_dir, self._acwt = model_dir, graph_dir, config.acwt
         self._keep = options or EngineOptions()
+        self.keeps_lattices = self._keep.lattice_dir is not None
         self._search = SearchOptions(config.beam, config.max_active, config.lattice_beam)
         self._transitions, _ = wheels.load_model(model_dir)
         self._tid_to_pdf = wheels.tid_to_pdf_array(self._transitions)
@@ -61,11 +64,10 @@ class EmbeddedDecoder(Decoder):
 
     def decode(self, loglikes: Matrices, *, lattices: LatticeSink | None = None) -> dict[str, Hypothesis]:
         hypotheses = {}
-        keep = self._keep
         with contextlib.ExitStack() as stack:
             sinks = [lattices] if lattices else []
-            if keep.lattices and keep.work_dir:
-                sinks.append(stack.enter_context(LatticeWriter(keep.work_dir / f"lat.{keep.first_job}.gz")).write)
+            if kept_in := self._keep.lattice_dir:
+                sinks.append(stack.enter_context(LatticeWriter(kept_in / f"lat.{self._keep.first_job}.gz")).write)
             for utt, scores in loglikes:
                 check_scores(utt, scores, self._transitions.num_pdfs, self._model_dir)
                 hypothesis = self._decode(utt, scores) if len(scores) else None
@@ -75,6 +77,19 @@ class EmbeddedDecoder(Decoder):
                     for sink in sinks:
                         sink(utt, lattice)
         return hypotheses
+
+    def decode_long(self, utt: str, stretches: Iterable[np.ndarray]) -> tuple[str, ...]:
+        """The words, from windows that overlap: the decoder keeps what it has seen of an utterance until its end."""
+        takes_frame, words = self._graph.tids > 0, list[str]()
+        path, begin = np.zeros(0, np.int64), 0  # of what is not settled yet: the arcs, and their first frame
+        for first, scores in overlapping(stretches):
+            check_scores(utt, scores, self._transitions.num_pdfs, self._model_dir)
+            found = self._best_path(utt, scores)
+            window = np.asarray(found[0] if found else [], dtype=np.int64)
+            end, start = meeting(path, window, takes_frame, first - begin)
+            words += self._graph.texts(path[:end])
+            path, begin = window[start:], first + int(takes_frame[window[:start]].sum())
+        return (*words, *self._graph.texts(path))
 
     @functools.cached_property
     def _search_graph(self) -> SearchGraph:
@@ -89,6 +104,14 @@ class EmbeddedDecoder(Decoder):
         return determinize(found[0], self._search.lattice_beam).scaled(acoustic=1.0 / self._acwt)
 
     def _decode(self, utt: str, scores: np.ndarray) -> Hypothesis | None:
+        found = self._best_path(utt, scores)
+        if found is None:
+            return None
+        labels, score, reached_final = found
+        return Hypothesis(self._graph.texts(labels), self._graph.alignment(labels), score, reached_final)
+
+    def _best_path(self, utt: str, scores: np.ndarray) -> tuple[list[int], float, bool] | None:
+        """Labels and score of the best path and whether it ends in a final state; ``None`` if none survives."""
         decodable = khg.DecodableCtc((scores * np.float32(self._acwt)).astype(np.float32, copy=False))
         for partial in (False, True):  # a path that ends in the middle of a word only if there is no other
             decoder = khg.LatticeFasterDecoder(self._graph.fst, self._options)
@@ -96,8 +119,7 @@ class EmbeddedDecoder(Decoder):
                 decoder, decodable, self._transitions, utt, partial
             )
             if done and pdfs:
-                words, alignment = self._graph.texts(labels), self._graph.alignment(labels)
-                return Hypothesis(words, alignment, float(score), reached_final=not partial)
+                return labels, float(score), not partial
         return None
 
 

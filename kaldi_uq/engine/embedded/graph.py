@@ -8,8 +8,9 @@ from typing import Any
 import kaldi_hmm_gmm as khg
 import kaldifst
 
-from kaldi_uq.engine.checks import grammar_files, last_line
+from kaldi_uq.engine.checks import last_line
 from kaldi_uq.engine.embedded import wheels
+from kaldi_uq.engine.files import open_grammar, open_lexicon
 from kaldi_uq.errors import EngineError
 from kaldi_uq.io.digests import recorded
 from kaldi_uq.io.files import write_text
@@ -40,9 +41,9 @@ def make_graph(lang: Lang, model_dir: Path, graph_dir: Path, transition_scale: f
 def _compose(lang: Lang, model_dir: Path, transition_scale: float, self_loop_scale: float) -> tuple[Any, int]:
     """The graph, and the number of pdfs of the model."""
     transitions, tree = wheels.load_model(model_dir)
-    lexicon_path, grammar_path = map(Path, grammar_files(lang))
-    lexicon = wheels.read_fst(lexicon_path, *wheels.lexicon_labels(lang))
-    grammar = wheels.read_fst(grammar_path, wheels.word_labels(lang), wheels.word_labels(lang))
+    lexicon_file = open_lexicon(lang, "L_disambig.fst")
+    lexicon, grammar = wheels.wheel_fst(lexicon_file), wheels.wheel_fst(open_grammar(lang))
+    lexicon_path = Path(lexicon_file.path)
     graph = kaldifst.compose(lexicon, grammar)
     _determinize(graph, lexicon_path)
     kaldifst.minimize_encoded(graph)

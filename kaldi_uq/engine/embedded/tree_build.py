@@ -13,8 +13,8 @@ from pathlib import Path
 
 import numpy as np
 
-from kaldi_uq.engine.checks import existing_files
 from kaldi_uq.engine.embedded.tree_stats import CENTRAL, CLASS, COLUMNS, UNKNOWN, TreeStats, log_likelihood
+from kaldi_uq.engine.files import existing_files
 from kaldi_uq.errors import DataError, EngineError
 from kaldi_uq.io.event_map import PDF_CLASS, EventMap, Leaf, Split, Table
 from kaldi_uq.io.files import integer

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
-from kaldi_uq.engine.checks import existing_files
 from kaldi_uq.engine.embedded.tree_stats import CENTRAL, CLASS, TreeStats, log_likelihood
+from kaldi_uq.engine.files import existing_files
 from kaldi_uq.errors import DataError
 from kaldi_uq.io.files import integer
 from kaldi_uq.io.reading import text_lines

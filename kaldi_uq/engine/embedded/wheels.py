@@ -13,12 +13,12 @@ from typing import Any
 
 import numpy as np
 
-from kaldi_uq.engine.checks import graph_files, last_line, model_files, no_path
-from kaldi_uq.errors import DataError, EngineError, ModelFileError
-from kaldi_uq.io.fst import FstArrays, read_fst_arrays, vector_bytes
-from kaldi_uq.io.fst_checks import Labels, graph_labels
-from kaldi_uq.io.kaldi_model import TransitionTable, read_transitions
-from kaldi_uq.io.lang import Lang, read_symbols
+from kaldi_uq.engine.checks import last_line, no_path
+from kaldi_uq.engine.files import FstFile, graph_files, model_files, open_fst, open_graph, open_lexicon, open_model
+from kaldi_uq.errors import EngineError, ModelFileError
+from kaldi_uq.io.fst import vector_bytes
+from kaldi_uq.io.kaldi_model import TransitionTable
+from kaldi_uq.io.lang import Lang
 from kaldi_uq.io.tree import read_tree_bytes
 from kaldi_uq.lattice.graph import SearchGraph
 
@@ -35,7 +35,7 @@ except ImportError as error:  # the engine is chosen before this module is impor
 def compiler(transitions: Any, tree: Any, lang: Lang, transition_scale: float, self_loop_scale: float) -> Any:
     """A training graph compiler for the lexicon ``L.fst``."""
     options = khg.TrainingGraphCompilerOptions(transition_scale=transition_scale, self_loop_scale=self_loop_scale)
-    lexicon = read_fst(lang.path / "L.fst", *lexicon_labels(lang))
+    lexicon = wheel_fst(open_lexicon(lang))
     return khg.TrainingGraphCompiler(transitions, tree, lexicon, list(lang.disambig), options)
 
 
@@ -101,8 +101,8 @@ def load_model(model_dir: Path) -> tuple[Any, Any]:
 
 @functools.lru_cache(maxsize=8)
 def _load_model(model: str, tree: str, _model_time: int, _tree_time: int) -> tuple[Any, Any]:
-    table = read_transitions(model)
-    dependency = read_tree(Path(tree))
+    opened = open_model(Path(model).parent)
+    table, dependency = opened.transitions, _wheel_tree(tree, opened.tree_bytes)
     topology = khg.HmmTopology()
     try:
         topology.read(table.topology.to_text())
@@ -134,7 +134,10 @@ def set_log_probs(transitions: Any, log_probs: np.ndarray) -> Any:
 
 def read_tree(path: Path) -> Any:
     """Read a binary ``tree`` file."""
-    data = read_tree_bytes(path)
+    return _wheel_tree(str(path), read_tree_bytes(path))
+
+
+def _wheel_tree(path: str, data: bytes) -> Any:
     tree = khg.ContextDependency.__new__(khg.ContextDependency)
     try:
         tree.__setstate__((np.frombuffer(data, dtype=np.int8).tolist(),))
@@ -143,43 +146,21 @@ def read_tree(path: Path) -> Any:
     return tree
 
 
-def lexicon_labels(lang: Lang) -> tuple[Labels, Labels]:
-    """What the input and the output labels of ``L.fst`` and ``L_disambig.fst`` can be."""
-    return Labels(lang.phones.values(), "phones of phones.txt"), word_labels(lang)
+def read_fst(path: Path) -> Any:
+    """Read an FST file, of type vector or const, as a mutable FST; errors are those of :func:`wheel_fst`."""
+    return wheel_fst(open_fst(path))
 
 
-def word_labels(lang: Lang) -> Labels:
-    """What the labels of ``G.fst`` can be."""
-    return Labels(lang.words.values(), "words of words.txt")
-
-
-def read_fst(path: Path, inputs: Labels | None = None, outputs: Labels | None = None) -> Any:
-    """Read an FST file, of type vector or const, as a mutable FST: the wheels see only what has been checked.
-
-    Args:
-        path: the file.
-        inputs, outputs: what its labels can be.
+def wheel_fst(file: FstFile) -> Any:
+    """A transducer as a mutable FST of the wheels, which see only what has been checked.
 
     Raises:
-        EngineError: missing, damaged, or made of something else.
+        EngineError: the wheels cannot read it.
     """
-    return _wheel_fst(path, _checked(path, inputs, outputs))
-
-
-def _checked(path: Path, inputs: Labels | None, outputs: Labels | None) -> FstArrays:
-    if not path.is_file():
-        raise EngineError(f"{path}: no such file; utils/prepare_lang.sh or utils/mkgraph.sh makes it")
-    try:
-        return read_fst_arrays(path, inputs=inputs, outputs=outputs)
-    except DataError as error:
-        raise EngineError(str(error)) from None
-
-
-def _wheel_fst(path: Path, checked: FstArrays) -> Any:
-    """The FST as an object of the wheels; ``path`` is its file, for the message."""
+    path = Path(file.path)
     with tempfile.TemporaryDirectory(prefix="kaldi-uq-fst.") as folder:
         copy = Path(folder) / path.name
-        copy.write_bytes(vector_bytes(checked))
+        copy.write_bytes(vector_bytes(file.content))
         fst = kaldifst.StdVectorFst.read(str(copy))
     if fst is None:
         raise EngineError(f"{path}: the wheels cannot read this FST; make it again")
@@ -201,8 +182,8 @@ class Graph:
     """A decoding graph whose input labels are pdf-ids plus 1, so that scores need one column a pdf.
 
     Attributes:
-        fst: its output labels are places in the two arrays.
-        tids, words: transition-id and word of an arc, (n,) int64; 0: none.
+        fst: its output labels are the numbers of the arcs, from 1; 0 for one with neither transition-id nor word.
+        tids, words: transition-id and word of the arc with a number, (arcs + 1,) int32; 0: none.
         id_to_word: integer -> word.
     """
 
@@ -211,14 +192,14 @@ class Graph:
     words: np.ndarray
     id_to_word: dict[int, str]
 
-    def texts(self, labels: Sequence[int]) -> tuple[str, ...]:
+    def texts(self, labels: Sequence[int] | np.ndarray) -> tuple[str, ...]:
         """The words of the output labels of a path."""
-        words = self.words[np.asarray(labels)]
+        words = self.words[np.asarray(labels, np.int64)]
         return tuple(self.id_to_word[word] for word in words[words > 0].tolist())
 
     def alignment(self, labels: Sequence[int]) -> np.ndarray:
         """The transition-ids (T,) int32 of the output labels of a path."""
-        tids = self.tids[np.asarray(labels)]
+        tids = self.tids[np.asarray(labels, np.int64)]
         return tids[tids > 0].astype(np.int32)
 
 
@@ -234,17 +215,15 @@ def load_graph(graph_dir: Path, tid_to_pdf: np.ndarray) -> Graph:
 
 
 @functools.lru_cache(maxsize=4)
-def _load_graph(graph: str, words: str, tid_to_pdf: bytes, *_times: int) -> Graph:
+def _load_graph(graph: str, _words: str, tid_to_pdf: bytes, *_times: int) -> Graph:
     pdfs = np.frombuffer(tid_to_pdf, np.int64)
-    id_to_word = {index: word for word, index in read_symbols(words).items()}
-    checked = _checked(Path(graph), *graph_labels(len(pdfs) - 1, id_to_word))
-    arcs = checked.arcs.copy()
-    pairs = (arcs["ilabel"].astype(np.int64) << 32) + arcs["olabel"]  # neither is below 0
-    found, places = np.unique(np.append(0, pairs), return_inverse=True)  # 0, no labels at all, is in place 0
+    opened = open_graph(Path(graph).parent, len(pdfs) - 1)
+    arcs = opened.fst.content.arcs.copy()
+    tids, words = (np.append(0, arcs[label]).astype(np.int32) for label in ("ilabel", "olabel"))
+    arcs["olabel"] = np.where((arcs["ilabel"] > 0) | (arcs["olabel"] > 0), np.arange(1, len(arcs) + 1), 0)
     arcs["ilabel"] = np.where(arcs["ilabel"] > 0, pdfs[arcs["ilabel"]] + 1, 0)
-    arcs["olabel"] = places.reshape(-1)[1:]
-    fst = _wheel_fst(Path(graph), dataclasses.replace(checked, arcs=arcs))
-    return Graph(fst, found >> 32, found & 0xFFFFFFFF, id_to_word)
+    fst = wheel_fst(FstFile(graph, dataclasses.replace(opened.fst.content, arcs=arcs)))
+    return Graph(fst, tids, words, opened.id_to_word)
 
 
 def load_search_graph(graph_dir: Path, tid_to_pdf: np.ndarray) -> SearchGraph:
@@ -253,9 +232,7 @@ def load_search_graph(graph_dir: Path, tid_to_pdf: np.ndarray) -> SearchGraph:
     Args:
         graph_dir, tid_to_pdf: as of :func:`load_graph`.
     """
-    graph, words = graph_files(graph_dir)
-    checked = _checked(Path(graph), *graph_labels(len(tid_to_pdf) - 1, read_symbols(words).values()))
-    return SearchGraph.of(checked, tid_to_pdf)
+    return SearchGraph.of(open_graph(graph_dir, len(tid_to_pdf) - 1).fst.content, tid_to_pdf)
 
 
 def arcs_of(fst: Any, state: int) -> list[tuple[int, int, Any, int]]:
