@@ -103,9 +103,9 @@ class Slurm:
     def start(self, name: str) -> None:
         """Start a daemon."""
         command = ["slurmctld", "-D"] if name == "slurmctld" else ["slurmd", "-D", "-N", name]
-        quiet = {"stdin": subprocess.DEVNULL, "stdout": self.log, "stderr": self.log}
-        # slurmd may end its process group, which must not be that of the tests
-        self.daemons[name] = subprocess.Popen(command, env=self.env, start_new_session=True, **quiet)
+        self.daemons[name] = subprocess.Popen(
+            command, env=self.env, stdin=subprocess.DEVNULL, stdout=self.log, stderr=self.log
+        )
 
     def ask(self, *command: str) -> str:
         """What a command of Slurm prints; nothing as long as it fails."""

@@ -5,6 +5,8 @@
 #          <graph-dir> <attack-dir>
 #  e.g.: $0 --eps 0.02 data/attack data/lang exp/dnn \
 #          exp/dnn/graph exp/dnn/attack_pgd_eps0.02
+# Finished batches stay when a job fails or is killed: the same command, with
+# any --nj, makes the others.
 set -euo pipefail
 
 nj=1               # <n>: jobs that attack some batches each; they change no result
