@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from scipy.io import wavfile
 
+from kaldi_uq.attacks import directory
 from kaldi_uq.attacks.attack import Adversarial, Attack
 from kaldi_uq.attacks.config import AttackConfig
 from kaldi_uq.attacks.directory import Shard, _finished, craft, craft_shard
@@ -284,6 +285,14 @@ class TestShards:
             same = (tmp_path / "parts" / name).read_bytes() == content
             assert same != shard.has(int(Path(name).stem))
 
+    def test_part_that_another_job_of_the_same_shard_removes_first_is_no_error(
+        self, recogniser: Recogniser, tmp_path: Path, speech: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        waves, text = speech
+        write_json(tmp_path / "parts/0.json", {"key": "of another attack"})
+        monkeypatch.setattr(directory, "_finished", lambda part, *_: part.unlink(missing_ok=True))
+        assert craft_shard(PGD(CONFIG), recogniser, waves, Say(spoken=text), tmp_path).keys() == waves.keys()
+
     @pytest.mark.parametrize("text", ["", "0/2", "3/2", "1", "1/0", "a/2", "1/2/3", "-1/2", "1 / 2", "1/1000000000"])
     def test_what_is_no_shard_is_refused(self, text: str) -> None:
         with pytest.raises(ValueError, match="expected J/N with J from 1 to N"):
@@ -456,17 +465,6 @@ class TestCommand:
         count = len(speech[0])
         assert f"the change may be as loud as the speech in {count} of {count} utterances (SNR -" in caplog.text
 
-
-@pytest.mark.parametrize("records", [{"other": {}}, {"../x": {}}, {"\ud800": {}}, {"a": {}}, {"a": {}, "b": {}}])
-def test_part_of_other_utterances_or_without_their_audio_is_made_again(tmp_path: Path, records: dict[str, Any]) -> None:
-    files = {"a": tmp_path / "wav/a.wav", "b": tmp_path / "wav/b.wav"}
-    write_json(tmp_path / "parts/0.json", {"key": "k", "records": records})
-    assert _finished(tmp_path / "parts/0.json", "k", files) is None
-    for file in files.values():
-        write_text(file, "")
-    found = _finished(tmp_path / "parts/0.json", "k", files)
-    assert found == (records if records.keys() <= files.keys() else None)
-
     def test_shards_are_jobs_of_one_attack(
         self, system: TinySystem, model_dir: Path, tmp_path: Path, speech: tuple[Any, Any], small_batches: None,
         capsys: pytest.CaptureFixture[str],
@@ -500,3 +498,14 @@ def test_part_of_other_utterances_or_without_their_audio_is_made_again(tmp_path:
         assert self.run(tmp_path, system, model_dir, *options) == 1
         assert message in capsys.readouterr().err
         assert not (tmp_path / "attack").exists()
+
+
+@pytest.mark.parametrize("records", [{"other": {}}, {"../x": {}}, {"\ud800": {}}, {"a": {}}, {"a": {}, "b": {}}])
+def test_part_of_other_utterances_or_without_their_audio_is_made_again(tmp_path: Path, records: dict[str, Any]) -> None:
+    files = {"a": tmp_path / "wav/a.wav", "b": tmp_path / "wav/b.wav"}
+    write_json(tmp_path / "parts/0.json", {"key": "k", "records": records})
+    assert _finished(tmp_path / "parts/0.json", "k", files) is None
+    for file in files.values():
+        write_text(file, "")
+    found = _finished(tmp_path / "parts/0.json", "k", files)
+    assert found == (records if records.keys() <= files.keys() else None)
