@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -112,12 +111,8 @@ class Batch:
     def hear(self, wav: Tensor, rows: Tensor) -> tuple[list[tuple[str, ...]], dict[str, Tensor]]:
         """Words and statistics (b,) of candidates (b, N) of some rows, with draws of their own."""
         measures, statistics = self.measure(wav, rows)
-        scores = self.recogniser.scores(measures["log_mean_post"]).cpu().numpy()
-        utts, lengths = self._utts(rows), self.lengths[rows].tolist()
-        found = self.recogniser.decode(
-            (utt, np.ascontiguousarray(scores[i, : lengths[i]])) for i, utt in enumerate(utts)
-        )
-        return [found.get(utt, ()) for utt in utts], statistics
+        scores = self.recogniser.scores(measures["log_mean_post"])
+        return self.recogniser.decode_batch(scores, self.lengths[rows].tolist()), statistics
 
     def measure(self, wav: Tensor, rows: Tensor) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Measures of the frames (b, T) and statistics (b,) of candidates, with new draws of the judge's."""

@@ -153,10 +153,8 @@ def search(
     with torch.no_grad():
         generator = torch.Generator(who.device).manual_seed(seed)
         log_post = who.mean_log_post(wav, num_samples, utts, generator=generator)
-        scores = who.scores(log_post).cpu().numpy()
-    sizes = lengths.tolist()
-    decoded = who.decode((utt, np.ascontiguousarray(scores[i, : sizes[i]])) for i, utt in enumerate(utts))
-    words = {utt: tuple(decoded.get(utt, ())) for utt in utts}
+        heard = who.decode_batch(who.scores(log_post), lengths.tolist())  # as the judge hears what is changed
+    words = dict(zip(utts, heard, strict=True))
 
     def noise(start: int) -> Tensor:
         starts = random_starts(utts, num_samples.tolist(), config.seed, start, width=wav.shape[1])

@@ -294,15 +294,16 @@ class FrameGoal(BatchGoal):
         """New paths for the current posteriors; an utterance without one keeps the old path."""
         if self._recogniser is None:
             return
-        scores = self._recogniser.scores(log_mean_post).cpu().numpy()
-        utts, sizes = [self._utts[row] for row in rows.tolist()], self.lengths[rows].tolist()
-        self._follow({u: np.ascontiguousarray(scores[i, : sizes[i]]) for i, u in enumerate(utts)})
+        utts = [self._utts[row] for row in rows.tolist()]
+        self._follow(utts, self._recogniser.scores(log_mean_post), self.lengths[rows].tolist())
         self.begin()
 
-    def _follow(self, scores: dict[str, np.ndarray]) -> None:
-        """New paths for scores (T, C) of some utterances."""
+    def _follow(self, utts: Sequence[str], scores: Tensor, lengths: Sequence[int]) -> None:
+        """New paths of some utterances, for scores (b, T, C)."""
         assert self._recogniser is not None
-        self._paths |= self._recogniser.align(scores, {utt: self._words[utt] for utt in scores})
+        texts = [self._words[utt] for utt in utts]
+        found = self._recogniser.align_batch(scores, lengths, texts, range(len(utts)))
+        self._paths |= {utt: path for utt, path in zip(utts, found, strict=True) if path is not None}
 
     def select(self, rows: Tensor) -> FrameGoal:
         part = super().select(rows)
@@ -354,7 +355,12 @@ def align_all(
             new = {utt: goal.again(recogniser, utt, missing[utt], seed, attempt) for utt in missing}
             words |= {utt: other for utt, other in new.items() if other is not None}
             missing = {utt: missing[utt] for utt, other in new.items() if other is not None}
-        aligned |= recogniser.align(missing, words) if missing else {}
+        if missing:
+            lengths = torch.tensor([len(frames) for frames in missing.values()], device=recogniser.device)
+            texts = [words[utt] for utt in missing]
+            frames = packed(list(missing.values()), lengths)
+            found = recogniser.align_batch(frames, lengths.tolist(), texts, range(len(texts)))
+            aligned |= {utt: path for utt, path in zip(missing, found, strict=True) if path is not None}
         missing = {utt: scores[utt] for utt in scores if utt not in aligned}
         if not missing:
             return {utt: aligned[utt] for utt in scores}

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
@@ -200,33 +201,33 @@ class DecoderMargin(FrameGoal):
         new.follows = True  # away too: the paths of what is spoken and of the rest are the decoder's
         for utt, frames in scores.items():
             new._texts[utt] = _like(recogniser, utt, words, goal, len(frames), seed)
-        new._listen(scores)
+        new._listen(new._utts, packed(list(scores.values()), lengths), lengths.tolist())
         new.begin()
         return new
 
-    def _follow(self, scores: dict[str, np.ndarray]) -> None:
-        super()._follow(scores)
-        self._listen(scores)
+    def _follow(self, utts: Sequence[str], scores: Tensor, lengths: Sequence[int]) -> None:
+        super()._follow(utts, scores, lengths)
+        self._listen(utts, scores, lengths)
 
-    def _listen(self, scores: Scores) -> None:
-        """Ask the decoder for another text, and align all of them again."""
+    def _listen(self, utts: Sequence[str], scores: Tensor, lengths: Sequence[int]) -> None:
+        """Ask the decoder for another text of each utterance, and align all of them again."""
         who = self._recogniser
         assert who is not None
-        for utt, heard in who.decode(scores.items()).items():
+        for utt, heard in zip(utts, who.decode_batch(scores, lengths), strict=True):
             if heard and list(heard) != list(self._words[utt]):
                 known = [text for text in self._texts[utt] if text != heard]
                 self._texts[utt] = [heard, *known][:RIVALS]
-        paths: dict[str, list[np.ndarray]] = {utt: [self._paths[utt]] for utt in scores}
-        for number in range(RIVALS):
-            texts = {utt: self._texts[utt][number] for utt in scores if number < len(self._texts[utt])}
-            for utt, path in (who.align({u: scores[u] for u in texts}, texts) if texts else {}).items():
-                paths[utt].append(path)
-        names = {f"{utt}#{number}": path for utt, found in paths.items() for number, path in enumerate(found)}
-        weights = who.graph_weights(names)
-        for utt, found in paths.items():
-            own = weights.get(f"{utt}#0", 0.0)
-            leads = [weights.get(f"{utt}#{number}", own) - own for number in range(len(found))]
-            self._others[utt] = list(zip(found, leads, strict=True))[1:]
+        rows = [row for row, utt in enumerate(utts) for _ in self._texts[utt]]
+        texts = [text for utt in utts for text in self._texts[utt]]
+        found: list[list[np.ndarray]] = [[self._paths[utt]] for utt in utts]
+        for row, path in zip(rows, who.align_batch(scores, lengths, texts, rows) if texts else (), strict=True):
+            if path is not None:
+                found[row].append(path)
+        weights = iter(who.graph_weights([path for paths in found for path in paths]))
+        for utt, paths in zip(utts, found, strict=True):
+            own, *others = itertools.islice(weights, len(paths))
+            leads = [0.0 if own is None or other is None else other - own for other in others]
+            self._others[utt] = list(zip(paths[1:], leads, strict=True))
 
     def begin(self) -> None:
         super().begin()

@@ -29,7 +29,7 @@ from kaldi_uq.io.waves import (
     waves_digest,
 )
 from kaldi_uq.recogniser.audio import check_length, raise_first, read_all, read_file
-from kaldi_uq.recogniser.heard import Heard, Pieces, Scored, measure, unpadded
+from kaldi_uq.recogniser.heard import Heard, Pieces, Scored, arrays_of, measure, of_each, unpadded
 from kaldi_uq.recogniser.memory import in_halves
 from kaldi_uq.uncertainty import utterance_statistics
 
@@ -228,13 +228,28 @@ class BaseRecogniser(ABC):
         """
         return []
 
-    def graph_weights(self, paths: Mapping[str, np.ndarray]) -> dict[str, float]:
-        """What the decoding graph adds to the scores along paths, in their unit; a path without is not known.
+    def decode_batch(self, scores: Tensor, lengths: Sequence[int]) -> list[tuple[str, ...]]:
+        """Words of each utterance of a batch, for attacks: a search may have no beam, and be where the scores are.
 
         Args:
-            paths: name -> (T,) int64 classes, one a frame.
+            scores: (B, T, C) on ``device``; what follows an utterance is not read.
+            lengths: B numbers of frames.
         """
-        return {}
+        found = self.decode((str(row), one) for row, one in enumerate(arrays_of(scores, lengths)))
+        return [tuple(found.get(str(row), ())) for row in range(len(lengths))]
+
+    def align_batch(
+        self, scores: Tensor, lengths: Sequence[int], texts: Sequence[Sequence[str]], rows: Sequence[int]
+    ) -> list[np.ndarray | None]:
+        """Best path (T,) int64 of each text through the utterance of a batch that ``rows`` says; ``None``: no path."""
+        each = arrays_of(scores, lengths)
+        given = {str(place): text for place, text in enumerate(texts)}
+        found = self.align({name: each[row] for name, row in zip(given, rows, strict=True)}, given)
+        return [found.get(name) for name in given]
+
+    def graph_weights(self, paths: Sequence[np.ndarray]) -> list[float | None]:
+        """What the decoding graph adds to the scores along paths (T,) of classes, in their unit; ``None``: no path."""
+        return [None] * len(paths)
 
     def in_double(self: RecogniserT) -> RecogniserT:
         """A copy that computes in float64, for checks of the gradient."""
@@ -290,17 +305,7 @@ class BaseRecogniser(ABC):
             pieces, lengths = self.pieces(wav, num_samples, batch.utts, generator=generator)
             measures, scores = measure(pieces, self.scores, int(lengths.max()))
             statistics = utterance_statistics(measures, lengths)
-        columns = {name: values.double().cpu().numpy() for name, values in statistics.items()}
-        frames = {name: values.float().cpu().numpy() for name, values in measures.items()}
-        return [
-            Scored(
-                words=None,
-                statistics={name: float(values[row]) for name, values in columns.items()},
-                frames={name: values[row, :length] for name, values in frames.items()},
-                scores=np.ascontiguousarray(scores[row, :length], dtype=np.float32),
-            )
-            for row, length in enumerate(lengths.tolist())
-        ]
+        return of_each(measures, statistics, scores, lengths.tolist())
 
     def hear(
         self,
@@ -388,12 +393,8 @@ class BaseRecogniser(ABC):
             DataError: a file that cannot be used; names it and lists further ones.
         """
         resampler = Resampler(self.sample_rate) if resample else None
-
-        def read(path: str) -> np.ndarray:
-            rate, shortest = self.sample_rate, self.min_samples
-            return read_file(path, rate, shortest, what=what, where=where, allow_pipes=allow_pipes, resampler=resampler)
-
-        found = read_all(paths, read, what)
+        options: Any = {"what": what, "where": where, "allow_pipes": allow_pipes, "resampler": resampler}
+        found = read_all(paths, lambda path: read_file(path, self.sample_rate, self.min_samples, **options), what)
         if resampler:
             resampler.report(where or "audio", len(found))
         return found

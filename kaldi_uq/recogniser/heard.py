@@ -5,7 +5,7 @@ What grows with the audio are its samples, a few numbers a frame, and the scores
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -78,3 +78,33 @@ def measure(
         scored[:, at : at + part.shape[1]] = part
         at += part.shape[1]
     return {name: torch.cat([part[name] for part in found], dim=1) for name in found[0]}, scored
+
+
+def of_each(
+    measures: Mapping[str, Tensor], statistics: Mapping[str, Tensor], scores: np.ndarray, lengths: Sequence[int]
+) -> list[Scored]:
+    """What was measured of the utterances of a batch, one by one.
+
+    Args:
+        measures: measure -> (B, T).
+        statistics: statistic -> (B,).
+        scores: (B, T, C).
+        lengths: B numbers of frames.
+    """
+    columns = {name: values.double().cpu().numpy() for name, values in statistics.items()}
+    frames = {name: values.float().cpu().numpy() for name, values in measures.items()}
+    return [
+        Scored(
+            words=None,
+            statistics={name: float(values[row]) for name, values in columns.items()},
+            frames={name: values[row, :length] for name, values in frames.items()},
+            scores=np.ascontiguousarray(scores[row, :length], dtype=np.float32),
+        )
+        for row, length in enumerate(lengths)
+    ]
+
+
+def arrays_of(scores: Tensor, lengths: Sequence[int]) -> list[np.ndarray]:
+    """Scores (B, T, C) of a batch as (t, C) float32 of each utterance, for what takes one after the other."""
+    whole = scores.detach().float().cpu().numpy()
+    return [np.ascontiguousarray(whole[row, :length]) for row, length in enumerate(lengths)]

@@ -13,12 +13,13 @@ import torch
 from torch import Tensor, nn
 
 from kaldi_uq.engine.base import Aligner, DecodeConfig, Decoder, Engine
+from kaldi_uq.engine.batched import BatchAligner, BatchDecoder
 from kaldi_uq.engine.select import select_engine
 from kaldi_uq.errors import DataError, ModelFileError
 from kaldi_uq.feats import framing
 from kaldi_uq.io.datadir import DataDir
 from kaldi_uq.io.files import file_digest, read_integers
-from kaldi_uq.io.kaldi_model import read_transitions
+from kaldi_uq.io.kaldi_model import TransitionTable, read_transitions
 from kaldi_uq.io.lang import Lang
 from kaldi_uq.io.waves import read_waves
 from kaldi_uq.io.word_times import word_times
@@ -86,6 +87,8 @@ class Recogniser(BaseRecogniser):
         self._speakers: dict[str, np.ndarray] = {}  # utt -> CMVN statistics of its speaker
         # copies for other speakers share them
         self._decoder, self._aligner = functools.cache(self._open_decoder), functools.cache(self._open_aligner)
+        self._batch_decoder = functools.cache(self._open_batch_decoder)
+        self._batch_aligner = functools.cache(self._open_batch_aligner)
 
     @classmethod
     def load(
@@ -181,14 +184,26 @@ class Recogniser(BaseRecogniser):
     def _open_aligner(self) -> Aligner:
         return self.engine.aligner(self.model_dir, self.lang, self.decode_config)
 
+    def _open_batch_decoder(self) -> BatchDecoder | None:
+        if self.why_no_words:
+            raise ModelFileError(self.why_no_words)
+        return BatchDecoder.open(self.graph_dir, self._table, self.decode_config.acwt, self.device)
+
+    def _open_batch_aligner(self) -> BatchAligner:
+        return BatchAligner(self._aligner(), self._table, self.decode_config.acwt, self.device)
+
+    @functools.cached_property
+    def _table(self) -> TransitionTable:
+        return read_transitions(self.model_dir / "final.mdl")
+
     @functools.cached_property
     def _tid_to_pdf(self) -> np.ndarray:
-        return read_transitions(self.model_dir / "final.mdl").tid_to_pdf
+        return self._table.tid_to_pdf
 
     @functools.cached_property
     def _word_frames(self) -> tuple[dict[str, int], dict[str, int]]:
         """Fewest frames of every word, and of those that random targets hold."""
-        topology = read_transitions(self.model_dir / "final.mdl").topology
+        topology = self._table.topology
         return min_word_frames(self.lang, topology), target_words(self.lang, topology)
 
     @functools.cached_property
@@ -256,21 +271,36 @@ class Recogniser(BaseRecogniser):
         )
         if not found:
             return []
-        table = read_transitions(self.model_dir / "final.mdl")
         silence = frozenset(read_integers(self.lang.path / "phones/silence.int"))
-        return word_times(found[""], words, table, read_pronunciations(self.lang), silence, self.frame_shift_s)
+        return word_times(found[""], words, self._table, read_pronunciations(self.lang), silence, self.frame_shift_s)
 
-    def graph_weights(self, paths: Mapping[str, np.ndarray]) -> dict[str, float]:
+    def decode_batch(self, scores: Tensor, lengths: Sequence[int]) -> list[tuple[str, ...]]:
+        search = self._batch_decoder()
+        return super().decode_batch(scores, lengths) if search is None else search.decode(scores, lengths)
+
+    def align_batch(
+        self, scores: Tensor, lengths: Sequence[int], texts: Sequence[Sequence[str]], rows: Sequence[int]
+    ) -> list[np.ndarray | None]:
+        word_ids = [self.lang.word_ids(text, where="target") for text in texts]
+        found = self._batch_aligner().align(scores, lengths, word_ids, rows)
+        return super().align_batch(scores, lengths, texts, rows) if found is None else found
+
+    def graph_weights(self, paths: Sequence[np.ndarray]) -> list[float | None]:
+        search = self._batch_decoder()
+        if search is not None:
+            return [weight if weight > -np.inf else None for weight in search.weights(paths)]
+
         def only(path: np.ndarray) -> np.ndarray:
             scores = np.full((len(path), len(self.model.log_prior)), OFF_PATH, dtype=np.float32)
             scores[np.arange(len(path)), path] = 0.0
             return scores
 
         # what is left of the score of the decoder's best path, where scores let it take no other
-        found = self._decoder().decode((name, only(path)) for name, path in paths.items())
+        found = self._decoder().decode((str(place), only(path)) for place, path in enumerate(paths))
         acwt = self.decode_config.acwt
         weights = {name: hypothesis.score / acwt for name, hypothesis in found.items() if hypothesis.reached_final}
-        return {name: weight for name, weight in weights.items() if weight > OFF_PATH / 2}
+        known = {name: weight for name, weight in weights.items() if weight > OFF_PATH / 2}
+        return [known.get(str(place)) for place in range(len(paths))]
 
     def in_double(self) -> Recogniser:
         other = copy.copy(self)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import numpy as np
 from kaldi_uq.engine.base import Aligner, DecodeConfig, Decoder, Hypothesis, Matrices, Transcripts
 from kaldi_uq.engine.checks import check_scores
 from kaldi_uq.engine.embedded import wheels
+from kaldi_uq.io.fst import FstArrays
 from kaldi_uq.io.lang import Lang
 
 MAX_GRAPHS = 2000  # training graphs that an aligner keeps, of the word sequences used last
@@ -79,6 +81,9 @@ class EmbeddedAligner(Aligner):
         """
         graph = wheels.compile_graph(self._compiler, words, self._lang)
         return graph, wheels.number_labels(graph)
+
+    def graph(self, words: Sequence[int]) -> FstArrays:
+        return wheels.arrays_of(wheels.compile_graph(self._compiler, words, self._lang))
 
     def align(self, loglikes: Matrices, transcripts: Transcripts) -> dict[str, np.ndarray]:
         config, found = self._config, {}

@@ -1,0 +1,195 @@
+"""Decoding and alignment of a batch where its scores are: what an engine finds with a beam that is wide enough."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from kaldi_uq.engine.base import Aligner
+from kaldi_uq.engine.checks import graph_files, nan_scores, wrong_scores
+from kaldi_uq.engine.search_graph import SearchGraph, search_graph
+from kaldi_uq.engine.viterbi import Emissions, Paths, Viterbi, labels_of
+from kaldi_uq.errors import DataError, EngineError
+from kaldi_uq.io.fst import read_fst_arrays
+from kaldi_uq.io.fst_checks import graph_labels
+from kaldi_uq.io.kaldi_model import TransitionTable
+from kaldi_uq.io.lang import read_symbols
+
+MAX_GRAPHS = 20_000  # training graphs that an aligner keeps, of some kilobytes each
+MAX_BYTES, CPU_BYTES = 1 << 29, 1 << 24  # tables of the rows that are searched together: of a CPU what it can cache
+
+
+class BatchDecoder:
+    """A decoder of one small graph.
+
+    Args:
+        graph: the graph.
+        id_to_word: its output labels.
+        table: the transition model.
+        acwt: scale of the scores.
+        device: where the scores are.
+    """
+
+    def __init__(
+        self, graph: SearchGraph, id_to_word: dict[int, str], table: TransitionTable, acwt: float, device: torch.device
+    ) -> None:
+        self._graph, self._id_to_word, self._num_pdfs, self._acwt = graph, id_to_word, table.num_pdfs, acwt
+        self._viterbi = Viterbi([graph], device)
+
+    @classmethod
+    def open(cls, graph_dir: Path, table: TransitionTable, acwt: float, device: torch.device) -> BatchDecoder | None:
+        """A decoder of ``HCLG.fst``; ``None`` if that is too large for a search in batches.
+
+        Raises:
+            EngineError: a file of the graph is missing or damaged.
+        """
+        path, words = graph_files(graph_dir)
+        id_to_word = {index: word for word, index in read_symbols(words).items()}
+        inputs, outputs = graph_labels(len(table.tid_to_pdf) - 1, id_to_word)
+        try:
+            fst = read_fst_arrays(path, inputs=inputs, outputs=outputs)
+        except DataError as error:
+            raise EngineError(str(error)) from None
+        graph = search_graph(fst, table.tid_to_pdf)
+        return None if graph is None else cls(graph, id_to_word, table, acwt, device)
+
+    def decode(self, scores: Tensor, lengths: Sequence[int]) -> list[tuple[str, ...]]:
+        """Words of each utterance, none where there is no path; ends in the middle of a word only if all paths do.
+
+        Args:
+            scores: (B, T, C), unscaled; what follows an utterance is not read.
+            lengths: B numbers of frames, at least 1.
+
+        Raises:
+            EngineError: scores that are not those of the model's C pdfs.
+        """
+        scaled = _scaled(scores, self._acwt, self._num_pdfs)
+        found: list[tuple[str, ...]] = []
+        for rows in self._parts(lengths):
+            sizes = lengths[rows]
+            paths = self._viterbi.paths(_of_all(scaled[:, :, rows], self._viterbi.columns), sizes)
+            _check(paths)
+            texts = labels_of(self._graph, paths, sizes)
+            found += [tuple(self._id_to_word[label] for label in text) for text in texts]
+        return found
+
+    def weights(self, paths: Sequence[np.ndarray]) -> list[float]:
+        """What the graph adds to the scores along paths, in their unit; -inf: it has no such path to a final state.
+
+        Args:
+            paths: (T,) int64 pdfs each.
+        """
+        lengths = [len(path) for path in paths]
+        whole = np.full((max(lengths, default=0), len(paths)), -1, np.int64)
+        for row, path in enumerate(paths):
+            whole[: len(path), row] = path
+        classes = torch.from_numpy(whole).to(self._viterbi.columns.device)
+        found: list[float] = []
+        for rows in self._parts(lengths):
+            scores = self._viterbi.scores(_along(classes[:, rows], self._viterbi.columns), lengths[rows])
+            found += (scores / self._acwt).tolist()
+        return found
+
+    def _parts(self, lengths: Sequence[int]) -> Iterator[slice]:
+        if lengths:
+            step = _rows_at_once(self._graph.weights.shape, max(lengths), self._viterbi.columns.device)
+            yield from (slice(begin, begin + step) for begin in range(0, len(lengths), step))
+
+
+class BatchAligner:
+    """A forced aligner of the texts of a batch, which keeps the training graphs of the last ones.
+
+    Args:
+        aligner: makes the training graphs.
+        table: the transition model.
+        acwt: scale of the scores.
+        device: where the scores are.
+    """
+
+    def __init__(self, aligner: Aligner, table: TransitionTable, acwt: float, device: torch.device) -> None:
+        self._aligner, self._table, self._acwt, self._device = aligner, table, acwt, device
+        self._graph = functools.lru_cache(maxsize=MAX_GRAPHS)(self._compile)
+
+    def _compile(self, words: tuple[int, ...]) -> SearchGraph | None:
+        fst = self._aligner.graph(words)
+        return None if fst is None else search_graph(fst, self._table.tid_to_pdf)
+
+    def align(
+        self, scores: Tensor, lengths: Sequence[int], texts: Sequence[Sequence[int]], rows: Sequence[int]
+    ) -> list[np.ndarray | None] | None:
+        """Best paths of texts.
+
+        Args:
+            scores, lengths: as of :meth:`BatchDecoder.decode`.
+            texts: word-ids.
+            rows: the utterance of each text.
+
+        Returns:
+            (T,) int64 pdfs of each text, or ``None`` for one without a path; ``None`` alone: the engine hands out no
+            graphs, or too large ones.
+
+        Raises:
+            EngineError: scores that are not those of the model's C pdfs, or a word that the lexicon lacks.
+        """
+        known = [self._graph(tuple(text)) for text in texts]
+        graphs = [graph for graph in known if graph is not None]
+        if len(graphs) < len(known):
+            return None
+        scaled = _scaled(scores, self._acwt, self._table.num_pdfs)
+        found: list[np.ndarray | None] = [None] * len(texts)
+        order = sorted(range(len(texts)), key=lambda i: (len(graphs[i].columns), lengths[rows[i]]))  # less padding
+        while order:
+            largest = graphs[order[-1]].weights.shape
+            step = _rows_at_once(largest, scores.shape[1], self._device)
+            part, order = order[-step:], order[:-step]
+            sizes = [lengths[rows[i]] for i in part]
+            viterbi = Viterbi([graphs[i] for i in part], self._device)
+            paths = viterbi.paths(_of_rows(scaled, viterbi.columns, [rows[i] for i in part]), sizes)
+            _check(paths)
+            for place, i in enumerate(part):
+                if paths.reached_final[place]:
+                    found[i] = paths.columns[: sizes[place], place].copy()
+        return found
+
+
+def _of_all(scaled: Tensor, columns: Tensor) -> Emissions:
+    """The scores (T, C, R) of states with columns (S,)."""
+    return lambda frame: scaled[frame].index_select(0, columns)
+
+
+def _along(classes: Tensor, columns: Tensor) -> Emissions:
+    """0 along paths (T, R), and -inf beside them, of states with columns (S,)."""
+    zero, never = torch.tensor([0.0, -torch.inf], device=classes.device)
+    return lambda frame: torch.where(columns[:, None] == classes[frame], zero, never)
+
+
+def _of_rows(scaled: Tensor, columns: Tensor, rows: Sequence[int]) -> Emissions:
+    """The scores, of (T, C, B) those of the utterances ``rows``, of states with columns (S,) or (S, R)."""
+    count = scaled.shape[2]
+    flat = scaled.reshape(len(scaled), -1)
+    places = columns.view(len(columns), -1) * count + torch.tensor(rows, device=columns.device)
+    return lambda frame: flat[frame].index_select(0, places.view(-1)).view(places.shape)
+
+
+def _scaled(scores: Tensor, acwt: float, num_pdfs: int) -> Tensor:
+    """Scores (B, T, C) as (T, C, B) float32, scaled."""
+    if scores.shape[2] != num_pdfs:
+        raise wrong_scores("a batch", tuple(scores.shape[1:]), num_pdfs, "final.mdl")
+    return (scores.detach().float() * acwt).permute(1, 2, 0).contiguous()
+
+
+def _check(paths: Paths) -> None:
+    if np.isnan(paths.scores).any():
+        raise nan_scores("a batch")
+
+
+def _rows_at_once(shape: tuple[int, ...], num_frames: int, device: torch.device) -> int:
+    """How many rows are searched together, for tables (S, D) of a graph."""
+    size, width = shape
+    needed = 2 * num_frames * size + 16 * size * width  # the way back; steps, and sources where each row has its own
+    return max(1, (CPU_BYTES if device.type == "cpu" else MAX_BYTES) // needed)
