@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import numpy as np
 import torch
@@ -28,6 +28,7 @@ from kaldi_uq.attacks.goal import (
 )
 from kaldi_uq.errors import AlignmentError
 from kaldi_uq.recogniser.base import BaseRecogniser
+from kaldi_uq.recogniser.heard import FrameScores
 from kaldi_uq.uncertainty import valid_frames
 
 RIVALS = 6  # texts of an utterance that a decoder's margin is kept against, the ones heard last
@@ -201,32 +202,28 @@ class DecoderMargin(FrameGoal):
         new.follows = True  # away too: the paths of what is spoken and of the rest are the decoder's
         for utt, frames in scores.items():
             new._texts[utt] = _like(recogniser, utt, words, goal, len(frames), seed)
-        new._listen(new._utts, packed(list(scores.values()), lengths), lengths.tolist())
+        new._listen(FrameScores.of(scores, lengths.device))
         new.begin()
         return new
 
-    def _follow(self, utts: Sequence[str], scores: Tensor, lengths: Sequence[int]) -> None:
-        super()._follow(utts, scores, lengths)
-        self._listen(utts, scores, lengths)
+    def _follow(self, scores: FrameScores) -> None:
+        super()._follow(scores)
+        self._listen(scores)
 
-    def _listen(self, utts: Sequence[str], scores: Tensor, lengths: Sequence[int]) -> None:
+    def _listen(self, scores: FrameScores) -> None:
         """Ask the decoder for another text of each utterance, and align all of them again."""
         who = self._recogniser
         assert who is not None
-        for utt, heard in zip(utts, who.decode_batch(scores, lengths), strict=True):
+        for utt, heard in who.decode_batch(scores).items():
             if heard and list(heard) != list(self._words[utt]):
                 known = [text for text in self._texts[utt] if text != heard]
                 self._texts[utt] = [heard, *known][:RIVALS]
-        rows = [row for row, utt in enumerate(utts) for _ in self._texts[utt]]
-        texts = [text for utt in utts for text in self._texts[utt]]
-        found: list[list[np.ndarray]] = [[self._paths[utt]] for utt in utts]
-        for row, path in zip(rows, who.align_batch(scores, lengths, texts, rows) if texts else (), strict=True):
-            if path is not None:
-                found[row].append(path)
-        weights = iter(who.graph_weights([path for paths in found for path in paths]))
-        for utt, paths in zip(utts, found, strict=True):
-            own, *others = itertools.islice(weights, len(paths))
-            leads = [0.0 if own is None or other is None else other - own for other in others]
+        others = who.align_batch(scores, {utt: self._texts[utt] for utt in scores.utts})
+        found = {u: [self._paths[u], *(path for path in paths if path is not None)] for u, paths in others.items()}
+        weights = iter(who.graph_weights([path for paths in found.values() for path in paths]))
+        for utt, paths in found.items():
+            own, *further = itertools.islice(weights, len(paths))
+            leads = [0.0 if own is None or weight is None else weight - own for weight in further]
             self._others[utt] = list(zip(paths[1:], leads, strict=True))
 
     def begin(self) -> None:

@@ -107,9 +107,7 @@ class OneAtATime(_TwoParts):
     def _reached(self, draws: Tensor, rows: Tensor) -> Tensor:
         batch = self._batch
         with torch.no_grad():
-            scores = batch.recogniser.scores(mean_log_post(draws))
-        heard = batch.recogniser.decode_batch(scores, self.lengths[rows].tolist())
-        return batch.verdict(heard, rows).success
+            return batch.verdict(batch.words_of(mean_log_post(draws), rows), rows).success
 
     def select(self, rows: Tensor) -> OneAtATime:
         part = super().select(rows)

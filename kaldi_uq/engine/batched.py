@@ -120,14 +120,13 @@ class BatchAligner:
         return None if fst is None else search_graph(fst, self._table.tid_to_pdf)
 
     def align(
-        self, scores: Tensor, lengths: Sequence[int], texts: Sequence[Sequence[int]], rows: Sequence[int]
+        self, scores: Tensor, lengths: Sequence[int], texts: Sequence[tuple[int, Sequence[int]]]
     ) -> list[np.ndarray | None] | None:
         """Best paths of texts.
 
         Args:
             scores, lengths: as of :meth:`BatchDecoder.decode`.
-            texts: word-ids.
-            rows: the utterance of each text.
+            texts: the row of an utterance, and word-ids.
 
         Returns:
             (T,) int64 pdfs of each text, or ``None`` for one without a path; ``None`` alone: the engine hands out no
@@ -136,7 +135,7 @@ class BatchAligner:
         Raises:
             EngineError: scores that are not those of the model's C pdfs, or a word that the lexicon lacks.
         """
-        known = [self._graph(tuple(text)) for text in texts]
+        rows, known = [row for row, _ in texts], [self._graph(tuple(text)) for _, text in texts]
         graphs = [graph for graph in known if graph is not None]
         if len(graphs) < len(known):
             return None

@@ -29,7 +29,7 @@ from kaldi_uq.io.waves import (
     waves_digest,
 )
 from kaldi_uq.recogniser.audio import check_length, raise_first, read_all, read_file
-from kaldi_uq.recogniser.heard import Heard, Pieces, Scored, arrays_of, measure, of_each, unpadded
+from kaldi_uq.recogniser.heard import FrameScores, Heard, Pieces, Scored, measure, of_each, unpadded
 from kaldi_uq.recogniser.memory import in_halves
 from kaldi_uq.uncertainty import utterance_statistics
 
@@ -228,24 +228,21 @@ class BaseRecogniser(ABC):
         """
         return []
 
-    def decode_batch(self, scores: Tensor, lengths: Sequence[int]) -> list[tuple[str, ...]]:
-        """Words of each utterance of a batch, for attacks: a search may have no beam, and be where the scores are.
-
-        Args:
-            scores: (B, T, C) on ``device``; what follows an utterance is not read.
-            lengths: B numbers of frames.
-        """
-        found = self.decode((str(row), one) for row, one in enumerate(arrays_of(scores, lengths)))
-        return [tuple(found.get(str(row), ())) for row in range(len(lengths))]
+    def decode_batch(self, scores: FrameScores) -> dict[str, tuple[str, ...]]:
+        """Words as of :meth:`decode`, for attacks: a search may have no beam, and be where the scores are."""
+        return self.decode(scores.arrays().items())
 
     def align_batch(
-        self, scores: Tensor, lengths: Sequence[int], texts: Sequence[Sequence[str]], rows: Sequence[int]
-    ) -> list[np.ndarray | None]:
-        """Best path (T,) int64 of each text through the utterance of a batch that ``rows`` says; ``None``: no path."""
-        each = arrays_of(scores, lengths)
-        given = {str(place): text for place, text in enumerate(texts)}
-        found = self.align({name: each[row] for name, row in zip(given, rows, strict=True)}, given)
-        return [found.get(name) for name in given]
+        self, scores: FrameScores, texts: Mapping[str, Sequence[Sequence[str]]]
+    ) -> dict[str, list[np.ndarray | None]]:
+        """Paths as of :meth:`align` of some texts of each utterance, for attacks; ``None`` where there is none."""
+        arrays, found = scores.arrays(), dict[str, list[np.ndarray | None]]({utt: [] for utt in texts})
+        for number in range(max(map(len, texts.values()), default=0)):
+            given = {utt: some[number] for utt, some in texts.items() if number < len(some)}
+            paths = self.align({utt: arrays[utt] for utt in given}, given)
+            for utt in given:
+                found[utt].append(paths.get(utt))
+        return found
 
     def graph_weights(self, paths: Sequence[np.ndarray]) -> list[float | None]:
         """What the decoding graph adds to the scores along paths (T,) of classes, in their unit; ``None``: no path."""

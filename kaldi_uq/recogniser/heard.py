@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from kaldi_uq.io.waves import WaveBatch
 from kaldi_uq.uncertainty import measures_from_draws
@@ -42,6 +43,32 @@ class Scored(Heard):
     """
 
     scores: np.ndarray
+
+
+@dataclass(frozen=True)
+class FrameScores:
+    """Scores of the frames of a batch, where the recogniser computes.
+
+    Attributes:
+        utts: B utterance ids.
+        values: (B, T, C), see :meth:`kaldi_uq.recogniser.base.BaseRecogniser.scores`.
+        lengths: B numbers of frames; what follows is not read.
+    """
+
+    utts: Sequence[str]
+    values: Tensor
+    lengths: Sequence[int]
+
+    @classmethod
+    def of(cls, arrays: Mapping[str, np.ndarray], device: torch.device) -> FrameScores:
+        """Of utt -> (t, C) float32."""
+        values = pad_sequence([torch.from_numpy(one) for one in arrays.values()], batch_first=True)
+        return cls(list(arrays), values.to(device), [len(one) for one in arrays.values()])
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """utt -> (t, C) float32, for what takes one after the other."""
+        whole = self.values.detach().float().cpu().numpy()
+        return {utt: np.ascontiguousarray(whole[i, : self.lengths[i]]) for i, utt in enumerate(self.utts)}
 
 
 def unpadded(waves: Mapping[str, np.ndarray]) -> Iterator[WaveBatch]:
@@ -102,9 +129,3 @@ def of_each(
         )
         for row, length in enumerate(lengths)
     ]
-
-
-def arrays_of(scores: Tensor, lengths: Sequence[int]) -> list[np.ndarray]:
-    """Scores (B, T, C) of a batch as (t, C) float32 of each utterance, for what takes one after the other."""
-    whole = scores.detach().float().cpu().numpy()
-    return [np.ascontiguousarray(whole[row, :length]) for row, length in enumerate(lengths)]

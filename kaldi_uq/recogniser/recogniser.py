@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, overload
@@ -32,7 +33,7 @@ from kaldi_uq.language.targets import (
     target_words,
 )
 from kaldi_uq.recogniser.base import BaseRecogniser
-from kaldi_uq.recogniser.heard import Pieces
+from kaldi_uq.recogniser.heard import FrameScores, Pieces
 from kaldi_uq.recogniser.hybrid import MODEL_FILE, HybridModel, select_device
 from kaldi_uq.recogniser.speakers import speaker_stats, speakers_digest, stats_of_waves
 
@@ -274,16 +275,24 @@ class Recogniser(BaseRecogniser):
         silence = frozenset(read_integers(self.lang.path / "phones/silence.int"))
         return word_times(found[""], words, self._table, read_pronunciations(self.lang), silence, self.frame_shift_s)
 
-    def decode_batch(self, scores: Tensor, lengths: Sequence[int]) -> list[tuple[str, ...]]:
+    def decode_batch(self, scores: FrameScores) -> dict[str, tuple[str, ...]]:
         search = self._batch_decoder()
-        return super().decode_batch(scores, lengths) if search is None else search.decode(scores, lengths)
+        if search is None:
+            return super().decode_batch(scores)
+        return dict(zip(scores.utts, search.decode(scores.values, scores.lengths), strict=True))
 
     def align_batch(
-        self, scores: Tensor, lengths: Sequence[int], texts: Sequence[Sequence[str]], rows: Sequence[int]
-    ) -> list[np.ndarray | None]:
-        word_ids = [self.lang.word_ids(text, where="target") for text in texts]
-        found = self._batch_aligner().align(scores, lengths, word_ids, rows)
-        return super().align_batch(scores, lengths, texts, rows) if found is None else found
+        self, scores: FrameScores, texts: Mapping[str, Sequence[Sequence[str]]]
+    ) -> dict[str, list[np.ndarray | None]]:
+        rows = {utt: row for row, utt in enumerate(scores.utts)}
+        pairs = [
+            (rows[utt], self.lang.word_ids(text, where=f"target of {utt}")) for utt in texts for text in texts[utt]
+        ]
+        found = self._batch_aligner().align(scores.values, scores.lengths, pairs)
+        if found is None:
+            return super().align_batch(scores, texts)
+        paths = iter(found)
+        return {utt: list(itertools.islice(paths, len(some))) for utt, some in texts.items()}
 
     def graph_weights(self, paths: Sequence[np.ndarray]) -> list[float | None]:
         search = self._batch_decoder()
