@@ -15,7 +15,7 @@ import numpy as np
 
 from kaldi_uq.engine.checks import graph_files, last_line, model_files, no_path
 from kaldi_uq.errors import DataError, EngineError, ModelFileError
-from kaldi_uq.io.fst import FstArrays, read_fst_arrays, vector_bytes
+from kaldi_uq.io.fst import ARC, FstArrays, read_fst_arrays, vector_bytes
 from kaldi_uq.io.fst_checks import Labels, graph_labels
 from kaldi_uq.io.kaldi_model import TransitionTable, read_transitions
 from kaldi_uq.io.lang import Lang, read_symbols
@@ -185,15 +185,6 @@ def _wheel_fst(path: Path, checked: FstArrays) -> Any:
     return fst
 
 
-def arrays_of(fst: Any) -> FstArrays:
-    """An FST of the wheels as arrays: through a file, which is faster than arc by arc."""
-    with tempfile.TemporaryDirectory(prefix="kaldi-uq-fst.") as folder:
-        path = Path(folder) / "fst"
-        if not fst.write(str(path)):
-            raise EngineError(f"{path}: cannot write the FST; is the disk full?")
-        return read_fst_arrays(path)
-
-
 def write_fst(fst: Any, path: Path) -> None:
     """Write an FST file atomically."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -258,6 +249,15 @@ def _load_graph(graph: str, words: str, tid_to_pdf: bytes, *_times: int) -> Grap
 def arcs_of(fst: Any, state: int) -> list[tuple[int, int, Any, int]]:
     """Input label, output label, weight and next state of the arcs of a state."""
     return [(a.ilabel, a.olabel, a.weight, a.nextstate) for a in kaldifst.ArcIterator(fst, state)]
+
+
+def arrays_of(fst: Any) -> FstArrays:
+    """A small FST as arrays."""
+    arcs = [arcs_of(fst, state) for state in range(fst.num_states)]
+    rows = [(ilabel, olabel, weight.value, to) for of_state in arcs for ilabel, olabel, weight, to in of_state]
+    finals = np.array([fst.final(state).value for state in range(fst.num_states)], np.float32)
+    offsets = np.cumsum([0, *map(len, arcs)], dtype=np.int64)
+    return FstArrays(int(fst.start), finals, offsets, np.array(rows, ARC))
 
 
 def set_arcs(fst: Any, state: int, arcs: Sequence[tuple[int, int, Any, int]]) -> None:
