@@ -131,7 +131,7 @@ class TestDecoding:
         whole, paths = who.decode_batch(scores), who.align_batch(scores, texts)
         known = [path for some in paths.values() for path in some if path is not None]
         weights = who.graph_weights(known)
-        for size in (1, 6000):
+        for size in (1, 30_000):
             monkeypatch.setattr(batched, "CPU_BYTES", size)
             assert who.decode_batch(scores) == whole
             assert who.graph_weights(known) == weights
@@ -142,17 +142,17 @@ class TestDecoding:
         graph = search_graph(fst_of(arrays := arcs, {3: 0.0}, 4), np.array([0, 0]))
         assert graph is not None
         for rows in (1, 3):
-            paths = Viterbi([graph], CPU).paths(lambda _: torch.zeros(len(graph.columns), rows), [2] * rows)  # noqa: B023
+            paths = Viterbi([graph], CPU).paths(torch.zeros(2, len(graph.columns), rows), [2] * rows)
             assert labels_of(graph, paths, [2] * rows) == [(3,)] * rows
         turned = search_graph(fst_of(arrays[1:], {3: 0.0}, 4), np.array([0, 0]))
         assert turned is not None  # of two arcs between two states the first in the file
-        paths = Viterbi([turned], CPU).paths(lambda _: torch.zeros(len(turned.columns), 1), [2])
+        paths = Viterbi([turned], CPU).paths(torch.zeros(2, len(turned.columns), 1), [2])
         assert labels_of(turned, paths, [2]) == [(2,)]
 
     def test_impossible_arcs_are_not_taken(self) -> None:
         graph = search_graph(fst_of([(0, 1, 1, 1, np.inf), (0, 1, 1, 2, 5.0)], {1: 0.0}, 2), np.array([0, 0]))
         assert graph is not None
-        paths = Viterbi([graph], CPU).paths(lambda _: torch.zeros(len(graph.columns), 1), [1])
+        paths = Viterbi([graph], CPU).paths(torch.zeros(1, len(graph.columns), 1), [1])
         assert labels_of(graph, paths, [1]) == [(2,)] and paths.scores[0] == -5
 
     def test_scores_of_another_model_and_nan_are_refused(self, who: Recogniser, system: TinySystem) -> None:

@@ -202,15 +202,11 @@ class DecoderMargin(FrameGoal):
         new.follows = True  # away too: the paths of what is spoken and of the rest are the decoder's
         for utt, frames in scores.items():
             new._texts[utt] = _like(recogniser, utt, words, goal, len(frames), seed)
-        new._listen(FrameScores.of(scores, lengths.device))
+        new._follow(FrameScores.of(scores, lengths.device))
         new.begin()
         return new
 
     def _follow(self, scores: FrameScores) -> None:
-        super()._follow(scores)
-        self._listen(scores)
-
-    def _listen(self, scores: FrameScores) -> None:
         """Ask the decoder for another text of each utterance, and align all of them again."""
         who = self._recogniser
         assert who is not None
@@ -218,12 +214,15 @@ class DecoderMargin(FrameGoal):
             if heard and list(heard) != list(self._words[utt]):
                 known = [text for text in self._texts[utt] if text != heard]
                 self._texts[utt] = [heard, *known][:RIVALS]
-        others = who.align_batch(scores, {utt: self._texts[utt] for utt in scores.utts})
-        found = {u: [self._paths[u], *(path for path in paths if path is not None)] for u, paths in others.items()}
+        found = {}
+        texts = {utt: [self._words[utt], *self._texts[utt]] for utt in scores.utts}
+        for utt, (own, *others) in who.align_batch(scores, texts).items():
+            self._paths[utt] = self._paths[utt] if own is None else own
+            found[utt] = [self._paths[utt], *(path for path in others if path is not None)]
         weights = iter(who.graph_weights([path for paths in found.values() for path in paths]))
         for utt, paths in found.items():
-            own, *further = itertools.islice(weights, len(paths))
-            leads = [0.0 if own is None or weight is None else weight - own for weight in further]
+            first, *further = itertools.islice(weights, len(paths))
+            leads = [0.0 if first is None or weight is None else weight - first for weight in further]
             self._others[utt] = list(zip(paths[1:], leads, strict=True))
 
     def begin(self) -> None:

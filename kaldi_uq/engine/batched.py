@@ -13,7 +13,7 @@ from torch import Tensor
 from kaldi_uq.engine.base import Aligner
 from kaldi_uq.engine.checks import graph_files, nan_scores, wrong_scores
 from kaldi_uq.engine.search_graph import SearchGraph, search_graph
-from kaldi_uq.engine.viterbi import Emissions, Paths, Viterbi, labels_of
+from kaldi_uq.engine.viterbi import Paths, Viterbi, labels_of
 from kaldi_uq.errors import DataError, EngineError
 from kaldi_uq.io.fst import read_fst_arrays
 from kaldi_uq.io.fst_checks import graph_labels
@@ -21,7 +21,7 @@ from kaldi_uq.io.kaldi_model import TransitionTable
 from kaldi_uq.io.lang import read_symbols
 
 MAX_GRAPHS = 20_000  # training graphs that an aligner keeps, of some kilobytes each
-MAX_BYTES, CPU_BYTES = 1 << 29, 1 << 24  # tables of the rows that are searched together: of a CPU what it can cache
+MAX_BYTES, CPU_BYTES = 1 << 29, 1 << 26  # tables of the rows that are searched together: of a CPU what it can cache
 
 
 class BatchDecoder:
@@ -72,7 +72,7 @@ class BatchDecoder:
         found: list[tuple[str, ...]] = []
         for rows in self._parts(lengths):
             sizes = lengths[rows]
-            paths = self._viterbi.paths(_of_all(scaled[:, :, rows], self._viterbi.columns), sizes)
+            paths = self._viterbi.paths(scaled[: max(sizes), :, rows].index_select(1, self._viterbi.columns), sizes)
             _check(paths)
             texts = labels_of(self._graph, paths, sizes)
             found += [tuple(self._id_to_word[label] for label in text) for text in texts]
@@ -91,8 +91,9 @@ class BatchDecoder:
         classes = torch.from_numpy(whole).to(self._viterbi.columns.device)
         found: list[float] = []
         for rows in self._parts(lengths):
-            scores = self._viterbi.scores(_along(classes[:, rows], self._viterbi.columns), lengths[rows])
-            found += (scores / self._acwt).tolist()
+            beside = classes[: max(lengths[rows]), None, rows] != self._viterbi.columns[:, None]
+            scores = torch.zeros(beside.shape, device=beside.device).masked_fill_(beside, -torch.inf)
+            found += (self._viterbi.scores(scores, lengths[rows]) / self._acwt).tolist()
         return found
 
     def _parts(self, lengths: Sequence[int]) -> Iterator[slice]:
@@ -148,7 +149,7 @@ class BatchAligner:
             part, order = order[-step:], order[:-step]
             sizes = [lengths[rows[i]] for i in part]
             viterbi = Viterbi([graphs[i] for i in part], self._device)
-            paths = viterbi.paths(_of_rows(scaled, viterbi.columns, [rows[i] for i in part]), sizes)
+            paths = viterbi.paths(_of_rows(scaled[: max(sizes)], viterbi.columns, [rows[i] for i in part]), sizes)
             _check(paths)
             for place, i in enumerate(part):
                 if paths.reached_final[place]:
@@ -156,23 +157,10 @@ class BatchAligner:
         return found
 
 
-def _of_all(scaled: Tensor, columns: Tensor) -> Emissions:
-    """The scores (T, C, R) of states with columns (S,)."""
-    return lambda frame: scaled[frame].index_select(0, columns)
-
-
-def _along(classes: Tensor, columns: Tensor) -> Emissions:
-    """0 along paths (T, R), and -inf beside them, of states with columns (S,)."""
-    zero, never = torch.tensor([0.0, -torch.inf], device=classes.device)
-    return lambda frame: torch.where(columns[:, None] == classes[frame], zero, never)
-
-
-def _of_rows(scaled: Tensor, columns: Tensor, rows: Sequence[int]) -> Emissions:
-    """The scores, of (T, C, B) those of the utterances ``rows``, of states with columns (S,) or (S, R)."""
-    count = scaled.shape[2]
-    flat = scaled.reshape(len(scaled), -1)
-    places = columns.view(len(columns), -1) * count + torch.tensor(rows, device=columns.device)
-    return lambda frame: flat[frame].index_select(0, places.view(-1)).view(places.shape)
+def _of_rows(scaled: Tensor, columns: Tensor, rows: Sequence[int]) -> Tensor:
+    """Scores (T, S, R) by the columns (S,) or (S, R), of those of the utterances ``rows`` in (T, C, B)."""
+    places = columns.view(len(columns), -1) * scaled.shape[2] + torch.tensor(rows, device=columns.device)
+    return scaled.reshape(len(scaled), -1).index_select(1, places.view(-1)).view(len(scaled), *places.shape)
 
 
 def _scaled(scores: Tensor, acwt: float, num_pdfs: int) -> Tensor:
@@ -190,5 +178,5 @@ def _check(paths: Paths) -> None:
 def _rows_at_once(shape: tuple[int, ...], num_frames: int, device: torch.device) -> int:
     """How many rows are searched together, for tables (S, D) of a graph."""
     size, width = shape
-    needed = 2 * num_frames * size + 16 * size * width  # the way back; steps, and sources where each row has its own
+    needed = 24 * num_frames * size + 16 * size * width  # tables of all frames; steps, and sources of rows' own graphs
     return max(1, (CPU_BYTES if device.type == "cpu" else MAX_BYTES) // needed)

@@ -1,12 +1,12 @@
 """The best paths of many utterances at once: a Viterbi search on the device that has the scores.
 
-It has no beam, so that its path is the best there is.  A frame is a few kernels over all rows, whatever their number,
-and nothing waits for the device until the paths are there.
+It has no beam, so that its path is the best there is.  A frame is four kernels over all rows forwards and one back,
+whatever their number, and nothing waits for the device until the paths are there.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,8 +14,6 @@ import torch
 from torch import Tensor
 
 from kaldi_uq.engine.search_graph import SearchGraph
-
-Emissions = Callable[[int], Tensor]  # number of a frame -> the scores (S, R) of the states' columns in it
 
 
 @dataclass(frozen=True)
@@ -72,72 +70,86 @@ class Viterbi:
         self._ends = table([graph.ends for graph in graphs], -np.inf)
 
     @torch.no_grad()
-    def scores(self, emissions: Emissions, lengths: Sequence[int]) -> np.ndarray:
+    def scores(self, emissions: Tensor, lengths: Sequence[int]) -> np.ndarray:
         """Log-probability of the best path of each row that ends in a final state, (R,) float32; -inf: there is none.
 
         The arguments are those of :meth:`paths`.
         """
-        alive, alpha = self._alive(lengths), self._before(len(lengths))
-        for frame, mask in enumerate(alive):
-            best = self._steps(alpha).amax(1)
-            alpha = _where(mask, best.add_(emissions(frame)), alpha)
-        found: np.ndarray = (alpha + self._finals).amax(0).cpu().numpy()
+        ends = self._ends_of(self._forwards(emissions, None), lengths)
+        found: np.ndarray = (ends + self._finals).amax(0).cpu().numpy()
         return found
 
     @torch.no_grad()
-    def paths(self, emissions: Emissions, lengths: Sequence[int]) -> Paths:
+    def paths(self, emissions: Tensor, lengths: Sequence[int]) -> Paths:
         """The best path of each row.
 
         Args:
-            emissions: the scores of a frame.
-            lengths: R numbers of frames, each at least 1.
+            emissions: (T, S, R) float32, the score of each state's column in each frame; not read behind a row.
+            lengths: R numbers of frames, the largest of them T.
         """
-        alive, alpha = self._alive(lengths), self._before(len(lengths))
-        back = torch.empty((len(alive), *alpha.shape), dtype=torch.int16, device=alpha.device)
-        for frame, mask in enumerate(alive):
-            best, place = self._steps(alpha).max(1)  # of equal ones the first
-            back[frame] = place
-            alpha = _where(mask, best.add_(emissions(frame)), alpha)
-        (final, state), (anywhere, other) = (alpha + self._finals).max(0), (alpha + self._ends).max(0)
+        steps = torch.empty(emissions.shape, dtype=torch.int64, device=emissions.device)  # the best into each state
+        ends = self._ends_of(self._forwards(emissions, steps), lengths)
+        steps += self.width * torch.arange(self.size, device=steps.device)[:, None]
+        (final, state), (anywhere, other) = (ends + self._finals).max(0), (ends + self._ends).max(0)
         reached = final > -torch.inf
-        score = torch.where(reached, final, anywhere)
-        last = state = torch.where(reached, state, other)
-        steps = torch.empty((len(alive), len(lengths)), dtype=torch.int64, device=alpha.device)
-        for frame in range(len(alive) - 1, -1, -1):
-            step = steps[frame] = state * self.width + back[frame].gather(0, state[None])[0]
-            state = _where(alive[frame], self._at(self._sources, step), state)
-        columns = self._at(self.columns, steps // self.width)
-        found = (part.cpu().numpy() for part in (score, reached, columns, steps, last))
-        return Paths(*found)
+        score, last = torch.where(reached, final, anywhere), torch.where(reached, state, other)
+        states = self._back(self._at(self._sources, steps), last, lengths)
+        along = steps.gather(1, states)[:, 0]
+        columns = self._at(self.columns, states)[:, 0]
+        return Paths(*(part.cpu().numpy() for part in (score, reached, columns, along, last)))
 
-    def _before(self, rows: int) -> Tensor:
-        """Log-probabilities (S, R) before the first frame."""
-        alpha = torch.full((self.size, rows), -torch.inf, device=self._weights.device)
-        alpha[0] = 0.0
-        return alpha
+    def _forwards(self, emissions: Tensor, back: Tensor | None) -> Tensor:
+        """Log-probabilities (T + 1, S, R) of the states before and behind each frame.
 
-    def _alive(self, lengths: Sequence[int]) -> list[Tensor | None]:
-        """Which rows have a frame, (R,) bool for each of the longest row; ``None``: all."""
-        shortest, longest = min(lengths), max(lengths)
-        sizes = torch.tensor(lengths, device=self._weights.device)
-        later = torch.arange(shortest, longest, device=sizes.device)[:, None] < sizes
-        return [*[None] * shortest, *later]
+        Args:
+            emissions: as of :meth:`paths`.
+            back: (T, S, R) int64 to be filled with the best step into each state, the first of equal ones.
+        """
+        num_frames, size, rows = emissions.shape
+        alphas = emissions.new_full((num_frames + 1, size, rows), -torch.inf)
+        alphas[0, 0] = 0.0
+        before = emissions.new_empty((size * self.width, rows))
+        steps, best = before.view(size, self.width, rows), emissions.new_empty((size, rows))
+        index = self._sources if self._is_shared else None
+        alpha, *later = alphas.unbind()
+        for frame, (new, scores) in enumerate(zip(later, emissions.unbind(), strict=True)):
+            if index is not None:
+                torch.index_select(alpha, 0, index, out=before)
+            else:
+                torch.gather(alpha, 0, self._sources, out=before)
+            steps += self._weights
+            if back is None:
+                torch.amax(steps, 1, out=best)
+            else:
+                torch.max(steps, 1, out=(best, back[frame]))
+            torch.add(best, scores, out=new)
+            alpha = new
+        return alphas
 
-    def _steps(self, alpha: Tensor) -> Tensor:
-        """Log-probability of every step into every state, (S, D, R), before the scores of the frame."""
-        before = alpha.index_select(0, self._sources) if self._is_shared else alpha.gather(0, self._sources)
-        return before.view(self.size, self.width, -1).add_(self._weights)
+    def _ends_of(self, alphas: Tensor, lengths: Sequence[int]) -> Tensor:
+        """Log-probabilities (S, R) behind the last frame of each row."""
+        return alphas[
+            torch.tensor(lengths, device=alphas.device), :, torch.arange(len(lengths), device=alphas.device)
+        ].T
+
+    def _back(self, sources: Tensor, last: Tensor, lengths: Sequence[int]) -> Tensor:
+        """States (T, 1, R) behind each frame, of the best sources (T, S, R) and the last states (R,)."""
+        num_frames, size, rows = sources.shape
+        sizes, frames = torch.tensor(lengths, device=last.device), torch.arange(num_frames, device=last.device)
+        is_over = (frames[:, None] >= sizes)[:, None]
+        sources = torch.where(is_over, torch.arange(size, device=last.device)[:, None], sources)  # stays where it is
+        states = last.new_empty((num_frames, 1, rows))
+        states[-1] = last
+        views, froms = states.unbind(), sources.unbind()
+        for frame in range(num_frames - 1, 0, -1):
+            torch.gather(froms[frame], 0, views[frame], out=views[frame - 1])
+        return states
 
     def _at(self, table: Tensor, places: Tensor) -> Tensor:
         """Values of a table (N,) or (N, R) at places (..., R)."""
         if self._is_shared:
             return table[places]
-        return table.gather(0, places.view(-1, table.shape[1])).view(places.shape)
-
-
-def _where(mask: Tensor | None, new: Tensor, old: Tensor) -> Tensor:
-    """What is new in the rows that have the frame; the others stay as they are."""
-    return new if mask is None else torch.where(mask, new, old)
+        return table.gather(0, places.reshape(-1, table.shape[1])).view(places.shape)
 
 
 def labels_of(graph: SearchGraph, paths: Paths, lengths: Sequence[int]) -> list[tuple[int, ...]]:
