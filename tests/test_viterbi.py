@@ -131,7 +131,7 @@ class TestDecoding:
         whole, paths = who.decode_batch(scores), who.align_batch(scores, texts)
         known = [path for some in paths.values() for path in some if path is not None]
         weights = who.graph_weights(known)
-        for size in (1, 30_000):
+        for size in (1, 40_000):
             monkeypatch.setattr(batched, "CPU_BYTES", size)
             assert who.decode_batch(scores) == whole
             assert who.graph_weights(known) == weights
@@ -139,21 +139,30 @@ class TestDecoding:
 
     def test_of_equal_paths_the_states_of_the_lowest_numbers_count(self) -> None:
         arcs = [(0, 1, 1, 3, 0.0), (0, 2, 1, 2, 0.0), (1, 3, 1, 0, 0.0), (2, 3, 1, 0, 0.0), (0, 2, 1, 1, 0.0)]
-        graph = search_graph(fst_of(arrays := arcs, {3: 0.0}, 4), np.array([0, 0]))
+        graph = search_graph(fst_of(arrays := arcs, {3: 0.0}, 4), np.array([0, 0]), 100)
         assert graph is not None
         for rows in (1, 3):
             paths = Viterbi([graph], CPU).paths(torch.zeros(2, len(graph.columns), rows), [2] * rows)
             assert labels_of(graph, paths, [2] * rows) == [(3,)] * rows
-        turned = search_graph(fst_of(arrays[1:], {3: 0.0}, 4), np.array([0, 0]))
+        turned = search_graph(fst_of(arrays[1:], {3: 0.0}, 4), np.array([0, 0]), 100)
         assert turned is not None  # of two arcs between two states the first in the file
         paths = Viterbi([turned], CPU).paths(torch.zeros(2, len(turned.columns), 1), [2])
         assert labels_of(turned, paths, [2]) == [(2,)]
 
     def test_impossible_arcs_are_not_taken(self) -> None:
-        graph = search_graph(fst_of([(0, 1, 1, 1, np.inf), (0, 1, 1, 2, 5.0)], {1: 0.0}, 2), np.array([0, 0]))
+        graph = search_graph(fst_of([(0, 1, 1, 1, np.inf), (0, 1, 1, 2, 5.0)], {1: 0.0}, 2), np.array([0, 0]), 100)
         assert graph is not None
         paths = Viterbi([graph], CPU).paths(torch.zeros(1, len(graph.columns), 1), [1])
         assert labels_of(graph, paths, [1]) == [(2,)] and paths.scores[0] == -5
+
+    def test_path_that_cannot_end_ends_anywhere_with_what_it_has(self) -> None:
+        fst = fst_of([(0, 1, 1, 1, 2.0), (1, 2, 0, 3, -1.0), (1, 3, 1, 2, 0.0)], {3: 0.5}, 4)
+        graph = search_graph(fst, np.array([0, 0]), 100)
+        assert graph is not None
+        paths = Viterbi([graph], CPU).paths(torch.zeros(3, len(graph.columns), 3), [1, 2, 3])
+        assert paths.reached_final.tolist() == [False, True, False]
+        assert paths.scores.tolist() == [-1.0, -2.5, -np.inf]
+        assert labels_of(graph, paths, [1, 2, 3])[:2] == [(1, 3), (1, 2)]
 
     def test_scores_of_another_model_and_nan_are_refused(self, who: Recogniser, system: TinySystem) -> None:
         scores, _ = random_scores(system.table.num_pdfs + 1)
@@ -184,7 +193,7 @@ class TestLimit:
         for arcs, size, places in ((many, 1, 59), (chain, 31, 100), (words, 20, 300)):
             fst = fst_of(arcs, {0: 0.0}, size)
             assert search_graph(fst, columns, places) is None
-            assert search_graph(fst, columns) is not None
+            assert search_graph(fst, columns, 10_000) is not None
 
     def test_without_tables_the_engine_is_asked(self, who: Recogniser, system: TinySystem) -> None:
         scores, _ = random_scores(system.table.num_pdfs)

@@ -21,7 +21,10 @@ from kaldi_uq.io.kaldi_model import TransitionTable
 from kaldi_uq.io.lang import read_symbols
 
 MAX_GRAPHS = 20_000  # training graphs that an aligner keeps, of some kilobytes each
-MAX_BYTES, CPU_BYTES = 1 << 29, 1 << 26  # tables of the rows that are searched together: of a CPU what it can cache
+# A search in batches looks at all of a graph in every frame, an engine at what is within its beam.  On a CPU they meet
+# near 12,000 places of the tables (60 utterances, loops of words): a graph of the digits has 1,300.  A GPU takes more.
+MAX_PLACES, CPU_PLACES = 1 << 16, 12_000
+MAX_BYTES, CPU_BYTES = 1 << 29, 1 << 26  # of the tables of rows that are searched together
 
 
 class BatchDecoder:
@@ -55,7 +58,7 @@ class BatchDecoder:
             fst = read_fst_arrays(path, inputs=inputs, outputs=outputs)
         except DataError as error:
             raise EngineError(str(error)) from None
-        graph = search_graph(fst, table.tid_to_pdf)
+        graph = search_graph(fst, table.tid_to_pdf, _by_device(device, MAX_PLACES, CPU_PLACES))
         return None if graph is None else cls(graph, id_to_word, table, acwt, device)
 
     def decode(self, scores: Tensor, lengths: Sequence[int]) -> list[tuple[str, ...]]:
@@ -114,11 +117,12 @@ class BatchAligner:
 
     def __init__(self, aligner: Aligner, table: TransitionTable, acwt: float, device: torch.device) -> None:
         self._aligner, self._table, self._acwt, self._device = aligner, table, acwt, device
+        self._max_places = _by_device(device, MAX_PLACES, CPU_PLACES)
         self._graph = functools.lru_cache(maxsize=MAX_GRAPHS)(self._compile)
 
     def _compile(self, words: tuple[int, ...]) -> SearchGraph | None:
         fst = self._aligner.graph(words)
-        return None if fst is None else search_graph(fst, self._table.tid_to_pdf)
+        return None if fst is None else search_graph(fst, self._table.tid_to_pdf, self._max_places)
 
     def align(
         self, scores: Tensor, lengths: Sequence[int], texts: Sequence[tuple[int, Sequence[int]]]
@@ -178,5 +182,9 @@ def _check(paths: Paths) -> None:
 def _rows_at_once(shape: tuple[int, ...], num_frames: int, device: torch.device) -> int:
     """How many rows are searched together, for tables (S, D) of a graph."""
     size, width = shape
-    needed = 24 * num_frames * size + 16 * size * width  # tables of all frames; steps, and sources of rows' own graphs
-    return max(1, (CPU_BYTES if device.type == "cpu" else MAX_BYTES) // needed)
+    needed = 32 * num_frames * size + 16 * size * width  # tables of all frames; steps, and sources of rows' own graphs
+    return max(1, _by_device(device, MAX_BYTES, CPU_BYTES) // needed)
+
+
+def _by_device(device: torch.device, largest: int, on_cpu: int) -> int:
+    return on_cpu if device.type == "cpu" else largest

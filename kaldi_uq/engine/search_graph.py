@@ -16,10 +16,6 @@ import numpy as np
 
 from kaldi_uq.io.fst import FstArrays
 
-# Places of the tables, states times steps into one of them.  A search in batches costs as many operations a frame, the
-# engine's only those within its beam: bench/README.md says where they meet.
-MAX_PLACES = 1 << 15
-
 _Way = tuple[float, tuple[int, ...]]  # log-probability, and output labels without zeros
 _Step = tuple[int, float, tuple[int, ...]]  # source, log-probability, output labels
 
@@ -50,13 +46,13 @@ class SearchGraph:
     end_labels: dict[int, tuple[int, ...]]
 
 
-def search_graph(fst: FstArrays, columns: np.ndarray, max_places: int = MAX_PLACES) -> SearchGraph | None:
+def search_graph(fst: FstArrays, columns: np.ndarray, max_places: int) -> SearchGraph | None:
     """The tables of a transducer, whose silent arcs have no cycle; of two equal ways the first in the file counts.
 
     Args:
         fst: a decoding graph or a training graph.
         columns: (labels + 1,) int64, the column of the scores of each input label.
-        max_places: the most places of the tables.
+        max_places: the most places of the tables, states times steps into one of them.
 
     Returns:
         the tables; ``None`` if they would be larger.
