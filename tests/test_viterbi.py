@@ -156,13 +156,13 @@ class TestDecoding:
         assert labels_of(graph, paths, [1]) == [(2,)] and paths.scores[0] == -5
 
     def test_path_that_cannot_end_ends_anywhere_with_what_it_has(self) -> None:
-        fst = fst_of([(0, 1, 1, 1, 2.0), (1, 2, 0, 3, -1.0), (1, 3, 1, 2, 0.0)], {3: 0.5}, 4)
+        fst = fst_of([(0, 1, 1, 1, 2.0), (1, 2, 0, 3, -1.0), (1, 3, 1, 2, 0.0), (0, 2, 0, 1, -3.0)], {3: 0.5}, 4)
         graph = search_graph(fst, np.array([0, 0]), 100)
         assert graph is not None
         paths = Viterbi([graph], CPU).paths(torch.zeros(3, len(graph.columns), 3), [1, 2, 3])
         assert paths.reached_final.tolist() == [False, True, False]
         assert paths.scores.tolist() == [-1.0, -2.5, -np.inf]
-        assert labels_of(graph, paths, [1, 2, 3])[:2] == [(1, 3), (1, 2)]
+        assert labels_of(graph, paths, [1, 2, 3]) == [(1, 3), (1, 2), ()]
 
     def test_scores_of_another_model_and_nan_are_refused(self, who: Recogniser, system: TinySystem) -> None:
         scores, _ = random_scores(system.table.num_pdfs + 1)

@@ -54,7 +54,7 @@ class Viterbi:
         self.size, self.width, self._is_shared = size, width, len(graphs) == 1
 
         def table(parts: list[np.ndarray], fill: float) -> Tensor:
-            """(S, G) or (S, D, G): a row of the graphs at each place."""
+            """Tables of all graphs as one, (S, G) or (S, D, G)."""
             shape = (size, width)[: parts[0].ndim]
             whole = np.full((len(parts), *shape), fill, parts[0].dtype)
             for row, part in enumerate(parts):
@@ -110,11 +110,10 @@ class Viterbi:
         alphas[0, 0] = 0.0
         before = emissions.new_empty((size * self.width, rows))
         steps, best = before.view(size, self.width, rows), emissions.new_empty((size, rows))
-        index = self._sources if self._is_shared else None
         alpha, *later = alphas.unbind()
         for frame, (new, scores) in enumerate(zip(later, emissions.unbind(), strict=True)):
-            if index is not None:
-                torch.index_select(alpha, 0, index, out=before)
+            if self._is_shared:
+                torch.index_select(alpha, 0, self._sources, out=before)
             else:
                 torch.gather(alpha, 0, self._sources, out=before)
             steps += self._weights
@@ -128,9 +127,8 @@ class Viterbi:
 
     def _ends_of(self, alphas: Tensor, lengths: Sequence[int]) -> Tensor:
         """Log-probabilities (S, R) behind the last frame of each row."""
-        return alphas[
-            torch.tensor(lengths, device=alphas.device), :, torch.arange(len(lengths), device=alphas.device)
-        ].T
+        sizes, rows = torch.tensor(lengths, device=alphas.device), torch.arange(len(lengths), device=alphas.device)
+        return alphas[sizes, :, rows].T
 
     def _back(self, sources: Tensor, last: Tensor, lengths: Sequence[int]) -> Tensor:
         """States (T, 1, R) behind each frame, of the best sources (T, S, R) and the last states (R,)."""
@@ -153,7 +151,7 @@ class Viterbi:
 
 
 def labels_of(graph: SearchGraph, paths: Paths, lengths: Sequence[int]) -> list[tuple[int, ...]]:
-    """Output labels, without zeros, of paths through a graph that all rows share."""
+    """Output labels, without zeros, of paths through a graph that all rows share; none where there is no path."""
     is_labelled = np.zeros(graph.weights.size, bool)
     is_labelled[list(graph.step_labels)] = True
     found: list[list[int]] = [[] for _ in lengths]
@@ -162,4 +160,4 @@ def labels_of(graph: SearchGraph, paths: Paths, lengths: Sequence[int]) -> list[
         found[row] += graph.step_labels[int(paths.steps[frame, row])]
     for row, (state, is_final) in enumerate(zip(paths.last.tolist(), paths.reached_final.tolist(), strict=True)):
         found[row] += (graph.final_labels if is_final else graph.end_labels).get(state, ())
-    return [tuple(labels) for labels in found]
+    return [tuple(labels) if paths.scores[row] > -np.inf else () for row, labels in enumerate(found)]
