@@ -141,6 +141,19 @@ aligned_in() {
 # tell_bad FILE: how many bad utterances a command has left out and named there, if any
 tell_bad() { [ ! -s "$1" ] || echo "$0: $(wc -l <"$1") bad utterances are left out: $1" >&2; }
 
+# job [JOB=FIRST:LAST] LOG COMMAND...: a job of $cmd, or an array.  If it fails, the line of its log that says why: our own
+# run.pl shows it, the commands of Kaldi's recipes name the log alone
+job() {
+  local logs=("$1") status=0
+  $cmd "$@" || status=$?
+  ((status)) || return 0
+  [[ $1 != JOB=* ]] || logs=("${2%%JOB*}"[0-9]*"${2#*JOB}")
+  if [[ ! $(type -P "${cmd%% *}") -ef $(dirname -- "${BASH_SOURCE[0]}")/run.pl ]]; then
+    { grep -ah '^[^#].*: error: ' "${logs[@]}" || true; } | tail -n 1 | sed 's/^.*\r//' >&2
+  fi
+  exit "$status"
+}
+
 # training_driver: what waits for a GMM training, which on Kaldi's programs gives its jobs to $cmd itself
 training_driver() {
   if [ "${engine:-${KALDI_ROOT:+kaldi}}" = kaldi ]; then echo utils/run.pl; else echo "$cmd"; fi

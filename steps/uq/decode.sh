@@ -57,12 +57,12 @@ fi
 case $lattices,$score_lattices in
   true,* | *,true) extra+=(--lattices) ;;
 esac
-$cmd "$dir/log/decode.log" \
+job "$dir/log/decode.log" \
   kaldi-uq nnet-decode ${results:+--results "$results"} --nj "$nj" --cmvn-from "$cmvn_from" --max-bad "$max_bad" \
   "${code_opts[@]}" "${model_opts[@]}" "${extra[@]}" "$data" "$model" "$graph" "$dir"
 
 if [ "$score_lattices" = true ]; then
-  $cmd "$dir/log/score_lattices.log" \
+  job "$dir/log/score_lattices.log" \
     kaldi-uq score-lattices --min-lmwt "$min_lmwt" --max-lmwt "$max_lmwt" --word-ins-penalty "$word_ins_penalty" \
     "$data" "$graph" "$dir"
   cat "$dir/scoring_kaldi/best_wer"

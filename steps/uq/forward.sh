@@ -30,7 +30,7 @@ flags=(${network:+--network "$network"} ${recogniser:+--recogniser "$recogniser"
 [ "$log_post" = false ] || flags+=(--log-post)
 [ "$allow_pipes" = false ] || flags+=(--allow-pipes)
 [ "$resample" = false ] || flags+=(--resample)
-$cmd "$3/log/forward.log" \
+job "$3/log/forward.log" \
   kaldi-uq nnet-forward "${flags[@]}" ${device:+--device "$device"} --seed "$seed" --cmvn-from "$cmvn_from" ${transform_dir:+--transform-dir "$transform_dir"} ${online_ivector_dir:+--online-ivector-dir "$online_ivector_dir"} \
   "$1" "$2" "$3/loglikes.ark" "$3/loglikes.scp"
 
