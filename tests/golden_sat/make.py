@@ -8,7 +8,6 @@ that of tests/tiny.py, the speakers differ in level and noise.  Kept are a few u
 
 from __future__ import annotations
 
-import io
 import os
 import shutil
 import sys
@@ -16,7 +15,6 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
-from scipy.io import wavfile
 
 GOLDEN = Path(__file__).resolve().parent
 sys.path.insert(0, str(GOLDEN.parents[1]))
@@ -30,7 +28,7 @@ from tests.kaldi import Kaldi  # noqa: E402
 CONF = "--sample-frequency=8000\n--use-energy=false\n--num-mel-bins=15\n--num-ceps=7\n--dither=0\n"
 LEXICON = "!SIL SIL\n<UNK> SPN\none A B\nthree B C\nthree B D\ntwo D\n"
 SPEAKERS = {"s": (1.0, 0.0), "t": (0.4, 0.01)}  # gain, root mean square of further noise
-NUM_TRAIN, NUM_TEST = 40, 12  # of each speaker: fMLLR asks for 500 frames
+NUM_TRAIN, NUM_TEST = 80, 40  # of each speaker: fMLLR asks for 500 frames that are not silence
 KEEP = {"train": 3, "test": 1}  # of each speaker
 LANG_FILES = ("words.txt", "phones.txt", "topo", "L.fst", "L_disambig.fst", "G.fst", "oov.txt", "oov.int")
 PHONE_FILES = ("disambig.int", "silence.int", "align_lexicon.int", "word_boundary.txt")
@@ -38,9 +36,9 @@ OPTIONS = ("cmvn_opts", "splice_opts", "final.mat", "full.mat", "final.mdl", "fi
 
 
 def write_data(work: Path) -> None:
-    """data/train and data/test, and of the kept utterances wav.ark, text and utt2spk here."""
+    """data/train and data/test, and text and utt2spk of the kept utterances here."""
     for part, count, seed in (("train", NUM_TRAIN, 0), ("test", NUM_TEST, 50)):
-        waves, texts, utt2spk, kept = {}, {}, {}, {}
+        waves, texts, utt2spk, kept = {}, {}, {}, []
         for number, (spk, (gain, noise)) in enumerate(SPEAKERS.items()):
             rng = np.random.default_rng(seed + number)
             found, text = tiny.make_waves(count, seed=seed + 10 + number)
@@ -49,19 +47,14 @@ def write_data(work: Path) -> None:
                 waves[name] = to_int16((gain * wave + noise * rng.standard_normal(len(wave))).astype(np.float32))
                 texts[name], utt2spk[name] = " ".join(text[utt]), spk
                 if index < KEEP[part]:
-                    kept[name] = waves[name]
+                    kept.append(name)
         folder = work / "data" / part
         for utt, wave in waves.items():
             write_wav(folder / "wav" / f"{utt}.wav", wave, tiny.RATE)
         paths = {utt: str(folder / "wav" / f"{utt}.wav") for utt in waves}
-        write_data_dir(folder, wav_scp=paths, text=texts, utt2spk=utt2spk)
+        utt2dur = {utt: len(wave) / tiny.RATE for utt, wave in waves.items()}
+        write_data_dir(folder, wav_scp=paths, text=texts, utt2spk=utt2spk, utt2dur=utt2dur)
         here = GOLDEN / part
-        here.mkdir(exist_ok=True)
-        with open(here / "wav.ark", "wb") as stream:
-            for utt, wave in kept.items():
-                memory = io.BytesIO()
-                wavfile.write(memory, tiny.RATE, wave)
-                stream.write(f"{utt} ".encode() + memory.getvalue())
         write_text(here / "text", "".join(f"{utt} {texts[utt]}\n" for utt in kept))
         write_text(here / "utt2spk", "".join(f"{utt} {utt2spk[utt]}\n" for utt in kept))
 
@@ -121,9 +114,13 @@ def keep(kaldi: Kaldi, work: Path) -> None:
         here, there, data = GOLDEN / part, work / folder, work / "data" / part
         copy(there / "trans.1", GOLDEN / own / "trans.1")
         write_text(GOLDEN / own / "num_jobs", "1\n")
-        kaldi.run("copy-matrix", f"scp:{data}/cmvn.scp", f"ark:{here}/cmvn.ark")
+        for table in ("wav.scp", "feats.scp"):
+            kaldi.shell(f"utils/filter_scp.pl {here}/utt2spk {data}/{table} >{work}/{table}", cwd=work)
+        kaldi.run(
+            "wav-copy", f"scp:{work}/wav.scp", "ark,scp:wav.ark,wav.scp", cwd=here
+        )  # the paths in it are relative
+        kaldi.run("copy-matrix", f"scp:{data}/cmvn.scp", "ark,scp:cmvn.ark,cmvn.scp", cwd=here)
         kaldi.shell(
-            f"utils/filter_scp.pl {here}/utt2spk {data}/feats.scp >{work}/feats.scp; "
             f"apply-cmvn --utt2spk=ark:{data}/utt2spk scp:{data}/cmvn.scp scp:{work}/feats.scp ark:- | "
             f"splice-feats --left-context=2 --right-context=2 ark:- ark:- | "
             f"transform-feats {work}/exp/tri3b/final.mat ark:- ark:- | "
@@ -152,7 +149,9 @@ def main() -> None:
     if not os.environ.get("KALDI_ROOT"):
         sys.exit(f"{sys.argv[0]}: error: KALDI_ROOT is not set; export KALDI_ROOT=<root of a built Kaldi>")
     kaldi = Kaldi(Path(os.environ["KALDI_ROOT"]))
-    with tempfile.TemporaryDirectory(prefix="golden") as folder:  # its path has no blanks, which Kaldi's scripts ask for
+    with tempfile.TemporaryDirectory(
+        prefix="golden"
+    ) as folder:  # its path has no blanks, which Kaldi's scripts ask for
         work = Path(folder)
         write_data(work)
         write_dict(work)
