@@ -1,4 +1,4 @@
-"""A speaker-adaptive system as Kaldi's own scripts leave it, where no Kaldi is: ``golden_sat/make.py`` makes it again."""
+"""A speaker-adaptive system as Kaldi's own scripts leave it: ``golden_sat/make.py`` makes it again."""
 
 from __future__ import annotations
 

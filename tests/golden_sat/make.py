@@ -151,7 +151,7 @@ def main() -> None:
     kaldi = Kaldi(Path(os.environ["KALDI_ROOT"]))
     with tempfile.TemporaryDirectory(
         prefix="golden"
-    ) as folder:  # its path has no blanks, which Kaldi's scripts ask for
+    ) as folder:  # no blanks: Kaldi's scripts take none
         work = Path(folder)
         write_data(work)
         write_dict(work)
