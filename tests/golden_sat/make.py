@@ -149,9 +149,7 @@ def main() -> None:
     if not os.environ.get("KALDI_ROOT"):
         sys.exit(f"{sys.argv[0]}: error: KALDI_ROOT is not set; export KALDI_ROOT=<root of a built Kaldi>")
     kaldi = Kaldi(Path(os.environ["KALDI_ROOT"]))
-    with tempfile.TemporaryDirectory(
-        prefix="golden"
-    ) as folder:  # no blanks: Kaldi's scripts take none
+    with tempfile.TemporaryDirectory(prefix="golden") as folder:  # no blanks: Kaldi's scripts take none
         work = Path(folder)
         write_data(work)
         write_dict(work)
