@@ -13,6 +13,7 @@ import torch
 from kaldi_uq.cli.main import main
 from kaldi_uq.engine.base import DecodeConfig
 from kaldi_uq.engine.embedded.engine import EmbeddedEngine
+from kaldi_uq.errors import DataError
 from kaldi_uq.feats.conf import read_mfcc_conf
 from kaldi_uq.feats.config import FrontEndConfig
 from kaldi_uq.feats.frontend import FrontEnd
@@ -24,6 +25,7 @@ from kaldi_uq.io.lang import Lang
 from kaldi_uq.io.waves import read_waves
 from kaldi_uq.io.word_times import word_times
 from kaldi_uq.language.targets import read_pronunciations, target_words
+from kaldi_uq.recogniser.recogniser import Recogniser
 from kaldi_uq.recogniser.speakers import Sources, adaptations, batch_adaptation
 from tests.kaldi import read_text_vectors
 
@@ -178,3 +180,52 @@ def test_network_trained_on_it_asks_for_transforms(
     places = [str(data / "test"), str(exp), str(GOLDEN / "graph"), str(tmp_path)]
     assert main(["nnet-decode", "--engine", "embedded", "--device", "cpu", *places]) == 1
     assert "--transform-dir DIR" in capsys.readouterr().err.splitlines()[-1]
+
+
+class TestPhonesOfAnotherLexicon:
+    """Kaldi's steps leave phones.txt beside a system, and its numbers mean nothing with other phones."""
+
+    @pytest.mark.parametrize(
+        "phones, message",
+        [
+            ("<eps> 0\nSIL 2\n#0 3\n", "'SIL' is 1, in {} it is 2; take the language directory that"),
+            ("<eps> 0\nE 1\n", "'SIL' is 1, in {} it is missing; take"),
+            (None, ""),
+        ],
+        ids=["another number", "another phone", "one more"],
+    )
+    def test_is_refused_by_name(self, phones: str | None, message: str, tmp_path: Path) -> None:
+        table = tmp_path / "phones.txt"
+        table.write_text(phones or (LANG / "phones.txt").read_text() + "E_B 99\n")
+        with pytest.raises(DataError) as refused:
+            Lang.read(LANG).check_phones(tmp_path)
+        assert (message or "'E_B' is missing, in {} it is 99; take").format(table) in str(refused.value)
+
+    def test_symbols_for_disambiguation_and_a_missing_table_do_not_count(self, tmp_path: Path) -> None:
+        Lang.read(LANG).check_phones(tmp_path)
+        lines = (LANG / "phones.txt").read_text().splitlines(keepends=True)
+        (tmp_path / "phones.txt").write_text("".join(line for line in lines if not line.startswith("#1 ")) + "#9 99\n")
+        Lang.read(LANG).check_phones(tmp_path)
+
+    def test_alignments_are_refused_before_anything_is_written(
+        self, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        ali = tmp_path / "ali"
+        shutil.copytree(ALI, ali)
+        (ali / "phones.txt").write_text("<eps> 0\nSIL 1\none 2\n")
+        places = [str(data / "train"), str(LANG), str(ali), str(tmp_path / "exp")]
+        assert main(["nnet-train", *TRAIN, "--mfcc-config", str(GOLDEN / "mfcc.conf"), *places]) == 1
+        assert f"{LANG / 'phones.txt'}: " in capsys.readouterr().err.splitlines()[-1]
+        assert not (tmp_path / "exp").exists()
+
+    def test_model_knows_its_phones(self, exp: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        """A graph, and a lexicon for attacks, of other phones than those of the training."""
+        lang = tmp_path / "lang"
+        shutil.copytree(LANG, lang)
+        text = (lang / "phones.txt").read_text().replace("A_B ", "E_B ")
+        (lang / "phones.txt").write_text(text)
+        places = ["--engine", "embedded", str(lang), str(exp), str(tmp_path / "graph")]
+        assert main(["make-graph", *places]) == 1
+        assert "phones.txt: 'E_B' is " in capsys.readouterr().err.splitlines()[-1]
+        with pytest.raises(DataError, match="'E_B' is "):
+            _ = Recogniser.load(exp, lang_dir=lang, graph_dir=GOLDEN / "graph").lang
