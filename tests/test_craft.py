@@ -331,17 +331,17 @@ class TestTargets:
     def unalignable(self, monkeypatch: pytest.MonkeyPatch, times: int) -> list[list[str]]:
         """Let the alignment of the first utterance fail so many times; returns the targets that were tried."""
         tried: list[list[str]] = []
-        original = Recogniser.align
+        original = Recogniser.align_batch
 
-        def failing(who: Recogniser, scores: Any, targets: Mapping[str, list[str]]) -> dict[str, np.ndarray]:
-            found = original(who, scores, targets)
+        def failing(who: Recogniser, scores: Any, texts: Mapping[str, list[list[str]]]) -> dict[str, list[Any]]:
+            found = original(who, scores, texts)
             if "utt00" in found:
-                tried.append(targets["utt00"])
+                tried.extend(texts["utt00"])
                 if len(tried) <= times:
-                    del found["utt00"]
+                    found["utt00"] = [None]
             return found
 
-        monkeypatch.setattr(Recogniser, "align", failing)
+        monkeypatch.setattr(Recogniser, "align_batch", failing)
         return tried
 
     def test_random_target_without_a_path_is_replaced_and_recorded(

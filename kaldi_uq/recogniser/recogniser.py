@@ -187,7 +187,9 @@ class Recogniser(BaseRecogniser):
                 f"{places[1]}: no such language directory; say where the lexicon is with --lang-dir "
                 "(utils/prepare_lang.sh makes one)"
             )
-        return Lang.read(self.lang_dir or found[0])
+        lang = Lang.read(self.lang_dir or found[0])
+        lang.check_phones(self.model_dir)
+        return lang
 
     def _open_decoder(self) -> Decoder:
         if self.why_no_words:
