@@ -46,7 +46,7 @@ done
 mkdir -p "$dir/negatives/log"
 
 measure() { # kind level set: rows for results.json
-  $cmd "$dir/negatives/log/$(basename "$3").log" \
+  run_jobs "$dir/negatives/log/$(basename "$3").log" \
     kaldi-uq nnet-negatives --model "$model" --kind "$1" --level "$2" --fpr "$fpr" --results exp/results.json \
     --fit-data "$fit" --fit "$fit_scores" --data "$3" --scored "$dir/score_$(basename "$3")" "${attack_dirs[@]}"
 }

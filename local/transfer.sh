@@ -39,7 +39,7 @@ for listener in ${listeners:-"${trained[@]}"}; do
   for source in "${trained[@]}"; do
     dir=exp/$listener/transfer_${source}_${attack}_eps$eps
     mkdir -p "$dir/log"
-    $cmd "$dir/log/transfer.log" \
+    run_jobs "$dir/log/transfer.log" \
       kaldi-uq nnet-transfer "${options[@]}" --results exp/results.json \
       "exp/$source/attack_${attack}_eps$eps" "$data" "exp/$listener" "exp/$listener/graph" "$dir"
     grep -a 'original accuracy' "$dir/log/transfer.log" | tail -n 1 | sed "s|^|$0: |" >&2

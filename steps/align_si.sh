@@ -30,7 +30,7 @@ split_for_jobs "$data"
 rm -f "$dir"/ali.*.gz "$dir"/log/align.*.log "$dir/num_jobs"   # num_jobs comes last: with it the alignments are whole
 cp "$srcdir/final.mdl" "$srcdir/tree" "$lang/phones.txt" "$dir/"
 
-$cmd "JOB=1:$nj" "$dir/log/align.JOB.log" \
+run_jobs "JOB=1:$nj" "$dir/log/align.JOB.log" \
   kaldi-uq align-gmm "${engine_opts[@]}" --job JOB --align-beam "$beam" --retry-beam "$retry_beam" \
   "$data/split$nj/JOB" "$lang" "$srcdir" "$dir/ali.JOB.gz"
 echo "$nj" >"$dir/num_jobs"

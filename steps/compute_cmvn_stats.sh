@@ -20,7 +20,7 @@ name=$(basename "$data")
 need_files steps/make_mfcc.sh "$data/feats.scp"
 hold_dir "$data" .   # whatever directory the logs are in
 mkdir -p "$logdir" "$cmvndir"
-$cmd "$logdir/cmvn_$name.log" \
+run_jobs "$logdir/cmvn_$name.log" \
   kaldi-uq compute-cmvn "${engine_opts[@]}" --log-dir "$logdir" "$data" "$cmvndir/cmvn_$name.ark" "$cmvndir/cmvn_$name.scp"
 cp "$cmvndir/cmvn_$name.scp" "$data/cmvn.scp.tmp"
 mv "$data/cmvn.scp.tmp" "$data/cmvn.scp"

@@ -44,7 +44,7 @@ hold_dir "$dir"
 split_for_jobs "$data"
 rm -f "$dir"/hypotheses.* "$dir"/lat.*.gz "$dir/num_jobs" "$dir/wer" "$dir/wer.json" "$dir"/wer_*_*
 
-$cmd "JOB=1:$nj" "$dir/log/decode.JOB.log" \
+run_jobs "JOB=1:$nj" "$dir/log/decode.JOB.log" \
   kaldi-uq decode-gmm "${engine_opts[@]}" --job JOB "${lattice_opts[@]}" --acwt "$acwt" --beam "$beam" --max-active "$max_active" \
   --lattice-beam "$lattice_beam" \
   "$data/split$nj/JOB" "$srcdir" "$graph" "$dir/hypotheses.JOB"
@@ -55,7 +55,7 @@ if [ -f "$data/text" ]; then
 fi
 if [ "$score_lattices" = true ]; then
   need_files "the data preparation" "$data/text"
-  $cmd "$dir/log/score_lattices.log" \
+  run_jobs "$dir/log/score_lattices.log" \
     kaldi-uq score-lattices --min-lmwt "$min_lmwt" --max-lmwt "$max_lmwt" --word-ins-penalty "$word_ins_penalty" \
     "$data" "$graph" "$dir"
   cat "$dir/scoring_kaldi/best_wer"

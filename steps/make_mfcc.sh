@@ -41,7 +41,7 @@ fi
 mkdir -p "$logdir" "$mfccdir"
 rm -f "$data/bad_utterances" "$data/feats.scp"   # it points into the archives that are now replaced
 
-$cmd "JOB=1:$nj" "$logdir/make_mfcc_$name.JOB.log" \
+run_jobs "JOB=1:$nj" "$logdir/make_mfcc_$name.JOB.log" \
   kaldi-uq compute-mfcc "${engine_opts[@]}" --job JOB "${audio[@]}" --max-bad "$max_bad" --mfcc-config "$mfcc_config" \
   --num-frames "$logdir/utt2num_frames.JOB" \
   "$parts" "$mfccdir/raw_mfcc_$name.JOB.ark" "$mfccdir/raw_mfcc_$name.JOB.scp"

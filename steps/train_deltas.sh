@@ -33,7 +33,7 @@ need_files "the data preparation" "$data/text"
 need_files utils/prepare_lang.sh "$lang/L.fst" "$lang/topo" "$lang/phones/roots.int" "$lang/phones/sets.int"
 need_files steps/align_si.sh "$ali/final.mdl" "$ali/ali.1.gz"
 hold_dir "$dir"
-$(training_driver) "$dir/log/train.log" \
+driver=$(training_driver) run_jobs "$dir/log/train.log" \
   kaldi-uq train-deltas "${engine_opts[@]}" --cmd "$cmd" --nj "$nj" --num-leaves "$num_leaves" --totgauss "$totgauss" \
   --num-iters "$num_iters" --seed "$seed" ${deltas_config:+--config "$deltas_config"} "$data" "$lang" "$ali" "$dir"
 cp "$lang/phones.txt" "$dir/"

@@ -25,7 +25,7 @@ need_feats "$data"
 need_files "the data preparation" "$data/text"
 need_files utils/prepare_lang.sh "$lang/L.fst" "$lang/topo"
 hold_dir "$dir"
-$(training_driver) "$dir/log/train.log" \
+driver=$(training_driver) run_jobs "$dir/log/train.log" \
   kaldi-uq train-mono "${engine_opts[@]}" --cmd "$cmd" --nj "$nj" --num-iters "$num_iters" --totgauss "$totgauss" --seed "$seed" \
   ${mono_config:+--config "$mono_config"} "$data" "$lang" "$dir"
 cp "$lang/phones.txt" "$dir/"

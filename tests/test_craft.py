@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from scipy.io import wavfile
 
+from kaldi_uq.attacks import directory
 from kaldi_uq.attacks.attack import Adversarial, Attack
 from kaldi_uq.attacks.config import AttackConfig
 from kaldi_uq.attacks.directory import _finished, craft, craft_shard
@@ -285,6 +286,14 @@ class TestShards:
             same = (tmp_path / "parts" / name).read_bytes() == content
             assert same != shard.has(int(Path(name).stem))
 
+    def test_part_that_another_job_of_the_same_shard_removes_first_is_no_error(
+        self, recogniser: Recogniser, tmp_path: Path, speech: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        waves, text = speech
+        write_json(tmp_path / "parts/0.json", {"key": "of another attack"})
+        monkeypatch.setattr(directory, "_finished", lambda part, *_: part.unlink(missing_ok=True))
+        assert craft_shard(PGD(CONFIG), recogniser, waves, Say(spoken=text), tmp_path).keys() == waves.keys()
+
     @pytest.mark.parametrize("text", ["", "0/2", "3/2", "1", "1/0", "a/2", "1/2/3", "-1/2", "1 / 2", "1/1000000000"])
     def test_what_is_no_shard_is_refused(self, text: str) -> None:
         with pytest.raises(ValueError, match="expected J/N with J from 1 to N"):
@@ -323,17 +332,17 @@ class TestTargets:
     def unalignable(self, monkeypatch: pytest.MonkeyPatch, times: int) -> list[list[str]]:
         """Let the alignment of the first utterance fail so many times; returns the targets that were tried."""
         tried: list[list[str]] = []
-        original = Recogniser.align
+        original = Recogniser.align_batch
 
-        def failing(who: Recogniser, scores: Any, targets: Mapping[str, list[str]]) -> dict[str, np.ndarray]:
-            found = original(who, scores, targets)
+        def failing(who: Recogniser, scores: Any, texts: Mapping[str, list[list[str]]]) -> dict[str, list[Any]]:
+            found = original(who, scores, texts)
             if "utt00" in found:
-                tried.append(targets["utt00"])
+                tried.extend(texts["utt00"])
                 if len(tried) <= times:
-                    del found["utt00"]
+                    found["utt00"] = [None]
             return found
 
-        monkeypatch.setattr(Recogniser, "align", failing)
+        monkeypatch.setattr(Recogniser, "align_batch", failing)
         return tried
 
     def test_random_target_without_a_path_is_replaced_and_recorded(
@@ -457,17 +466,6 @@ class TestCommand:
         count = len(speech[0])
         assert f"the change may be as loud as the speech in {count} of {count} utterances (SNR -" in caplog.text
 
-
-@pytest.mark.parametrize("records", [{"other": {}}, {"../x": {}}, {"\ud800": {}}, {"a": {}}, {"a": {}, "b": {}}])
-def test_part_of_other_utterances_or_without_their_audio_is_made_again(tmp_path: Path, records: dict[str, Any]) -> None:
-    files = {"a": tmp_path / "wav/a.wav", "b": tmp_path / "wav/b.wav"}
-    write_json(tmp_path / "parts/0.json", {"key": "k", "records": records})
-    assert _finished(tmp_path / "parts/0.json", "k", files) is None
-    for file in files.values():
-        write_text(file, "")
-    found = _finished(tmp_path / "parts/0.json", "k", files)
-    assert found == (records if records.keys() <= files.keys() else None)
-
     def test_shards_are_jobs_of_one_attack(
         self, system: TinySystem, model_dir: Path, tmp_path: Path, speech: tuple[Any, Any], small_batches: None,
         capsys: pytest.CaptureFixture[str],
@@ -501,3 +499,14 @@ def test_part_of_other_utterances_or_without_their_audio_is_made_again(tmp_path:
         assert self.run(tmp_path, system, model_dir, *options) == 1
         assert message in capsys.readouterr().err
         assert not (tmp_path / "attack").exists()
+
+
+@pytest.mark.parametrize("records", [{"other": {}}, {"../x": {}}, {"\ud800": {}}, {"a": {}}, {"a": {}, "b": {}}])
+def test_part_of_other_utterances_or_without_their_audio_is_made_again(tmp_path: Path, records: dict[str, Any]) -> None:
+    files = {"a": tmp_path / "wav/a.wav", "b": tmp_path / "wav/b.wav"}
+    write_json(tmp_path / "parts/0.json", {"key": "k", "records": records})
+    assert _finished(tmp_path / "parts/0.json", "k", files) is None
+    for file in files.values():
+        write_text(file, "")
+    found = _finished(tmp_path / "parts/0.json", "k", files)
+    assert found == (records if records.keys() <= files.keys() else None)

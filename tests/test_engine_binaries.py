@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import os
+import re
 import shlex
 import signal
 import subprocess
@@ -215,6 +216,26 @@ class TestJobs:
     def test_job_that_is_killed_is_a_failure(self, tmp_path: Path) -> None:
         with pytest.raises(EngineError, match=r"step\.1\.log: the job ended with status"):
             run(tmp_path, "echo begun; kill -9 $$")
+
+    @pytest.mark.parametrize(
+        ("good", "bad", "state"),
+        [
+            ("# Ended (code 0) at noon", "# Ended (code 3) at noon", "ended with status 3"),
+            ("# Ended (code 0) at noon", "# Ended (code 0; signal 9) at noon", "ended with status 0; signal 9"),
+            ("# Finished at noon with status 0", "# Finished at noon with status 3", "ended with status 3"),
+            ("# Finished at noon with status 0", "", "did not end: killed?"),
+        ],
+    )
+    def test_log_of_any_grid_tells_which_job_failed(self, tmp_path: Path, good: str, bad: str, state: str) -> None:
+        grid = tmp_path / "grid.sh"
+        write = "".join(
+            f"echo 'Done 0, errors\n{end}' >\"${{2%JOB.log}}{job}.log\"\n"
+            for job, end in ((1, good), (2, bad), (3, good))
+        )
+        grid.write_text(f"#!/bin/sh\n{write}exit 1\n")
+        grid.chmod(0o755)
+        with pytest.raises(EngineError, match=rf"step\.2\.log: the job {re.escape(state)}: Done 0"):
+            run(tmp_path, "true", num=3, cmd=str(grid))
 
     @pytest.mark.parametrize(
         ("text", "fine"),

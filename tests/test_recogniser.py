@@ -228,6 +228,8 @@ class TestOpening:
         attack = PGD(eps=0.05, num_steps=3, realign_every=1, judge_every=1)
         # with CMVN of speakers each of these is by a copy for its utterances
         attack(recogniser, waves, Say(spoken=text))
+        assert built == ["aligner"]  # a small graph is searched in batches, without the engine's decoder
+        recogniser.hear(waves)
         assert sorted(built) == ["aligner", "decoder"]
         for _ in range(2):
             recogniser.hear(waves)

@@ -294,7 +294,7 @@ class TestTables:
         row |= {"statistic": GATE, "sided": "two", "fpr_at_threshold": 0.02, "auroc": []}
         results.add_negatives([*negatives(), row])
         table = tables.gate_negatives(run_of(results))
-        assert row_of(table, "gain, -20 dB") == {"audio": "gain, -20 dB", "fNN (dnn)": "0.020 / 0.750"}
+        assert row_of(table, "gain, -20 dB") == {"benign audio": "gain, -20 dB", "fNN (dnn)": "0.020 / 0.750"}
 
     def test_negatives_have_a_row_a_disturbance_the_mildest_first(self, results: Results) -> None:
         results.add_negatives(negatives(white0=0.625))

@@ -49,6 +49,22 @@ def test_failed_jobs_are_counted_named_and_shown_after_all_have_run(run_script: 
     assert "# Ended (code 0)" in (tmp_path / "log/x.4.log").read_text()
 
 
+@pytest.mark.parametrize(
+    ("command", "said"),
+    [
+        ("kill -9 $$", ["log/x.log: killed by signal 9; it says nothing"]),
+        ("echo begun; kill -15 $$", ["log/x.log: killed by signal 15; it ends with", "  begun"]),
+        ("exit 137", ["log/x.log: killed by signal 9; it says nothing"]),  # a shell says it of its command
+        ("exit 1", ["log/x.log says nothing"]),
+    ],
+)
+def test_job_that_was_killed_is_told(run_script: RunScript, command: str, said: list[str]) -> None:
+    done = run_script(UTILS / "run.pl", "log/x.log", "bash", "-c", command)
+    assert done.returncode == 1
+    first, *rest = said
+    assert done.stderr.splitlines() == ["run.pl: job failed, log is in log/x.log", f"run.pl: {first}", *rest]
+
+
 def test_pipes_redirections_and_assignments_reach_the_shell(run_script: RunScript, tmp_path: Path) -> None:
     words = ["X=a b", "env", "|", "grep", "^X=", ">", "out put", "&&", "echo", "<eps>", "2>/dev/null"]
     assert run_script(UTILS / "run.pl", "a.log", *words).returncode == 0

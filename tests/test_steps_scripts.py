@@ -230,3 +230,26 @@ def test_failed_job_shows_its_one_line_of_error_and_not_its_log(run_script: RunS
     done = run_script(REPO / "utils/run.pl", "log/x.log", "bash", "-c", bar.replace("error", "failure"))
     lines = ["run.pl: log/x.log ends with", "  x: 100%", "  kaldi-uq x: failure: a.wav: bad"]
     assert done.stderr.splitlines()[1:] == lines
+
+
+@pytest.mark.parametrize("array", [False, True], ids=["job", "array"])
+@pytest.mark.parametrize("ours", [False, True], ids=["run.pl of Kaldi", "run.pl of ours"])
+def test_step_says_why_its_job_failed_whatever_runs_it(
+    run_script: RunScript, tmp_path: Path, ours: bool, array: bool
+) -> None:
+    cmd = str(REPO / "utils/run.pl")
+    if not ours:  # as those of Kaldi, it names the log and no more; with an option of its own
+        cmd = f"{tmp_path}/terse.pl --mem 1G"
+        (tmp_path / "terse.pl").write_text(
+            f'#!/usr/bin/env bash\nshift 2\n"{REPO}/utils/run.pl" "$@" 2>&1 | grep "logs* " >&2\nexit 1\n'
+        )
+        (tmp_path / "terse.pl").chmod(0o755)
+    (tmp_path / "step.sh").write_text(
+        f'set -euo pipefail\ncmd="{cmd}"\n. {REPO}/utils/script.sh\nrun_jobs "$@"\necho not reached\n'
+    )
+    body = r"printf 'x: 0%%\rkaldi-uq x: error: a.wav: bad\n' >&2; exit 1"
+    words = ("JOB=1:2", "a log/x.JOB.log") if array else ("a log/x.log",)
+    done = run_script("bash", "step.sh", *words, "bash", "-c", body)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.splitlines()[-1].endswith("kaldi-uq x: error: a.wav: bad")
+    assert sum(line.endswith("kaldi-uq x: error: a.wav: bad") for line in done.stderr.splitlines()) == 1

@@ -135,7 +135,7 @@ class TestReproducibility:
         for name in (MODEL_FILE, "final.mdl", "tree", "history.json"):
             assert (tmp_path / "pieces" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes(), name
         left = sorted(path.name for path in (tmp_path / "pieces").iterdir())
-        assert left == [".sha256", "final.mdl", "final.safetensors", "history.json", "tree"]
+        assert left == [".sha256", "final.mdl", "final.safetensors", "history.json", "phones.txt", "tree"]
 
     @pytest.mark.parametrize("kind", MODEL_KINDS)
     def test_training_is_the_loop_that_its_seed_describes(self, system: TinySystem, tmp_path: Path, kind: str) -> None:

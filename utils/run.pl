@@ -27,6 +27,7 @@ END
 
 my %running;    # process id => [job, log file, time it began]
 my %failed;     # job => log file
+my %killed;     # log file => number of the signal, also if it is the shell that says so
 my $signal;     # the one we were told to end with
 my $watcher;    # pipe to the process that outlives us
 my $caller = getppid();
@@ -213,6 +214,7 @@ sub reap {
   append($log, '>>', "# Accounting: time=$elapsed threads=1\n# Ended ($result) at "
       . localtime() . ", elapsed time $elapsed seconds\n");
   $failed{$job} = $log if $status != 0;
+  $killed{$log} = $killed_by || ($code > 128 ? $code - 128 : 0);
 }
 
 watch();
@@ -257,7 +259,8 @@ if (%failed) {
       print STDERR $errors[-1];
     } else {
       splice @lines, 0, @lines - 12 if @lines > 12;
-      print STDERR "run.pl: $log ends with\n", map { "  $_" } @lines;
+      my $how = $killed{$log} ? "$log: killed by signal $killed{$log}; it" : $log;
+      print STDERR "run.pl: $how ", @lines ? "ends with\n" : "says nothing\n", map { "  $_" } @lines;
     }
   }
   exit 1;

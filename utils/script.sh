@@ -141,6 +141,50 @@ aligned_in() {
 # tell_bad FILE: how many bad utterances a command has left out and named there, if any
 tell_bad() { [ ! -s "$1" ] || echo "$0: $(wc -l <"$1") bad utterances are left out: $1" >&2; }
 
+# run_jobs [JOB=1:N] LOG COMMAND...: have $cmd, or $driver, run them; if a job fails, an error of one line with the name of
+# its log and what that ends with, which the programs of a grid do not say.  Ours, run.pl, does.
+run_jobs() {
+  local count=1 pattern=$1 runner=${driver:-$cmd} program job log failed=()
+  if [[ $1 == JOB=1:* ]]; then
+    count=${1#JOB=1:}
+    pattern=$2
+  fi
+  for job in $(seq "$count"); do rm -f "$(job_log "$1" "$pattern" "$job")"; done # what is read below is of these jobs
+  $runner "$@" && return
+  read -r program _ <<<"$runner"
+  [[ ! $program -ef $(dirname -- "${BASH_SOURCE[0]}")/run.pl ]] || exit 1
+  for job in $(seq "$count"); do
+    log=$(job_log "$1" "$pattern" "$job")
+    grep -aqsE '^# .*(Ended \(code 0\)|with status 0$)' "$log" || failed+=("$log")
+  done
+  ((${#failed[@]})) || die "$program failed, though no job did; what it says is above"
+  die "${#failed[@]} of $count jobs failed: $(job_end "${failed[0]}")"
+}
+
+# job_log ARRAY PATTERN JOB: the log of a job; ARRAY is JOB=1:N if there are several
+job_log() { if [[ $1 == JOB=1:* ]]; then echo "${2//JOB/$3}"; else echo "$2"; fi; }
+
+# job_end LOG: what the log of a job that failed says of its end
+job_end() {
+  local status said
+  if [[ ! -f $1 ]]; then
+    echo "$1: no such log; the job did not start, or its machine does not have this directory"
+    return
+  fi
+  status=$(sed -nE 's/^# .*(Ended \(code |with status )([0-9]+(; signal [0-9]+)?).*/\2/p' "$1" | tail -n 1)
+  # of a progress bar the last state; what runs the job goes on in the same line
+  said=$(tr '\r' '\n' <"$1" | sed 's/^# .*//; s/# Accounting: .*//' | grep -a '[^[:blank:]]' | tail -n 200)
+  said=$(grep -a ': error: ' <<<"$said" || tail -n 1 <<<"$said")
+  said=$(tail -n 1 <<<"$said")
+  case $status in
+    "") status="it did not end (was it killed, or its machine?)" ;;
+    137 | *'signal 9') status="killed by SIGKILL" ;;
+    *) status="status $status" ;;
+  esac
+  [[ $said != *': error: '* ]] || status=""
+  echo "$1: $status${status:+${said:+; the last line is: }}$said"
+}
+
 # training_driver: what waits for a GMM training, which on Kaldi's programs gives its jobs to $cmd itself
 training_driver() {
   if [ "${engine:-${KALDI_ROOT:+kaldi}}" = kaldi ]; then echo utils/run.pl; else echo "$cmd"; fi

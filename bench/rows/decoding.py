@@ -186,6 +186,69 @@ def align_kaldi(setting: Setting) -> Work:
     return work
 
 
+# the search in batches
+
+
+def decode_batched(setting: Setting) -> Work:
+    """All utterances at once where their scores are, without a beam, as an attack asks for the words of candidates."""
+    import torch
+
+    from kaldi_uq.engine.base import DecodeConfig
+    from kaldi_uq.engine.batched import BatchDecoder
+    from kaldi_uq.io.kaldi_model import read_transitions
+    from kaldi_uq.recogniser.heard import FrameScores
+
+    made, device = system(setting), torch.device(setting.device)
+    table, scores = read_transitions(made.model_dir / "final.mdl"), FrameScores.of(made.loglikes, device)
+    decoder = BatchDecoder.open(made.model_dir / "graph", table, DecodeConfig().acwt, device)
+    assert decoder is not None
+
+    def work() -> Facts:
+        found = dict(zip(scores.utts, decoder.decode(scores.values, scores.lengths), strict=True))
+        return {"units": len(found), "result": result([(utt, found[utt]) for utt in sorted(found)])}
+
+    return work
+
+
+def align_one_by_one(setting: Setting) -> Work:
+    """One aligner, which keeps the graphs of the texts from the run that warms up."""
+    from kaldi_uq.engine.base import DecodeConfig
+    from kaldi_uq.engine.embedded.engine import EmbeddedEngine
+
+    made = system(setting)
+    scores = {utt: values for utt, values in made.loglikes.items() if utt in made.transcripts}
+    aligner = EmbeddedEngine().aligner(made.model_dir, made.lang, DecodeConfig())
+
+    def work() -> Facts:
+        return {"units": len(aligner.align(scores.items(), made.transcripts))}
+
+    return work
+
+
+def align_batched(setting: Setting) -> Work:
+    """The same in batches."""
+    import torch
+
+    from kaldi_uq.engine.base import DecodeConfig
+    from kaldi_uq.engine.batched import BatchAligner
+    from kaldi_uq.engine.embedded.engine import EmbeddedEngine
+    from kaldi_uq.io.kaldi_model import read_transitions
+    from kaldi_uq.recogniser.heard import FrameScores
+
+    made, device, config = system(setting), torch.device(setting.device), DecodeConfig()
+    texts, table = made.transcripts, read_transitions(made.model_dir / "final.mdl")
+    scores = FrameScores.of({utt: values for utt, values in made.loglikes.items() if utt in texts}, device)
+    aligner = BatchAligner(EmbeddedEngine().aligner(made.model_dir, made.lang, config), table, config.acwt, device)
+    wanted = [(row, texts[utt]) for row, utt in enumerate(scores.utts)]
+
+    def work() -> Facts:
+        found = aligner.align(scores.values, scores.lengths, wanted)
+        assert found is not None
+        return {"units": len(found)}
+
+    return work
+
+
 # training
 
 
@@ -281,6 +344,24 @@ ROWS = (
             Case("align-compiled-mapped", align_kaldi, needs=KALDI),
             Case("NumPy, no beam", align_numpy, "numpy", WORDS),
         ),
+    ),
+    Row(
+        "decode-batch",
+        "decoding of all utterances together, seconds an utterance",
+        (
+            Case("search in batches", decode_batched, "torch", WORDS),
+            Case("embedded engine, one by one", decode_ours, "kaldi-hmm-gmm", WORDS),
+        ),
+        on_gpu=True,
+    ),
+    Row(
+        "align-batch",
+        "forced alignment of all utterances together, seconds an utterance",
+        (
+            Case("search in batches", align_batched, "torch", WORDS),
+            Case("embedded engine, one by one", align_one_by_one, "kaldi-hmm-gmm", WORDS),
+        ),
+        on_gpu=True,
     ),
     Row(
         "mono",

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -14,6 +13,7 @@ from kaldi_uq.attacks.constraints import Constraint
 from kaldi_uq.attacks.goal import BatchGoal
 from kaldi_uq.attacks.loop import AttackResult, Gradient, Judge, Verdict, run_attack
 from kaldi_uq.recogniser.base import BaseRecogniser
+from kaldi_uq.recogniser.heard import FrameScores
 from kaldi_uq.results.word_errors import align_words
 from kaldi_uq.uncertainty import measures_from_draws, utterance_statistics
 
@@ -112,12 +112,13 @@ class Batch:
     def hear(self, wav: Tensor, rows: Tensor) -> tuple[list[tuple[str, ...]], dict[str, Tensor]]:
         """Words and statistics (b,) of candidates (b, N) of some rows, with draws of their own."""
         measures, statistics = self.measure(wav, rows)
-        scores = self.recogniser.scores(measures["log_mean_post"]).cpu().numpy()
-        utts, lengths = self._utts(rows), self.lengths[rows].tolist()
-        found = self.recogniser.decode(
-            (utt, np.ascontiguousarray(scores[i, : lengths[i]])) for i, utt in enumerate(utts)
-        )
-        return [found.get(utt, ()) for utt in utts], statistics
+        return self.words_of(measures["log_mean_post"], rows), statistics
+
+    def words_of(self, log_mean_post: Tensor, rows: Tensor) -> list[tuple[str, ...]]:
+        """What the decoder hears in the mean posteriors (b, T, C) of some rows."""
+        utts, scores = self._utts(rows), self.recogniser.scores(log_mean_post)
+        found = self.recogniser.decode_batch(FrameScores(utts, scores, self.lengths[rows].tolist()))
+        return [found.get(utt, ()) for utt in utts]
 
     def measure(self, wav: Tensor, rows: Tensor) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Measures of the frames (b, T) and statistics (b,) of candidates, with new draws of the judge's."""

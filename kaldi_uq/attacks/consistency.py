@@ -34,6 +34,7 @@ from kaldi_uq.io.files import read_json
 from kaldi_uq.io.wav import on_grid
 from kaldi_uq.io.waves import WaveBatch, Waves, wave_batches
 from kaldi_uq.recogniser.base import BaseRecogniser
+from kaldi_uq.recogniser.heard import FrameScores
 from kaldi_uq.recogniser.memory import in_halves
 from kaldi_uq.results.names import CONSISTENCY
 from kaldi_uq.results.word_errors import align_words
@@ -153,9 +154,8 @@ def search(
     with torch.no_grad():
         generator = torch.Generator(who.device).manual_seed(seed)
         log_post = who.mean_log_post(wav, num_samples, utts, generator=generator)
-        scores = who.scores(log_post).cpu().numpy()
-    sizes = lengths.tolist()
-    decoded = who.decode((utt, np.ascontiguousarray(scores[i, : sizes[i]])) for i, utt in enumerate(utts))
+        # as the judge hears what is changed
+        decoded = who.decode_batch(FrameScores(utts, who.scores(log_post), lengths.tolist()))
     words = {utt: tuple(decoded.get(utt, ())) for utt in utts}
 
     def noise(start: int) -> Tensor:

@@ -91,7 +91,7 @@ def craft_shard(
     for part in (out_dir / "parts").glob("*.json"):
         # this run overwrites waveforms that it stands for; those of the other shards are theirs
         if shard.has(int(part.stem)) and _finished(part, key, files) is None:
-            part.unlink()
+            part.unlink(missing_ok=True)  # a job that a grid has started twice may have come first
     records: dict[str, dict[str, Any]] = {}
     total = len(waves) if shard.count == 1 else None
     with tqdm(total=total, desc=f"attack eps {attack.config.eps:g}", unit="utt") as progress:

@@ -18,7 +18,7 @@ from kaldi_uq.attacks.donors import Donors
 from kaldi_uq.errors import AlignmentError, DataError
 from kaldi_uq.io.waves import Waves
 from kaldi_uq.recogniser.base import BaseRecogniser
-from kaldi_uq.recogniser.heard import forget
+from kaldi_uq.recogniser.heard import FrameScores, forget
 from kaldi_uq.registry import Registry
 from kaldi_uq.uncertainty import valid_frames
 
@@ -296,15 +296,14 @@ class FrameGoal(BatchGoal):
         """New paths for the current posteriors; an utterance without one keeps the old path."""
         if self._recogniser is None:
             return
-        scores = self._recogniser.scores(log_mean_post).cpu().numpy()
-        utts, sizes = [self._utts[row] for row in rows.tolist()], self.lengths[rows].tolist()
-        self._follow({u: np.ascontiguousarray(scores[i, : sizes[i]]) for i, u in enumerate(utts)})
+        utts = [self._utts[row] for row in rows.tolist()]
+        self._follow(FrameScores(utts, self._recogniser.scores(log_mean_post), self.lengths[rows].tolist()))
         self.begin()
 
-    def _follow(self, scores: dict[str, np.ndarray]) -> None:
-        """New paths for scores (T, C) of some utterances."""
+    def _follow(self, scores: FrameScores) -> None:
+        """New paths of some utterances."""
         assert self._recogniser is not None
-        self._paths |= self._recogniser.align(scores, {utt: self._words[utt] for utt in scores})
+        self._paths |= _aligned(self._recogniser, scores, self._words)
 
     def select(self, rows: Tensor) -> FrameGoal:
         part = super().select(rows)
@@ -356,7 +355,7 @@ def align_all(
             new = {utt: goal.again(recogniser, utt, missing[utt], seed, attempt) for utt in missing}
             words |= {utt: other for utt, other in new.items() if other is not None}
             missing = {utt: missing[utt] for utt, other in new.items() if other is not None}
-        aligned |= recogniser.align(missing, words) if missing else {}
+        aligned |= _aligned(recogniser, FrameScores.of(missing, recogniser.device), words) if missing else {}
         missing = {utt: scores[utt] for utt in scores if utt not in aligned}
         if not missing:
             return {utt: aligned[utt] for utt in scores}
@@ -367,6 +366,12 @@ def align_all(
         + ("leave it out" if goal.away else "choose a shorter target")
         + ", or widen --align-beam"
     )
+
+
+def _aligned(recogniser: BaseRecogniser, scores: FrameScores, words: Words) -> dict[str, np.ndarray]:
+    """The paths of the words of those utterances that have one."""
+    found = recogniser.align_batch(scores, {utt: [words[utt]] for utt in scores.utts})
+    return {utt: path for utt, (path,) in found.items() if path is not None}
 
 
 def mean_log_post(draws: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping
 
@@ -27,6 +28,7 @@ from kaldi_uq.attacks.goal import (
 )
 from kaldi_uq.errors import AlignmentError
 from kaldi_uq.recogniser.base import BaseRecogniser
+from kaldi_uq.recogniser.heard import FrameScores
 from kaldi_uq.uncertainty import valid_frames
 
 RIVALS = 6  # texts of an utterance that a decoder's margin is kept against, the ones heard last
@@ -200,33 +202,28 @@ class DecoderMargin(FrameGoal):
         new.follows = True  # away too: the paths of what is spoken and of the rest are the decoder's
         for utt, frames in scores.items():
             new._texts[utt] = _like(recogniser, utt, words, goal, len(frames), seed)
-        new._listen(scores)
+        new._follow(FrameScores.of(scores, lengths.device))
         new.begin()
         return new
 
-    def _follow(self, scores: dict[str, np.ndarray]) -> None:
-        super()._follow(scores)
-        self._listen(scores)
-
-    def _listen(self, scores: Scores) -> None:
-        """Ask the decoder for another text, and align all of them again."""
+    def _follow(self, scores: FrameScores) -> None:
+        """Ask the decoder for another text of each utterance, and align all of them again."""
         who = self._recogniser
         assert who is not None
-        for utt, heard in who.decode(scores.items()).items():
+        for utt, heard in who.decode_batch(scores).items():
             if heard and list(heard) != list(self._words[utt]):
                 known = [text for text in self._texts[utt] if text != heard]
                 self._texts[utt] = [heard, *known][:RIVALS]
-        paths: dict[str, list[np.ndarray]] = {utt: [self._paths[utt]] for utt in scores}
-        for number in range(RIVALS):
-            texts = {utt: self._texts[utt][number] for utt in scores if number < len(self._texts[utt])}
-            for utt, path in (who.align({u: scores[u] for u in texts}, texts) if texts else {}).items():
-                paths[utt].append(path)
-        names = {f"{utt}#{number}": path for utt, found in paths.items() for number, path in enumerate(found)}
-        weights = who.graph_weights(names)
-        for utt, found in paths.items():
-            own = weights.get(f"{utt}#0", 0.0)
-            leads = [weights.get(f"{utt}#{number}", own) - own for number in range(len(found))]
-            self._others[utt] = list(zip(found, leads, strict=True))[1:]
+        found = {}
+        texts = {utt: [self._words[utt], *self._texts[utt]] for utt in scores.utts}
+        for utt, (own, *others) in who.align_batch(scores, texts).items():
+            self._paths[utt] = self._paths[utt] if own is None else own
+            found[utt] = [self._paths[utt], *(path for path in others if path is not None)]
+        weights = iter(who.graph_weights([path for paths in found.values() for path in paths]))
+        for utt, paths in found.items():
+            first, *further = itertools.islice(weights, len(paths))
+            leads = [0.0 if first is None or weight is None else weight - first for weight in further]
+            self._others[utt] = list(zip(paths[1:], leads, strict=True))
 
     def begin(self) -> None:
         super().begin()

@@ -13,7 +13,6 @@ from __future__ import annotations
 import copy
 from typing import Any, TypeVar
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -108,13 +107,7 @@ class OneAtATime(_TwoParts):
     def _reached(self, draws: Tensor, rows: Tensor) -> Tensor:
         batch = self._batch
         with torch.no_grad():
-            scores = batch.recogniser.scores(mean_log_post(draws)).cpu().numpy()
-        sizes = self.lengths[rows].tolist()
-        utts = [batch.utts[row] for row in rows.tolist()]
-        found = batch.recogniser.decode(
-            (utt, np.ascontiguousarray(scores[i, : sizes[i]])) for i, utt in enumerate(utts)
-        )
-        return batch.verdict([found.get(utt, ()) for utt in utts], rows).success
+            return batch.verdict(batch.words_of(mean_log_post(draws), rows), rows).success
 
     def select(self, rows: Tensor) -> OneAtATime:
         part = super().select(rows)

@@ -27,6 +27,7 @@ def run(args: argparse.Namespace) -> None:
     config = config_from(args, DecodeConfig)
     source = GmmInput.read(args, args.ali.parent)
     data, lang = source.data, Lang.read(args.lang_dir)
+    lang.check_phones(args.model_dir)
     transcripts = lang.transcripts(data, map_oov=True)
     alignments = source.engine.align_gmm(args.model_dir, lang, source.features(), transcripts, config)
     failed = [utt for utt in data.utts if utt not in alignments]

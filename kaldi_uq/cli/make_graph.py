@@ -22,8 +22,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     start_logging()
+    lang = Lang.read(args.lang_dir)
+    lang.check_phones(args.model_dir)
     builder_of(engine_of(args, args.graph_dir)).make_graph(
-        Lang.read(args.lang_dir),
+        lang,
         args.model_dir,
         args.graph_dir,
         transition_scale=args.transition_scale,

@@ -127,6 +127,8 @@ def run(args: argparse.Namespace) -> None:
     start_logging()
     engine = engine_of(args, args.exp_dir)
     frontend, place = _frontend(args)
+    lang = Lang.read(args.lang_dir)
+    lang.check_phones(args.ali_dir)
     transitions = read_transitions(args.ali_dir / "final.mdl")
     model, network = _model(args, frontend, transitions.num_pdfs)
     lda_file = place / LDA_FILE
@@ -174,7 +176,7 @@ def run(args: argparse.Namespace) -> None:
         ali_shift_s=frontend.base.frame_shift_s * frontend.frame_subsampling_factor,
         tid_to_pdf=transitions.tid_to_pdf,
         ali_dir=args.ali_dir,
-        lang=Lang.read(args.lang_dir),
+        lang=lang,
         speakers=speakers,
         memory_bytes=args.memory_mb * 1_000_000,
     )

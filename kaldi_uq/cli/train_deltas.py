@@ -26,6 +26,7 @@ def run(args: argparse.Namespace) -> None:
     source = GmmInput.read(args, args.exp_dir)
     builder = builder_of(source.engine)
     lang = Lang.read(args.lang_dir)
+    lang.check_phones(args.ali_dir)
     transcripts = source.transcripts(lang)
     builder.train_deltas(dict(source.features()), transcripts, lang, args.ali_dir, args.exp_dir, config)
     report_aligned("train-deltas", source.data, read_alignments(args.exp_dir))

@@ -11,6 +11,7 @@ import numpy as np
 
 from kaldi_uq.config import Config, require
 from kaldi_uq.errors import EngineError
+from kaldi_uq.io.fst import FstArrays
 from kaldi_uq.io.kaldi_model import read_gmm_model
 from kaldi_uq.io.lang import Lang
 from kaldi_uq.io.lattice import Lattice
@@ -176,6 +177,17 @@ class Aligner(ABC):
         Raises:
             EngineError: scores that are not those of the model's C pdfs, or a word that the lexicon lacks.
         """
+
+    def graph(self, words: Sequence[int]) -> FstArrays | None:
+        """The training graph of word-ids, from transition-ids, for a search of one's own.
+
+        Returns:
+            the graph; ``None`` from an engine that keeps its graphs to itself.
+
+        Raises:
+            EngineError: a word that the lexicon lacks.
+        """
+        return None
 
 
 class Engine(ABC):

@@ -21,12 +21,22 @@ def check_scores(utt: str, scores: np.ndarray, num_pdfs: int, model_dir: Path) -
         EngineError: another shape than (T, num_pdfs), or NaN.
     """
     if scores.ndim != 2 or scores.shape[1] != num_pdfs:
-        raise EngineError(
-            f"{utt}: scores are {scores.shape}, expected (frames, {num_pdfs}), the pdfs of {model_dir}; "
-            "take network and HMM from one directory"
-        )
+        raise wrong_scores(utt, scores.shape, num_pdfs, model_dir)
     if np.isnan(scores).any():
-        raise EngineError(f"{utt}: the acoustic model gives NaN; train it again, with a smaller learning rate")
+        raise nan_scores(utt)
+
+
+def wrong_scores(utt: str, shape: tuple[int, ...], num_pdfs: int, model: Path | str) -> EngineError:
+    """The error of scores of another shape than (T, num_pdfs)."""
+    return EngineError(
+        f"{utt}: scores are {shape}, expected (frames, {num_pdfs}), the pdfs of {model}; "
+        "take network and HMM from one directory"
+    )
+
+
+def nan_scores(utt: str) -> EngineError:
+    """The error of scores that are NaN."""
+    return EngineError(f"{utt}: the acoustic model gives NaN; train it again, with a smaller learning rate")
 
 
 def check_failures(utts: Sequence[str], aligned: Collection[str], max_failed: float) -> None:

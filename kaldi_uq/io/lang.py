@@ -97,6 +97,28 @@ class Lang:
         """Integer -> word."""
         return {index: word for word, index in self.words.items()}
 
+    def check_phones(self, model_dir: str | os.PathLike[str]) -> None:
+        """Refuse a system of other phones, if its directory has the ``phones.txt`` that Kaldi's steps copy there.
+
+        Its alignments and pdfs would be read as those of other phones.  Symbols for disambiguation may differ: with
+        another lexicon of the same phones there are more of them, or fewer.
+
+        Raises:
+            DataError: names the first phone that has another integer in either table.
+        """
+        path = Path(model_dir) / "phones.txt"
+        if not path.is_file():
+            return
+        ours, theirs = self.phones, read_symbols(path)
+        both = (phone for phone in {**ours, **theirs} if not phone.startswith("#"))
+        for phone in both:
+            if ours.get(phone) != theirs.get(phone):
+                found, expected = (table.get(phone, "missing") for table in (ours, theirs))
+                raise DataError(
+                    f"{self.path / 'phones.txt'}: {phone!r:.60} is {found}, in {path} it is {expected}; take the "
+                    "language directory that this system was trained with, or one that was made from it"
+                )
+
     def transcripts(self, data: DataDir, *, map_oov: bool = False) -> dict[str, list[int]]:
         """Integers of the words of every utterance.
 

@@ -17,7 +17,7 @@ from kaldi_uq.io.recording import Recording
 from kaldi_uq.io.waves import Waves, read_waves, waves_digest
 from kaldi_uq.lattice.posteriors import NO_LATTICE
 from kaldi_uq.recogniser.audio import checked_waves, read_files
-from kaldi_uq.recogniser.heard import Heard, Listening
+from kaldi_uq.recogniser.heard import FrameScores, Heard, Listening
 from kaldi_uq.recogniser.memory import alone as alone_in_memory
 from kaldi_uq.recogniser.parts import Parts
 from kaldi_uq.recogniser.scorer import Scorer
@@ -178,13 +178,25 @@ class BaseRecogniser(Scorer):
         """
         return []
 
-    def graph_weights(self, paths: Mapping[str, np.ndarray]) -> dict[str, float]:
-        """What the decoding graph adds to the scores along paths, in their unit; a path without is not known.
+    def decode_batch(self, scores: FrameScores) -> dict[str, tuple[str, ...]]:
+        """Words as of :meth:`decode`, for attacks: a search may have no beam, and be where the scores are."""
+        return self.decode(scores.arrays().items())
 
-        Args:
-            paths: name -> (T,) int64 classes, one a frame.
-        """
-        return {}
+    def align_batch(
+        self, scores: FrameScores, texts: Mapping[str, Sequence[Sequence[str]]]
+    ) -> dict[str, list[np.ndarray | None]]:
+        """Paths as of :meth:`align` of some texts of each utterance, for attacks; ``None`` where there is none."""
+        arrays, found = scores.arrays(), dict[str, list[np.ndarray | None]]({utt: [] for utt in texts})
+        for number in range(max(map(len, texts.values()), default=0)):
+            given = {utt: some[number] for utt, some in texts.items() if number < len(some)}
+            paths = self.align({utt: arrays[utt] for utt in given}, given)
+            for utt in given:
+                found[utt].append(paths.get(utt))
+        return found
+
+    def graph_weights(self, paths: Sequence[np.ndarray]) -> list[float | None]:
+        """What the decoding graph adds to the scores along paths (T,) of classes, in their unit; ``None``: no path."""
+        return [None] * len(paths)
 
     def in_double(self: RecogniserT) -> RecogniserT:
         """A copy that computes in float64, for checks of the gradient."""

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from kaldi_uq.uncertainty import measures_from_draws, utterance_statistics
 
@@ -49,6 +50,32 @@ class Scored(Heard):
     """
 
     scores: np.ndarray
+
+
+@dataclass(frozen=True)
+class FrameScores:
+    """Scores of the frames of a batch, where the recogniser computes.
+
+    Attributes:
+        utts: B utterance ids.
+        values: (B, T, C), see :meth:`kaldi_uq.recogniser.base.BaseRecogniser.scores`.
+        lengths: B numbers of frames; what follows is not read.
+    """
+
+    utts: Sequence[str]
+    values: Tensor
+    lengths: Sequence[int]
+
+    @classmethod
+    def of(cls, arrays: Mapping[str, np.ndarray], device: torch.device) -> FrameScores:
+        """Of utt -> (t, C) float32."""
+        values = pad_sequence([torch.from_numpy(one) for one in arrays.values()], batch_first=True)
+        return cls(list(arrays), values.to(device), [len(one) for one in arrays.values()])
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """utt -> (t, C) float32, for what takes one after the other."""
+        whole = self.values.detach().float().cpu().numpy()
+        return {utt: np.ascontiguousarray(whole[i, : self.lengths[i]]) for i, utt in enumerate(self.utts)}
 
 
 def forget(frames: Mapping[str, np.ndarray]) -> None:

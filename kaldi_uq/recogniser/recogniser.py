@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, overload
@@ -13,13 +14,14 @@ import torch
 from torch import Tensor, nn
 
 from kaldi_uq.engine.base import Aligner, DecodeConfig, Decoder, Engine
+from kaldi_uq.engine.batched import BatchAligner, BatchDecoder
 from kaldi_uq.engine.select import select_engine
 from kaldi_uq.errors import DataError, ModelFileError
 from kaldi_uq.feats import framing
 from kaldi_uq.feats.adaptation import Adaptation, BatchAdaptation, adaptations_digest
 from kaldi_uq.io.datadir import DataDir
 from kaldi_uq.io.files import file_digest, read_integers
-from kaldi_uq.io.kaldi_model import read_transitions
+from kaldi_uq.io.kaldi_model import TransitionTable, read_transitions
 from kaldi_uq.io.lang import Lang
 from kaldi_uq.io.lattice import Lattice
 from kaldi_uq.io.waves import Waves, read_waves
@@ -34,7 +36,7 @@ from kaldi_uq.language.targets import (
 )
 from kaldi_uq.lattice.posteriors import lattice_statistics
 from kaldi_uq.recogniser.base import BaseRecogniser, Statistics
-from kaldi_uq.recogniser.heard import Listening, Pieces
+from kaldi_uq.recogniser.heard import FrameScores, Listening, Pieces
 from kaldi_uq.recogniser.hybrid import MODEL_FILE, HybridModel, select_device
 from kaldi_uq.recogniser.speakers import (
     DEFAULT_SOURCES,
@@ -97,6 +99,8 @@ class Recogniser(BaseRecogniser):
         self._given: Adaptation | None = None  # of utterances of which nothing is known
         # copies for other speakers share them
         self._decoder, self._aligner = functools.cache(self._open_decoder), functools.cache(self._open_aligner)
+        self._batch_decoder = functools.cache(self._open_batch_decoder)
+        self._batch_aligner = functools.cache(self._open_batch_aligner)
 
     @classmethod
     def load(
@@ -183,7 +187,9 @@ class Recogniser(BaseRecogniser):
                 f"{places[1]}: no such language directory; say where the lexicon is with --lang-dir "
                 "(utils/prepare_lang.sh makes one)"
             )
-        return Lang.read(self.lang_dir or found[0])
+        lang = Lang.read(self.lang_dir or found[0])
+        lang.check_phones(self.model_dir)
+        return lang
 
     def _open_decoder(self) -> Decoder:
         if self.why_no_words:
@@ -193,14 +199,26 @@ class Recogniser(BaseRecogniser):
     def _open_aligner(self) -> Aligner:
         return self.engine.aligner(self.model_dir, self.lang, self.decode_config)
 
+    def _open_batch_decoder(self) -> BatchDecoder | None:
+        if self.why_no_words:
+            raise ModelFileError(self.why_no_words)
+        return BatchDecoder.open(self.graph_dir, self._table, self.decode_config.acwt, self.device)
+
+    def _open_batch_aligner(self) -> BatchAligner:
+        return BatchAligner(self._aligner(), self._table, self.decode_config.acwt, self.device)
+
+    @functools.cached_property
+    def _table(self) -> TransitionTable:
+        return read_transitions(self.model_dir / "final.mdl")
+
     @functools.cached_property
     def _tid_to_pdf(self) -> np.ndarray:
-        return read_transitions(self.model_dir / "final.mdl").tid_to_pdf
+        return self._table.tid_to_pdf
 
     @functools.cached_property
     def _word_frames(self) -> tuple[dict[str, int], dict[str, int]]:
         """Fewest frames of every word, and of those that random targets hold."""
-        topology = read_transitions(self.model_dir / "final.mdl").topology
+        topology = self._table.topology
         return min_word_frames(self.lang, topology), target_words(self.lang, topology)
 
     @functools.cached_property
@@ -283,21 +301,44 @@ class Recogniser(BaseRecogniser):
         )
         if not found:
             return []
-        table = read_transitions(self.model_dir / "final.mdl")
         silence = frozenset(read_integers(self.lang.path / "phones/silence.int"))
-        return word_times(found[""], words, table, read_pronunciations(self.lang), silence, self.frame_shift_s)
+        return word_times(found[""], words, self._table, read_pronunciations(self.lang), silence, self.frame_shift_s)
 
-    def graph_weights(self, paths: Mapping[str, np.ndarray]) -> dict[str, float]:
+    def decode_batch(self, scores: FrameScores) -> dict[str, tuple[str, ...]]:
+        search = self._batch_decoder()
+        if search is None:
+            return super().decode_batch(scores)
+        return dict(zip(scores.utts, search.decode(scores.values, scores.lengths), strict=True))
+
+    def align_batch(
+        self, scores: FrameScores, texts: Mapping[str, Sequence[Sequence[str]]]
+    ) -> dict[str, list[np.ndarray | None]]:
+        rows = {utt: row for row, utt in enumerate(scores.utts)}
+        pairs = [
+            (rows[utt], self.lang.word_ids(text, where=f"target of {utt}")) for utt in texts for text in texts[utt]
+        ]
+        found = self._batch_aligner().align(scores.values, scores.lengths, pairs)
+        if found is None:
+            return super().align_batch(scores, texts)
+        paths = iter(found)
+        return {utt: list(itertools.islice(paths, len(some))) for utt, some in texts.items()}
+
+    def graph_weights(self, paths: Sequence[np.ndarray]) -> list[float | None]:
+        search = self._batch_decoder()
+        if search is not None:
+            return [weight if weight > -np.inf else None for weight in search.weights(paths)]
+
         def only(path: np.ndarray) -> np.ndarray:
             scores = np.full((len(path), len(self.model.log_prior)), OFF_PATH, dtype=np.float32)
             scores[np.arange(len(path)), path] = 0.0
             return scores
 
         # what is left of the score of the decoder's best path, where scores let it take no other
-        found = self._decoder().decode((name, only(path)) for name, path in paths.items())
+        found = self._decoder().decode((str(place), only(path)) for place, path in enumerate(paths))
         acwt = self.decode_config.acwt
         weights = {name: hypothesis.score / acwt for name, hypothesis in found.items() if hypothesis.reached_final}
-        return {name: weight for name, weight in weights.items() if weight > OFF_PATH / 2}
+        known = {name: weight for name, weight in weights.items() if weight > OFF_PATH / 2}
+        return [known.get(str(place)) for place in range(len(paths))]
 
     def in_double(self) -> Recogniser:
         other = copy.copy(self)

@@ -145,6 +145,7 @@ class Trainer:
             self.model.network.load_state_dict(self.average.module.state_dict())
         self.model.set_prior(data.counts(self.model.network.num_pdfs))
         copy_recorded(hmm_dir, self.out_dir, "final.mdl", "tree")
+        write_text(self.out_dir / "phones.txt", (self.inputs.lang.path / "phones.txt").read_text())
         write_json(self.out_dir / "history.json", self.history)
         if data.factor > 1:  # for Kaldi's scripts; the model file says it too
             write_text(self.out_dir / "frame_subsampling_factor", f"{data.factor}\n")

@@ -154,7 +154,7 @@ fi
 make_attack() { # model name eps utterances detect options...
   local utts=0
   [ "$4" = all ] || utts=$(at_most "$4" data/attack/wav.scp)
-  local/attack.sh --nj "$attack_jobs" --model "$1" --eps "$3" --name "$2" --attack "$2" --num-utts "$utts" "${model_opts[@]}" \
+  local/attack.sh --nj "$attack_jobs" --cmd "$decode_cmd" --model "$1" --eps "$3" --name "$2" --attack "$2" --num-utts "$utts" "${model_opts[@]}" \
     ${eps_level:+--eps-level "$eps_level"} "${@:6}"
 }
 detect_attack() { # model name eps utterances detect
@@ -281,9 +281,9 @@ if [ "$sceptic" = true ] && stage_begin 8 "a sceptic's questions: adaptive attac
       worst_case "$1" "$e" worst pgd paper-pgd speech-start logit-match decoder-margin ten-targets strongest black-box
       worst_case "$1" "$e" worst-known adaptive-all-joint orthogonal-all-joint selective-all-joint
     done
-    [[ $models != *" "* ]] || local/transfer.sh --attack "pgd$at_level" --eps "${eps%% *}" --models "$models" --listeners "$1" "${model_opts[@]}"
-    local/negatives.sh --model "$1" --eps "$eps" --attacks "pgd$at_level paper-pgd$at_level psychoacoustic$at_level" "${negatives[@]}" "${model_opts[@]}"
-    local/check_attacks.sh --model "$1" ${eps_level:+--eps-level "$eps_level"} "${checks[@]}" "${model_opts[@]}"
+    [[ $models != *" "* ]] || local/transfer.sh --cmd "$decode_cmd" --attack "pgd$at_level" --eps "${eps%% *}" --models "$models" --listeners "$1" "${model_opts[@]}"
+    local/negatives.sh --cmd "$decode_cmd" --model "$1" --eps "$eps" --attacks "pgd$at_level paper-pgd$at_level psychoacoustic$at_level" "${negatives[@]}" "${model_opts[@]}"
+    local/check_attacks.sh --cmd "$decode_cmd" --model "$1" ${eps_level:+--eps-level "$eps_level"} "${checks[@]}" "${model_opts[@]}"
   }
   each_model question_model need_pgd
   stage_end

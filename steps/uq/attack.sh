@@ -5,6 +5,8 @@
 #          <graph-dir> <attack-dir>
 #  e.g.: $0 --eps 0.02 data/attack data/lang exp/dnn \
 #          exp/dnn/graph exp/dnn/attack_pgd_eps0.02
+# Finished batches stay when a job fails or is killed: the same command, with
+# any --nj, makes the others.
 set -euo pipefail
 
 nj=1               # <n>: jobs that attack some batches each; they change no result
@@ -61,10 +63,10 @@ command=(kaldi-uq nnet-attack --eps "$eps" ${eps_level:+--eps-level "$eps_level"
   ${target_text:+--target-text "$target_text"} "${code_opts[@]}" "${model_opts[@]}" "${extra[@]}")
 if [ "$nj" -gt 1 ]; then
   rm -f "$dir"/log/attack.[0-9]*.log
-  $cmd JOB=1:"$nj" "$dir/log/attack.JOB.log" "${command[@]}" --shard "JOB/$nj" "$data" "$model" "$graph" "$dir"
+  run_jobs JOB=1:"$nj" "$dir/log/attack.JOB.log" "${command[@]}" --shard "JOB/$nj" "$data" "$model" "$graph" "$dir"
 fi
 # what the jobs made, and what is left to make, is decoded and scored
-$cmd "$dir/log/attack.log" "${command[@]}" ${results:+--results "$results"} "$data" "$model" "$graph" "$dir"
+run_jobs "$dir/log/attack.log" "${command[@]}" ${results:+--results "$results"} "$data" "$model" "$graph" "$dir"
 
 tell_bad "$dir/bad_utterances"
 grep -a '^WARNING (kaldi_uq.cli.nnet_attack)' "$dir/log/attack.log" >&2 || true

@@ -63,13 +63,13 @@ command=(kaldi-uq nnet-decode --nj "$nj" --cmvn-from "$cmvn_from" --max-bad "$ma
   "${code_opts[@]}" "${model_opts[@]}" "${extra[@]}")
 if [ "$network_nj" -gt 1 ]; then
   rm -f "$dir"/log/network.[0-9]*.log
-  $cmd JOB=1:"$network_nj" "$dir/log/network.JOB.log" \
+  run_jobs JOB=1:"$network_nj" "$dir/log/network.JOB.log" \
     "${command[@]}" --shard "JOB/$network_nj" "$data" "$model" "$graph" "$dir"
 fi
-$cmd "$dir/log/decode.log" "${command[@]}" ${results:+--results "$results"} "$data" "$model" "$graph" "$dir"
+run_jobs "$dir/log/decode.log" "${command[@]}" ${results:+--results "$results"} "$data" "$model" "$graph" "$dir"
 
 if [ "$score_lattices" = true ]; then
-  $cmd "$dir/log/score_lattices.log" \
+  run_jobs "$dir/log/score_lattices.log" \
     kaldi-uq score-lattices --min-lmwt "$min_lmwt" --max-lmwt "$max_lmwt" --word-ins-penalty "$word_ins_penalty" \
     "$data" "$graph" "$dir"
   cat "$dir/scoring_kaldi/best_wer"

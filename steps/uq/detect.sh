@@ -30,7 +30,7 @@ if [ -z "$attack" ] || [ -z "$eps" ]; then
 fi
 
 mkdir -p "$1/detector/log"
-$cmd "$1/detector/log/$name.log" \
+run_jobs "$1/detector/log/$name.log" \
   kaldi-uq nnet-detect --fit "$2/results.jsonl" --benign "$3/results.jsonl" --attacked "$4/results.jsonl" \
   --model "$(basename "$1")" --attack "$attack" --eps "$eps" --fpr "$fpr" --results "$results" \
   --detector-dir "$1/detector" --seed "$seed"

@@ -18,6 +18,6 @@ fpr=0.01           # <rate>: false-positive rate of the thresholds
 [ -d "$1" ] || die "$1: no such directory; steps/uq/train.sh makes it"
 need_files steps/uq/decode.sh "$2/results.jsonl"
 hold_dir "$1/detector"
-$cmd "$1/detector/log/fit.log" kaldi-uq fit-detector --fpr "$fpr" --scored "$2/results.jsonl" "$1"
+run_jobs "$1/detector/log/fit.log" kaldi-uq fit-detector --fpr "$fpr" --scored "$2/results.jsonl" "$1"
 
 grep -a ' detectors, ' "$1/detector/log/fit.log" | sed "s|^|$0: |" >&2

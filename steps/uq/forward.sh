@@ -37,9 +37,9 @@ command=(kaldi-uq nnet-forward "${flags[@]}" ${device:+--device "$device"} --see
 files=("$1" "$2" "$3/loglikes.ark" "$3/loglikes.scp")
 if [ "$nj" -gt 1 ]; then
   rm -f "$3"/log/forward.[0-9]*.log
-  $cmd JOB=1:"$nj" "$3/log/forward.JOB.log" "${command[@]}" --shard "JOB/$nj" "${files[@]}"
+  run_jobs JOB=1:"$nj" "$3/log/forward.JOB.log" "${command[@]}" --shard "JOB/$nj" "${files[@]}"
 fi
 # what the jobs made, and what is left to make, is written
-$cmd "$3/log/forward.log" "${command[@]}" "${files[@]}"
+run_jobs "$3/log/forward.log" "${command[@]}" "${files[@]}"
 
 echo "$0: $3/loglikes.scp: $(wc -l <"$3/loglikes.scp") utterances" >&2

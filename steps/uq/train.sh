@@ -54,7 +54,7 @@ for n in $(seq "$(cat "$ali/num_jobs")"); do need_files "another alignment" "$al
 hold_dir "$dir"
 read -ra extra <<<"$train_opts"
 read -ra graph <<<"$graph_opts"
-$cmd "$dir/log/train.log" \
+run_jobs "$dir/log/train.log" \
   kaldi-uq nnet-train ${model:+--model "$model"} ${network:+--network "$network"} "${features[@]}" --cmvn-from "$cmvn_from" --max-bad "$max_bad" \
   ${opts_dir:+--opts-dir "$opts_dir"} ${transform_dir:+--transform-dir "$transform_dir"} ${online_ivector_dir:+--online-ivector-dir "$online_ivector_dir"} ${train_config:+--config "$train_config"} "${model_opts[@]}" "${extra[@]}" "$data" "$lang" "$ali" "$dir"
 tell_bad "$dir/bad_utterances"

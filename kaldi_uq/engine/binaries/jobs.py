@@ -69,7 +69,8 @@ PROGRAMS: dict[str, str] = {
 Pipeline = Sequence[Sequence[str]]  # commands, the output of each the input of the next; a command is its words
 
 _TAIL_LINES = 8
-_ENDED = re.compile(r"^# .*\bEnded \(code (\d+)", re.IGNORECASE | re.MULTILINE)
+# how run.pl, and how queue.pl, slurm.pl and ssh.pl end a log; "0; signal 9" is no 0
+_ENDED = re.compile(r"^# (?:Ended \(code |Finished at .* with status )(\d+(?:; signal \d+)?)", re.MULTILINE)
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,7 @@ from kaldi_uq.engine.base import (
 from kaldi_uq.engine.checks import check_scores
 from kaldi_uq.engine.embedded import wheels
 from kaldi_uq.engine.embedded.windows import meeting, overlapping
+from kaldi_uq.io.fst import FstArrays
 from kaldi_uq.io.lang import Lang
 from kaldi_uq.io.lattice import Lattice, LatticeWriter
 from kaldi_uq.lattice.determinize import determinize
@@ -146,6 +147,9 @@ class EmbeddedAligner(Aligner):
         """
         graph = wheels.compile_graph(self._compiler, words, self._lang)
         return graph, wheels.number_labels(graph)
+
+    def graph(self, words: Sequence[int]) -> FstArrays:
+        return wheels.arrays_of(wheels.compile_graph(self._compiler, words, self._lang))
 
     def align(self, loglikes: Matrices, transcripts: Transcripts) -> dict[str, np.ndarray]:
         config, found = self._config, {}

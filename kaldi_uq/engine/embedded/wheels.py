@@ -16,7 +16,7 @@ import numpy as np
 from kaldi_uq.engine.checks import last_line, no_path
 from kaldi_uq.engine.files import FstFile, graph_files, model_files, open_fst, open_graph, open_lexicon, open_model
 from kaldi_uq.errors import EngineError, ModelFileError
-from kaldi_uq.io.fst import vector_bytes
+from kaldi_uq.io.fst import ARC, FstArrays, vector_bytes
 from kaldi_uq.io.kaldi_model import TransitionTable
 from kaldi_uq.io.lang import Lang
 from kaldi_uq.io.tree import read_tree_bytes
@@ -238,6 +238,15 @@ def load_search_graph(graph_dir: Path, tid_to_pdf: np.ndarray) -> SearchGraph:
 def arcs_of(fst: Any, state: int) -> list[tuple[int, int, Any, int]]:
     """Input label, output label, weight and next state of the arcs of a state."""
     return [(a.ilabel, a.olabel, a.weight, a.nextstate) for a in kaldifst.ArcIterator(fst, state)]
+
+
+def arrays_of(fst: Any) -> FstArrays:
+    """A small FST as arrays."""
+    arcs = [arcs_of(fst, state) for state in range(fst.num_states)]
+    rows = [(ilabel, olabel, weight.value, to) for of_state in arcs for ilabel, olabel, weight, to in of_state]
+    finals = np.array([fst.final(state).value for state in range(fst.num_states)], np.float32)
+    offsets = np.cumsum([0, *map(len, arcs)], dtype=np.int64)
+    return FstArrays(int(fst.start), finals, offsets, np.array(rows, ARC))
 
 
 def set_arcs(fst: Any, state: int, arcs: Sequence[tuple[int, int, Any, int]]) -> None:

@@ -1,0 +1,120 @@
+"""run_jobs of utils/script.sh: what a step says of jobs that failed on a grid, whose programs name no log."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import RunScript
+from tests.recipe import REPO, error_line
+
+Step = Callable[..., "subprocess.CompletedProcess[str]"]
+
+STEP = """#!/usr/bin/env bash
+# A step.
+#
+# Usage: $0
+set -euo pipefail
+cmd=utils/run.pl  # <command>: how to run the jobs
+
+. utils/script.sh
+run_jobs {array} {log} bash ./job.sh JOB
+echo done
+"""
+
+# As queue.pl, slurm.pl and ssh.pl do it: their words at the end of a log, a pattern for all logs on the terminal.
+# A log has no end if the status is 77, and is not there if it is 78.
+GRID = r"""#!/usr/bin/env bash
+count=1 failed=0
+if [[ $1 == JOB=* ]]; then count=${1#JOB=1:}; shift; fi
+pattern=$1
+shift
+for ((job = 1; job <= count; job++)); do
+  log=${pattern//JOB/$job} status=0
+  "${@//JOB/$job}" >"$log" 2>&1 || status=$?
+  ((status == 0)) || ((++failed))
+  ((status == 77)) || echo "# Accounting: time=0 threads=1" >>"$log"
+  ((status == 77)) || echo "# Finished at Sun Nov 29 12:00:00 UTC with status $status" >>"$log"
+  ((status != 78)) || rm "$log"
+done
+((failed == 0)) || { echo "grid: $failed / $count failed, log is in ${pattern//JOB/*}" >&2; exit 1; }
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A directory with steps of one and of three jobs, and commands that run them."""
+    (tmp_path / "utils").symlink_to(REPO / "utils")
+    (tmp_path / "log").mkdir()
+    for name, text in (
+        ("one.sh", STEP.format(array="", log="log/x.log")),
+        ("three.sh", STEP.format(array="JOB=1:3", log="log/x.JOB.log")),
+        ("grid.sh", GRID),
+        ("broken.sh", 'echo "broken: no queue" >&2; exit 3'),
+    ):
+        (tmp_path / name).write_text(text)
+        (tmp_path / name).chmod(0o755)
+    return tmp_path
+
+
+@pytest.fixture
+def step(folder: Path, run_script: RunScript) -> Step:
+    """A function that runs a step, with a command for jobs that run a line of shell, whose $1 is the number."""
+
+    def run(name: str, cmd: str, line: str) -> subprocess.CompletedProcess[str]:
+        (folder / "job.sh").write_text(line + "\n")
+        return run_script(f"./{name}.sh", "--cmd", cmd, cwd=folder)
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("line", "end"),
+    [
+        ("echo kaldi-uq x: error: $1.wav: bad; exit 1", "kaldi-uq x: error: 2.wav: bad"),
+        ("echo 'kaldi-uq x: error: bad'; echo later; exit 1", "kaldi-uq x: error: bad"),
+        (r"printf 'x: 0%%\rx: 50%%'; exit 3", "status 3; the last line is: x: 50%"),
+        ("echo '# a comment'; exit 3", "status 3"),
+        ("kill -9 $$", "killed by SIGKILL"),
+        ("echo begun; kill -9 $$", "killed by SIGKILL; the last line is: begun"),
+        ("echo begun; exit 77", "it did not end (was it killed, or its machine?); the last line is: begun"),
+        ("exit 78", "no such log; the job did not start, or its machine does not have this directory"),
+    ],
+)
+def test_failed_job_is_one_line_with_its_log_and_what_that_ends_with(step: Step, line: str, end: str) -> None:
+    done = step("three", "./grid.sh", f"[ $1 != 2 ] || {{ {line}; }}")
+    assert error_line(done) == f"./three.sh: error: 1 of 3 jobs failed: log/x.2.log: {end}"
+    done = step("one", "./grid.sh", line.replace("$1", "2"))
+    assert error_line(done) == f"./one.sh: error: 1 of 1 jobs failed: log/x.log: {end}"
+
+
+def test_jobs_that_end_well_are_no_error_whatever_they_say(step: Step) -> None:
+    for name in ("one", "three"):
+        for cmd in ("./grid.sh", "utils/run.pl"):
+            done = step(name, cmd, "echo x: error: none")
+            assert (done.returncode, done.stdout) == (0, "done\n"), done.stderr
+
+
+def test_first_of_several_is_told(step: Step) -> None:
+    done = step("three", "./grid.sh", "echo x: error: $1; [ $1 = 1 ]")
+    assert error_line(done) == "./three.sh: error: 2 of 3 jobs failed: log/x.2.log: x: error: 2"
+
+
+def test_log_of_an_earlier_run_is_not_taken_for_that_of_these_jobs(step: Step) -> None:
+    assert step("three", "./grid.sh", "true").returncode == 0
+    line = error_line(step("three", "./broken.sh", "true"))
+    assert line.startswith("./three.sh: error: 3 of 3 jobs failed: log/x.1.log: no such log; ")
+
+
+def test_grid_that_fails_though_the_jobs_did_not_is_told(folder: Path, step: Step) -> None:
+    (folder / "broken.sh").write_text('#!/bin/sh\n./grid.sh "$@"; exit 3\n')
+    line = error_line(step("three", "./broken.sh", "true"))
+    assert line == "./three.sh: error: ./broken.sh failed, though no job did; what it says is above"
+
+
+def test_own_run_pl_has_said_it_already(step: Step) -> None:
+    done = step("three", "utils/run.pl -tc 2", "echo x: error: $1; [ $1 = 1 ]")
+    assert error_line(done) == "x: error: 2"
