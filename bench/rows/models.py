@@ -6,6 +6,7 @@ import functools
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 from bench.measure import Case, Facts, Row, Setting
@@ -61,7 +62,7 @@ def train(
     wanted = dataclasses.replace(inputs.FRONT_END, **(front_end or {}))
     frames = {utt: inputs.model(front_end=wanted).front_end.num_frames(len(wave)) for utt, wave in waves.items()}
     folder = Path(tempfile.mkdtemp(dir=setting.work))
-    for name in ("final.mdl", "tree"):  # which a training only copies
+    for name in ("final.mdl", "tree", "phones.txt"):  # which a training only copies
         (folder / name).touch()
     given = TrainingInputs(
         waves=waves,
@@ -70,7 +71,7 @@ def train(
         ali_shift_s=0.01,
         tid_to_pdf=inputs.every_pdf(),
         ali_dir=folder,
-        lang=None,  # type: ignore[arg-type]  # only realignment reads it
+        lang=SimpleNamespace(path=folder),  # type: ignore[arg-type]  # only realignment reads more of it
     )
 
     def work() -> Facts:
