@@ -123,8 +123,8 @@ def test_what_does_more_to_this_very_file_needs_leave(tmp_path: Path, command: s
         read_wav(pipe, where="wav.scp:7", allow_pipes=True)
 
 
-def test_what_the_readme_says_is_recognised() -> None:
-    text = (REPO / "README.md").read_text()
+def test_what_the_documentation_says_is_recognised() -> None:
+    text = (REPO / "docs/kaldi.md").read_text()
     block = text[text.index("flac -c -d -s F |") :].partition("```")[0]
     commands = [command.strip() + " |" for line in block.splitlines() for command in line.split("|")[:-1]]
     assert len(commands) == 7

@@ -16,7 +16,7 @@ from kaldi_uq.attacks.pgd import PGD
 from kaldi_uq.engine import batched
 from kaldi_uq.engine.base import Aligner, DecodeConfig
 from kaldi_uq.engine.batched import BatchAligner, BatchDecoder
-from kaldi_uq.engine.search_graph import search_graph
+from kaldi_uq.engine.graph_tables import graph_tables
 from kaldi_uq.engine.viterbi import Viterbi, labels_of
 from kaldi_uq.errors import EngineError
 from kaldi_uq.io.files import write_text
@@ -139,25 +139,25 @@ class TestDecoding:
 
     def test_of_equal_paths_the_states_of_the_lowest_numbers_count(self) -> None:
         arcs = [(0, 1, 1, 3, 0.0), (0, 2, 1, 2, 0.0), (1, 3, 1, 0, 0.0), (2, 3, 1, 0, 0.0), (0, 2, 1, 1, 0.0)]
-        graph = search_graph(fst_of(arrays := arcs, {3: 0.0}, 4), np.array([0, 0]), 100)
+        graph = graph_tables(fst_of(arrays := arcs, {3: 0.0}, 4), np.array([0, 0]), 100)
         assert graph is not None
         for rows in (1, 3):
             paths = Viterbi([graph], CPU).paths(torch.zeros(2, len(graph.columns), rows), [2] * rows)
             assert labels_of(graph, paths, [2] * rows) == [(3,)] * rows
-        turned = search_graph(fst_of(arrays[1:], {3: 0.0}, 4), np.array([0, 0]), 100)
+        turned = graph_tables(fst_of(arrays[1:], {3: 0.0}, 4), np.array([0, 0]), 100)
         assert turned is not None  # of two arcs between two states the first in the file
         paths = Viterbi([turned], CPU).paths(torch.zeros(2, len(turned.columns), 1), [2])
         assert labels_of(turned, paths, [2]) == [(2,)]
 
     def test_impossible_arcs_are_not_taken(self) -> None:
-        graph = search_graph(fst_of([(0, 1, 1, 1, np.inf), (0, 1, 1, 2, 5.0)], {1: 0.0}, 2), np.array([0, 0]), 100)
+        graph = graph_tables(fst_of([(0, 1, 1, 1, np.inf), (0, 1, 1, 2, 5.0)], {1: 0.0}, 2), np.array([0, 0]), 100)
         assert graph is not None
         paths = Viterbi([graph], CPU).paths(torch.zeros(1, len(graph.columns), 1), [1])
         assert labels_of(graph, paths, [1]) == [(2,)] and paths.scores[0] == -5
 
     def test_path_that_cannot_end_ends_anywhere_with_what_it_has(self) -> None:
         fst = fst_of([(0, 1, 1, 1, 2.0), (1, 2, 0, 3, -1.0), (1, 3, 1, 2, 0.0), (0, 2, 0, 1, -3.0)], {3: 0.5}, 4)
-        graph = search_graph(fst, np.array([0, 0]), 100)
+        graph = graph_tables(fst, np.array([0, 0]), 100)
         assert graph is not None
         paths = Viterbi([graph], CPU).paths(torch.zeros(3, len(graph.columns), 3), [1, 2, 3])
         assert paths.reached_final.tolist() == [False, True, False]
@@ -192,8 +192,8 @@ class TestLimit:
         columns = np.arange(100)
         for arcs, size, places in ((many, 1, 59), (chain, 31, 100), (words, 20, 300)):
             fst = fst_of(arcs, {0: 0.0}, size)
-            assert search_graph(fst, columns, places) is None
-            assert search_graph(fst, columns, 10_000) is not None
+            assert graph_tables(fst, columns, places) is None
+            assert graph_tables(fst, columns, 10_000) is not None
 
     def test_without_tables_the_engine_is_asked(self, who: Recogniser, system: TinySystem) -> None:
         scores, _ = random_scores(system.table.num_pdfs)

@@ -13,7 +13,7 @@ from torch import Tensor
 from kaldi_uq.engine.base import Aligner
 from kaldi_uq.engine.checks import nan_scores, wrong_scores
 from kaldi_uq.engine.files import open_graph
-from kaldi_uq.engine.search_graph import SearchGraph, search_graph
+from kaldi_uq.engine.graph_tables import GraphTables, graph_tables
 from kaldi_uq.engine.viterbi import Paths, Viterbi, labels_of
 from kaldi_uq.io.kaldi_model import TransitionTable
 
@@ -36,7 +36,7 @@ class BatchDecoder:
     """
 
     def __init__(
-        self, graph: SearchGraph, id_to_word: dict[int, str], table: TransitionTable, acwt: float, device: torch.device
+        self, graph: GraphTables, id_to_word: dict[int, str], table: TransitionTable, acwt: float, device: torch.device
     ) -> None:
         self._graph, self._id_to_word, self._num_pdfs, self._acwt = graph, id_to_word, table.num_pdfs, acwt
         self._viterbi = Viterbi([graph], device)
@@ -49,7 +49,7 @@ class BatchDecoder:
             EngineError: a file of the graph is missing or damaged.
         """
         opened = open_graph(graph_dir, table.num_tids)
-        graph = search_graph(opened.fst.content, table.tid_to_pdf, _by_device(device, MAX_PLACES, CPU_PLACES))
+        graph = graph_tables(opened.fst.content, table.tid_to_pdf, _by_device(device, MAX_PLACES, CPU_PLACES))
         return None if graph is None else cls(graph, opened.id_to_word, table, acwt, device)
 
     def decode(self, scores: Tensor, lengths: Sequence[int]) -> list[tuple[str, ...]]:
@@ -111,9 +111,9 @@ class BatchAligner:
         self._max_places = _by_device(device, MAX_PLACES, CPU_PLACES)
         self._graph = functools.lru_cache(maxsize=MAX_GRAPHS)(self._compile)
 
-    def _compile(self, words: tuple[int, ...]) -> SearchGraph | None:
+    def _compile(self, words: tuple[int, ...]) -> GraphTables | None:
         fst = self._aligner.graph(words)
-        return None if fst is None else search_graph(fst, self._table.tid_to_pdf, self._max_places)
+        return None if fst is None else graph_tables(fst, self._table.tid_to_pdf, self._max_places)
 
     def align(
         self, scores: Tensor, lengths: Sequence[int], texts: Sequence[tuple[int, Sequence[int]]]

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from kaldi_uq.engine.search_graph import SearchGraph
+from kaldi_uq.engine.graph_tables import GraphTables
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class Viterbi:
         columns: (S,) or (S, R) int64, the column of each state's score.
     """
 
-    def __init__(self, graphs: Sequence[SearchGraph], device: torch.device) -> None:
+    def __init__(self, graphs: Sequence[GraphTables], device: torch.device) -> None:
         size = max(len(graph.columns) for graph in graphs)
         width = max(graph.weights.shape[1] for graph in graphs)
         self.size, self.width, self._is_shared = size, width, len(graphs) == 1
@@ -150,7 +150,7 @@ class Viterbi:
         return table.gather(0, places.reshape(-1, table.shape[1])).view(places.shape)
 
 
-def labels_of(graph: SearchGraph, paths: Paths, lengths: Sequence[int]) -> list[tuple[int, ...]]:
+def labels_of(graph: GraphTables, paths: Paths, lengths: Sequence[int]) -> list[tuple[int, ...]]:
     """Output labels, without zeros, of paths through a graph that all rows share; none where there is no path."""
     is_labelled = np.zeros(graph.weights.size, bool)
     is_labelled[list(graph.step_labels)] = True

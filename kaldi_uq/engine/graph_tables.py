@@ -21,7 +21,7 @@ _Step = tuple[int, float, tuple[int, ...]]  # source, log-probability, output la
 
 
 @dataclass(frozen=True)
-class SearchGraph:
+class GraphTables:
     """Tables of S states, each with at most D steps into it; state 0 is the one before the first frame.
 
     Weights are natural logarithms, -inf where there is nothing.
@@ -46,7 +46,7 @@ class SearchGraph:
     end_labels: dict[int, tuple[int, ...]]
 
 
-def search_graph(fst: FstArrays, columns: np.ndarray, max_places: int) -> SearchGraph | None:
+def graph_tables(fst: FstArrays, columns: np.ndarray, max_places: int) -> GraphTables | None:
     """The tables of a transducer, whose silent arcs have no cycle; of two equal ways the first in the file counts.
 
     Args:
@@ -89,7 +89,7 @@ def _tables(
     ways: list[dict[int, _Way]],
     into: list[dict[int, _Step]],
     costs: np.ndarray,
-) -> SearchGraph:
+) -> GraphTables:
     size, width = len(into), max(1, *map(len, into))
     sources, weights = np.zeros((size, width), np.int64), np.full((size, width), -np.inf, np.float32)
     step_labels = {}
@@ -109,7 +109,7 @@ def _tables(
         if others:
             end_labels[state] = others
     columns = np.array([max(column, 0) for _, column in keys], np.int64)
-    return SearchGraph(sources, weights, columns, finals, ends, step_labels, final_labels, end_labels)
+    return GraphTables(sources, weights, columns, finals, ends, step_labels, final_labels, end_labels)
 
 
 def _best(ways: Iterator[_Way]) -> _Way:
