@@ -16,7 +16,7 @@ import torch
 
 from kaldi_uq.attacks.goal import Say
 from kaldi_uq.attacks.pgd import PGD
-from kaldi_uq.recogniser import base
+from kaldi_uq.recogniser import scorer
 from kaldi_uq.recogniser.recogniser import Recogniser
 from tests import tiny
 from tests.tiny import TinySystem
@@ -91,7 +91,7 @@ def test_threads(system: TinySystem, recogniser: Recogniser, two_threads: Any) -
 @pytest.mark.parametrize("samples", [1, 1 << 13])
 def test_batches(system: TinySystem, recogniser: Recogniser, monkeypatch: pytest.MonkeyPatch, samples: int) -> None:
     (frames, words), wav = frames_and_words(recogniser, system), attacked(recogniser, system)
-    monkeypatch.setattr(base, "CPU_BATCH_SAMPLES", samples)
+    monkeypatch.setattr(scorer, "CPU_BATCH_SAMPLES", samples)
     found, words_found = frames_and_words(recogniser, system)
     assert words_found == words
     if recogniser.is_random:  # each batch has draws of its own

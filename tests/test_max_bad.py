@@ -347,7 +347,7 @@ def test_make_mfcc_names_the_bad_ones_and_says_what_to_do(run_script: RunScript,
     data = write_set(tmp_path / "data", *make_waves(6))
     spoil(data, {"utt01": "text", "utt03": "words"})
     (tmp_path / "mfcc.conf").write_text(MFCC_CONF)
-    (tmp_path / "path.sh").write_text(f"export PATH={REPO}/utils/bin:$PATH\n")
+    (tmp_path / "path.sh").write_text(f'export PATH="{REPO}/utils/bin:$PATH"\n')
     for name in ("steps", "utils"):
         (tmp_path / name).symlink_to(REPO / name)
     done = run_script("steps/make_mfcc.sh", "--mfcc-config", "mfcc.conf", "--nj", "3", "--max-bad", "2", data)

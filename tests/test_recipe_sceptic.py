@@ -17,7 +17,7 @@ def test_stage_8_answers_in_the_results_and_on_the_page(tiny_recipe: Recipe, tmp
         assert attacks[name, 0.02]["checks"]["eps_respected"]["passed"]
     assert 0 <= attacks["adaptive-max_predictive_entropy", 0.02]["evasion"] <= 1
     assert attacks["psychoacoustic", 0.02]["masking_margin_db_mean"] < attacks["pgd", 0.02]["masking_margin_db_mean"]
-    assert {row["kind"] for row in results["negatives"]} == {"clean", "white", "babble", "reverb", "uniform"}
+    assert {row["kind"] for row in results["negatives"]} == {"clean", "white", "babble", "reverb", "gain", "uniform"}
     checks = results["checks"]["dnn"]
     assert {"eps_respected", "gradient_correct", "success_grows_with_eps", "white_box_beats_black_box"} <= set(checks)
     page = (recipe.path / "exp/report/report.html").read_text()

@@ -237,15 +237,16 @@ def test_failed_job_shows_its_one_line_of_error_and_not_its_log(run_script: RunS
 def test_step_says_why_its_job_failed_whatever_runs_it(
     run_script: RunScript, tmp_path: Path, ours: bool, array: bool
 ) -> None:
-    cmd = str(REPO / "utils/run.pl")
+    (tmp_path / "utils").symlink_to(REPO / "utils")  # the words of a command are split at blanks
+    cmd = "utils/run.pl"
     if not ours:  # as those of Kaldi, it names the log and no more; with an option of its own
-        cmd = f"{tmp_path}/terse.pl --mem 1G"
+        cmd = "./terse.pl --mem 1G"
         (tmp_path / "terse.pl").write_text(
             f'#!/usr/bin/env bash\nshift 2\n"{REPO}/utils/run.pl" "$@" 2>&1 | grep "logs* " >&2\nexit 1\n'
         )
         (tmp_path / "terse.pl").chmod(0o755)
     (tmp_path / "step.sh").write_text(
-        f'set -euo pipefail\ncmd="{cmd}"\n. {REPO}/utils/script.sh\nrun_jobs "$@"\necho not reached\n'
+        f'set -euo pipefail\ncmd="{cmd}"\n. utils/script.sh\nrun_jobs "$@"\necho not reached\n'
     )
     body = r"printf 'x: 0%%\rkaldi-uq x: error: a.wav: bad\n' >&2; exit 1"
     words = ("JOB=1:2", "a log/x.JOB.log") if array else ("a log/x.log",)

@@ -42,6 +42,7 @@ PACKAGES: dict[str, tuple[str, str | None]] = {
     "jinja2": ("jinja2", None),
     "tqdm": ("tqdm", None),
     "safetensors": ("safetensors", None),
+    "soundfile": ("soundfile", None),
     "threadpoolctl": ("threadpoolctl", None),
     "espeakng-loader": ("espeakng_loader", "0.2.4"),
 }
