@@ -4,7 +4,7 @@ The face of the package; the rooms behind it are for those who change it::
 
     import kaldi_uq as uq
 
-    rec = uq.Recogniser.load("exp/ensemble")  # or uq.CtcRecogniser(module, tokens, sample_rate=16000)
+    rec = uq.Recogniser.load("exp/ensemble")  # or uq.models.DIGITS, or uq.CtcRecogniser(module, tokens, ...)
     heard = rec.hear({"a": samples})  # words, statistics, frames of each; int16 or float, checked
     det = uq.load_detector("exp/ensemble")
     adv = uq.attacks.PGD(eps=0.02)(rec, {"a": samples}, uq.Say({"a": "one two"}))
@@ -27,6 +27,7 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from kaldi_uq import attacks as attacks
+    from kaldi_uq import models as models
     from kaldi_uq.attacks.attack import Adversarial as Adversarial
     from kaldi_uq.attacks.checks.one_run import check as check
     from kaldi_uq.attacks.consistency import consistency as consistency
@@ -88,6 +89,7 @@ _PLACES = {
     "judge": "detector.judge",
     "load_detector": "detector",
     "mc_dropout": "nnet",
+    "models": "",
     "read_wav": "io.wav",
     "save_detector": "detector",
     "statistics_table": "results.utterances",

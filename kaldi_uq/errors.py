@@ -31,6 +31,18 @@ class DataError(KaldiUqError):
     """A data directory, a table, a waveform or an archive is missing or malformed."""
 
 
+class OtherAudioError(DataError):
+    """Audio of another rate or number of channels than is wanted, which a command takes if options say so.
+
+    Attributes:
+        options: those words of a command line.
+    """
+
+    def __init__(self, message: str, options: tuple[str, ...]) -> None:
+        super().__init__(message)
+        self.options = options
+
+
 class ModelFileError(KaldiUqError):
     """A model file is missing, damaged, or does not fit what it is used with."""
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import functools
+import math
 import sys
 
 import numpy as np
@@ -46,8 +47,18 @@ MEN = (
 ).split()
 
 
-def choose_speakers(seed: int) -> dict[str, dict[str, Voice]]:
-    """The speakers of each set: ids ``f...`` and ``m...``, half each; no variant occurs twice with one accent."""
+def choose_speakers(seed: int, spread: float = 1.0) -> dict[str, dict[str, Voice]]:
+    """The speakers of each set: ids ``f...`` and ``m...``, half each; no variant occurs twice with one accent.
+
+    Args:
+        seed: chooses them.
+        spread: by how much they differ: factor on the ranges of pitch, intonation, rate and vocal tract, up to 2.
+    """
+
+    def between(low: int, high: int) -> int:
+        centre, half = (low + high - 1) / 2, (high - low - 1) / 2
+        return int(generator.integers(math.ceil(centre - spread * half), math.floor(centre + spread * half) + 1))
+
     generator = random_generator(seed, "speakers")
     sets: dict[str, dict[str, Voice]] = {name: {} for name in SETS}
     for sex, variants in (("f", WOMEN), ("m", MEN)):
@@ -61,11 +72,11 @@ def choose_speakers(seed: int) -> dict[str, dict[str, Voice]]:
                 sets[name][f"{sex}{number:03d}"] = Voice(
                     accent=accent,
                     variant=variant,
-                    pitch=int(generator.integers(35, 66)),
-                    pitch_range=int(generator.integers(30, 66)),
-                    rate=int(generator.integers(115, 171)),
+                    pitch=between(35, 66),
+                    pitch_range=between(30, 66),
+                    rate=between(115, 171),
                     volume=30,  # at full volume half of the variants are compressed
-                    tract_scale=round(float(generator.uniform(0.93, 1.07)), 3),
+                    tract_scale=round(float(generator.uniform(1 - 0.07 * spread, 1 + 0.07 * spread)), 3),
                 )
     return sets
 
@@ -104,7 +115,9 @@ def prepare(args: argparse.Namespace) -> None:
     counts = counts_of(args, PRESETS)
     if not args.min_snr_db <= args.max_snr_db:
         raise UsageError(f"--min-snr-db {args.min_snr_db:g} is above --max-snr-db {args.max_snr_db:g}")
-    speakers = choose_speakers(args.seed)
+    if not 0 <= args.spread <= 2:
+        raise UsageError(f"--spread must be in [0, 2], got {args.spread:g}")
+    speakers = choose_speakers(args.seed, args.spread)
     utterances = []
     for name in SETS:
         ids = sorted(speakers[name])
@@ -119,7 +132,9 @@ def prepare(args: argparse.Namespace) -> None:
         utterances,
         functools.partial(render, args.seed, snr_db),
         sample_rate=SAMPLE_RATE,
-        options={"corpus": "synth", "seed": args.seed, "snr_db": snr_db, "espeak": synthesizer().version} | counts,
+        options={"corpus": "synth", "seed": args.seed, "snr_db": snr_db, "espeak": synthesizer().version}
+        | ({} if args.spread == 1 else {"spread": args.spread})
+        | counts,
         nj=args.nj,
         tables={"spk2voice": {spk: describe(voice) for voices in speakers.values() for spk, voice in voices.items()}},
     )
@@ -138,6 +153,7 @@ def main() -> int:
     script = make_parser(__doc__, PRESETS)
     script.add_argument("--min-snr-db", type=float, default=30.0, help="noise floor, loudest (default 30)")
     script.add_argument("--max-snr-db", type=float, default=45.0, help="noise floor, softest (default 45)")
+    script.add_argument("--spread", type=float, default=1.0, help="how much the voices differ, 0 to 2 (default 1)")
     return run_script(script, prepare)
 
 

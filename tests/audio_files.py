@@ -14,6 +14,8 @@ KINDS = {
     "flac": ("FLAC", "PCM_16"), "flac24": ("FLAC", "PCM_24"), "flac8": ("FLAC", "PCM_S8"),
     "vorbis": ("OGG", "VORBIS"), "opus": ("OGG", "OPUS"), "mp3": ("MP3", "MPEG_LAYER_III"),
     "wav": ("WAV", "PCM_16"), "wav24": ("WAV", "PCM_24"), "float": ("WAV", "FLOAT"), "sphere": ("NIST", "PCM_16"),
+    "aiff": ("AIFF", "PCM_16"), "aiff24": ("AIFF", "PCM_24"), "au": ("AU", "PCM_16"), "au float": ("AU", "FLOAT"),
+    "caf": ("CAF", "PCM_16"), "w64": ("W64", "PCM_16"), "w64 32": ("W64", "PCM_32"),
 }  # fmt: skip
 LOSSY = ("vorbis", "opus", "mp3")
 

@@ -36,6 +36,7 @@ LAYERS: dict[str, tuple[str, ...]] = {
     "cli": ("",),  # everything
     "__main__": ("cli",),
     "registry": (),
+    "models": (),
     "": ("",),  # kaldi_uq/__init__.py: the names of the face, imported when they are used
 }
 

@@ -143,8 +143,8 @@ class TestRefused:
             (b"\xff\xfb\x00\x64" + bytes(99), "MP3"),  # of a free bit rate
             (b"\xff\xf1\x50\x80" + bytes(99), "AAC"),
             (bytes(4) + b"ftypM4A " + bytes(99), "MP4 or M4A"),
-            (b"FORM" + bytes(4) + b"AIFF" + bytes(99), "AIFF"),
-            (b".snd" + bytes(99), "Sun AU"),
+            (b"FORM" + bytes(4) + b"8SVX" + bytes(99), "IFF"),
+            (b"wvpk" + bytes(99), "WavPack"),
             (b"RIFF" + bytes(4) + b"AVI LIST" + bytes(99), "AVI"),
             (b"\x1aE\xdf\xa3" + bytes(99), "WebM or Matroska"),
         ],
@@ -190,13 +190,13 @@ class TestRefused:
             heard(tmp_path, riff(fmt, bytes(range(200))))
 
     def test_command_is_for_the_shell(self, tmp_path: Path) -> None:
-        (tmp_path / "it's a.wav").write_bytes(b"caff")
+        (tmp_path / "it's a.wav").write_bytes(b"wvpk")
         with pytest.raises(DataError, match=r"""ffmpeg -i '.*/it'"'"'s a\.wav' -c:a pcm_s16le '.*s a\.pcm\.wav'$"""):
             read_wav(tmp_path / "it's a.wav")
 
     def test_no_command_is_given_for_what_is_no_file(self) -> None:
         with pytest.raises(DataError, match=r"scp:1: output of '.*convert it to 16-bit PCM, for example with ffmpeg"):
-            read_wav("printf caff |", where="scp:1", allow_pipes=True)
+            read_wav("printf wvpk |", where="scp:1", allow_pipes=True)
 
 
 def test_wav_of_unknown_length_in_an_archive_is_refused(tmp_path: Path) -> None:

@@ -26,6 +26,8 @@ NUM_TALKERS = 6  # talkers of a babble: enough that no single one is understood
 DRR_DB = 5.0  # direct over reverberant energy: a talker a metre or two from the microphone
 REFLECTION_DELAY_S = 0.0025  # from the direct sound to the first reflection: most of a metre of detour
 
+RESPONSE_S = 0.05  # length of what a microphone's response leaves behind a sound
+
 _LARGEST = 1.0 - 1.0 / INT16_SCALE
 _SNR_TOLERANCE_DB = 0.1
 _DECAY_DB = 75.0  # decay after which the impulse response is cut off
@@ -207,6 +209,27 @@ def amplify(wav: Wave, gain_db: float) -> Disturbed:
     if not np.any(output):
         raise DataError(f"of a gain of {gain_db:g} dB 16-bit audio leaves nothing; choose a higher one")
     return Disturbed(output, room, None)
+
+
+def microphone(wav: Wave, depth_db: float, sample_rate: float, *, generator: np.random.Generator) -> Disturbed:
+    """Speech through another microphone: a random smooth frequency response; loudness and timing stay.
+
+    Args:
+        wav: waveform, (N,) float32 in [-1, 1], not silent.
+        depth_db: standard deviation of the gain over all frequencies and microphones, dB.
+        sample_rate: sample rate in Hz.
+        generator: source of the response: four cosines of random size over the mel scale, the slowest a tilt.
+    """
+    if not 0 <= depth_db <= 40:
+        raise ValueError(f"the depth of a response must be in [0, 40] dB, got {depth_db:g}")
+    size = len(wav) + round(RESPONSE_S * sample_rate)  # no end of the audio reaches the other
+    mel = np.log1p(np.fft.rfftfreq(size, 1 / sample_rate) / 700.0)
+    waves = np.cos(np.pi * np.arange(1, 5)[:, None] * mel / mel[-1])
+    gain_db = depth_db / math.sqrt(2.0) * generator.standard_normal(4) @ waves
+    wet: FloatArray = np.fft.irfft(np.fft.rfft(wav, size) * 10.0 ** (gain_db / 20.0), size)[: len(wav)]
+    wet *= _rms(wav) / _rms(wet)
+    output, gain = _fit(wet)
+    return Disturbed(output, gain, None)
 
 
 def uniform_noise(wav: Wave, eps: float, *, generator: np.random.Generator) -> Disturbed:

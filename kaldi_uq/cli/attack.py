@@ -1,14 +1,16 @@
 """Attack audio files: make the recogniser write down a text of your choice, by changes of at most --eps a sample.
 
-The result is written as 16-bit WAV of the same length, whatever the input is (WAV, FLAC, Ogg, MP3, SPHERE), read back
-and only then decoded: what is printed is what the recogniser hears in the file.  If MODEL-DIR/detector holds a
-detector, its verdict is printed too.  With --statistics the attack knows the detectors of these statistics, and tries
-to pass them as well.
+The result is written as 16-bit WAV of the same length, whatever the input is (WAV, FLAC, Ogg, MP3, ..., as of kaldi-uq
+detect), read back and only then decoded: what is printed is what the recogniser hears in the file.  If
+MODEL-DIR/detector holds a detector, its verdict is printed too.  With --statistics the attack knows the detectors of
+these statistics, and tries to pass them as well.
 
 The defaults are the strong attack of a recipe's conf/pgd.conf; --config reads another of conf/*.conf.
 
  e.g.: kaldi-uq attack in.wav --target-text "one two" --model-dir exp/dnn
          --out out.wav
+
+Without --model-dir the model that comes with the package is attacked: English digits, oh and zero to nine, at 16 kHz.
 
 Every file is checked before any is attacked.  Exit status: 0 if all were attacked, whether they reach their target or
 not; 1 if a file, the text or the model cannot be used, and then nothing is written.
@@ -26,11 +28,19 @@ from typing import TYPE_CHECKING, Any
 
 from kaldi_uq.attacks.config import AdaptiveConfig, AttackConfig
 from kaldi_uq.cli.attack_options import ATTACK_CONFIGS, add_attack_choice, attack_of, read_donors
-from kaldi_uq.cli.model_options import add_network_arguments, add_speaker, open_recogniser
-from kaldi_uq.cli.options import add_engine, add_resample, directory
+from kaldi_uq.cli.model_options import (
+    STDIN,
+    add_network_arguments,
+    add_speaker,
+    open_recogniser,
+    starter_dir,
+    stdin_stream,
+)
+from kaldi_uq.cli.options import add_channel, add_engine, add_resample, conversion_of, directory
 from kaldi_uq.config import add_config_file, add_flags_once, config_from
 from kaldi_uq.engine.base import DecodeConfig
 from kaldi_uq.errors import DataError, UsageError
+from kaldi_uq.models import STARTER
 
 if TYPE_CHECKING:  # --help needs no torch
     from kaldi_uq.attacks.goal import Goal
@@ -42,8 +52,14 @@ WIDTH = 80  # columns
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of the command."""
-    parser.add_argument("wavs", nargs="+", type=Path, metavar="WAV", help="mono, of the model's sample rate")
-    parser.add_argument("--model-dir", type=directory, required=True, metavar="DIR", help="such as exp/dnn")
+    parser.add_argument(
+        "wavs",
+        nargs="+",
+        type=Path,
+        metavar="WAV",
+        help=f"audio of the model's sample rate; {STDIN}: one file of standard input, named stdin",
+    )
+    parser.add_argument("--model-dir", type=directory, metavar="DIR", help=f"such as exp/dnn [{STARTER}]")
     what = parser.add_mutually_exclusive_group()
     what.add_argument("--target-text", metavar="TEXT", help="what is to be heard, such as 'one two'")
     what.add_argument("--untargeted", action="store_const", const=True, help="anything but what is heard now")
@@ -58,6 +74,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--statistic", help="name of the detector to ask, MODEL-DIR/detector/STATISTIC.json")
     parser.add_argument("--json", action="store_true", help="print one JSON object a file, one a line")
     add_resample(parser)
+    add_channel(parser)
     add_attack_choice(parser)
     add_network_arguments(parser)
     add_speaker(parser)
@@ -79,13 +96,15 @@ def run(args: argparse.Namespace) -> None:
     adaptive = config_from(args, AdaptiveConfig)
     target = _target(args, config_from(args, AttackConfig))
     outputs = _outputs(args)
+    stream = stdin_stream([str(wav) for wav in args.wavs])
+    args.model_dir = args.model_dir or starter_dir("kaldi-uq attack")
     attack = attack_of(args, adaptive)
     config = attack.config
     recogniser = open_recogniser(args)
     detector = _detector(args, recogniser)
-    read = recogniser.read_wavs(
-        {name: str(wav) for name, (wav, _) in outputs.items()}, what="attacked", resample=args.resample
-    )
+    conversion = conversion_of(args, recogniser.sample_rate)
+    sources = {name: stream if stream and str(wav) == STDIN else str(wav) for name, (wav, _) in outputs.items()}
+    read = recogniser.read_wavs(sources, what="attacked", conversion=conversion)
     originals = read.map(on_grid)  # the attack is written as 16 bit
     who = recogniser.with_speakers(originals)
     text = {
@@ -114,11 +133,14 @@ def run(args: argparse.Namespace) -> None:
         name = line.pop("utt")
         wav, out = outputs[name]
         record = {"path": str(wav), "out": str(out), "eps": config.eps, **line}
+        if converted := conversion.done.get(name if str(wav) == STDIN else str(wav)):
+            record["converted"] = converted.record()
         record["largest_change"] = float(np.max(np.abs(heard[name] - originals[name]), initial=0.0))
         record |= {key: value for key, value in adversarial.records[name].items() if key != "target"}
         record |= attack.record(line["statistics"])
         record |= _verdict(detector, line["statistics"])
-        print(json.dumps(record, allow_nan=False) if args.json else "\n".join(_lines(record)))
+        said = [] if converted is None else _wrap(f"  converted before: {converted}")
+        print(json.dumps(record, allow_nan=False) if args.json else "\n".join([*_lines(record), *said]))
 
 
 def _target(args: argparse.Namespace, config: AttackConfig) -> list[str] | None:
@@ -140,8 +162,9 @@ def _outputs(args: argparse.Namespace) -> dict[str, tuple[Path, Path]]:
         raise UsageError(f"--out is for one file, {len(args.wavs)} were given: use --out-dir")
     pairs: dict[str, tuple[Path, Path]] = {}
     for wav in args.wavs:
-        out = args.out if args.out is not None else args.out_dir / f"{wav.stem}.wav"
-        name = "".join(c if c.isalnum() or c in "._-" else "_" for c in wav.stem) or "_"
+        stem = "stdin" if str(wav) == STDIN else wav.stem
+        out = args.out if args.out is not None else args.out_dir / f"{stem}.wav"
+        name = "".join(c if c.isalnum() or c in "._-" else "_" for c in stem) or "_"
         if name in pairs:
             raise UsageError(f"{pairs[name][0]} and {wav}: their names are too much alike; attack them one at a time")
         if out.resolve() in {other.resolve() for other in args.wavs}:

@@ -15,7 +15,14 @@ features with fMLLR needs the speaker's transform: --transform-dir DIR --speaker
 The verdict on a file does not depend on the other files of the call; that of a model with random draws varies a little
 with --seed.
 
-WAV, FLAC, Ogg (Vorbis, Opus), MP3 and SPHERE are read, as their contents say and not their names.
+WAV, FLAC, Ogg (Vorbis, Opus), MP3, AIFF, AU, CAF, Wave64 and SPHERE are read, as their contents say and not their
+names.  Audio of another rate or with channels that differ is an error, unless --resample or --channel say what is to
+be heard: a gate must hear what the recogniser behind it hears, and resampling can undo an attack, or make one.  What
+was converted is said.
+
+Without MODEL-DIR the model that comes with the package listens: English digits, oh and zero to nine, at 16 kHz.
+
+ e.g.: kaldi-uq detect --resample digits.wav
 
 As a gate in front of a recogniser: a file - is standard input, and --fail-on-attack makes an attack an exit status
 of its own.  A file that is missing, damaged, too short, silent, of another rate or larger than --max-mb gets a line
@@ -42,13 +49,30 @@ from urllib.parse import quote
 
 import numpy as np
 
-from kaldi_uq.cli.model_options import add_model_arguments, add_speaker, open_recogniser
-from kaldi_uq.cli.options import add_audio, directory, non_negative_int, positive_int, rate
+from kaldi_uq.cli.model_options import (
+    STDIN,
+    add_model_and_files,
+    add_model_arguments,
+    add_speaker,
+    open_recogniser,
+    stdin_stream,
+    take_model_dir,
+)
+from kaldi_uq.cli.options import (
+    add_audio,
+    add_channel,
+    conversion_of,
+    directory,
+    non_negative_int,
+    positive_int,
+    rate,
+)
 from kaldi_uq.detector.normal import FILE_NAME, PROBABILITIES, Normal, load_frame_quantiles
 from kaldi_uq.errors import DataError, KaldiUqError, ModelFileError, UsageError, one_line, printable
+from kaldi_uq.io.conversion import Conversion, Converted
 from kaldi_uq.io.datadir import read_table
 from kaldi_uq.io.pipes import check_leave
-from kaldi_uq.io.resample import Resampler
+from kaldi_uq.io.wav import Source, source_name
 from kaldi_uq.lattice.posteriors import LATTICE_STATISTICS
 from kaldi_uq.results.names import APART, CONSISTENCY, GATE
 
@@ -62,15 +86,11 @@ WIDTH = 80  # columns
 MAX_SHOWN = 8  # stretches of a file in the text; --json has them all
 MAX_VALUES = 3  # statistics of a file in the text; --json has them all
 MAX_MB = 128  # of a file: more than an hour of 16 kHz
-STDIN = "-"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of the command."""
-    parser.add_argument("model_dir", type=directory, metavar="MODEL-DIR", help="such as exp/dnn")
-    parser.add_argument(
-        "wavs", nargs="*", metavar="WAV", help=f"mono, of the model's sample rate; {STDIN}: one of standard input"
-    )
+    add_model_and_files(parser, f"audio of the model's sample rate; {STDIN}: one file of standard input")
     parser.add_argument("--scp", metavar="FILE", help="judge the files of this wav.scp instead")
     which = parser.add_mutually_exclusive_group()
     which.add_argument("--statistic", help=f"use MODEL-DIR/detector/STATISTIC.json [{GATE}: all statistics together]")
@@ -95,8 +115,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--json",
         action="store_true",
         help="print one JSON object a file, one a line: path, verdict, score, threshold, p_value, value, hypothesis, "
-        "suspicious_frames ([start, end] in seconds), suspicious_values (the peak of each), ...; of a file that cannot "
-        "be judged: path, verdict (error), error",
+        "suspicious_frames ([start, end] in seconds), suspicious_values (the peak of each), converted (what was done "
+        "to the audio before, or null), ...; of a file that cannot be judged: path, verdict (error), error",
     )
     parser.add_argument("--fail-on-attack", action="store_true", help="exit with status 2 if a file is an attack")
     parser.add_argument(
@@ -109,13 +129,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=non_negative_int, default=0, help="seed of the draws of a random model [0]")
     add_model_arguments(parser)
     add_audio(parser)
+    add_channel(parser)
     add_speaker(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Run the command."""
     from kaldi_uq.detector.judge import judge_each
+    from kaldi_uq.recogniser.audio import with_more
 
+    take_model_dir(args, "kaldi-uq detect")
     files = _files(args)
     recogniser = open_recogniser(args, words=args.graph_dir is not None)
     path, detector = find_detector(args, recogniser)
@@ -127,11 +150,11 @@ def run(args: argparse.Namespace) -> int:
     if recogniser.why_no_words:
         _note(f"{recogniser.why_no_words}.  The words heard are not printed without it")
     header = [f"{path} ({detector.kind}, false-positive rate {detector.fpr:g})"]
-    attacks, problems = 0, []
-    resampler = Resampler(recogniser.sample_rate) if args.resample else None
+    attacks, problems = 0, list[KaldiUqError]()
+    conversion = conversion_of(args, recogniser.sample_rate)
     outcomes = judge_each(
         [wav for _, wav in files],
-        lambda wav: _read(args, recogniser, wav, resampler),
+        lambda wav: _read(args, recogniser, wav, conversion),
         lambda waves: _judge(args, recogniser, detector, normal, waves),
     )
     for (utt, wav), (_, outcome) in zip(files, outcomes, strict=True):
@@ -139,19 +162,19 @@ def run(args: argparse.Namespace) -> int:
             problems.append(outcome)
         else:
             attacks += outcome.attack
+        converted = conversion.done.get(source_name(*_source(args, wav)))
         if args.json:
-            _print(json.dumps(_record(utt, wav, outcome, detector, normal), allow_nan=False))
+            _print(json.dumps(_record(utt, wav, outcome, converted, detector, normal), allow_nan=False))
         else:
-            _print(*map(printable, header), *_lines(utt, wav, outcome, detector, normal))
+            _print(*map(printable, header), *_lines(utt, wav, outcome, converted, detector, normal))
             header = []
-    if resampler:
-        resampler.report(args.scp or "audio", len(files))
+    conversion.report(args.scp or "audio", len(files))
     if not args.json:
         failed = f"; {len(problems)} cannot be judged" if problems else ""
         _print(f"{attacks} of {len(files)} {'file' if len(files) == 1 else 'files'} judged an attack{failed}")
     if problems:
         more = f"; {len(problems) - 1} more cannot be judged" if len(problems) > 1 else ""
-        raise DataError(f"{problems[0]}{more}")
+        raise with_more(problems[0] if isinstance(problems[0], DataError) else str(problems[0]), more)
     return 2 if args.fail_on_attack and attacks else 0
 
 
@@ -160,23 +183,28 @@ def _print(*lines: str) -> None:
     print(*lines, sep="\n", flush=True)
 
 
+def _source(args: argparse.Namespace, wav: str) -> tuple[Source, str]:
+    """What one of the files is read from, and where that is named, for messages."""
+    return (sys.stdin.buffer, "standard input") if wav == STDIN and not args.scp else (wav, args.scp or "")
+
+
 def _read(
-    args: argparse.Namespace, recogniser: BaseRecogniser, wav: str, resampler: Resampler | None
+    args: argparse.Namespace, recogniser: BaseRecogniser, wav: str, conversion: Conversion
 ) -> np.ndarray | Recording:
     """Read one of the files, (N,) float32; long audio stays in it."""
     from kaldi_uq.detector.judge import GROUP_SAMPLES
     from kaldi_uq.recogniser.audio import open_audio
 
-    streamed = wav == STDIN and not args.scp
+    source, where = _source(args, wav)
     return open_audio(
-        sys.stdin.buffer if streamed else wav,
+        source,
         recogniser.sample_rate,
         recogniser.min_samples,
         GROUP_SAMPLES,
-        where="standard input" if streamed else args.scp or "",
+        where=where,
         allow_pipes=args.allow_pipes,
         max_bytes=args.max_mb * 1_000_000,
-        resampler=resampler,
+        resampler=conversion,
     )
 
 
@@ -214,10 +242,7 @@ def _files(args: argparse.Namespace) -> list[tuple[str | None, str]]:
     if bool(args.scp) == bool(args.wavs):
         raise UsageError("give WAV files, or --scp FILE" + (", not both" if args.scp else ""))
     if args.wavs:
-        if args.wavs.count(STDIN) > 1:
-            raise UsageError(f"{STDIN}: standard input holds one WAV file, and can be read once")
-        if STDIN in args.wavs and sys.stdin is None:
-            raise UsageError(f"{STDIN}: standard input is closed")
+        stdin_stream(args.wavs)
         return [(None, wav) for wav in args.wavs]
     table = read_table(args.scp, check_sorted=False)
     for number, (utt, wav) in enumerate(table.items(), 1):
@@ -286,7 +311,12 @@ def _note(text: str) -> None:
 
 
 def _record(
-    utt: str | None, wav: str, outcome: Outcome, detector: OneClassDetector, normal: Normal | None
+    utt: str | None,
+    wav: str,
+    outcome: Outcome,
+    converted: Converted | None,
+    detector: OneClassDetector,
+    normal: Normal | None,
 ) -> dict[str, Any]:
     """The verdict, or what is wrong with the file, as a JSON object."""
     record: dict[str, Any] = ({} if utt is None else {"utt": utt}) | {"path": _name(wav)}
@@ -303,6 +333,7 @@ def _record(
         "statistic": ",".join(detector.statistics),
         "value": next(iter(outcome.values.values())) if one else outcome.values,
         "hypothesis": outcome.hypothesis,
+        "converted": converted and converted.record(),
         "measure": normal.measure if normal else None,
         "frame_threshold": normal.threshold if normal else None,
         "suspicious_frames": None if stretches is None else [[s.start_s, s.end_s] for s in stretches],
@@ -311,13 +342,23 @@ def _record(
     }
 
 
-def _lines(utt: str | None, wav: str, outcome: Outcome, detector: OneClassDetector, normal: Normal | None) -> list[str]:
+def _lines(
+    utt: str | None,
+    wav: str,
+    outcome: Outcome,
+    converted: Converted | None,
+    detector: OneClassDetector,
+    normal: Normal | None,
+) -> list[str]:
     """The verdict and the file, in one line, and more of it, or what is wrong with the file, in at most 80 columns."""
     name = wav if utt is None else f"{utt} {wav}"
     if isinstance(outcome, KaldiUqError):
         lines = [f"ERROR {name}", f"  {str(outcome).removeprefix(f'{one_line(wav)}: ')}"]
     else:
-        lines = _verdict_lines(name, outcome, detector, normal)
+        lines = [
+            *_verdict_lines(name, outcome, detector, normal),
+            *([f"  converted: {converted}"] if converted else []),
+        ]
     first, *others = map(printable, lines)
     return [first, *(part for line in others for part in _wrap(line))]
 

@@ -1,10 +1,15 @@
 """Fit the detectors of a model on benign speech: no attack is needed.
 
-The speech is WAV files, which the model hears here, or --scored, the results.jsonl that nnet-decode wrote of it.  It
-should be like the speech to be judged, and the model must not be trained on it.  Writes MODEL-DIR/detector: a JSON file
-a detector, with a threshold, and frame_quantiles.json: what is normal in one frame.
+The speech is audio files, which the model hears here, or --scored, the results.jsonl that nnet-decode wrote of it.  It
+should be like the speech to be judged, and the model must not be trained on it.  Writes MODEL-DIR/detector, or --out
+DIR: a JSON file a detector, with a threshold, and frame_quantiles.json: what is normal in one frame.
+
+Audio is read as by kaldi-uq detect.  Without MODEL-DIR the model that comes with the package listens; it stays as it
+is, and --out DIR says where the detectors go.
 
  e.g.: kaldi-uq fit-detector exp/dnn benign/*.wav
+       kaldi-uq fit-detector --resample --out mine benign/*.wav
+       kaldi-uq detect --resample --detector mine/all-joint.json a.wav
 """
 
 from __future__ import annotations
@@ -13,41 +18,56 @@ import argparse
 import sys
 from pathlib import Path
 
-from kaldi_uq.cli.model_options import add_network_arguments, add_speaker, open_recogniser
-from kaldi_uq.cli.options import add_audio, directory, non_negative_int, rate
+from kaldi_uq.cli.model_options import (
+    STDIN,
+    add_model_and_files,
+    add_network_arguments,
+    add_speaker,
+    open_recogniser,
+    stdin_stream,
+    take_model_dir,
+)
+from kaldi_uq.cli.options import add_audio, add_channel, conversion_of, non_negative_int, rate
 from kaldi_uq.detector import OneClassDetector
 from kaldi_uq.detector.fit import DETECTOR_DIR, detectors_of, fit_detectors, save_fit
 from kaldi_uq.detector.normal import FrameCounter
 from kaldi_uq.errors import UsageError
+from kaldi_uq.models import STARTER
 
 FEW = 20  # files: with fewer, their largest score says little of the largest of a hundred
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of the command."""
-    parser.add_argument("model_dir", type=directory, metavar="MODEL-DIR", help="such as exp/dnn")
-    parser.add_argument("wavs", nargs="*", metavar="WAV", help="benign speech: mono, of the model's sample rate")
+    add_model_and_files(parser, f"benign speech of the model's sample rate; {STDIN}: one file of standard input")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="directory of the detectors [MODEL-DIR/detector]")
     parser.add_argument("--scored", type=Path, metavar="JSONL", help="benign scores, instead of WAV files")
     parser.add_argument("--fpr", type=rate, default=0.01, help="false-positive rate of the thresholds [0.01]")
     parser.add_argument("--seed", type=non_negative_int, default=0, help="seed of the draws of a random model [0]")
     add_network_arguments(parser)
     add_audio(parser)
+    add_channel(parser)
     add_speaker(parser)
 
 
 def run(args: argparse.Namespace) -> None:
     """Run the command."""
+    take_model_dir(args, "kaldi-uq fit-detector")
+    if args.is_starter and not args.out:
+        raise UsageError(f"{STARTER} stays as it is: say where its new detectors go, with --out DIR")
     if bool(args.scored) == bool(args.wavs):
         raise UsageError("give WAV files, or --scored JSONL" + (", not both" if args.wavs else ""))
-    place = args.model_dir / DETECTOR_DIR
+    place = args.out or args.model_dir / DETECTOR_DIR
     found = detectors_of(place, args.scored, args.fpr) if args.scored else _fit_on_wavs(args, place)
     print(f"{place}: {len(found)} detectors, thresholds for a false-positive rate of {args.fpr:g}")
 
 
 def _fit_on_wavs(args: argparse.Namespace, place: Path) -> dict[str, OneClassDetector]:
     recogniser = open_recogniser(args, words=False)
-    paths = {path: path for path in args.wavs}
-    wavs = recogniser.read_wavs(paths, what="heard", allow_pipes=args.allow_pipes, resample=args.resample)
+    stream = stdin_stream(args.wavs)
+    paths = {"standard input" if stream and path == STDIN else path: stream or path for path in args.wavs}
+    conversion = conversion_of(args, recogniser.sample_rate)
+    wavs = recogniser.read_wavs(paths, what="heard", allow_pipes=args.allow_pipes, conversion=conversion)
     # a random model hears each file with the same draws, as it does when it judges it
     frames = FrameCounter()
     heard = recogniser.hear(

@@ -8,13 +8,14 @@ from __future__ import annotations
 import argparse
 import importlib
 import os
+import shlex
 import signal
 import sys
 import textwrap
 from typing import NoReturn
 
 from kaldi_uq import __version__
-from kaldi_uq.errors import KaldiUqError, one_line, printable
+from kaldi_uq.errors import KaldiUqError, OtherAudioError, one_line, printable
 
 # command -> (module, summary); modules are imported late, so that --help needs no torch
 COMMANDS: dict[str, tuple[str, str]] = {
@@ -135,13 +136,21 @@ def _dispatch(argv: list[str]) -> int:
         # ValueError: a configuration refused an option's value; its message names the field
         if args.debug:
             raise
-        return _failed(name, _said(error))
+        return _failed(name, _said(error) + _again(error, args, name, rest))
     except (MemoryError, RuntimeError) as error:
         # RuntimeError: of PyTorch, whose message may be several lines, or a recursion without end
         if args.debug:
             raise
         return _failed(name, f"{_unexpected(error)} (--debug shows where)")
     return int(status or 0)
+
+
+def _again(error: BaseException, args: argparse.Namespace, name: str, rest: list[str]) -> str:
+    """Of audio that the command takes with further options: the command with them, to be copied."""
+    options = error.options if isinstance(error, OtherAudioError) else ()
+    if not options or not all(hasattr(args, option[2:]) for option in options if option.startswith("--")):
+        return ""
+    return f": {shlex.join(['kaldi-uq', name, *options, *rest])}"
 
 
 def _failed(name: str, message: str) -> int:

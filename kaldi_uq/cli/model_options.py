@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import argparse
 import os
+import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING
 
 from kaldi_uq.cli.options import add_audio, add_engine, directory, engine_of, non_negative_int, read_data
 from kaldi_uq.config import Config, add_config_file, add_flags_once, config_from
 from kaldi_uq.engine.base import DecodeConfig
 from kaldi_uq.errors import ModelFileError, UsageError
 from kaldi_uq.io.datadir import DataDir
+from kaldi_uq.models import DIGITS, STARTER
 from kaldi_uq.user_code import load_object, mistakes_named, split_name
 
 if TYPE_CHECKING:  # no command's --help needs torch
@@ -19,6 +22,7 @@ if TYPE_CHECKING:  # no command's --help needs torch
     from kaldi_uq.recogniser.speakers import Sources
 
 CMVN_SOURCES = ("auto", "scp", "waves")
+STDIN = "-"
 
 
 def add_network_arguments(parser: argparse.ArgumentParser) -> None:
@@ -40,6 +44,58 @@ def add_network_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--num-draws", type=non_negative_int, default=0, help="draws of a random model; 0: the model's default"
     )
+
+
+def add_model_and_files(parser: argparse.ArgumentParser, files: str) -> None:
+    """Add ``[MODEL-DIR] [WAV ...]``; :func:`take_model_dir` tells them apart.
+
+    Args:
+        parser: the parser.
+        files: help of the files.
+    """
+    parser.add_argument(
+        "wavs",
+        nargs="*",
+        metavar="[MODEL-DIR] WAV",
+        help=f"MODEL-DIR, such as exp/dnn, if the first one is a directory [{STARTER}]; then {files}",
+    )
+
+
+def take_model_dir(args: argparse.Namespace, program: str) -> None:
+    """Set ``args.model_dir``: the first of ``args.wavs``, if that is a directory, else the model of the package.
+
+    Raises:
+        UsageError: the first one is nothing at all: perhaps a directory that was meant, and another model would judge.
+    """
+    args.is_starter = False
+    first = args.wavs[0] if args.wavs else ""
+    if first and os.path.isdir(first):
+        args.model_dir, args.wavs = directory(first), args.wavs[1:]
+        return
+    if first and first != STDIN and not os.path.exists(first):
+        raise UsageError(f"{first}: no such file or directory; expected MODEL-DIR, or an audio file for {STARTER}")
+    args.model_dir = starter_dir(program)
+    args.is_starter = True
+
+
+def starter_dir(program: str) -> Path:
+    """The directory of the model that comes with the package; says on standard error that it is used."""
+    print(f"{program}: {STARTER} listens, as no MODEL-DIR is given: {DIGITS}", file=sys.stderr)
+    return DIGITS
+
+
+def stdin_stream(wavs: Sequence[str]) -> IO[bytes] | None:
+    """Standard input, if one of the files stands for it.
+
+    Raises:
+        UsageError: more than one does, or it is closed.
+    """
+    count = sum(wav == STDIN for wav in wavs)
+    if count > 1:
+        raise UsageError(f"{STDIN}: standard input holds one file, and can be read once")
+    if count and sys.stdin is None:
+        raise UsageError(f"{STDIN}: standard input is closed")
+    return sys.stdin.buffer if count else None
 
 
 def add_cmvn_source(parser: argparse.ArgumentParser) -> None:

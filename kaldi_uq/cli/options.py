@@ -13,6 +13,7 @@ from kaldi_uq.engine.base import Engine, EngineOptions
 from kaldi_uq.engine.select import ENGINES, select_engine
 from kaldi_uq.errors import UsageError, printable
 from kaldi_uq.io.bad import REPORT, read_data_dir
+from kaldi_uq.io.conversion import MEAN, Conversion
 from kaldi_uq.io.datadir import DataDir
 from kaldi_uq.io.pipes import LEAVE
 
@@ -61,6 +62,27 @@ def add_audio(parser: argparse.ArgumentParser) -> None:
     """Add how audio may be read: ``--allow-pipes`` and ``--resample``."""
     add_pipes(parser)
     add_resample(parser)
+
+
+def add_channel(parser: argparse.ArgumentParser) -> None:
+    """Add ``--channel``."""
+    parser.add_argument(
+        "--channel",
+        type=channel,
+        metavar=f"N|{MEAN}",
+        help=f"of audio with channels that differ take this one, from 1, or their {MEAN}: what the recogniser hears; "
+        "channels that are all the same are one [such audio is an error]",
+    )
+
+
+def channel(text: str) -> int | str:
+    """An argparse type: the number of a channel, from 1, or ``mean``."""
+    return MEAN if text == MEAN else positive_int(text)
+
+
+def conversion_of(args: argparse.Namespace, sample_rate: float) -> Conversion:
+    """What may be done to audio files: what :func:`add_resample` and :func:`add_channel` added."""
+    return Conversion(sample_rate, resample=args.resample, channel=args.channel)
 
 
 def add_shard(parser: argparse.ArgumentParser, verb: str, then: str) -> None:

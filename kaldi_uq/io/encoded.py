@@ -1,4 +1,4 @@
-"""FLAC, Ogg Vorbis, Ogg Opus and MP3, decoded by libsndfile and checked more strictly than it does.
+"""FLAC, Ogg (Vorbis, Opus), MP3, AIFF, AU, CAF and Wave64, decoded by libsndfile, checked more strictly than it does.
 
 FLAC is lossless: its samples are those of the WAV file that it was made of, and its digest of them has to be right.
 The others are decoded to 16 bit, as the decoders of Kaldi's recipes do, and peaks that the coding made are clipped.
@@ -20,6 +20,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from kaldi_uq.errors import DataError, MissingDependencyError
+from kaldi_uq.io.containers import check_container, container_kind
 from kaldi_uq.io.mp3 import frame_at, mp3_frames, skip_id3
 from kaldi_uq.io.ogg import MAGIC as OGG
 from kaldi_uq.io.ogg import check_ogg
@@ -28,12 +29,15 @@ from kaldi_uq.io.reading import ALWAYS_UNPACKED, MAX_RATIO
 FLAC = b"fLaC"
 _STREAMINFO = b"\0\0\0\x22"  # header of FLAC's first block, unless it is the last one
 _INT16_SCALE = 32768.0
+_DTYPES = {"PCM_24": "int32", "PCM_32": "int32", "FLOAT": "float64", "DOUBLE": "float64"}  # of codings; others: int16
 _REDIRECTED = threading.Lock()  # standard error is one for all threads
 _LIBRARY = (b"libmpg123", b"Warning: Xing")  # what its lines have, one or the other
 
 
 def encoded_kind(data: bytes) -> str:
-    """The kind of audio, ``"FLAC"``, ``"Ogg"`` or ``"MP3"``, by its content; empty if it is none of these."""
+    """The kind of audio, ``"FLAC"``, ``"Ogg"``, ``"MP3"``, ``"AIFF"``, ..., by its content; empty if it is no such."""
+    if kind := container_kind(data):
+        return kind
     if data.startswith(OGG):
         return "Ogg"
     begin = skip_id3(data)
@@ -51,7 +55,8 @@ def parse_encoded(data: bytes, name: str, max_bytes: int | None = None) -> tuple
         max_bytes: the most that the samples may take as 16 bit; by default 250 times the size of the file.
 
     Returns:
-        ``(channels, rate)``: (channels, N) int16, or int32 of FLAC with more bits, over the full range of the type; Hz.
+        ``(channels, rate)``: (channels, N) int16, or int32 of files with more bits, over the full range of the type, or
+        float64 of those with floating point; Hz.
 
     Raises:
         DataError: truncated, damaged, too long, or of a coding that is not read.
@@ -61,6 +66,9 @@ def parse_encoded(data: bytes, name: str, max_bytes: int | None = None) -> tuple
     limit = max(ALWAYS_UNPACKED, MAX_RATIO * len(data)) if max_bytes is None else max_bytes
     if kind == "FLAC":
         return _flac(data[skip_id3(data) :], name, limit)
+    if container_kind(data):
+        check_container(data, kind, name)
+        return _decode(data, name, "", limit)
     if kind == "Ogg":
         check_ogg(data, name)
     else:
@@ -154,13 +162,16 @@ def _md5(channels: np.ndarray, bits: int) -> bytes:
 
 
 def _decode(data: bytes, name: str, dtype: str, limit: int) -> tuple[np.ndarray, int]:
-    """All samples, (channels, N), and the rate; as many as libsndfile says beforehand, and no more than the limit."""
+    """All samples, (channels, N), and the rate; as many as libsndfile says beforehand, and no more than the limit.
+
+    Without a ``dtype``, in the one that holds the samples of the file.
+    """
     try:
         import soundfile
     except (ImportError, OSError) as error:  # OSError: its library is not there
         raise MissingDependencyError(
-            f"{name}: FLAC, Ogg and MP3 are read with the package soundfile, which does not import ({error}): "
-            "pip install soundfile, or convert the audio to WAV"
+            f"{name}: all audio but WAV and SPHERE is read with the package soundfile, which does not import "
+            f"({error}): pip install soundfile, or convert the audio to WAV"
         ) from None
     try:
         with soundfile.SoundFile(io.BytesIO(data)) as file:
@@ -169,6 +180,7 @@ def _decode(data: bytes, name: str, dtype: str, limit: int) -> tuple[np.ndarray,
                     f"{name}: {file.frames} samples of {file.channels} channels in {len(data)} bytes, more than "
                     f"{limit / 1e6:g} MB as 16 bit, the most that is taken; cut the recording into parts"
                 )
+            dtype = dtype or _DTYPES.get(file.subtype, "int16")
             samples, frames, rate = file.read(dtype=dtype, always_2d=True), file.frames, file.samplerate
     except soundfile.SoundFileError as error:
         raise DataError(f"{name}: truncated or damaged ({_last(error)}); copy or convert the file again") from None

@@ -38,6 +38,14 @@ class Resampler:
         self.changed: Counter[int] = Counter()
         self.clipped = 0
 
+    def anew(self) -> Resampler:
+        """One that does the same, and has done nothing yet."""
+        return Resampler(self.rate)
+
+    def one_channel(self, channels: np.ndarray, rate: int, name: str) -> np.ndarray:
+        """The channels (channels, N) that are left to resample, of this rate in Hz: all of them."""
+        return channels
+
     def __call__(self, samples: np.ndarray, rate: int, name: str) -> np.ndarray:
         """The waveform at the rate that is wanted.
 

@@ -34,10 +34,10 @@ STREAM_LENGTH = 0x7FFFF000
 
 # the beginnings of what is found under a name that ends in .wav: place, bytes, what it is
 _OTHERS = (
-    (4, b"ftyp", "MP4 or M4A"), (0, b"FORM", "AIFF"), (0, b".snd", "Sun AU"), (0, b"caff", "Apple CAF"),
+    (4, b"ftyp", "MP4 or M4A"), (0, b"FORM", "IFF"),
     (0, b"wvpk", "WavPack"), (0, b"#!AMR", "AMR"), (0, b"MAC ", "Monkey's Audio"),
     (0, b"\x1aE\xdf\xa3", "WebM or Matroska"),
-    (0, b"riff\x2e\x91\xcf\x11", "Sony Wave64"), (8, b"AVI ", "AVI"), (0, b"ajkg", "shorten"),
+    (8, b"AVI ", "AVI"), (0, b"ajkg", "shorten"),
 )  # fmt: skip
 _NOT_AUDIO = (
     (b"version https://git-lfs", "a pointer of Git LFS; get the file itself with git lfs pull"),

@@ -14,7 +14,7 @@ from typing import IO, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from kaldi_uq.errors import DataError
+from kaldi_uq.errors import DataError, OtherAudioError
 from kaldi_uq.io.commands import Decoding, decoding_of
 from kaldi_uq.io.encoded import encoded_kind, parse_encoded
 from kaldi_uq.io.files import atomic_write
@@ -164,8 +164,11 @@ def only_channel(
     """The channel (N,) of audio (channels, N) that has just one, resampled if there is a resampler, and its rate.
 
     Raises:
-        DataError: more than one, silence, or a rate that cannot be resampled.
+        DataError: more than one, silence, or a rate that cannot be resampled; see also
+            :class:`kaldi_uq.io.conversion.Conversion`.
     """
+    if resampler:
+        channels = resampler.one_channel(channels, rate, name)
     if len(channels) != 1:
         command = f"sox {shlex.quote(name)} out.wav remix 1"
         how = f": {command}" if os.path.isfile(name) else ", for example with remix 1 of sox or -c 1 of sph2pipe"
@@ -221,9 +224,10 @@ def check_rate(rate: int, expected: float | None, name: str) -> None:
         DataError: they differ.
     """
     if expected is not None and rate != expected:
-        raise DataError(
+        raise OtherAudioError(
             f"{name}: sample rate {rate} Hz, expected {expected:g} Hz (--sample-frequency of the feature "
-            "configuration); resample the audio, or have it resampled with --resample, or change the configuration"
+            "configuration); resample the audio, or have it resampled with --resample, or change the configuration",
+            ("--resample",),
         )
 
 

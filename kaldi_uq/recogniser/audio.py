@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 
 import numpy as np
 
-from kaldi_uq.errors import DataError
+from kaldi_uq.errors import DataError, OtherAudioError
 from kaldi_uq.io.pipes import programs_started
 from kaldi_uq.io.recording import Recording, open_recording
 from kaldi_uq.io.resample import Resampler
@@ -114,7 +114,7 @@ def checked_waves(
         DataError: audio that would be misheard, or too short; names it and lists further ones.
     """
     found: dict[str, np.ndarray] = {}
-    problems: dict[str, str] = {}
+    problems: dict[str, str | DataError] = {}
     sizes = waves.lengths if isinstance(waves, Waves) else None
     for name in waves:
         try:
@@ -132,21 +132,21 @@ def checked_waves(
 
 
 def read_files(
-    paths: Mapping[str, str],
+    paths: Mapping[str, Source],
     sample_rate: float,
     min_samples: int,
     *,
     what: str,
     where: str = "",
     allow_pipes: bool = False,
-    resample: bool = False,
+    resampler: Resampler | None = None,
 ) -> Waves:
     """Read every file, and only then complain of those that cannot be.
 
     Args:
-        paths: name -> file, or another source that :func:`kaldi_uq.io.wav.read_wav` takes.
+        paths: name -> file, or another source that :func:`kaldi_uq.io.wav.read_wav` takes; a stream is read once.
         sample_rate, min_samples, what, where, allow_pipes: as of :func:`read_file`.
-        resample: resample audio of another rate, and log how much that was.
+        resampler: converts audio of another form; the log says how much was resampled.
 
     Returns:
         name -> (N,) float32 in [-1, 1], read again when they are asked for; the output of programs is kept.
@@ -155,31 +155,33 @@ def read_files(
         DataError: a file that cannot be used; names it and lists further ones.
     """
 
-    def read(path: str, resampler: Resampler | None) -> np.ndarray:
+    streams = {name for name, path in paths.items() if not isinstance(path, (str, os.PathLike))}
+
+    def read(name: str, resampler: Resampler | None) -> np.ndarray:
+        place = name if name in streams else where
         return read_file(
-            path, sample_rate, min_samples, what=what, where=where, allow_pipes=allow_pipes, resampler=resampler
+            paths[name], sample_rate, min_samples, what=what, where=place, allow_pipes=allow_pipes, resampler=resampler
         )
 
     def again(name: str) -> np.ndarray:
         if name in kept:
             return expanded(kept[name])
-        return read(paths[name], Resampler(sample_rate) if resample else None)  # whose counts nobody reports
+        return read(name, resampler.anew() if resampler else None)  # whose counts nobody reports
 
-    kept, lengths, problems = Spool(), dict[str, int](), dict[str, str]()
-    first = Resampler(sample_rate) if resample else None
+    kept, lengths, problems = Spool(), dict[str, int](), dict[str, str | DataError]()
     for name, path in paths.items():
         programs = programs_started()
         try:
-            samples = read(path, first)
+            samples = read(name, resampler)
         except DataError as error:
-            problems[path] = str(error)
+            problems[name if name in streams else str(path)] = error
             continue
         lengths[name] = len(samples)
-        if programs_started() > programs:
+        if name in streams or programs_started() > programs:
             kept.put(name, compact(samples))
     raise_first(problems, what)
-    if first:
-        first.report(where or "audio", len(lengths))
+    if resampler:
+        resampler.report(where or "audio", len(lengths))
     return Waves(lengths, again)
 
 
@@ -196,11 +198,11 @@ def check_length(name: str, size: int, sample_rate: float, min_samples: int, wha
         )
 
 
-def raise_first(problems: Mapping[str, str], what: str) -> None:
+def raise_first(problems: Mapping[str, str | DataError], what: str) -> None:
     """Raise the first of the problems, if there are any, and name what has further ones.
 
     Args:
-        problems: name of the audio -> message.
+        problems: name of the audio -> message, or the error.
         what: what was to be done with it.
 
     Raises:
@@ -209,4 +211,10 @@ def raise_first(problems: Mapping[str, str], what: str) -> None:
     if problems:
         first, *others = problems
         more = f"; {len(others)} more cannot be {what}: {', '.join(others)}" if others else ""
-        raise DataError(problems[first] + more)
+        raise with_more(problems[first], more)
+
+
+def with_more(problem: str | DataError, more: str) -> DataError:
+    """The error, and more behind its message."""
+    message = f"{problem}{more}"
+    return OtherAudioError(message, problem.options) if isinstance(problem, OtherAudioError) else DataError(message)

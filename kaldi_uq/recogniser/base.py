@@ -14,6 +14,8 @@ from kaldi_uq.feats import framing
 from kaldi_uq.io.datadir import DataDir
 from kaldi_uq.io.files import digest
 from kaldi_uq.io.recording import Recording
+from kaldi_uq.io.resample import Resampler
+from kaldi_uq.io.wav import Source
 from kaldi_uq.io.waves import Waves, read_waves, waves_digest
 from kaldi_uq.lattice.posteriors import NO_LATTICE
 from kaldi_uq.recogniser.audio import checked_waves, read_files
@@ -294,12 +296,13 @@ class BaseRecogniser(Scorer):
 
     def read_wavs(
         self,
-        paths: Mapping[str, str],
+        paths: Mapping[str, Source],
         *,
         what: str = "judged",
         where: str = "",
         allow_pipes: bool = False,
         resample: bool = False,
+        conversion: Resampler | None = None,
     ) -> Waves:
         """Read files of audio of the recogniser's sample rate, one channel each.
 
@@ -309,6 +312,7 @@ class BaseRecogniser(Scorer):
             where: the table that names them, for messages.
             allow_pipes: run a source that is a command.
             resample: resample audio of another rate, and log how much that was.
+            conversion: does that, in place of ``resample``, and more: see :mod:`kaldi_uq.io.conversion`.
 
         Returns:
             name -> (N,) float32 in [-1, 1]; read again when they are asked for.
@@ -323,5 +327,5 @@ class BaseRecogniser(Scorer):
             what=what,
             where=where,
             allow_pipes=allow_pipes,
-            resample=resample,
+            resampler=conversion or (Resampler(self.sample_rate) if resample else None),
         )

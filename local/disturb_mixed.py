@@ -1,0 +1,95 @@
+#!/usr/bin/env python3
+"""Disturb each utterance of a data directory in ways of its own, for a model that is to hold outside.
+
+Of every utterance a random choice of these, at random levels: another microphone (7 of 10), a room (4 of 10), other
+talkers (3 of 10) or white noise (3 of 10), another gain (all).  Utterance ids, lengths and timing stay, so that
+alignments of the audio as it was fit.
+
+Example: local/disturb_mixed.py data/train data/train_mixed
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+import numpy as np
+from corpus import run_script
+from digits import random_generator
+from tqdm import tqdm
+
+from kaldi_uq.audio.disturb import amplify, babble, choose_talkers, microphone, reverberate, white_noise
+from kaldi_uq.cli.main import OneLineParser, ParagraphFormatter
+from kaldi_uq.errors import UsageError
+from kaldi_uq.io.datadir import DataDir, write_data_dir
+from kaldi_uq.io.files import DoneStamp
+from kaldi_uq.io.wav import to_int16, write_wav
+from kaldi_uq.io.waves import Waves, read_waves, sample_rate_of, waves_digest
+
+NUM_TALKERS = 4
+
+
+def mixed(seed: int, harder: float, data: DataDir, waves: Waves, utt: str, rate: float) -> np.ndarray:
+    """One utterance, disturbed; (N,) float32 on the 16-bit grid.
+
+    Args:
+        seed: chooses what is done.
+        harder: dB by which all noise is louder than usual.
+        data, waves: the set that the utterance and the other talkers are of.
+        utt: its id.
+        rate: sample rate in Hz.
+    """
+    draw = random_generator(seed, "mixed", utt)
+    wav = waves[utt]
+    if draw.random() < 0.7:
+        wav = microphone(wav, float(draw.uniform(1, 6)), rate, generator=draw).wav
+    if draw.random() < 0.4:
+        room = {"rt60_s": float(draw.uniform(0.1, 0.6)), "drr_db": float(draw.uniform(0, 12))}
+        wav = reverberate(wav, sample_rate=rate, generator=draw, **room).wav
+    noise = draw.random()
+    if noise < 0.3:
+        others = [waves[name] for name in choose_talkers(utt, data.utt2spk, NUM_TALKERS, seed=seed)]
+        wav = babble(wav, others, float(draw.uniform(10, 30)) - harder, generator=draw).wav
+    elif noise < 0.6:
+        wav = white_noise(wav, float(draw.uniform(10, 35)) - harder, generator=draw).wav
+    return amplify(wav, float(draw.uniform(-15, 5))).wav
+
+
+def disturb_all(args: argparse.Namespace) -> None:
+    """Disturb the set, unless that is done."""
+    if args.out_dir.resolve() == args.data_dir.resolve():
+        raise UsageError(f"{args.out_dir}: the output would replace its own input; choose another directory")
+    data = DataDir.read(args.data_dir, need=("wav.scp", "utt2spk", "text"))
+    rate = sample_rate_of(data)
+    waves = read_waves(data, sample_rate=rate)
+    options = {"seed": args.seed, "harder_db": args.harder_db, "audio": waves_digest(waves)}
+    stamp = DoneStamp(
+        args.out_dir, "mixed", options=options, inputs=[args.data_dir / "text", args.data_dir / "utt2spk"]
+    )
+    if stamp.is_current():
+        print(f"{args.out_dir}: done before with the same options, nothing to do")
+        return
+    stamp.clear()
+    scp = {utt: str(args.out_dir / "wav" / f"{utt}.wav") for utt in data.utts}
+    for utt in tqdm(data.utts, desc=args.out_dir.name, unit="utt", disable=None):
+        write_wav(scp[utt], to_int16(mixed(args.seed, args.harder_db, data, waves, utt, rate)), int(rate))
+    lengths = {utt: waves.lengths[utt] / rate for utt in data.utts}
+    write_data_dir(args.out_dir, wav_scp=scp, text=data.text, utt2spk=data.utt2spk, utt2dur=lengths)
+    stamp.write()
+    print(f"{args.out_dir}: {len(scp)} utterances")
+
+
+def main() -> int:
+    """Entry point; returns the exit status."""
+    script = OneLineParser(description=__doc__, formatter_class=ParagraphFormatter)
+    script.add_argument("data_dir", type=Path, metavar="<data-dir>")
+    script.add_argument("out_dir", type=Path, metavar="<out-data-dir>")
+    script.add_argument("--harder-db", type=float, default=0.0, help="make all noise louder by so much (default 0)")
+    script.add_argument("--seed", type=int, default=0, help="same seed, same bytes (default 0)")
+    script.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    return run_script(script, disturb_all)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

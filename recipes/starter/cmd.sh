@@ -1,0 +1,1 @@
+../tidigits/cmd.sh
