@@ -74,7 +74,10 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.10",
     packages=find_packages(include=["kaldi_uq*"]),
-    package_data={"kaldi_uq.report": ["page.html.j2"]},
+    package_data={
+        "kaldi_uq.report": ["page.html.j2"],
+        "kaldi_uq.models": ["digits/*", "digits/*/*", "digits/*/*/*", "digits/.sha256", "digits/*/.sha256"],
+    },
     install_requires=REQUIRES,
     extras_require={"synth": SYNTH, "quality": QUALITY, "report": REPORT, "bench": BENCH, "dev": DEV, "supply": SUPPLY},
     entry_points={"console_scripts": ["kaldi-uq = kaldi_uq.cli.main:main"]},

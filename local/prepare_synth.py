@@ -18,6 +18,7 @@ import sys
 import numpy as np
 from corpus import counts_of, make_parser, run_script, write_corpus
 from digits import SETS, WORDS, Counts, Utterance, join, plan_strings, random_generator
+from flite import HELD_OUT, TRAIN, FliteVoice, flite_speakers, speak
 
 from kaldi_uq.audio.synth import EspeakSynthesizer, Voice
 from kaldi_uq.errors import UsageError
@@ -28,6 +29,7 @@ PRESETS: dict[str, Counts] = {
     "mini": {"train": 1200, "fit": 150, "test": 150, "attack": 60},
 }
 SPEAKERS: Counts = {"train": 144, "fit": 32, "test": 32, "attack": 32}
+FLITE_EACH = 24  # speakers that are made of each voice of flite
 SAMPLE_RATE = 16000
 PEAK = (0.2, 0.6)  # largest sample of an utterance: the level of a careful recording with headroom
 
@@ -90,7 +92,7 @@ def synthesizer() -> EspeakSynthesizer:
 def render(seed: int, snr_db: tuple[float, float], utterance: Utterance) -> np.ndarray:
     """Speak a string in one or more breath groups; no two productions have quite the same pitch and rate."""
     generator = random_generator(seed, utterance.set_name, utterance.utt)
-    speaker: Voice = utterance.source
+    speaker: Voice | FliteVoice = utterance.source
     groups = [utterance.code[0]]
     for letter in utterance.code[1:]:
         if generator.random() < 0.25:
@@ -99,13 +101,17 @@ def render(seed: int, snr_db: tuple[float, float], utterance: Utterance) -> np.n
             groups[-1] += letter
     segments = []
     for group in groups:
+        text = " ".join(WORDS[letter] for letter in group)
+        if isinstance(speaker, FliteVoice):
+            stretch = speaker.stretch * float(generator.uniform(0.92, 1.08))
+            segments.append(speak(dataclasses.replace(speaker, stretch=stretch), text, SAMPLE_RATE))
+            continue
         voice = dataclasses.replace(
             speaker,
             pitch=speaker.pitch + int(generator.integers(-4, 5)),
             rate=round(speaker.rate * float(generator.uniform(0.92, 1.08))),
             word_gap=int(generator.integers(0, 4)),
         )
-        text = " ".join(WORDS[letter] for letter in group)
         segments.append(synthesizer().synthesize(text, voice=voice, sample_rate=SAMPLE_RATE) / 32768)
     return join(segments, SAMPLE_RATE, generator=generator, snr_db=snr_db, peak=PEAK)
 
@@ -117,7 +123,10 @@ def prepare(args: argparse.Namespace) -> None:
         raise UsageError(f"--min-snr-db {args.min_snr_db:g} is above --max-snr-db {args.max_snr_db:g}")
     if not 0 <= args.spread <= 2:
         raise UsageError(f"--spread must be in [0, 2], got {args.spread:g}")
-    speakers = choose_speakers(args.seed, args.spread)
+    speakers: dict[str, dict[str, Voice | FliteVoice]] = {**choose_speakers(args.seed, args.spread)}
+    if args.flite:
+        for name, voices in (("train", TRAIN), ("fit", HELD_OUT)):
+            speakers[name] |= flite_speakers(args.flite, args.seed, voices, FLITE_EACH)
     utterances = []
     for name in SETS:
         ids = sorted(speakers[name])
@@ -134,14 +143,17 @@ def prepare(args: argparse.Namespace) -> None:
         sample_rate=SAMPLE_RATE,
         options={"corpus": "synth", "seed": args.seed, "snr_db": snr_db, "espeak": synthesizer().version}
         | ({} if args.spread == 1 else {"spread": args.spread})
+        | ({"flite": FLITE_EACH} if args.flite else {})
         | counts,
         nj=args.nj,
         tables={"spk2voice": {spk: describe(voice) for voices in speakers.values() for spk, voice in voices.items()}},
     )
 
 
-def describe(voice: Voice) -> str:
+def describe(voice: Voice | FliteVoice) -> str:
     """The voice in a line, for the table spk2voice."""
+    if isinstance(voice, FliteVoice):
+        return str(voice)
     return (
         f"{voice.accent}+{voice.variant} pitch={voice.pitch} pitch_range={voice.pitch_range} rate={voice.rate} "
         f"tract_scale={voice.tract_scale}"
@@ -154,6 +166,11 @@ def main() -> int:
     script.add_argument("--min-snr-db", type=float, default=30.0, help="noise floor, loudest (default 30)")
     script.add_argument("--max-snr-db", type=float, default=45.0, help="noise floor, softest (default 45)")
     script.add_argument("--spread", type=float, default=1.0, help="how much the voices differ, 0 to 2 (default 1)")
+    script.add_argument(
+        "--flite",
+        metavar="PROGRAM",
+        help="add voices of flite, made from recordings of people, three to train and a fourth to fit",
+    )
     return run_script(script, prepare)
 
 

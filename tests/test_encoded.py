@@ -223,7 +223,9 @@ class TestBadFiles:
         path = write(tmp_path / "x", speech(), "flac")
         wav = write(tmp_path / "y", speech(), "wav")
         monkeypatch.setitem(sys.modules, "soundfile", None)
-        with pytest.raises(MissingDependencyError, match=r"x: all audio but WAV and SPHERE is .* pip install soundfile"):
+        with pytest.raises(
+            MissingDependencyError, match=r"x: all audio but WAV and SPHERE is .* pip install soundfile"
+        ):
             read_wav(path)
         assert len(read_wav(wav)[0]) == 8000
 

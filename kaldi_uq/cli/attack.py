@@ -97,6 +97,8 @@ def run(args: argparse.Namespace) -> None:
     target = _target(args, config_from(args, AttackConfig))
     outputs = _outputs(args)
     stream = stdin_stream([str(wav) for wav in args.wavs])
+    if not args.model_dir and (args.recogniser or args.network):
+        raise UsageError("--recogniser and --network need --model-dir")
     args.model_dir = args.model_dir or starter_dir("kaldi-uq attack")
     attack = attack_of(args, adaptive)
     config = attack.config

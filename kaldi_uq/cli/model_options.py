@@ -74,6 +74,8 @@ def take_model_dir(args: argparse.Namespace, program: str) -> None:
         return
     if first and first != STDIN and not os.path.exists(first):
         raise UsageError(f"{first}: no such file or directory; expected MODEL-DIR, or an audio file for {STARTER}")
+    if args.recogniser or args.network:
+        raise UsageError("--recogniser and --network need MODEL-DIR before the audio files")
     args.model_dir = starter_dir(program)
     args.is_starter = True
 
