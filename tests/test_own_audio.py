@@ -1,4 +1,4 @@
-"""Audio of any origin through detect, fit-detector and attack: formats, rates, channels, standard input, and no model."""
+"""Own audio through detect, fit-detector and attack: formats, rates, channels, standard input, and no model named."""
 
 from __future__ import annotations
 
@@ -135,7 +135,7 @@ class TestDetect:
         (tmp_path / "m4a.wav").write_bytes(bytes(4) + b"ftypM4A " + bytes(99))
         silent = write(tmp_path / "silent.wav", np.zeros(RATE, "i2"), "wav")
         files = [good, tmp_path / "text.wav", tmp_path / "m4a.wav", silent]
-        status, out, err = run("detect", "--json", *files)
+        status, out, _ = run("detect", "--json", *files)
         records = [json.loads(line) for line in out.splitlines()]
         assert status == 1 and [r["verdict"] == "error" for r in records] == [False, True, True, True]
         assert "ffmpeg -i" in records[2]["error"] and "silent" in records[3]["error"]

@@ -102,7 +102,7 @@ class Conversion(Resampler):
         if count > 1 or other_rate:
             channel: int | str = 1 if same or count == 1 or self.channel is None else self.channel
             self.done[name] = Converted(
-                *((rate, int(self.rate)) if other_rate else (None, None)), count, channel, same=same
+                rate if other_rate else None, int(self.rate) if other_rate else None, count, channel, same
             )
         if count == 1 or same:
             return channels[:1]

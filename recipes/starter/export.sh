@@ -18,7 +18,7 @@ mkdir -p "$out/graph" "$out/lang/phones" "$out/detector"
 cp "$model/"{final.safetensors,final.mdl,tree,.sha256} "$out"
 cp "$model/graph/"{HCLG.fst,words.txt,.sha256} "$out/graph"
 cp "$lang/"{L.fst,words.txt,phones.txt,topo,oov.txt} "$out/lang"
-cp "$lang/phones/disambig.int" "$out/lang/phones"
+cp "$lang/phones/"{disambig,align_lexicon,silence}.int "$out/lang/phones"
 # of the detectors those that are small: a density keeps every utterance that it was fitted on
 cp "$model/detector/"{all-joint,all-mahalanobis,max_predictive_entropy,mean_predictive_entropy,frame_quantiles}.json "$out/detector"
 du -sb "$out" | sed "s|^|$0: bytes: |"
