@@ -3,7 +3,8 @@
 
 Of every utterance a random choice of these, at random levels: another microphone (7 of 10), a room (4 of 10), other
 talkers (3 of 10) or white noise (3 of 10), another gain (all).  Utterance ids, lengths and timing stay, so that
-alignments of the audio as it was fit.
+alignments of the audio as it was fit; but with --cut, which first removes the silence at both ends, as in recordings
+that were cut close to a word.
 
 Example: local/disturb_mixed.py data/train data/train_mixed
 """
@@ -30,18 +31,25 @@ from kaldi_uq.io.waves import Waves, read_waves, sample_rate_of, waves_digest
 NUM_TALKERS = 4
 
 
-def mixed(seed: int, harder: float, data: DataDir, waves: Waves, utt: str, rate: float) -> np.ndarray:
+def speech_alone(wav: np.ndarray, rate: float) -> np.ndarray:
+    """The audio from the first to the last 10 ms that are at most 30 dB below the loudest."""
+    size = round(rate / 100)
+    power = np.square(wav[: len(wav) // size * size], dtype=np.float64).reshape(-1, size).mean(axis=1)
+    loud = np.flatnonzero(power > power.max() / 1000)
+    return wav[loud[0] * size : (loud[-1] + 1) * size]
+
+
+def mixed(args: argparse.Namespace, data: DataDir, waves: Waves, utt: str, rate: float) -> np.ndarray:
     """One utterance, disturbed; (N,) float32 on the 16-bit grid.
 
     Args:
-        seed: chooses what is done.
-        harder: dB by which all noise is louder than usual.
+        args: seed, and whether the ends are cut.
         data, waves: the set that the utterance and the other talkers are of.
         utt: its id.
         rate: sample rate in Hz.
     """
-    draw = random_generator(seed, "mixed", utt)
-    wav = waves[utt]
+    draw = random_generator(args.seed, "mixed", utt)
+    wav = speech_alone(waves[utt], rate) if args.cut else waves[utt]
     if draw.random() < 0.7:
         wav = microphone(wav, float(draw.uniform(1, 6)), rate, generator=draw).wav
     if draw.random() < 0.4:
@@ -49,10 +57,10 @@ def mixed(seed: int, harder: float, data: DataDir, waves: Waves, utt: str, rate:
         wav = reverberate(wav, sample_rate=rate, generator=draw, **room).wav
     noise = draw.random()
     if noise < 0.3:
-        others = [waves[name] for name in choose_talkers(utt, data.utt2spk, NUM_TALKERS, seed=seed)]
-        wav = babble(wav, others, float(draw.uniform(10, 30)) - harder, generator=draw).wav
+        others = [waves[name] for name in choose_talkers(utt, data.utt2spk, NUM_TALKERS, seed=args.seed)]
+        wav = babble(wav, others, float(draw.uniform(10, 30)), generator=draw).wav
     elif noise < 0.6:
-        wav = white_noise(wav, float(draw.uniform(10, 35)) - harder, generator=draw).wav
+        wav = white_noise(wav, float(draw.uniform(10, 35)), generator=draw).wav
     return amplify(wav, float(draw.uniform(-15, 5))).wav
 
 
@@ -63,7 +71,7 @@ def disturb_all(args: argparse.Namespace) -> None:
     data = DataDir.read(args.data_dir, need=("wav.scp", "utt2spk", "text"))
     rate = sample_rate_of(data)
     waves = read_waves(data, sample_rate=rate)
-    options = {"seed": args.seed, "harder_db": args.harder_db, "audio": waves_digest(waves)}
+    options = {"seed": args.seed, "cut": args.cut, "audio": waves_digest(waves)}
     stamp = DoneStamp(
         args.out_dir, "mixed", options=options, inputs=[args.data_dir / "text", args.data_dir / "utt2spk"]
     )
@@ -72,9 +80,11 @@ def disturb_all(args: argparse.Namespace) -> None:
         return
     stamp.clear()
     scp = {utt: str(args.out_dir / "wav" / f"{utt}.wav") for utt in data.utts}
+    lengths = {}
     for utt in tqdm(data.utts, desc=args.out_dir.name, unit="utt", disable=None):
-        write_wav(scp[utt], to_int16(mixed(args.seed, args.harder_db, data, waves, utt, rate)), int(rate))
-    lengths = {utt: waves.lengths[utt] / rate for utt in data.utts}
+        samples = to_int16(mixed(args, data, waves, utt, rate))
+        write_wav(scp[utt], samples, int(rate))
+        lengths[utt] = len(samples) / rate
     write_data_dir(args.out_dir, wav_scp=scp, text=data.text, utt2spk=data.utt2spk, utt2dur=lengths)
     stamp.write()
     print(f"{args.out_dir}: {len(scp)} utterances")
@@ -85,7 +95,7 @@ def main() -> int:
     script = OneLineParser(description=__doc__, formatter_class=ParagraphFormatter)
     script.add_argument("data_dir", type=Path, metavar="<data-dir>")
     script.add_argument("out_dir", type=Path, metavar="<out-data-dir>")
-    script.add_argument("--harder-db", type=float, default=0.0, help="make all noise louder by so much (default 0)")
+    script.add_argument("--cut", action="store_true", help="remove the silence at both ends first")
     script.add_argument("--seed", type=int, default=0, help="same seed, same bytes (default 0)")
     script.add_argument("--debug", action="store_true", help="show the traceback of an error")
     return run_script(script, disturb_all)

@@ -402,7 +402,7 @@ def test_printable_text(text: str, shown: str) -> None:
 
 def test_errors_of_every_command_are_printable(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
-        main(["detect", f"{tmp_path}/\x1b[2J"])  # said by the parser of options
+        main(["detect", "--graph-dir", f"{tmp_path}/\x1b[2J"])  # said by the parser of options
     assert main(["validate-data", f"{tmp_path}/\x1b[2J"]) == 1  # by the command
     assert main(["score-text", f"{tmp_path}/\x1b[2J", f"{tmp_path}/\x1b[2J"]) == 1
     err = capsys.readouterr().err

@@ -72,7 +72,7 @@ class TestDetect:
         assert command == ["detect", "--resample", str(path)]
         status, out, _ = run(*command)
         assert status == 0
-        assert f"converted: resampled from {rate} Hz to 16000 Hz, which an attack may not survive" in " ".join(
+        assert f"converted: resampled from {rate} Hz to 16000 Hz, which can undo an attack or make one" in " ".join(
             out.split()
         )
         converted = one_record(run(*command, "--json")[1])["converted"]

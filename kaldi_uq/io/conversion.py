@@ -43,7 +43,7 @@ class Converted:
         """It in words."""
         parts = []
         if self.from_hz is not None:
-            parts.append(f"resampled from {self.from_hz} Hz to {self.to_hz} Hz, which an attack may not survive")
+            parts.append(f"resampled from {self.from_hz} Hz to {self.to_hz} Hz, which can undo an attack or make one")
         if self.same:
             parts.append(f"{self.channels} channels, all the same")
         elif self.channels > 1:

@@ -37,7 +37,9 @@ begin() { # number what: whether the stage is to run
 
 if begin 0 "corpus, language"; then
   local/prepare_synth.py --seed "$seed" --nj "$nj" --spread 1.8 --flite "$flite" "${corpus_words[@]}" data
-  for set in train fit test; do local/disturb_mixed.py --seed "$seed" "data/$set" "data/${set}_mixed"; done
+  local/disturb_mixed.py --seed "$seed" data/train data/train_mixed
+  for set in fit test; do local/disturb_mixed.py --seed $((seed + 1)) "data/$set" "data/${set}_mixed"; done
+  local/disturb_mixed.py --seed $((seed + 2)) --cut data/fit data/fit_cut # the gate has to know such recordings
   local/prepare_dict.py --lexicon words data/train/text data/local/dict
   utils/prepare_lang.sh "${engine_opts[@]}" --word-loop data/local/dict/words.txt data/local/dict '<SIL>' data/local/lang data/lang
 fi
@@ -59,7 +61,7 @@ if begin 3 "acoustic model (progress: exp/dnn/log/train.log)"; then
 fi
 
 if begin 4 "detectors"; then
-  kaldi-uq fit-detector --device "${device:-cpu}" --out exp/dnn/detector exp/dnn data/wav/fit/*.wav data/fit_mixed/wav/*.wav
+  kaldi-uq fit-detector --device "${device:-cpu}" exp/dnn data/wav/fit/*.wav data/fit_{mixed,cut}/wav/*.wav
 fi
 
 if begin 5 "$out"; then
