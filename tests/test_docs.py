@@ -15,6 +15,7 @@ import pytest
 
 import kaldi_uq as uq
 from kaldi_uq.cli.main import COMMANDS
+from kaldi_uq.nnet.config import MODEL_KINDS
 from kaldi_uq.report import paper
 from kaldi_uq.results.table import Results
 from tests.recipe import REPO, Recipe
@@ -68,6 +69,41 @@ def test_notebook_is_committed_without_what_the_build_makes() -> None:
     assert len(code) >= 10
     assert not any(cell.outputs or cell.execution_count for cell in code)
     assert NOTEBOOK.stat().st_size < 20_000
+
+
+def test_what_the_results_page_says_in_words_is_so() -> None:
+    """ "What reproduces" and "What does not" of docs/results.md: a change of the results may need other words there."""
+    runs = {
+        name: Results(REPO / f"recipes/tidigits/results/{name}_full/results.json").read() for name in ("synth", "fsdd")
+    }
+    areas = {
+        (name, row["attack"], row["model"], row["statistic"], row["eps"]): row["auroc"]
+        for name, run in runs.items()
+        for row in run["detection"]
+    }
+    several = ("ensemble", "dropout", "bnn")
+    assert all(
+        run["clean"][m]["accuracy"] > paper.CLEAN_ACCURACY[m] - 0.005 for run in runs.values() for m in MODEL_KINDS
+    )
+    for eps in paper.AUROC:
+        entropy = {
+            (name, m): areas[name, "paper-pgd", m, "max_predictive_entropy", eps] for name in runs for m in MODEL_KINDS
+        }
+        for model in MODEL_KINDS:
+            assert abs(entropy["synth", model] - paper.AUROC[eps][model]["max_predictive_entropy"]) < 0.05
+        for model in several:
+            others = [areas["synth", "paper-pgd", model, name, eps] for name in paper.MEASURES[:3]]
+            assert entropy["synth", model] > max(others)
+            assert areas["fsdd", "paper-pgd", model, "max_mutual_information", eps] > entropy["fsdd", model]
+        assert entropy["fsdd", "dnn"] < 0.6 and max(entropy["fsdd", "ensemble"], entropy["fsdd", "bnn"]) < 0.9
+        for name, run in runs.items():
+            reached = {
+                r["model"]: r["target_success"] for r in run["attacks"] if (r["attack"], r["eps"]) == ("pgd", eps)
+            }
+            assert min(reached[m] for m in MODEL_KINDS if m != "dropout") > 0.85 and 0.7 < reached["dropout"] < 0.9
+            weak = [r["target_success"] for r in run["attacks"] if (r["attack"], r["eps"]) == ("paper-pgd", 0.02)]
+            assert max(weak) < 0.25
+    assert all(areas["fsdd", "paper-pgd", m, "mean_predictive_entropy", 0.02] > 0.99 for m in MODEL_KINDS)
 
 
 # What is built -------------------------------------------------------------------------------------------------------
