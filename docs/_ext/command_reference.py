@@ -14,7 +14,7 @@ from sphinx.util.docutils import SphinxDirective
 from kaldi_uq.cli.main import COMMANDS, command_parser
 
 WIDTH = 100  # columns of a usage
-CODE = re.compile(r"``(.+?)``")
+CODE = re.compile(r"``(.+?)``|(?<![\w-])(--[a-z][a-z0-9-]*)")  # and options
 
 
 class Commands(SphinxDirective):
@@ -23,13 +23,13 @@ class Commands(SphinxDirective):
     has_content = False
 
     def run(self) -> list[nodes.Node]:
-        return [self._command(name, COMMANDS[name][-1]) for name in COMMANDS]
+        self.env.note_reread()
+        return [overview(), *(self._command(name) for name in COMMANDS)]
 
-    def _command(self, name: str, summary: str) -> nodes.section:
+    def _command(self, name: str) -> nodes.section:
         parser = parser_of(name)
         section = nodes.section(ids=[f"kaldi-uq-{name}"], names=[name])
         section += nodes.title("", "", nodes.Text(name))
-        section += nodes.paragraph("", "", nodes.strong("", f"{summary[:1].upper()}{summary[1:]}."))
         section += list(described(parser.description or ""))
         section += nodes.literal_block("", usage(parser), language="text")
         for group in parser._action_groups:
@@ -51,6 +51,16 @@ class Commands(SphinxDirective):
                 nodes.definition("", nodes.paragraph("", "", *text(said))),
             )
         return found
+
+
+def overview() -> nodes.definition_list:
+    """A line for each command, which leads to its section."""
+    found = nodes.definition_list(classes=["options"])
+    for name, (*_, summary) in COMMANDS.items():
+        link = nodes.reference("", "", nodes.literal("", name), internal=True, refid=f"kaldi-uq-{name}")
+        term, said = nodes.term("", "", link), nodes.definition("", nodes.paragraph("", summary))
+        found += nodes.definition_list_item("", term, said)
+    return found
 
 
 @functools.cache
@@ -81,10 +91,14 @@ def described(description: str) -> Iterator[nodes.Node]:
             yield nodes.paragraph("", "", *text(" ".join(paragraph.split())))
 
 
-def text(said: str) -> list[nodes.Node]:
-    """Text with what stands in double backticks as code."""
-    parts = CODE.split(said)
-    return [nodes.literal("", part) if number % 2 else nodes.Text(part) for number, part in enumerate(parts)]
+def text(said: str) -> Iterator[nodes.Node]:
+    """Text with options, and what stands in double backticks, as code."""
+    at = 0
+    for match in CODE.finditer(said):
+        yield nodes.Text(said[at : match.start()])
+        yield nodes.literal("", match[1] or match[2])
+        at = match.end()
+    yield nodes.Text(said[at:])
 
 
 def setup(app: Sphinx) -> dict[str, object]:

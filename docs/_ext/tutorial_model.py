@@ -41,6 +41,7 @@ def make_recipe(root: Path) -> Path:
 
 def provide(app: Sphinx) -> None:
     """Run the recipe if the tutorial is to be executed; finished stages are left alone."""
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # as the commands do: idle threads sleep
     if PLACE in os.environ or app.config.nb_execution_mode == "off":
         return
     recipe = make_recipe(Path(app.outdir).parent / "tutorial")
