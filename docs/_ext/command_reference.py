@@ -55,7 +55,7 @@ class Commands(SphinxDirective):
 
 def overview() -> nodes.definition_list:
     """A line for each command, which leads to its section."""
-    found = nodes.definition_list(classes=["options"])
+    found = nodes.definition_list(classes=["overview"])
     for name, (*_, summary) in COMMANDS.items():
         link = nodes.reference("", "", nodes.literal("", name), internal=True, refid=f"kaldi-uq-{name}")
         term, said = nodes.term("", "", link), nodes.definition("", nodes.paragraph("", summary))

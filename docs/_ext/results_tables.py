@@ -184,8 +184,9 @@ def shown(table: Table) -> list[nodes.Node]:
     head += line(table.heads, table.labels)
     body += [line(row, table.labels) for row in table.rows]
     group += [head, body]
-    node = nodes.table("", nodes.title("", table.title), group, classes=["results"])
-    return [node, *([nodes.paragraph("", table.note, classes=["note-of-table"])] if table.note else [])]
+    title = nodes.paragraph("", table.title, classes=["title-of-table"])  # a caption would be as wide as the table
+    note = [nodes.paragraph("", table.note, classes=["note-of-table"])] if table.note else []
+    return [title, nodes.table("", group, classes=["results"]), *note]
 
 
 def line(cells: Sequence[str], labels: int) -> nodes.row:
