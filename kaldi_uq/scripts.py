@@ -1,0 +1,228 @@
+"""The shell scripts, configurations and recipes that the package brings, and directories that use them.
+
+In a clone they are its folders ``steps``, ``utils``, ``local`` and ``recipes``; a wheel has the same below
+``kaldi_uq/share``, put there when it is built.  A recipe directory has copies of what its user edits (``run.sh``,
+``conf``, ``cmd.sh``, ``path.sh``) and absolute links to the rest: scripts and package are of one release, and stay so
+when ``pip`` upgrades them in place.  Nothing is ever written beside the scripts.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import secrets
+import shlex
+import shutil
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from kaldi_uq.errors import DataError, UsageError
+
+LINKED = ("local", "steps", "utils")  # folders of a recipe that stay in the package
+_NOT_COPIED = (*LINKED, "RESULTS", "data", "exp", "results", "runs", "__pycache__")
+_STEPS_UQ = Path("steps", "uq")
+_VARIABLE = "KALDI_UQ_PYTHON"  # in path.sh, for utils/env.sh
+_PYTHON_LINE = "# The Python that this directory was made with; one that is active and has the package goes before it."
+
+
+def share() -> Path:
+    """The directory that has ``steps``, ``utils``, ``local`` and ``recipes``: absolute, links not followed.
+
+    Raises:
+        DataError: it is not there, because the installation is not whole.
+    """
+    package = Path(__file__).absolute().parent
+    for place in (package / "share", package.parent):
+        if (place / _STEPS_UQ).is_dir() and (place / "recipes").is_dir():
+            return place
+    raise DataError(
+        f"{package / 'share'}: no such directory, expected the package's shell scripts; install it again: "
+        "python3 -m pip install --force-reinstall --no-deps kaldi-uq"
+    )
+
+
+def is_clone() -> bool:
+    """Whether the scripts are those of a clone, whose ``utils/env.sh`` can make an environment."""
+    return (share() / "setup.py").is_file()
+
+
+def recipes() -> tuple[str, ...]:
+    """Names of the recipes that :func:`write_recipe` knows, in alphabetical order."""
+    return tuple(sorted(path.parent.name for path in (share() / "recipes").glob("*/run.sh")))
+
+
+def nearest(name: str, known: tuple[str, ...]) -> str:
+    """What to say of a name that is not known: the nearest one that is, if one is near, and all of them.
+
+    >>> nearest("tidigit", ("commands", "tidigits"))
+    'did you mean tidigits? There are commands, tidigits'
+    >>> nearest("x", ("commands", "tidigits"))
+    'there are commands, tidigits'
+    """
+    near = difflib.get_close_matches(name, known, n=1)
+    return f"did you mean {near[0]}? There are {', '.join(known)}" if near else f"there are {', '.join(known)}"
+
+
+def write_recipe(name: str, target: Path, python: str) -> None:
+    """Write a directory with a recipe that can run.  It is made beside its place and then moved there, or not at all.
+
+    Args:
+        name: one of :func:`recipes`.
+        target: the directory: new, or empty.
+        python: path of the interpreter that its ``path.sh`` finds.
+
+    Raises:
+        UsageError: there is no such recipe.
+        DataError: the directory is not empty, or cannot be made.
+    """
+    if name not in recipes():
+        raise UsageError(f"no recipe {name!r}: {nearest(name, recipes())}")
+    target = Path(os.path.abspath(target))
+    _check_empty(target)
+    try:
+        with _staged(target) as stage:
+            _fill(stage, share() / "recipes" / name, python)
+    except OSError as error:
+        raise DataError(f"{target}: cannot be written: {error.strerror}; choose another place") from None
+
+
+def _check_empty(target: Path) -> None:
+    if not target.parent.is_dir():
+        raise DataError(f"{target.parent}: no such directory; make it first")
+    if target.is_dir():
+        found = sorted(path.name for path in target.iterdir())
+        if found:
+            more = ", ..." if len(found) > 3 else ""
+            raise DataError(
+                f"{target}: not empty (it has {', '.join(found[:3])}{more}), expected a new or an empty directory; "
+                "choose another name"
+            )
+    elif target.exists() or target.is_symlink():
+        raise DataError(f"{target}: not a directory; choose another name")
+
+
+@contextmanager
+def _staged(target: Path) -> Iterator[Path]:
+    """A directory to fill, whose contents are moved to ``target`` afterwards; nothing of them stays if that fails."""
+    exists = target.is_dir()
+    stage = (target if exists else target.parent) / f".{target.name}.{secrets.token_hex(4)}.tmp"
+    stage.mkdir()
+    moved: list[Path] = []
+    try:
+        yield stage
+        if not exists:
+            stage.rename(target)
+            return
+        # The directory stays the one that it is: a shell may be in it.  run.sh comes last.
+        for path in sorted(stage.iterdir(), key=lambda path: path.name == "run.sh"):
+            moved.append(path.rename(target / path.name))
+        stage.rmdir()
+    except BaseException:
+        for path in moved:
+            _remove(path)
+        _remove(stage)
+        raise
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _fill(stage: Path, recipe: Path, python: str) -> None:
+    for source in sorted(recipe.iterdir()):
+        if source.name not in _NOT_COPIED:
+            _copy(source, stage / source.name)
+    path_sh = stage / "path.sh"
+    text = path_sh.read_text(encoding="utf-8")
+    end = ". utils/env.sh\n"
+    assert text.endswith(end), f"{recipe}/path.sh does not end with {end!r}"
+    line = f"{_PYTHON_LINE}\nexport {_VARIABLE}={shlex.quote(python)}\n"
+    path_sh.write_text(text.removesuffix(end) + line + end, encoding="utf-8", errors="surrogateescape")
+    for name in LINKED:
+        own = recipe / name
+        place = own if own.is_dir() and not own.is_symlink() else recipe.parents[1] / name
+        (stage / name).symlink_to(place)
+
+
+def _copy(source: Path, target: Path) -> None:
+    """Copy a file or a directory, links followed; what may be executed stays so, and all of it can be written."""
+    if source.is_dir():
+        target.mkdir()
+        for path in sorted(source.iterdir()):
+            if path.name not in _NOT_COPIED:
+                _copy(path, target / path.name)
+        return
+    shutil.copyfile(source, target)
+    if source.stat().st_mode & stat.S_IXUSR:
+        target.chmod(target.stat().st_mode | 0o111 & ~_umask())
+
+
+def _umask() -> int:
+    mask = os.umask(0o022)
+    os.umask(mask)
+    return mask
+
+
+def link_scripts(recipe: Path) -> tuple[list[str], Path]:
+    """Link this package's scripts into a directory; what is linked already is left, or renewed.
+
+    A recipe of Kaldi's gets ``uq`` beside its ``steps``.  In a directory of :func:`write_recipe`, whose links may lead
+    to an installation that is gone, these lead to this one afterwards.
+
+    Args:
+        recipe: the directory.
+
+    Returns:
+        the names of the links that are new or changed, and the directory that they lead into.
+
+    Raises:
+        DataError: no recipe directory, something else in the place of a link, or it cannot be written.
+    """
+    wanted = _own_links(recipe)
+    if not wanted:
+        for name in ("path.sh", "utils"):
+            if not (recipe / name).exists():
+                raise DataError(f"{recipe / name}: no such file, expected a Kaldi recipe with path.sh, steps and utils")
+        wanted = {"uq": share() / _STEPS_UQ}
+        _check_replaceable(recipe / "uq")
+    changed = [name for name, place in wanted.items() if _leads_to(recipe / name) != place]
+    try:
+        for name in changed:
+            new = recipe / f".{name}.{secrets.token_hex(4)}.tmp"
+            new.symlink_to(wanted[name])
+            new.replace(recipe / name)
+    except OSError as error:
+        raise DataError(f"{recipe}: cannot be written: {error.strerror}") from None
+    return changed, share()
+
+
+def _leads_to(link: Path) -> Path | None:
+    return Path(os.readlink(link)) if link.is_symlink() else None
+
+
+def _own_links(recipe: Path) -> dict[str, Path]:
+    """Of a directory that :func:`write_recipe` made: its links and where they should lead; empty of any other."""
+    path_sh = recipe / "path.sh"
+    if not path_sh.is_file() or _VARIABLE not in path_sh.read_text(encoding="utf-8", errors="replace"):
+        return {}
+    steps = _leads_to(recipe / "steps")
+    if steps is None or not steps.is_absolute():
+        return {}
+    old = {name: place for name in LINKED if (place := _leads_to(recipe / name)) is not None}
+    return {name: share() / at.relative_to(steps.parent) for name, at in old.items() if at.is_relative_to(steps.parent)}
+
+
+def _check_replaceable(uq: Path) -> None:
+    """Refuse what is no link to the scripts of some installation of this package, or of one that is gone."""
+    old = _leads_to(uq)
+    if old is None and not uq.exists():
+        return
+    if old is None:
+        raise DataError(f"{uq}: in the way, expected nothing or a link to steps/uq; move it away")
+    if old.parts[-2:] != _STEPS_UQ.parts or (uq.exists() and not (uq / "attack.sh").is_file()):
+        raise DataError(f"{uq}: a link to {old} is in the way, expected nothing or a link to steps/uq; move it away")
