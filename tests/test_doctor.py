@@ -33,7 +33,7 @@ def requirements(name: str) -> dict[str, str]:
 
 
 def test_pins_are_those_of_setup_py() -> None:
-    needed = requirements("REQUIRES") | requirements("SYNTH") | requirements("REPORT")
+    needed = requirements("REQUIRES") | requirements("KALDI") | requirements("SYNTH") | requirements("REPORT")
     assert set(doctor.PACKAGES) == set(needed)
     for distribution, (_, pin) in doctor.PACKAGES.items():
         assert (needed[distribution] == f"{distribution}=={pin}") == (pin is not None)
@@ -41,12 +41,13 @@ def test_pins_are_those_of_setup_py() -> None:
 
 def test_environment_check_looks_for_the_modules_of_setup_py() -> None:
     text = (REPO / "utils" / "check_env.py").read_text()
-    (modules,) = [
-        ast.literal_eval(node.value)
+    lists = {
+        ast.unparse(node.targets[0]): {e.value for e in node.value.elts if isinstance(e, ast.Constant)}
         for node in ast.walk(ast.parse(text))
-        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "MODULES"
-    ]
-    assert set(modules) == {"kaldi_uq"} | {doctor.PACKAGES[name][0] for name in requirements("REQUIRES")}
+        if isinstance(node, ast.Assign) and isinstance(node.value, ast.Tuple)
+    }
+    assert lists["MODULES"] == {"kaldi_uq"} | {doctor.PACKAGES[name][0] for name in requirements("REQUIRES")}
+    assert lists["WHEELS"] == {doctor.PACKAGES[name][0] for name in requirements("KALDI")}
 
 
 @pytest.fixture

@@ -262,7 +262,7 @@ class TestTheLock:
         assert re.findall(r"://|^\s*--(?!hash)\S+|\w\.(?:org|com|io|net)\b", self.TEXT, re.MULTILINE) == []
 
     def test_it_holds_what_setup_py_pins(self) -> None:
-        pinned = re.findall(r'"([a-z0-9-]+)==([^"]+)",', (REPO / "setup.py").read_text().partition("BENCH = ")[0])
+        pinned = re.findall(r'"([a-z0-9-]+)==([^"]+)"', (REPO / "setup.py").read_text().partition("BENCH = ")[0])
         assert len(pinned) >= 4
         for name, release in pinned:
             if name != "pesq":  # of an extra that the development environment lacks
