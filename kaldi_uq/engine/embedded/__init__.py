@@ -7,6 +7,6 @@ try:  # here, before any module of this package; and in this order: some release
     import kaldifst  # noqa: F401
 except ImportError as error:
     raise EngineError(
-        f"the embedded engine needs kaldi-hmm-gmm and kaldifst ({error}); run: python3 -m pip install 'kaldi-uq[kaldi]' "
+        f"the embedded engine needs kaldi-hmm-gmm and kaldifst ({error}); run: pip install 'kaldi-uq[kaldi]' "
         "(or set KALDI_ROOT to use Kaldi's programs)"
     ) from None
