@@ -168,7 +168,7 @@ def _umask() -> int:
     return mask
 
 
-def link_scripts(recipe: Path) -> tuple[list[str], Path]:
+def link_scripts(recipe: Path) -> dict[str, Path]:
     """Link this package's scripts into a directory; what is linked already is left, or renewed.
 
     A recipe of Kaldi's gets ``uq`` beside its ``steps``.  In a directory of :func:`write_recipe`, whose links may lead
@@ -178,7 +178,7 @@ def link_scripts(recipe: Path) -> tuple[list[str], Path]:
         recipe: the directory.
 
     Returns:
-        the names of the links that are new or changed, and the directory that they lead into.
+        the links that are new or changed: name -> where it leads.
 
     Raises:
         DataError: no recipe directory, something else in the place of a link, or it cannot be written.
@@ -190,15 +190,15 @@ def link_scripts(recipe: Path) -> tuple[list[str], Path]:
                 raise DataError(f"{recipe / name}: no such file, expected a Kaldi recipe with path.sh, steps and utils")
         wanted = {"uq": share() / _STEPS_UQ}
         _check_replaceable(recipe / "uq")
-    changed = [name for name, place in wanted.items() if _leads_to(recipe / name) != place]
+    changed = {name: place for name, place in wanted.items() if _leads_to(recipe / name) != place}
     try:
-        for name in changed:
+        for name, place in changed.items():
             new = recipe / f".{name}.{secrets.token_hex(4)}.tmp"
-            new.symlink_to(wanted[name])
+            new.symlink_to(place)
             new.replace(recipe / name)
     except OSError as error:
         raise DataError(f"{recipe}: cannot be written: {error.strerror}") from None
-    return changed, share()
+    return changed
 
 
 def _leads_to(link: Path) -> Path | None:

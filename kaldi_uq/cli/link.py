@@ -9,7 +9,6 @@ A second call changes nothing.  What is in the way is named and left alone.
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
 from kaldi_uq.cli.options import directory
 from kaldi_uq.scripts import link_scripts
@@ -22,5 +21,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Run the command."""
-    changed, place = link_scripts(Path(args.dir))
-    print(f"{args.dir}: {' '.join(changed)} -> {place}" if changed else f"{args.dir}: linked already")
+    changed = link_scripts(args.dir)
+    for name, place in changed.items():
+        print(f"{args.dir / name} -> {place}")
+    if not changed:
+        print(f"{args.dir}: linked already")
