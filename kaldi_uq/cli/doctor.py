@@ -172,8 +172,8 @@ def _torch() -> Iterator[Check]:
     # of the same release as torch, which its wheel does not say
     found = "not installed" if importlib.util.find_spec("torchaudio") is None else _import("torchaudio")
     if found:
-        remedy = f"{PIP} torchaudio=={torch.__version__.partition('+')[0]}"
-        yield Check("torchaudio", "optional", f"{found}; for --frontend torchaudio and recipe end_to_end", remedy)
+        found += f"; for --frontend torchaudio and recipe end_to_end, of the release of torch, {torch.__version__}"
+        yield Check("torchaudio", "optional", found, f"{PIP} 'kaldi-uq[torchaudio]'")
     else:
         yield Check("torchaudio", "ok", importlib.metadata.version("torchaudio"))
 
