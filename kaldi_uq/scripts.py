@@ -159,13 +159,8 @@ def _copy(source: Path, target: Path) -> None:
         return
     shutil.copyfile(source, target)
     if source.stat().st_mode & stat.S_IXUSR:
-        target.chmod(target.stat().st_mode | 0o111 & ~_umask())
-
-
-def _umask() -> int:
-    mask = os.umask(0o022)
-    os.umask(mask)
-    return mask
+        mode = target.stat().st_mode
+        target.chmod(mode | (mode & 0o444) >> 2)  # for whoever may read it
 
 
 def link_scripts(recipe: Path) -> dict[str, Path]:

@@ -138,6 +138,22 @@ class TestInit:
             if not path.is_symlink():
                 path.chmod(path.stat().st_mode | stat.S_IWUSR)  # for whoever clears up
 
+    def test_a_recipe_that_needs_an_extra_says_so_before_anything_is_made(
+        self, tmp_path: Path, run_script: RunScript
+    ) -> None:
+        (tmp_path / "without").mkdir()
+        (tmp_path / "without/sitecustomize.py").write_text(
+            "import importlib.util as u\nfind = u.find_spec\n"
+            "u.find_spec = lambda name, *rest: None if name == 'torchaudio' else find(name, *rest)\n"
+        )
+        write_recipe("end_to_end", tmp_path / "mine", PYTHON)
+        before = names(tmp_path / "mine")
+        path = f"{tmp_path}/without:{REPO}"
+        done = run_script("./run.sh", cwd=tmp_path / "mine", env={"PYTHONPATH": path})
+        assert done.returncode == 1
+        assert done.stderr.endswith("error: net.py needs torchaudio: pip install 'kaldi-uq[torchaudio]'\n")
+        assert names(tmp_path / "mine") == before
+
     def test_an_installation_without_scripts_is_named(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(scripts, "__file__", str(tmp_path / "kaldi_uq/scripts.py"))
         with pytest.raises(DataError, match=r"kaldi_uq/share: no such directory, .* install it again"):
