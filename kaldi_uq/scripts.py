@@ -3,7 +3,7 @@
 In a clone they are its folders ``steps``, ``utils``, ``local`` and ``recipes``; a wheel has the same below
 ``kaldi_uq/share``, put there when it is built.  A recipe directory has copies of what its user edits (``run.sh``,
 ``conf``, ``cmd.sh``, ``path.sh``) and absolute links to the rest: scripts and package are of one release, and stay so
-when ``pip`` upgrades them in place.  Nothing is ever written beside the scripts.
+when ``pip`` upgrades them in place.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ from pathlib import Path
 from kaldi_uq.errors import DataError, UsageError
 
 LINKED = ("local", "steps", "utils")  # folders of a recipe that stay in the package
-_NOT_COPIED = (*LINKED, "RESULTS", "data", "exp", "results", "runs", "__pycache__")
+_NOT_COPIED = (*LINKED, "data", "exp", "results", "runs")  # by a clone's own runs, which may be large
+_COPIED_KINDS = {".conf", ".md", ".py", ".sh", ".txt"}
 _STEPS_UQ = Path("steps", "uq")
 _VARIABLE = "KALDI_UQ_PYTHON"  # in path.sh, for utils/env.sh
 _PYTHON_LINE = "# The Python that this directory was made with; one that is active and has the package goes before it."
@@ -134,9 +135,7 @@ def _remove(path: Path) -> None:
 
 
 def _fill(stage: Path, recipe: Path, python: str) -> None:
-    for source in sorted(recipe.iterdir()):
-        if source.name not in _NOT_COPIED:
-            _copy(source, stage / source.name)
+    _copy(recipe, stage)
     path_sh = stage / "path.sh"
     text = path_sh.read_text(encoding="utf-8")
     end = ". utils/env.sh\n"
@@ -150,17 +149,18 @@ def _fill(stage: Path, recipe: Path, python: str) -> None:
 
 
 def _copy(source: Path, target: Path) -> None:
-    """Copy a file or a directory, links followed; what may be executed stays so, and all of it can be written."""
-    if source.is_dir():
-        target.mkdir()
-        for path in sorted(source.iterdir()):
-            if path.name not in _NOT_COPIED:
-                _copy(path, target / path.name)
-        return
-    shutil.copyfile(source, target)
-    if source.stat().st_mode & stat.S_IXUSR:
-        mode = target.stat().st_mode
-        target.chmod(mode | (mode & 0o444) >> 2)  # for whoever may read it
+    """Copy the files of a directory, links to files followed; what may be executed stays so, and all can be written."""
+    for path in sorted(source.iterdir()):
+        if path.name in _NOT_COPIED:
+            continue
+        if path.is_dir() and not path.is_symlink():
+            _copy(path, target / path.name)
+        elif path.is_file() and path.suffix in _COPIED_KINDS:
+            target.mkdir(exist_ok=True)
+            shutil.copyfile(path, target / path.name)
+            if path.stat().st_mode & stat.S_IXUSR:
+                mode = (target / path.name).stat().st_mode
+                (target / path.name).chmod(mode | (mode & 0o444) >> 2)  # for whoever may read it
 
 
 def link_scripts(recipe: Path) -> dict[str, Path]:

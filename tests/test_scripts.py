@@ -154,6 +154,26 @@ class TestInit:
         assert done.stderr.endswith("error: net.py needs torchaudio: pip install 'kaldi-uq[torchaudio]'\n")
         assert names(tmp_path / "mine") == before
 
+    def test_what_a_clone_has_beside_the_recipe_is_not_copied(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        share = tmp_path / "clone"
+        for name in ("local", "steps", "utils", "recipes/own_model"):
+            shutil.copytree(REPO / name, share / name, symlinks=True)
+        monkeypatch.setattr(scripts, "share", lambda: share)
+        write_recipe("own_model", tmp_path / "before", PYTHON)
+        recipe = share / "recipes/own_model"
+        (recipe / "benign/deep").mkdir(parents=True)
+        for name in ("benign/deep/1.wav", "some.wav", ".hidden", "RESULTS", "x.tmp"):
+            (recipe / name).touch()
+        (recipe / "uq").symlink_to("steps/uq")
+        (recipe / "runs").mkdir()
+        (recipe / "runs/notes.txt").touch()
+        write_recipe("own_model", tmp_path / "after", PYTHON)
+        made = [tmp_path / "before", tmp_path / "after"]
+        before, after = ({path.relative_to(place) for path in place.rglob("*")} for place in made)
+        assert after == before
+
     def test_an_installation_without_scripts_is_named(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(scripts, "__file__", str(tmp_path / "kaldi_uq/scripts.py"))
         with pytest.raises(DataError, match=r"kaldi_uq/share: no such directory, .* install it again"):
