@@ -25,7 +25,10 @@ _NOT_COPIED = (*LINKED, "data", "exp", "results", "runs")  # by a clone's own ru
 _COPIED_KINDS = {".conf", ".md", ".py", ".sh", ".txt"}
 _STEPS_UQ = Path("steps", "uq")
 _VARIABLE = "KALDI_UQ_PYTHON"  # in path.sh, for utils/env.sh
-_PYTHON_LINE = "# The Python that this directory was made with; one that is active and has the package goes before it."
+_PATH_SH = """# The Python that this directory was made with; one that is active and has the package goes before it.
+# If the links steps, utils and local lead nowhere, because that is gone, another Python's "kaldi-uq link ." mends them.
+export {variable}={python}
+"""
 
 
 def share() -> Path:
@@ -140,12 +143,12 @@ def _fill(stage: Path, recipe: Path, python: str) -> None:
     text = path_sh.read_text(encoding="utf-8")
     end = ". utils/env.sh\n"
     assert text.endswith(end), f"{recipe}/path.sh does not end with {end!r}"
-    line = f"{_PYTHON_LINE}\nexport {_VARIABLE}={shlex.quote(python)}\n"
-    path_sh.write_text(text.removesuffix(end) + line + end, encoding="utf-8", errors="surrogateescape")
+    own = _PATH_SH.format(variable=_VARIABLE, python=shlex.quote(python))
+    path_sh.write_text(text.removesuffix(end) + own + end, encoding="utf-8", errors="surrogateescape")
     for name in LINKED:
-        own = recipe / name
-        place = own if own.is_dir() and not own.is_symlink() else recipe.parents[1] / name
-        (stage / name).symlink_to(place)
+        place = recipe / name
+        is_its_own = place.is_dir() and not place.is_symlink()
+        (stage / name).symlink_to(place if is_its_own else recipe.parents[1] / name)
 
 
 def _copy(source: Path, target: Path) -> None:
