@@ -62,11 +62,12 @@ def env(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A Python environment with the wheel, and what it needs from the environment of the tests."""
     place = tmp_path_factory.mktemp("some where") / "an env"
     python("-m", "venv", "--without-pip", place, cwd=place.parent)
+    # whatever kaldi_uq the environment of the tests has, of the same version as it is
+    install = ("install", "--quiet", "--no-deps", "--no-index", "--ignore-installed", wheel)
+    python("-m", "pip", "--python", place / "bin/python3", *install, cwd=place.parent)
     (site,) = place.glob("lib/python*/site-packages")
     others = [path for path in sys.path if path.endswith(("site-packages", "dist-packages"))]
     (site / "others.pth").write_text("".join(f"{path}\n" for path in others))
-    install = ("install", "--quiet", "--no-deps", "--no-index", "--disable-pip-version-check", wheel)
-    python("-m", "pip", "--python", place / "bin/python3", *install, cwd=place.parent)
     return place
 
 
