@@ -35,7 +35,7 @@ LAYERS: dict[str, tuple[str, ...]] = {
     "report": ("detector", "audio", "results", "nnet.config", "io", *BASE),
     "cli": ("",),  # everything
     "__main__": ("cli",),
-    "registry": (),
+    "registry": ("errors",),
     "": ("",),  # kaldi_uq/__init__.py: the names of the face, imported when they are used
 }
 

@@ -9,9 +9,8 @@ from __future__ import annotations
 import os
 
 from kaldi_uq.engine.base import Engine, EngineOptions
+from kaldi_uq.engine.config import ENGINES as ENGINES
 from kaldi_uq.errors import EngineError
-
-ENGINES = ("embedded", "kaldi", "pykaldi")
 
 
 def engine_name(requested: str | None = None) -> str:
