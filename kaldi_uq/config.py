@@ -1,8 +1,8 @@
 """Configurations as frozen dataclasses, from and to flags of a command, option files and plain JSON.
 
 The flags of a command carry the field names of its configuration (``step_size`` is ``--step-size``), and a test holds
-the two together.  Their help is what the docstring of the configuration says below ``Attributes:``, and nothing else.  ``to_dict`` and ``from_dict`` are the only way into and out of files: plain JSON, unknown names are
-an error.
+the two together.  Their help is what the docstring of the configuration says below ``Attributes:``, and nothing else.
+``to_dict`` and ``from_dict`` are the only way into and out of files: plain JSON, unknown names are an error.
 """
 
 from __future__ import annotations

@@ -70,9 +70,12 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     """
     from difflib import get_close_matches  # only where something is wrong
 
-    by_lower = {name.lower().replace("_", "-"): name for name in known}
-    near = get_close_matches(word[:100].lower().replace("_", "-"), by_lower, n=1, cutoff=0.6)
-    return f"; did you mean {by_lower[near[0]]!r}?" if near else ""
+    def plain(name: str) -> str:
+        return name.lower().lstrip("-").replace("_", "-")
+
+    names = {plain(name): name for name in known}
+    near = get_close_matches(plain(word[:100]), names, n=1, cutoff=0.6)
+    return f"; did you mean {names[near[0]]!r}?" if near else ""
 
 
 def printable(text: str) -> str:

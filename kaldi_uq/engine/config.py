@@ -90,7 +90,7 @@ class _GmmConfig(Config):
         transition_scale: weight of the transition probabilities in an alignment
         self_loop_scale: weight of the self-loops' probabilities in an alignment
         max_failed: share of the utterances that may fail to align before it is an error, 0 to 1
-        seed: seed of the perturbation with which a Gaussian is split
+        seed: seed of all that is random in the training
     """
 
     GROUPS: ClassVar[Mapping[str, tuple[str, ...]]] = {
