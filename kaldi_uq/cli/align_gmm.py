@@ -15,11 +15,19 @@ from kaldi_uq.io.lang import Lang
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("data_dir", type=directory, metavar="DATA-DIR")
-    parser.add_argument("lang_dir", type=directory, metavar="LANG-DIR")
-    parser.add_argument("model_dir", type=directory, metavar="MODEL-DIR")
+    parser.add_argument(
+        "data_dir", type=directory, metavar="DATA-DIR", help="data directory, with feats.scp, cmvn.scp and text"
+    )
+    parser.add_argument("lang_dir", type=directory, metavar="LANG-DIR", help="language directory, such as data/lang")
+    parser.add_argument("model_dir", type=directory, metavar="MODEL-DIR", help="GMM system, such as exp/mono")
     parser.add_argument("ali", type=Path, metavar="ALI", help="archive to write, for example exp/mono_ali/ali.1.gz")
-    parser.add_argument("--max-failed", type=float, default=0.05, help="share of utterances that may fail [0.05]")
+    parser.add_argument(
+        "--max-failed",
+        type=float,
+        default=0.05,
+        metavar="X",
+        help="share of the utterances that may fail to align before it is an error, 0 to 1 [0.05]",
+    )
     add_gmm_arguments(parser, DecodeConfig)
 
 

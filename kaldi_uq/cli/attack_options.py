@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from kaldi_uq.attacks.config import AdaptiveConfig, AttackConfig, BlackBoxConfig, ConsistentConfig, HidingConfig
 from kaldi_uq.cli.options import directory
-from kaldi_uq.config import Config, config_from, parse_fields
+from kaldi_uq.config import Config, config_from, group_of, parse_fields, suggest
 from kaldi_uq.errors import DataError, UsageError
 from kaldi_uq.io.datadir import DataDir
 from kaldi_uq.io.waves import read_waves
@@ -24,28 +24,31 @@ if TYPE_CHECKING:  # no command's --help needs torch
     from kaldi_uq.recogniser.base import BaseRecogniser
 
 OWN_CONFIGS: tuple[type[AttackConfig], ...] = (AttackConfig, HidingConfig, BlackBoxConfig, ConsistentConfig)
+METHODS = ("pgd", "psychoacoustic", "black_box", "adaptive", "consistent")  # of the package, a test holds them
 ATTACK_CONFIGS: tuple[type[Config], ...] = (*OWN_CONFIGS, AdaptiveConfig)
 
 
 def add_attack_choice(parser: argparse.ArgumentParser) -> None:
     """Add ``--method``, ``--method-options``, ``--fit`` and ``--donors``."""
-    parser.add_argument(
+    group = group_of(parser, "which attack")
+    method = group.add_argument(
         "--method",
         metavar="NAME",
         help="pgd, psychoacoustic (asked for by --hide-steps), black_box (--nes-pairs), adaptive (--statistics), "
         "consistent (--search-eps), or an attack of your own, FILE.py:CLASS, which is run [what the options ask for, "
         "else pgd]",
     )
-    parser.add_argument(
+    suggest(method, METHODS)
+    group.add_argument(
         "--method-options", default="", metavar="NAME=VALUE,...", help="options that only an attack of your own has"
     )
-    parser.add_argument(
+    group.add_argument(
         "--donors",
         type=directory,
         metavar="DATA-DIR",
         help="with --start speech or --loss logit_match: recordings whose words are used [the attacked set]",
     )
-    parser.add_argument(
+    group.add_argument(
         "--fit",
         type=Path,
         metavar="JSONL",

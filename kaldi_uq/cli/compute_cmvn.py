@@ -19,9 +19,11 @@ from kaldi_uq.io.feats_dir import features
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("data_dir", type=directory, metavar="DATA-DIR")
-    parser.add_argument("ark", type=Path, metavar="ARK")
-    parser.add_argument("scp", type=Path, metavar="SCP")
+    parser.add_argument(
+        "data_dir", type=directory, metavar="DATA-DIR", help="data directory, with feats.scp and spk2utt"
+    )
+    parser.add_argument("ark", type=Path, metavar="ARK", help="archive to write")
+    parser.add_argument("scp", type=Path, metavar="SCP", help="index of the archive to write, cmvn.scp")
     parser.add_argument("--log-dir", type=Path, metavar="DIR", help="where --engine kaldi writes logs [where ARK is]")
     add_pipes(parser)
     add_engine(parser)

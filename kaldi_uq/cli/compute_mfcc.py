@@ -21,9 +21,9 @@ from kaldi_uq.io.waves import read_waves
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("data_dir", type=directory, metavar="DATA-DIR")
+    parser.add_argument("data_dir", type=directory, metavar="DATA-DIR", help="data directory, with wav.scp")
     parser.add_argument("ark", type=Path, metavar="ARK", help="archive to write; the scp names it as given here")
-    parser.add_argument("scp", type=Path, metavar="SCP")
+    parser.add_argument("scp", type=Path, metavar="SCP", help="index of the archive to write, feats.scp")
     parser.add_argument("--mfcc-config", required=True, metavar="FILE", help="Kaldi's conf/mfcc.conf")
     parser.add_argument("--num-frames", metavar="FILE", help="also write utt2num_frames here")
     parser.add_argument("--compress", action="store_true", help="write Kaldi's compressed matrices, a byte a value")

@@ -13,9 +13,11 @@ from kaldi_uq.io.datadir import write_table
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("data_dir", type=directory, metavar="DATA-DIR")
-    parser.add_argument("model_dir", type=directory, metavar="MODEL-DIR")
-    parser.add_argument("graph_dir", type=directory, metavar="GRAPH-DIR")
+    parser.add_argument(
+        "data_dir", type=directory, metavar="DATA-DIR", help="data directory, with feats.scp and cmvn.scp"
+    )
+    parser.add_argument("model_dir", type=directory, metavar="MODEL-DIR", help="GMM system, such as exp/mono")
+    parser.add_argument("graph_dir", type=directory, metavar="GRAPH-DIR", help="decoding graph, such as exp/mono/graph")
     parser.add_argument("hypotheses", type=Path, metavar="TEXT", help="table of hypotheses to write")
     add_lattices(parser)
     add_gmm_arguments(parser, DecodeConfig)

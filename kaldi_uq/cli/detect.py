@@ -67,19 +67,26 @@ STDIN = "-"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of the command."""
-    parser.add_argument("model_dir", type=directory, metavar="MODEL-DIR", help="such as exp/dnn")
+    parser.add_argument("model_dir", type=directory, metavar="MODEL-DIR", help="trained model, such as exp/dnn")
     parser.add_argument(
-        "wavs", nargs="*", metavar="WAV", help=f"mono, of the model's sample rate; {STDIN}: one of standard input"
+        "wavs",
+        nargs="*",
+        metavar="WAV",
+        help=f"audio to judge: mono, of the model's sample rate; {STDIN}: standard input",
     )
     parser.add_argument("--scp", metavar="FILE", help="judge the files of this wav.scp instead")
     which = parser.add_mutually_exclusive_group()
-    which.add_argument("--statistic", help=f"use MODEL-DIR/detector/STATISTIC.json [{GATE}: all statistics together]")
-    which.add_argument("--detector", type=Path, metavar="FILE", help="use this detector")
+    which.add_argument(
+        "--statistic",
+        metavar="NAME",
+        help=f"use the detector MODEL-DIR/detector/NAME.json [{GATE}: all statistics together]",
+    )
+    which.add_argument("--detector", type=Path, metavar="FILE", help="use the detector in this file instead")
     parser.add_argument(
         "--fpr",
         type=rate,
-        help="threshold for this false-positive rate by the detector's own benign model (for a Gaussian one the "
-        "quantile of the normal); default: the saved threshold",
+        help="another threshold, for this false-positive rate (above 0, below 1) by the detector's own benign model, "
+        "which for a Gaussian one is a quantile of the normal [the saved threshold]",
     )
     parser.add_argument(
         "--frame-quantile",

@@ -5,7 +5,7 @@ Writes OUT-DATA-DIR/wav/*.wav (16 bit, of the same length), one for each utteran
 wav.scp, text, utt2spk, spk2utt and disturbances.jsonl: for each utterance the SNR, and the gain where audio was scaled
 down so that nothing clips.  --resample brings all audio to the sample rate of the first recording.
 
- e.g.: kaldi-uq disturb-data --kind white --snr-db 20 data/test
+ e.g.: kaldi-uq disturb-data --kind white --snr-db 20 data/test \\
          data/test_white20
 """
 
@@ -39,8 +39,8 @@ _FURTHER = {"babble": "num_talkers", "reverb": "drr_db"}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("data_dir", type=directory, metavar="DATA-DIR")
-    parser.add_argument("out_dir", type=Path, metavar="OUT-DATA-DIR")
+    parser.add_argument("data_dir", type=directory, metavar="DATA-DIR", help="data directory, with wav.scp and utt2spk")
+    parser.add_argument("out_dir", type=Path, metavar="OUT-DATA-DIR", help="data directory to write")
     parser.add_argument("--kind", choices=KINDS, required=True, help="kind of disturbance")
     parser.add_argument("--snr-db", type=float, help="white, babble: power of the speech over power of the noise, dB")
     parser.add_argument("--rt60", type=float, help="reverb: seconds in which the reverberation falls by 60 dB")

@@ -25,10 +25,14 @@ FEW = 20  # files: with fewer, their largest score says little of the largest of
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of the command."""
-    parser.add_argument("model_dir", type=directory, metavar="MODEL-DIR", help="such as exp/dnn")
+    parser.add_argument("model_dir", type=directory, metavar="MODEL-DIR", help="trained model, such as exp/dnn")
     parser.add_argument("wavs", nargs="*", metavar="WAV", help="benign speech: mono, of the model's sample rate")
-    parser.add_argument("--scored", type=Path, metavar="JSONL", help="benign scores, instead of WAV files")
-    parser.add_argument("--fpr", type=rate, default=0.01, help="false-positive rate of the thresholds [0.01]")
+    parser.add_argument(
+        "--scored", type=Path, metavar="JSONL", help="benign scores, results.jsonl of nnet-decode, instead of WAV files"
+    )
+    parser.add_argument(
+        "--fpr", type=rate, default=0.01, help="false-positive rate of the thresholds, above 0, below 1 [0.01]"
+    )
     parser.add_argument("--seed", type=non_negative_int, default=0, help="seed of the draws of a random model [0]")
     add_network_arguments(parser)
     add_audio(parser)

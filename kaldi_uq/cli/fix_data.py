@@ -13,7 +13,7 @@ from kaldi_uq.io.fix import fix_data_dir
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("data_dir", type=Path, help="the directory, e.g. data/train")
+    parser.add_argument("data_dir", type=Path, metavar="DATA-DIR", help="data directory, such as data/train")
 
 
 def run(args: argparse.Namespace) -> None:

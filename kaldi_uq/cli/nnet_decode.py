@@ -35,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of the command."""
     add_data_and_graph(parser)
     add_max_bad(parser)
-    parser.add_argument("out_dir", type=Path, metavar="OUT-DIR")
+    parser.add_argument("out_dir", type=Path, metavar="OUT-DIR", help="directory to write, such as exp/dnn/score_test")
     parser.add_argument("--results", metavar="FILE", help="also record the accuracy in this results.json")
     parser.add_argument("--seed", type=non_negative_int, default=0, help="seed of the draws [0]")
     add_shard(parser, "compute the network's part of", "decodes what they computed")

@@ -29,9 +29,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--fit", type=Path, metavar="JSONL", help="benign scores that the detectors are fitted on")
     parser.add_argument("--benign", type=Path, required=True, metavar="JSONL", help="benign scores, held out")
     parser.add_argument("--attacked", type=Path, required=True, metavar="JSONL", help="scores of nnet-attack")
-    parser.add_argument("--model", required=True, help="name in the results")
-    parser.add_argument("--attack", required=True, help="name in the results")
-    parser.add_argument("--eps", type=float, required=True, help="eps of the attack")
+    parser.add_argument("--model", required=True, metavar="NAME", help="name of the model in the results")
+    parser.add_argument("--attack", required=True, metavar="NAME", help="name of the attack in the results")
+    parser.add_argument("--eps", type=float, required=True, metavar="X", help="eps of the attack, full scale 1")
     parser.add_argument("--results", type=Path, required=True, metavar="FILE", help="results.json to add the rows to")
     parser.add_argument("--detector-dir", type=Path, metavar="DIR", help="detectors, such as MODEL-DIR/detector")
     parser.add_argument(

@@ -4,9 +4,9 @@ The detectors are those of DETECTOR-DIR if they were fitted on --fit, else such 
 model's statistics stand two of the audio alone, level and noise floor: a detector that does no better than these
 detects loudness.  SCORE-DIRs are of nnet-decode, ATTACK-DIRs of nnet-attack, all of one model.
 
- e.g.: kaldi-uq nnet-negatives --model dnn --kind white --level 10
-         --fit-data data/fit --fit exp/dnn/score_fit
-         --data data/test_white10 --scored exp/dnn/score_test_white10
+ e.g.: kaldi-uq nnet-negatives --model dnn --kind white --level 10 \\
+         --fit-data data/fit --fit exp/dnn/score_fit \\
+         --data data/test_white10 --scored exp/dnn/score_test_white10 \\
          --results exp/results.json exp/dnn/attack_pgd_eps0.02
 """
 
@@ -53,8 +53,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--detector-dir", type=Path, metavar="DIR", help=f"detectors [FIT/../{DETECTOR_DIR}]")
     parser.add_argument("--data", type=directory, required=True, metavar="DATA-DIR", help="the hard audio")
     parser.add_argument("--scored", type=directory, required=True, metavar="SCORE-DIR", help="its scores")
-    parser.add_argument("--model", required=True, help="name in the results")
-    parser.add_argument("--kind", choices=(*KINDS, CLEAN), required=True, help="name in the results")
+    parser.add_argument("--model", required=True, metavar="NAME", help="name of the model in the results")
+    parser.add_argument(
+        "--kind",
+        choices=(*KINDS, CLEAN),
+        required=True,
+        help="kind of the hard audio, as of disturb-data, in the results",
+    )
     parser.add_argument("--level", type=float, default=0.0, help="SNR in dB, RT60 in seconds or eps; clean: 0 [0]")
     parser.add_argument("--results", type=Path, required=True, metavar="FILE", help="results.json to add the rows to")
     parser.add_argument("--fpr", type=rate, default=0.01, help="false-positive rate of the threshold [0.01]")

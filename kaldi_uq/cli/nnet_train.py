@@ -25,7 +25,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kaldi_uq.cli.model_options import add_cmvn_source, add_ivector_dir, use_all_cores
+from kaldi_uq.cli.model_options import add_cmvn_source, add_device, add_ivector_dir, use_all_cores
 from kaldi_uq.cli.options import (
     add_audio,
     add_engine,
@@ -37,7 +37,8 @@ from kaldi_uq.cli.options import (
     read_data,
     start_logging,
 )
-from kaldi_uq.config import Config, add_config_file, add_config_flags, config_from, flag
+from kaldi_uq.cli.parser import SPEAKERS
+from kaldi_uq.config import Config, add_config_file, add_config_flags, config_from, flag, group_of
 from kaldi_uq.engine.base import DecodeConfig
 from kaldi_uq.errors import DataError, UsageError
 from kaldi_uq.feats.conf import read_fbank_conf, read_mfcc_conf
@@ -67,15 +68,20 @@ log = logging.getLogger(__name__)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("data_dir", type=directory, metavar="DATA-DIR")
+    parser.add_argument("data_dir", type=directory, metavar="DATA-DIR", help="data directory, with wav.scp and text")
     parser.add_argument(
-        "lang_dir", type=directory, metavar="LANG-DIR", help="with G.fst, unless there are no Viterbi epochs"
+        "lang_dir",
+        type=directory,
+        metavar="LANG-DIR",
+        help="language directory, with G.fst unless there are no Viterbi epochs",
     )
-    parser.add_argument("ali_dir", type=directory, metavar="ALI-DIR", help="ali.*.gz, final.mdl, tree")
-    parser.add_argument("exp_dir", type=Path, metavar="EXP-DIR")
+    parser.add_argument(
+        "ali_dir", type=directory, metavar="ALI-DIR", help="alignments of DATA-DIR: ali.*.gz, final.mdl, tree"
+    )
+    parser.add_argument("exp_dir", type=Path, metavar="EXP-DIR", help="directory to write, such as exp/dnn")
     which = parser.add_mutually_exclusive_group()
     which.add_argument("--model", choices=kind_names(), help="kind of model [dnn]")
-    which.add_argument("--network", metavar="FILE.py:NAME", help="network of your own instead; runs this code")
+    which.add_argument("--network", metavar="FILE.py:NAME", help="network of your own instead; the named file is run")
     features = parser.add_mutually_exclusive_group()
     features.add_argument("--mfcc-config", metavar="FILE", help="Kaldi's conf/mfcc.conf")
     features.add_argument("--fbank-config", metavar="FILE", help="Kaldi's conf/fbank.conf: filter banks, no cepstra")
@@ -87,7 +93,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="DIR",
         help="directory with cmvn_opts, delta_opts, splice_opts, final.mat and trans.*, or none [ALI-DIR]",
     )
-    parser.add_argument(
+    group_of(parser, SPEAKERS).add_argument(
         "--transform-dir", metavar="DIR", help="directory with fMLLR transforms of DATA-DIR, or none [OPTS-DIR, if any]"
     )
     add_ivector_dir(parser)
@@ -102,7 +108,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="hold features in memory up to so many million bytes; more are in a file of EXP-DIR that has no name and "
         "is gone with the training; changes no result [1000]",
     )
-    parser.add_argument("--device", default="", help="cpu or cuda; default: cuda if there is one")
+    add_device(parser)
     add_engine(parser)
     add_jobs(parser)
     kinds = map(config_class, kind_names())

@@ -10,6 +10,15 @@ from typing import Any, NoReturn
 
 from kaldi_uq.errors import did_you_mean, printable
 
+# titles of the groups that several commands share, in the order in which they end a help
+AUDIO = "audio and data"
+SPEAKERS = "speakers, for a model whose features need to know them"
+MODEL = "how the model computes"
+CODE = "models of your own; the named file is run"
+LATTICES = "lattices"
+ENGINE = "engine: what decodes and aligns"
+_LAST = (AUDIO, SPEAKERS, MODEL, CODE, "decoding", "alignment with a text", LATTICES, ENGINE, "help and errors")
+
 _OPTION = re.compile(r"--?[A-Za-z]\S*")
 
 
@@ -68,6 +77,10 @@ class OneLineParser(argparse.ArgumentParser):
         group.add_argument("-h", "--help", action="help", help="show this and exit")
         group.add_argument("--debug", action="store_true", help="show the traceback of an error")
         self._positionals.title = "arguments"
+        for action in self._actions:
+            if action.metavar is None and action.nargs != 0:
+                action.metavar = _metavar(action)
+        self._action_groups.sort(key=lambda group: _LAST.index(group.title) if group.title in _LAST else -1)
         words = ["[options]"]
         for action in self._actions:
             value = action.metavar or action.dest
@@ -84,3 +97,22 @@ class OneLineParser(argparse.ArgumentParser):
             break_long_words=False,
         )
         self.usage = f"\n{indent}".join(lines)
+
+
+def _metavar(action: argparse.Action) -> str:
+    """How the help writes a value: X a number, N a whole one, choices as they are, an argument by its own name."""
+    if action.choices is not None:
+        return "{" + ",".join(map(str, action.choices)) + "}"
+    if not action.option_strings:
+        return action.dest.upper().replace("_", "-")
+    kind = getattr(action.type, "__name__", "str")
+    return (
+        "N"
+        if kind == "int" or kind.endswith("_int")
+        else "X"
+        if kind in ("float", "rate")
+        else _NAMES.get(kind, "NAME")
+    )
+
+
+_NAMES = {"Path": "FILE", "directory": "DIR"}

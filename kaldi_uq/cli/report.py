@@ -29,10 +29,22 @@ STRONG, HIDDEN = "pgd", "psychoacoustic"  # the attack that examples are of; the
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("exp_dir", type=directory, metavar="EXP-DIR")
-    parser.add_argument("out_dir", type=Path, metavar="OUT-DIR")
-    parser.add_argument("--command", default="kaldi-uq report", help="the command that made the results")
-    parser.add_argument("--data-dir", type=Path, default=Path("data"), help="directory of attack/ and lang/ [data]")
+    parser.add_argument(
+        "exp_dir", type=directory, metavar="EXP-DIR", help="directory of results.json and of the models"
+    )
+    parser.add_argument("out_dir", type=Path, metavar="OUT-DIR", help="directory to write, such as exp/report")
+    parser.add_argument(
+        "--command",
+        default="kaldi-uq report",
+        help="the command that made the results, for the page to show [kaldi-uq report]",
+    )
+    parser.add_argument(
+        "--data-dir",
+        type=Path,
+        default=Path("data"),
+        metavar="DIR",
+        help="the run's data, with attack/ and lang/ [data]",
+    )
     parser.add_argument("--num-examples", type=int, default=3, help="attacked utterances to show [3]")
     add_engine(parser)
 

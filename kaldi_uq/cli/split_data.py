@@ -13,8 +13,8 @@ from kaldi_uq.io.split import split_data_dir
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("data_dir", type=Path, help="the directory, e.g. data/train")
-    parser.add_argument("num_split", type=int, help="number of parts")
+    parser.add_argument("data_dir", type=Path, metavar="DATA-DIR", help="data directory, such as data/train")
+    parser.add_argument("num_split", type=int, metavar="N", help="number of parts")
     parser.add_argument("--per-utt", action="store_true", help="split by utterance: a speaker may be in two parts")
 
 

@@ -20,7 +20,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("vocabulary", type=Path, metavar="WORDS", help="lexicon or word list; its first column counts")
     parser.add_argument("arpa", type=Path, metavar="ARPA", help="file to write")
     parser.add_argument("--no-ids", action="store_true", help="TEXT has no utterance-ids")
-    parser.add_argument("--exclude", action="append", default=[], metavar="WORD", help="no spoken word, as <SIL>")
+    parser.add_argument(
+        "--exclude",
+        action="append",
+        default=[],
+        metavar="WORD",
+        help="a word of WORDS that is never spoken, such as <SIL> (can be repeated)",
+    )
     parser.add_argument("--test-text", type=Path, metavar="TEXT", help="print the perplexity of this text")
 
 

@@ -14,9 +14,11 @@ from kaldi_uq.io.lang import Lang
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("data_dir", type=directory, metavar="DATA-DIR")
-    parser.add_argument("lang_dir", type=directory, metavar="LANG-DIR")
-    parser.add_argument("exp_dir", type=Path, metavar="EXP-DIR")
+    parser.add_argument(
+        "data_dir", type=directory, metavar="DATA-DIR", help="data directory, with feats.scp, cmvn.scp and text"
+    )
+    parser.add_argument("lang_dir", type=directory, metavar="LANG-DIR", help="language directory, such as data/lang")
+    parser.add_argument("exp_dir", type=Path, metavar="EXP-DIR", help="directory to write, such as exp/mono")
     add_gmm_arguments(parser, MonoConfig)
 
 

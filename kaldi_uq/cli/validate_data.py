@@ -16,7 +16,7 @@ from kaldi_uq.io.validate import validate_data_dir
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("data_dir", type=Path, help="the directory, e.g. data/train")
+    parser.add_argument("data_dir", type=Path, metavar="DATA-DIR", help="data directory, such as data/train")
     parser.add_argument("--no-feats", action="store_true", help="feats.scp may be missing")
     parser.add_argument("--no-text", action="store_true", help="text may be missing")
     parser.add_argument("--no-wav", action="store_true", help="wav.scp may be missing")
