@@ -163,7 +163,7 @@ def test_every_command_with_a_configuration_is_tested_here() -> None:
 @pytest.mark.parametrize("command", sorted(COMMANDS))
 def test_no_flag_has_an_underscore(command: str) -> None:
     parser, _ = command_parser(command)
-    for option, action in actions(parser).items():
+    for option in actions(parser):
         assert "_" not in option
 
 

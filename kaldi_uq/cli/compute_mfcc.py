@@ -10,7 +10,6 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
 from kaldi_uq.cli.options import add_audio, add_engine, add_jobs, add_max_bad, directory, engine_options, read_data
 from kaldi_uq.engine.select import engine_name
@@ -18,6 +17,7 @@ from kaldi_uq.feats.conf import read_mfcc_conf
 from kaldi_uq.io.ark import MatrixWriter
 from kaldi_uq.io.datadir import write_table
 from kaldi_uq.io.waves import read_waves
+from kaldi_uq.progress import progressing
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -51,7 +51,7 @@ def run(args: argparse.Namespace) -> None:
         return
     num_frames = {}
     with torch.no_grad(), MatrixWriter(args.ark, args.scp, compressed=args.compress) as writer:
-        for utt, wav in tqdm(waves.items(), desc="MFCC", unit="utt"):
+        for utt, wav in progressing(waves.items(), "MFCC", "utterances", len(waves)):
             feats, _ = mfcc(torch.from_numpy(wav)[None], torch.tensor([len(wav)]))
             writer.write(utt, feats[0].numpy())
             num_frames[utt] = str(feats.shape[1])

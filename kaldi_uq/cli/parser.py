@@ -83,11 +83,13 @@ class OneLineParser(argparse.ArgumentParser):
         self._action_groups.sort(key=lambda group: _LAST.index(group.title) if group.title in _LAST else -1)
         words = ["[options]"]
         for action in self._actions:
-            value = action.metavar or action.dest
+            value = str(action.metavar)
             if action.required and action.option_strings:
                 words.append(f"{action.option_strings[-1]} {value}")
             elif not action.option_strings:
-                words.append({"+": f"{value} ...", "*": f"[{value} ...]", "?": f"[{value}]"}.get(action.nargs, value))
+                words.append(
+                    {"+": f"{value} ...", "*": f"[{value} ...]", "?": f"[{value}]"}.get(str(action.nargs), value)
+                )
         indent = " " * len("usage: ")
         lines = textwrap.wrap(
             " ".join((self.prog, *words)).replace("%", "%%"),
