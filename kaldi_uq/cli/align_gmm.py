@@ -8,7 +8,7 @@ from pathlib import Path
 from kaldi_uq.cli.gmm_options import GmmInput, add_gmm_arguments, report_aligned
 from kaldi_uq.cli.options import directory
 from kaldi_uq.config import config_from
-from kaldi_uq.engine.base import DecodeConfig
+from kaldi_uq.engine.config import DecodeConfig
 from kaldi_uq.errors import AlignmentError
 from kaldi_uq.io.ark import write_alignments
 from kaldi_uq.io.lang import Lang

@@ -29,7 +29,7 @@ from kaldi_uq.cli.attack_options import ATTACK_CONFIGS, add_attack_choice, attac
 from kaldi_uq.cli.model_options import add_network_arguments, add_speaker, open_recogniser
 from kaldi_uq.cli.options import add_engine, add_resample, directory
 from kaldi_uq.config import add_config_file, add_flags_once, config_from
-from kaldi_uq.engine.base import DecodeConfig
+from kaldi_uq.engine.config import DecodeConfig
 from kaldi_uq.errors import DataError, UsageError
 
 if TYPE_CHECKING:  # --help needs no torch

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from kaldi_uq.cli.options import add_engine, add_jobs, add_pipes, directory, engine_options
-from kaldi_uq.engine.select import engine_name
+from kaldi_uq.engine.config import engine_name
 from kaldi_uq.feats.cmvn_stats import accumulate_cmvn_stats
 from kaldi_uq.io.ark import MatrixWriter
 from kaldi_uq.io.datadir import DataDir

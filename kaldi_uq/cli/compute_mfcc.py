@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from kaldi_uq.cli.options import add_audio, add_engine, add_jobs, add_max_bad, directory, engine_options, read_data
-from kaldi_uq.engine.select import engine_name
+from kaldi_uq.engine.config import engine_name
 from kaldi_uq.feats.conf import read_mfcc_conf
 from kaldi_uq.io.ark import MatrixWriter
 from kaldi_uq.io.datadir import write_table

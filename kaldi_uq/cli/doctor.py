@@ -180,7 +180,8 @@ def _engine(kaldi_root: str) -> Iterator[Check]:
         if check.stops_recipe:
             return
     try:
-        from kaldi_uq.engine.select import engine_name, select_engine
+        from kaldi_uq.engine.config import engine_name
+        from kaldi_uq.engine.select import select_engine
 
         name = engine_name()
         versions = ", ".join(f"{key} {value}" for key, value in select_engine().versions().items())

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from kaldi_uq.cli.options import add_audio, add_engine, directory, engine_of, non_negative_int, read_data
 from kaldi_uq.cli.parser import CODE, MODEL, SPEAKERS
 from kaldi_uq.config import Config, add_config_file, add_flags_once, config_from, group_of, suggest
-from kaldi_uq.engine.base import DecodeConfig
+from kaldi_uq.engine.config import DecodeConfig
 from kaldi_uq.errors import ModelFileError, UsageError
 from kaldi_uq.io.datadir import DataDir
 from kaldi_uq.user_code import load_object, mistakes_named, split_name

@@ -28,7 +28,7 @@ from kaldi_uq.cli.options import (
     shard_of,
     start_logging,
 )
-from kaldi_uq.engine.select import engine_name
+from kaldi_uq.engine.config import engine_name
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

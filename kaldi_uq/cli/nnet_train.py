@@ -39,7 +39,7 @@ from kaldi_uq.cli.options import (
 )
 from kaldi_uq.cli.parser import SPEAKERS
 from kaldi_uq.config import Config, add_config_file, add_config_flags, config_from, flag, group_of
-from kaldi_uq.engine.base import DecodeConfig
+from kaldi_uq.engine.config import DecodeConfig
 from kaldi_uq.errors import DataError, UsageError
 from kaldi_uq.feats.conf import read_fbank_conf, read_mfcc_conf
 from kaldi_uq.feats.config import FrontEndConfig

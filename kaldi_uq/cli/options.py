@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING
 
 from kaldi_uq.cli.parser import AUDIO, ENGINE, LATTICES
 from kaldi_uq.config import group_of
-from kaldi_uq.engine.base import Engine, EngineOptions
-from kaldi_uq.engine.select import ENGINES, select_engine
+from kaldi_uq.engine.config import EngineOptions
+from kaldi_uq.engine.base import Engine
+from kaldi_uq.engine.config import ENGINES
+from kaldi_uq.engine.select import select_engine
 from kaldi_uq.errors import UsageError, printable
 from kaldi_uq.io.bad import REPORT, read_data_dir
 from kaldi_uq.io.datadir import DataDir

@@ -2,16 +2,31 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
 from kaldi_uq.config import Config, require
+from kaldi_uq.errors import EngineError
 
 ENGINES = ("embedded", "kaldi", "pykaldi")
 
 _ALIGNMENT = ("align_beam", "retry_beam", "transition_scale", "self_loop_scale")
+
+
+def engine_name(requested: str | None = None) -> str:
+    """Name of the engine that runs: ``requested`` if given, else ``kaldi`` if ``KALDI_ROOT`` is set, else ``embedded``.
+
+    Raises:
+        EngineError: an unknown name.
+    """
+    if requested:
+        if requested not in ENGINES:
+            raise EngineError(f"--engine must be one of {', '.join(ENGINES)}, got {requested!r}")
+        return requested
+    return "kaldi" if os.environ.get("KALDI_ROOT") else "embedded"
 
 
 @dataclass(frozen=True)
