@@ -1,4 +1,4 @@
-"""What an attack or a detection by hand ends with: the command that makes the page anew, which works as it is printed."""
+"""What an attack or a detection by hand ends with: a command that makes the page anew, and works as it stands."""
 
 from __future__ import annotations
 

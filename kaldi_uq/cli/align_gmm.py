@@ -10,7 +10,6 @@ from kaldi_uq.cli.options import directory
 from kaldi_uq.config import config_from
 from kaldi_uq.engine.config import DecodeConfig
 from kaldi_uq.errors import AlignmentError
-from kaldi_uq.io.ark import write_alignments
 from kaldi_uq.io.lang import Lang
 
 
@@ -32,6 +31,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
+    from kaldi_uq.io.ark import write_alignments
+
     config = config_from(args, DecodeConfig)
     source = GmmInput.read(args, args.ali.parent)
     data, lang = source.data, Lang.read(args.lang_dir)

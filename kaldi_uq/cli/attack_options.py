@@ -13,7 +13,6 @@ from kaldi_uq.cli.options import directory
 from kaldi_uq.config import Config, config_from, group_of, parse_fields, suggest
 from kaldi_uq.errors import DataError, UsageError
 from kaldi_uq.io.datadir import DataDir
-from kaldi_uq.io.waves import read_waves
 from kaldi_uq.results.names import APART, CONSISTENCY
 from kaldi_uq.user_code import load_object, mistakes_named
 
@@ -63,6 +62,7 @@ def read_donors(args: argparse.Namespace, recogniser: BaseRecogniser, default: D
         DataError: audio or text that cannot be used.
     """
     from kaldi_uq.attacks.donors import Donors
+    from kaldi_uq.io.waves import read_waves
 
     data = DataDir.read(args.donors, need=("wav.scp", "utt2spk", "text")) if args.donors else default
     if data is None:

@@ -7,15 +7,14 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-
-import numpy as np
+from typing import TYPE_CHECKING
 
 from kaldi_uq.cli.options import add_engine, add_jobs, add_pipes, directory, engine_options
 from kaldi_uq.engine.config import engine_name
-from kaldi_uq.feats.cmvn_stats import accumulate_cmvn_stats
-from kaldi_uq.io.ark import MatrixWriter
 from kaldi_uq.io.datadir import DataDir
-from kaldi_uq.io.feats_dir import features
+
+if TYPE_CHECKING:  # --help needs no numpy
+    import numpy as np
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -31,6 +30,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
+    import numpy as np
+
+    from kaldi_uq.feats.cmvn_stats import accumulate_cmvn_stats
+    from kaldi_uq.io.ark import MatrixWriter
+    from kaldi_uq.io.feats_dir import features
+
     data = DataDir.read(args.data_dir, need=("utt2spk", "feats.scp"))
     found = features(data, allow_pipes=args.allow_pipes)
     if engine_name(args.engine) == "kaldi":

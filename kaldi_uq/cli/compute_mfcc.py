@@ -8,16 +8,16 @@ from __future__ import annotations
 import argparse
 from collections.abc import Mapping
 from pathlib import Path
-
-import numpy as np
+from typing import TYPE_CHECKING
 
 from kaldi_uq.cli.options import add_audio, add_engine, add_jobs, add_max_bad, directory, engine_options, read_data
 from kaldi_uq.engine.config import engine_name
 from kaldi_uq.feats.conf import read_mfcc_conf
-from kaldi_uq.io.ark import MatrixWriter
 from kaldi_uq.io.datadir import write_table
-from kaldi_uq.io.waves import read_waves
 from kaldi_uq.progress import progressing
+
+if TYPE_CHECKING:  # --help needs no numpy
+    import numpy as np
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -37,6 +37,8 @@ def run(args: argparse.Namespace) -> None:
     import torch
 
     from kaldi_uq.feats.mfcc import Mfcc
+    from kaldi_uq.io.ark import MatrixWriter
+    from kaldi_uq.io.waves import read_waves
 
     torch.set_num_threads(1)
     config = read_mfcc_conf(args.mfcc_config)

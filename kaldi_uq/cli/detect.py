@@ -40,22 +40,22 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
-import numpy as np
-
 from kaldi_uq.cli.model_options import add_model_arguments, add_speaker, open_recogniser
 from kaldi_uq.cli.options import add_audio, directory, non_negative_int, positive_int, rate
-from kaldi_uq.detector.normal import FILE_NAME, PROBABILITIES, Normal, load_frame_quantiles
 from kaldi_uq.errors import DataError, KaldiUqError, ModelFileError, UsageError, one_line, printable
 from kaldi_uq.io.datadir import read_table
 from kaldi_uq.io.pipes import check_leave
-from kaldi_uq.io.resample import Resampler
 from kaldi_uq.lattice.names import LATTICE_STATISTICS
-from kaldi_uq.results.names import APART, CONSISTENCY, GATE
+from kaldi_uq.results.names import APART, CONSISTENCY, GATE, PROBABILITIES
 
 if TYPE_CHECKING:  # --help needs no torch
+    import numpy as np
+
     from kaldi_uq.detector import OneClassDetector
     from kaldi_uq.detector.judge import Outcome, Verdict
+    from kaldi_uq.detector.normal import Normal
     from kaldi_uq.io.recording import Recording
+    from kaldi_uq.io.resample import Resampler
     from kaldi_uq.recogniser.base import BaseRecogniser
 
 WIDTH = 80  # columns
@@ -122,6 +122,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Run the command."""
     from kaldi_uq.detector.judge import judge_each
+    from kaldi_uq.io.resample import Resampler
 
     files = _files(args)
     recogniser = open_recogniser(args, words=args.graph_dir is not None)
@@ -234,6 +235,7 @@ def _files(args: argparse.Namespace) -> list[tuple[str | None, str]]:
 
 def find_detector(args: argparse.Namespace, recogniser: BaseRecogniser) -> tuple[Path, OneClassDetector]:
     """The detector that the options ask for and its file, with the threshold to use."""
+    from kaldi_uq.detector.normal import FILE_NAME
     from kaldi_uq.detector.store import default_detector, load_detector
 
     folder = args.model_dir / "detector"
@@ -255,6 +257,8 @@ def _normal(
     args: argparse.Namespace, detector_path: Path, detector: OneClassDetector, recogniser: BaseRecogniser
 ) -> Normal | None:
     """What is normal in a frame, for the measure of the statistic; ``None``, with a note, if the file is missing."""
+    from kaldi_uq.detector.normal import FILE_NAME, Normal, load_frame_quantiles
+
     if not set(APART).isdisjoint(detector.statistics):  # of the whole utterance
         return None
     path = detector_path.parent / FILE_NAME
@@ -331,6 +335,8 @@ def _lines(utt: str | None, wav: str, outcome: Outcome, detector: OneClassDetect
 
 def _verdict_lines(name: str, verdict: Verdict, detector: OneClassDetector, normal: Normal | None) -> list[str]:
     """The verdict as text."""
+    import numpy as np
+
     names, order = list(verdict.values), list(range(len(verdict.values)))
     centers: list[float | None] = [detector.center] if len(names) == 1 else detector.benign_mean.tolist()
     if len(names) > 1 and centers:  # those that are most unlike benign speech first

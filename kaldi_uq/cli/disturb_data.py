@@ -15,7 +15,7 @@ import argparse
 import json
 from pathlib import Path
 
-from kaldi_uq.audio.disturb import DRR_DB, KINDS, NUM_TALKERS, disturb
+from kaldi_uq.audio.names import DRR_DB, KINDS, NUM_TALKERS
 from kaldi_uq.cli.options import (
     add_audio,
     add_max_bad,
@@ -29,9 +29,6 @@ from kaldi_uq.errors import UsageError
 from kaldi_uq.io.datadir import spk2utt_table, write_table
 from kaldi_uq.io.files import DoneStamp, write_text
 from kaldi_uq.io.names import check_not_input, remove_left_over, wave_files
-from kaldi_uq.io.spool import Spool
-from kaldi_uq.io.wav import to_int16, write_wav
-from kaldi_uq.io.waves import read_waves, sample_rate_of, waves_digest
 
 # kind -> its level, and its further options
 _LEVELS = {"white": "snr_db", "babble": "snr_db", "reverb": "rt60", "gain": "gain_db", "uniform": "eps"}
@@ -54,6 +51,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
+    from kaldi_uq.audio.disturb import disturb
+    from kaldi_uq.io.spool import Spool
+    from kaldi_uq.io.wav import to_int16, write_wav
+    from kaldi_uq.io.waves import read_waves, sample_rate_of, waves_digest
+
     start_logging()
     level = _level(args)
     if args.out_dir.resolve() == args.data_dir.resolve():

@@ -6,7 +6,6 @@ import argparse
 from pathlib import Path
 
 from kaldi_uq.cli.options import add_engine, add_jobs, directory, engine_of, start_logging
-from kaldi_uq.engine.base import builder_of
 from kaldi_uq.io.lang import Lang
 
 
@@ -29,6 +28,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
+    from kaldi_uq.engine.base import builder_of
+
     start_logging()
     lang = Lang.read(args.lang_dir)
     lang.check_phones(args.model_dir)

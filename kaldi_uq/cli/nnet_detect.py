@@ -10,15 +10,10 @@ import argparse
 import textwrap
 from pathlib import Path
 
-import numpy as np
-
 from kaldi_uq.cli.options import non_negative_int, rate
-from kaldi_uq.detector import evaluate_detection, load_detectors
-from kaldi_uq.detector.fit import detectors_of
 from kaldi_uq.errors import DataError, UsageError
 from kaldi_uq.results.gate import gate_lines, is_gate
 from kaldi_uq.results.table import Results
-from kaldi_uq.results.utterances import read_attacked, read_benign, statistics_table
 
 WIDTH = 80  # columns
 SHOWN = ("max_predictive_entropy", "mean_predictive_entropy")  # in the log; results.json has all
@@ -42,6 +37,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Run the command."""
+    import numpy as np
+
+    from kaldi_uq.detector import evaluate_detection, load_detectors
+    from kaldi_uq.detector.fit import detectors_of
+    from kaldi_uq.results.utterances import read_attacked, read_benign, statistics_table
+
     if not (args.fit or args.detector_dir):
         raise UsageError("give --detector-dir DIR, or --fit JSONL to fit detectors first")
     detectors = detectors_of(args.detector_dir, args.fit, args.fpr) if args.fit else load_detectors(args.detector_dir)

@@ -14,31 +14,19 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import numpy as np
-
-from kaldi_uq.audio.disturb import KINDS
-from kaldi_uq.audio.loudness import STATISTICS as OF_THE_AUDIO
-from kaldi_uq.audio.loudness import loudness
+from kaldi_uq.audio.names import KINDS
+from kaldi_uq.audio.names import STATISTICS as OF_THE_AUDIO
 from kaldi_uq.cli.options import add_audio, directory, rate
-from kaldi_uq.detector.fit import DETECTOR_DIR, detectors_of, fit_detectors
-from kaldi_uq.detector.gaussian import GaussianDetector
-from kaldi_uq.detector.negatives import evaluate_negatives
 from kaldi_uq.errors import DataError
 from kaldi_uq.io.datadir import DataDir
-from kaldi_uq.io.waves import read_waves, sample_rate_of
-from kaldi_uq.results.names import GATE
+from kaldi_uq.results.names import DETECTOR_DIR, GATE
 from kaldi_uq.results.table import Results
-from kaldi_uq.results.utterances import (
-    AttackRecord,
-    BenignRecord,
-    FloatArray,
-    attack_of,
-    read_attacked,
-    read_benign,
-    statistics_table,
-)
 from kaldi_uq.results.word_errors import ErrorRate
+
+if TYPE_CHECKING:  # --help needs no numpy
+    from kaldi_uq.results.utterances import AttackRecord, BenignRecord, FloatArray
 
 CLEAN = "clean"  # for comparison: what the detectors were made for
 SHOWN = (GATE, "max_predictive_entropy", "mean_predictive_entropy", *OF_THE_AUDIO)  # in the log; results.json has all
@@ -68,6 +56,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Run the command."""
+    from kaldi_uq.detector.fit import detectors_of, fit_detectors
+    from kaldi_uq.detector.gaussian import GaussianDetector
+    from kaldi_uq.detector.negatives import evaluate_negatives
+    from kaldi_uq.results.utterances import attack_of, read_attacked, read_benign
+
     records = read_benign(args.scored / "results.jsonl")
     how = {"allow_pipes": args.allow_pipes, "resample": args.resample}
     hard = _with_audio(records, args.data, **how)
@@ -113,6 +106,12 @@ def _with_audio(
     Raises:
         DataError: the directory does not have one of the utterances.
     """
+    import numpy as np
+
+    from kaldi_uq.audio.loudness import loudness
+    from kaldi_uq.io.waves import read_waves, sample_rate_of
+    from kaldi_uq.results.utterances import statistics_table
+
     if not records:
         raise DataError(f"{data_dir}: no utterance of it was scored")
     table = statistics_table(records)

@@ -44,12 +44,8 @@ from kaldi_uq.errors import DataError, UsageError
 from kaldi_uq.feats.conf import read_fbank_conf, read_mfcc_conf
 from kaldi_uq.feats.config import FrontEndConfig
 from kaldi_uq.feats.recipe_opts import LDA_FILE, read_recipe_opts, read_subsampling
-from kaldi_uq.io.ark import read_alignments, read_matrix
 from kaldi_uq.io.files import DoneStamp
-from kaldi_uq.io.ivectors import IvectorDir
-from kaldi_uq.io.kaldi_model import read_transitions
 from kaldi_uq.io.lang import Lang
-from kaldi_uq.io.waves import read_waves, waves_digest
 from kaldi_uq.nnet.config import FORMER_FIELDS, ModelConfig, config_class, kind_names
 from kaldi_uq.training.config import ROBUST_BATCH, UTTERANCE_BATCH, RobustConfig, TrainConfig
 from kaldi_uq.user_code import load_object, split_name
@@ -126,6 +122,9 @@ def run(args: argparse.Namespace) -> None:
     import torch
 
     from kaldi_uq.feats.adaptation import adaptations_digest
+    from kaldi_uq.io.ark import read_alignments, read_matrix
+    from kaldi_uq.io.kaldi_model import read_transitions
+    from kaldi_uq.io.waves import read_waves, waves_digest
     from kaldi_uq.recogniser.hybrid import MODEL_FILE, select_device
     from kaldi_uq.recogniser.speakers import Sources, adaptations
     from kaldi_uq.training.trainer import Trainer, TrainingInputs
@@ -233,6 +232,8 @@ def _names(config: type[ModelConfig]) -> set[str]:
 
 def _frontend(args: argparse.Namespace) -> tuple[FrontEndConfig, Path]:
     """The front end, and the recipe's directory: flags and --config win over what that says, it over the defaults."""
+    from kaldi_uq.io.ivectors import IvectorDir
+
     features: dict[str, Any] = {"kind": args.frontend}
     if args.fbank_config:
         if args.frontend != "kaldi":

@@ -11,16 +11,14 @@ from typing import TYPE_CHECKING
 
 from kaldi_uq.cli.parser import AUDIO, ENGINE, LATTICES
 from kaldi_uq.config import group_of
-from kaldi_uq.engine.config import EngineOptions
-from kaldi_uq.engine.base import Engine
-from kaldi_uq.engine.config import ENGINES
-from kaldi_uq.engine.select import select_engine
+from kaldi_uq.engine.config import ENGINES, EngineOptions
 from kaldi_uq.errors import UsageError, printable
-from kaldi_uq.io.bad import REPORT, read_data_dir
+from kaldi_uq.io.bad import REPORT
 from kaldi_uq.io.datadir import DataDir
 from kaldi_uq.io.pipes import LEAVE
 
 if TYPE_CHECKING:  # --help needs no torch
+    from kaldi_uq.engine.base import Engine
     from kaldi_uq.recogniser.parts import Shard
 
 
@@ -138,6 +136,8 @@ def read_data(
         out: the command's output directory, or its archive ``*.ark``.
         need, sample_rate, min_samples: as of :func:`kaldi_uq.io.bad.read_data_dir`.
     """
+    from kaldi_uq.io.bad import read_data_dir
+
     for name in ("spk2warp", "utt2warp"):
         if (args.data_dir / name).is_file():
             logging.getLogger(__name__).warning(
@@ -164,6 +164,8 @@ def engine_of(args: argparse.Namespace, work_dir: Path | None = None) -> Engine:
         args: with ``engine`` and, of commands that run jobs, what :func:`add_jobs` adds.
         work_dir: the command's output directory, for logs and lattices.
     """
+    from kaldi_uq.engine.select import select_engine
+
     engine = select_engine(args.engine, engine_options(args, work_dir))
     versions = ", ".join(f"{name} {version}" for name, version in engine.versions().items())
     logging.getLogger(__name__).info("engine %s (%s)", engine.name, versions)

@@ -13,7 +13,6 @@ from pathlib import Path
 from kaldi_uq.cli.options import add_engine, directory, engine_of, start_logging
 from kaldi_uq.io.files import read_lines
 from kaldi_uq.io.lang import Lang
-from kaldi_uq.language.prepare import loop_grammar, prepare_lang
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -29,6 +28,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
+    from kaldi_uq.language.prepare import loop_grammar, prepare_lang
+
     start_logging()
     engine = engine_of(args)
     prepare_lang(args.dict_dir, args.oov_word, args.lang_dir, engine)

@@ -13,8 +13,6 @@ from kaldi_uq.cli.options import directory, positive_int
 from kaldi_uq.errors import UsageError
 from kaldi_uq.io.datadir import read_table
 from kaldi_uq.io.lang import read_symbols
-from kaldi_uq.io.lattice import read_lattice_dir
-from kaldi_uq.results.lattice_scores import rescored, weightings, write_scores
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -41,6 +39,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Run the command."""
+    from kaldi_uq.io.lattice import read_lattice_dir
+    from kaldi_uq.results.lattice_scores import rescored, weightings, write_scores
+
     if args.min_lmwt > args.max_lmwt:
         raise UsageError(f"--min-lmwt {args.min_lmwt} is larger than --max-lmwt {args.max_lmwt}")
     refs = read_table(args.data_dir / "text", allow_empty=True)

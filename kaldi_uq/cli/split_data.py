@@ -9,8 +9,6 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from kaldi_uq.io.split import split_data_dir
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("data_dir", type=Path, metavar="DATA-DIR", help="data directory, such as data/train")
@@ -19,5 +17,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
+    from kaldi_uq.io.split import split_data_dir
+
     split = split_data_dir(args.data_dir, args.num_split, per_utt=args.per_utt)
     print(f"split-data: {split} has {args.num_split} parts")

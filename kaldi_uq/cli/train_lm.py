@@ -9,10 +9,8 @@ import argparse
 from pathlib import Path
 
 from kaldi_uq.errors import DataError
-from kaldi_uq.io.arpa import write_arpa
 from kaldi_uq.io.datadir import read_table
 from kaldi_uq.io.files import read_lines
-from kaldi_uq.language.model import kneser_ney_bigram, perplexity
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -31,6 +29,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
+    from kaldi_uq.io.arpa import write_arpa
+    from kaldi_uq.language.model import kneser_ney_bigram, perplexity
+
     vocabulary = {line.split()[0] for _, line in read_lines(args.vocabulary)} - set(args.exclude)
     try:
         model = kneser_ney_bigram(_sentences(args.text, args.no_ids), vocabulary)

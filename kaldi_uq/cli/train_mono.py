@@ -9,8 +9,6 @@ from kaldi_uq.cli.gmm_options import GmmInput, add_gmm_arguments, report_aligned
 from kaldi_uq.cli.options import directory
 from kaldi_uq.config import config_from
 from kaldi_uq.engine.config import MonoConfig
-from kaldi_uq.engine.base import builder_of
-from kaldi_uq.io.ark import read_alignments
 from kaldi_uq.io.lang import Lang
 
 
@@ -24,6 +22,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
+    from kaldi_uq.engine.base import builder_of
+    from kaldi_uq.io.ark import read_alignments
+
     config = config_from(args, MonoConfig)
     source = GmmInput.read(args, args.exp_dir)
     builder = builder_of(source.engine)

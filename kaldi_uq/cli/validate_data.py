@@ -12,7 +12,6 @@ import sys
 from pathlib import Path
 
 from kaldi_uq.cli.options import add_pipes
-from kaldi_uq.io.validate import validate_data_dir
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -26,6 +25,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
+    from kaldi_uq.io.validate import validate_data_dir
+
     may_miss = {"feats.scp": args.no_feats, "text": args.no_text, "wav.scp": args.no_wav}
     num_utts, num_spks = validate_data_dir(
         args.data_dir,

@@ -9,7 +9,6 @@ from __future__ import annotations
 from kaldi_uq.engine.base import Engine, EngineOptions
 from kaldi_uq.engine.config import ENGINES as ENGINES
 from kaldi_uq.engine.config import engine_name as engine_name
-from kaldi_uq.errors import EngineError
 
 
 def select_engine(requested: str | None = None, options: EngineOptions | None = None) -> Engine:

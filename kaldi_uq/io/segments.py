@@ -7,7 +7,7 @@ import re
 from dataclasses import dataclass
 
 MAX_OVERSHOOT_S = 0.5  # how far a segment may reach beyond the end of its recording, where it is then cut off
-MIN_LENGTH_S = 0.10000000149011612  # 0.1 in single precision: extract-segments skips shorter ones; it compares in single precision
+MIN_LENGTH_S = 0.10000000149011612  # 0.1 as single precision has it: extract-segments skips shorter ones
 TO_THE_END = -1.0
 
 
