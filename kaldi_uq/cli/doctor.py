@@ -261,6 +261,11 @@ def _optional() -> Iterator[Check]:
         yield Check("sph2pipe", "ok", path)
     else:
         yield Check("sph2pipe", "optional", "not on PATH; needed for SPHERE audio compressed with shorten")
+    if importlib.util.find_spec("argcomplete"):
+        yield Check("completion", "ok", 'in this shell: eval "$(kaldi-uq completion bash)"')
+    else:
+        remedy = "python3 -m pip install 'kaldi-uq[completion]'"
+        yield Check("completion", "optional", "argcomplete is not installed; the shell completes nothing", remedy)
     # The package of this name on the index is an empty demonstration: only the real one has kaldi.fstext.
     spec = importlib.util.find_spec("kaldi")
     if spec and any((Path(place) / "fstext").is_dir() for place in spec.submodule_search_locations or ()):
