@@ -57,7 +57,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--force", action="store_true", help="replace outputs that exist")
     parser.add_argument("--graph-dir", type=directory, metavar="DIR", help="decoding graph [MODEL-DIR/graph]")
     parser.add_argument(
-        "--lang-dir", type=directory, metavar="DIR", help="lexicon [MODEL-DIR/../../data/lang, as in a recipe]"
+        "--lang-dir",
+        type=directory,
+        metavar="DIR",
+        help="language directory of the target's words [MODEL-DIR/../../data/lang, as in a recipe]",
     )
     parser.add_argument(
         "--statistic",

@@ -38,7 +38,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("attack_dirs", type=directory, nargs="*", metavar="ATTACK-DIR", help="attack_<name>_eps<eps>")
     parser.add_argument("--fit-data", type=directory, required=True, metavar="DATA-DIR", help="benign, to fit on")
     parser.add_argument("--fit", type=directory, required=True, metavar="SCORE-DIR", help="its scores")
-    parser.add_argument("--detector-dir", type=Path, metavar="DIR", help=f"detectors [FIT/../{DETECTOR_DIR}]")
+    parser.add_argument(
+        "--detector-dir", type=Path, metavar="DIR", help=f"directory of the detectors [FIT/../{DETECTOR_DIR}]"
+    )
     parser.add_argument("--data", type=directory, required=True, metavar="DATA-DIR", help="the hard audio")
     parser.add_argument("--scored", type=directory, required=True, metavar="SCORE-DIR", help="its scores")
     parser.add_argument("--model", required=True, metavar="NAME", help="name of the model in the results")
