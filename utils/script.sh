@@ -176,7 +176,9 @@ tell_page() {
   local program words
   [ -n "$by_hand" ] && [[ -f $1 && $1 == *results.json ]] || return 0
   program=$(type -P kaldi-uq)
+  # the caller's own, if it is this one or that of this environment
   [ "$program" != "$kaldi_uq_of_caller" ] || program=kaldi-uq
+  [ "${kaldi_uq_of_caller%/*}" != "$(dirname -- "$(type -P python3)")" ] || program=kaldi-uq
   words=("$program" report)
   [ -f data/attack/wav.scp ] || words+=(--num-examples 0) # no audio to show
   printf '%s: to see it on the page:' "$0" >&2

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from kaldi_uq.attacks.config import AdaptiveConfig, AttackConfig, BlackBoxConfig, ConsistentConfig, HidingConfig
 from kaldi_uq.cli.options import directory
 from kaldi_uq.config import Config, config_from, group_of, parse_fields, suggest
-from kaldi_uq.errors import DataError, UsageError
+from kaldi_uq.errors import DataError, UsageError, did_you_mean
 from kaldi_uq.io.datadir import DataDir
 from kaldi_uq.results.names import APART, CONSISTENCY
 from kaldi_uq.user_code import load_object, mistakes_named
@@ -116,7 +116,8 @@ def detectors_to_pass(args: argparse.Namespace, adaptive: AdaptiveConfig) -> lis
         forms = gaussians if f"{name}-one-sided" in found or name not in found else ("",)
         for form in forms:
             if name + form not in found:
-                raise DataError(f"{where}: no detector {name + form!r}; there are {', '.join(found)}")
+                near = did_you_mean(name + form, found)
+                raise DataError(f"{where}: no detector {name + form!r}; there are {', '.join(found)}{near}")
             detector = found[name + form]
             if detector.fpr != adaptive.fpr:
                 raise UsageError(

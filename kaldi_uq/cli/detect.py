@@ -42,7 +42,7 @@ from urllib.parse import quote
 
 from kaldi_uq.cli.model_options import add_model_arguments, add_speaker, open_recogniser
 from kaldi_uq.cli.options import add_audio, directory, non_negative_int, positive_int, rate
-from kaldi_uq.errors import DataError, KaldiUqError, ModelFileError, UsageError, one_line, printable
+from kaldi_uq.errors import DataError, KaldiUqError, ModelFileError, UsageError, did_you_mean, one_line, printable
 from kaldi_uq.io.datadir import read_table
 from kaldi_uq.io.pipes import check_leave
 from kaldi_uq.lattice.names import LATTICE_STATISTICS
@@ -241,9 +241,11 @@ def find_detector(args: argparse.Namespace, recogniser: BaseRecogniser) -> tuple
     folder = args.model_dir / "detector"
     path = args.detector or (folder / f"{args.statistic}.json" if args.statistic else None)
     path = path or default_detector(args.model_dir, recogniser.recommended_statistic)
+    if path.is_dir():
+        raise UsageError(f"{path}: a directory, expected the JSON file of a detector, such as {path}/{GATE}.json")
     if not args.detector and not (path.is_file() and path.parent == folder):
         found = sorted(p.stem for p in folder.glob("*.json") if p.name != FILE_NAME)
-        there = f"; there are {', '.join(found)}" if found else ""
+        there = f"; there are {', '.join(found)}{did_you_mean(path.stem, found)}" if found else ""
         raise DataError(f"{path}: no such detector; kaldi-uq fit-detector makes it of benign speech{there}")
     detector = load_detector(path)
     if args.fpr is not None:
