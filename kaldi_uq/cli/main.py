@@ -83,8 +83,9 @@ EXAMPLES = """\
 
 EXIT_STATUS = """\
 exit status:
-  0 done; 1 an error, of one line; 130 interrupted. detect --fail-on-attack,
-  doctor and recipe-stage say more by it: see their help"""
+  0 done; 1 an error, of one line. detect --fail-on-attack, doctor,
+  check-attacks --strict and recipe-stage say more by it: see their help
+  Ctrl-C ends a command as it ends a program, which a shell shows as 130"""
 
 
 def build_parser(*, every: bool = False) -> OneLineParser:
