@@ -15,6 +15,7 @@ import os
 from collections.abc import Callable, Mapping
 from typing import Any, NoReturn
 
+from kaldi_uq.config import suggest
 from kaldi_uq.errors import MissingDependencyError
 
 PROGRAM = "kaldi-uq"
@@ -70,7 +71,7 @@ def _complete_paths(parser: argparse.ArgumentParser, completers: Any) -> None:
         if kind.startswith("directory"):
             action.completer = completers.DirectoriesCompleter()  # type: ignore[attr-defined]
         elif kind in _NUMBERS:
-            action.completer = completers.SuppressCompleter()  # type: ignore[attr-defined]
+            suggest(action, ())  # no file has that name; argcomplete's own SuppressCompleter would hide the option, too
 
 
 _NUMBERS = {"int", "float", "positive_int", "non_negative_int", "rate", "_integer", "_integers", "_number"}
