@@ -41,6 +41,7 @@ def said(words: list[str], capsys: pytest.CaptureFixture[str]) -> str:
         (["attack", "-eps", "0.1"], "there is no option -eps; did you mean '--eps'?"),
         (["nnet-train", "--robust-epz", "1"], "there is no option --robust-epz; did you mean '--robust-eps'?"),
         (["attack", "--way", "selectiv"], "--way: expected one of penalty, orthogonal, selective, got 'selectiv'; did"),
+        (["attack", "--sided", "three"], "argument --sided: expected one of one, two, both, got 'three' (see"),
         (["detect", "--engine", "kaldy"], "got 'kaldy'; did you mean 'kaldi'?"),
         (["detect", "--frame-quantile", "0.98"], "expected one of 0.5, 0.9, 0.95, 0.99, 0.995, 0.999, got 0.98"),
         (["attack", "--eps"], "argument --eps: expected one argument"),
