@@ -32,6 +32,8 @@ RECIPE = "what the scripts of a recipe call"
 # command -> (module, group, summary); modules are imported late, so that --help needs no torch
 COMMANDS: dict[str, tuple[str, str, str]] = {
     "doctor": ("doctor", FIRST, "say what is installed, what is missing, and how to mend it"),
+    "init": ("init", FIRST, "write a directory with a recipe that can run"),
+    "link": ("link", FIRST, "put uq beside the steps of a Kaldi recipe"),
     "detect": ("detect", FIRST, "judge WAV files: is this audio an attack, and where"),
     "attack": ("attack", FIRST, "make the recogniser hear a text of your choice in WAV files"),
     "fit-detector": ("fit_detector", FIRST, "fit the detectors of a model on benign audio"),
