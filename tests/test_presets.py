@@ -70,9 +70,9 @@ def test_mistakes(detector: GaussianDetector) -> None:
     for wrong, said in (
         (
             lambda: preset("decoder_margin"),
-            r"no attack preset 'decoder_margin': there are .*; did you mean 'decoder-margin'\?",
+            r"no attack preset 'decoder_margin': .*; did you mean 'decoder-margin'\?",
         ),
-        (lambda: preset("mfcc_16k"), "no attack preset 'mfcc_16k'; there are adaptive"),
+        (lambda: preset("mfcc_16k"), "no attack preset 'mfcc_16k': there are adaptive"),
         (lambda: preset("../paper/pgd"), "no attack preset"),
         (lambda: preset("adaptive"), r"name them, detectors=\[...\]"),
         (lambda: preset("pgd", detectors=[detector]), "preset pgd knows no detector: leave detectors out"),

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from kaldi_uq.attacks.config import ATTACK_CONFIGS, AdaptiveConfig
 from kaldi_uq.config import Config, read_option_file
+from kaldi_uq.errors import did_you_mean
 from kaldi_uq.nnet.config import MODEL_KINDS
 from kaldi_uq.scripts import share
 
