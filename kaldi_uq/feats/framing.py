@@ -133,7 +133,8 @@ class _Scaled(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
-        return _Scaled._of(grad, *ctx.saved_tensors, ctx.scale), None, None
+        (num_samples,) = ctx.saved_tensors
+        return _Scaled._of(grad, num_samples, ctx.scale), None, None
 
 
 def scaled(wav: Tensor, num_samples: Tensor, scale: float) -> Tensor:

@@ -35,7 +35,7 @@ class _Splice(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, extended: Tensor, index: Tensor, width: int) -> Tensor:
-        batch, size, dim = extended.shape
+        size, dim = extended.shape[1:]
         count = size - width + 1
         ctx.save_for_backward(index)
         ctx.extended_shape = extended.shape
