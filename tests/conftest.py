@@ -7,7 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import pytest
@@ -26,6 +26,14 @@ if KALDI_ROOT:
     os.environ["KALDI_UQ_TESTS_KALDI_ROOT"] = KALDI_ROOT
 
 RunScript = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def volatile_files() -> Iterator[None]:
+    """Files of tests need not outlast a power failure: nobody waits for the disk, tens of thousands of times."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda _: None)
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -49,7 +49,7 @@ from kaldi_uq.errors import DataError, KaldiUqError, ModelFileError, UsageError,
 from kaldi_uq.io.datadir import read_table
 from kaldi_uq.io.pipes import check_leave
 from kaldi_uq.io.resample import Resampler
-from kaldi_uq.lattice.posteriors import LATTICE_STATISTICS
+from kaldi_uq.lattice import LATTICE_STATISTICS
 from kaldi_uq.results.names import APART, CONSISTENCY, GATE
 
 if TYPE_CHECKING:  # --help needs no torch

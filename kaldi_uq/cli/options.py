@@ -9,14 +9,14 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from kaldi_uq.engine.base import Engine, EngineOptions
 from kaldi_uq.engine.select import ENGINES, select_engine
 from kaldi_uq.errors import UsageError, printable
-from kaldi_uq.io.bad import REPORT, read_data_dir
-from kaldi_uq.io.datadir import DataDir
+from kaldi_uq.io.files import REPORT
 from kaldi_uq.io.pipes import LEAVE
 
-if TYPE_CHECKING:  # --help needs no torch
+if TYPE_CHECKING:  # --help needs no torch, and what writes down a number no NumPy
+    from kaldi_uq.engine.base import Engine, EngineOptions
+    from kaldi_uq.io.datadir import DataDir
     from kaldi_uq.recogniser.parts import Shard
 
 
@@ -120,6 +120,8 @@ def read_data(
         out: the command's output directory, or its archive ``*.ark``.
         need, sample_rate, min_samples: as of :func:`kaldi_uq.io.bad.read_data_dir`.
     """
+    from kaldi_uq.io.bad import read_data_dir
+
     for name in ("spk2warp", "utt2warp"):
         if (args.data_dir / name).is_file():
             logging.getLogger(__name__).warning(
@@ -154,6 +156,8 @@ def engine_of(args: argparse.Namespace, work_dir: Path | None = None) -> Engine:
 
 def engine_options(args: argparse.Namespace, work_dir: Path | None = None) -> EngineOptions:
     """How the command's jobs run, and where."""
+    from kaldi_uq.engine.base import EngineOptions
+
     return EngineOptions(
         cmd=getattr(args, "cmd", ""),
         nj=getattr(args, "nj", 1),

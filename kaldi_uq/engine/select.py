@@ -7,9 +7,12 @@ never chosen by itself, only by ``--engine pykaldi``.
 from __future__ import annotations
 
 import os
+from typing import TYPE_CHECKING
 
-from kaldi_uq.engine.base import Engine, EngineOptions
 from kaldi_uq.errors import EngineError
+
+if TYPE_CHECKING:
+    from kaldi_uq.engine.base import Engine, EngineOptions
 
 ENGINES = ("embedded", "kaldi", "pykaldi")
 

@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from kaldi_uq.lattice.posteriors import LATTICE_STATISTICS
+from kaldi_uq.lattice import LATTICE_STATISTICS
 from kaldi_uq.nnet.config import MODEL_KINDS
 
 MODEL_NAMES = {
