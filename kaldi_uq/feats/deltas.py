@@ -111,8 +111,8 @@ class _Filters(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
         out = grad.new_zeros(ctx.extended_shape)
-        for part, shifted, tap in _taps(grad, out, ctx.filters):
-            shifted.add_(part, alpha=tap)
+        for part, shifted, tap in reversed(list(_taps(grad, out, ctx.filters))):  # rounded as autograd rounds
+            shifted.add_(part * tap)
         return out, None
 
 
