@@ -14,7 +14,6 @@ from kaldi_uq.errors import DataError, printable
 from kaldi_uq.io.datadir import DataDir, c_sorted
 from kaldi_uq.io.files import REPORT as REPORT
 from kaldi_uq.io.files import write_text
-from kaldi_uq.io.waves import unusable
 
 log = logging.getLogger(__name__)
 
@@ -47,6 +46,8 @@ def read_data_dir(
     Raises:
         DataError: more are bad, or all; names the first and counts them.  Or a table cannot be read at all.
     """
+    from kaldi_uq.io.waves import unusable
+
     report.unlink(missing_ok=True)  # of an earlier run
     if not max_bad:
         return DataDir.read(path, need=need)
