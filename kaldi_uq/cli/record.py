@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib.metadata
+import os
 import platform
 from pathlib import Path
 
@@ -14,6 +15,9 @@ from kaldi_uq.errors import UsageError
 from kaldi_uq.io.files import read_json
 from kaldi_uq.results.table import Results
 from kaldi_uq.results.word_errors import ErrorRate
+
+# what is there where PyTorch could find a GPU: NVIDIA's driver, that of Windows for Linux in it, and AMD's
+GPU_DRIVERS = ("/dev/nvidiactl", "/dev/dxg", "/dev/kfd")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -30,10 +34,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     results = Results(args.results)
     if args.environment:
-        import torch
-
-        from kaldi_uq.recogniser.hybrid import select_device
-
         engine = engine_of(args)
         names = ("torch", "torchaudio", "numpy", "scikit-learn")
         versions = {name: importlib.metadata.version(name) for name in names}
@@ -43,7 +43,7 @@ def run(args: argparse.Namespace) -> None:
                 "versions": {"kaldi_uq": __version__, "python": platform.python_version()}
                 | versions
                 | engine.versions(),
-                "device": torch.cuda.get_device_name() if select_device(args.device).type == "cuda" else "cpu",
+                "device": _device(args.device),
                 "seed": args.seed,
                 "options": dict(_pair(text) for text in args.option),
             }
@@ -58,6 +58,17 @@ def run(args: argparse.Namespace) -> None:
             results.add_timing(stage, float(seconds))
         except ValueError:
             raise UsageError(f"--timing {text}: expected STAGE=SECONDS") from None
+
+
+def _device(requested: str) -> str:
+    """Name of the device of a run; PyTorch, which takes a second to import, is asked where there is a choice."""
+    if requested == "cpu" or (not requested and not any(os.path.exists(driver) for driver in GPU_DRIVERS)):
+        return "cpu"
+    import torch
+
+    from kaldi_uq.recogniser.hybrid import select_device
+
+    return torch.cuda.get_device_name() if select_device(requested).type == "cuda" else "cpu"
 
 
 def _pair(text: str) -> tuple[str, str]:
