@@ -239,8 +239,8 @@ def summarise(lines: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
         ``num_utts``, ``target_accuracy`` and ``target_success`` (share of utterances that were attacked and whose
         words are exactly the target's; both ``None`` without targets), ``original_accuracy`` (``None``: no word was
         spoken), the 95 % intervals of both accuracies as ``target_accuracy_ci95`` and ``original_accuracy_ci95`` where
-        they are known, ``snr_db_mean`` and ``snr_db_q05``, the quantile of 5 % (``None``: nothing was added to any utterance),
-        and the mean of each of ``QUALITY`` that was measured, as ``segmental_snr_db_mean``.
+        they are known, ``snr_db_mean`` and ``snr_db_q05``, the quantile of 5 % (``None``: nothing was added to any
+        utterance), and the mean of each of ``QUALITY`` that was measured, as ``segmental_snr_db_mean``.
 
     Raises:
         ValueError: no line.

@@ -96,7 +96,7 @@ def _tries(args: argparse.Namespace, example: Example, content: Mapping[str, Any
     robust = args.exp_dir / f"{example.model}{ROBUST}"
     wavs = [shlex.quote(path) for path in (example.original_path, example.attacked_path)]
     begin = [". ./path.sh"] if Path("path.sh").is_file() else []
-    base, level = split_level(example.attack)
+    level = split_level(example.attack)[1]
     bound = f"--eps {example.eps:g}" + (f" --eps-level {level:g}" if level else "")
     say = f"kaldi-uq attack {wavs[0]} --target-text {shlex.quote(example.target)} {bound} --force"
     tried = {row["model"] for row in content["attacks"] if known_statistic(row["attack"]) == GATE}
@@ -114,13 +114,31 @@ def _tries(args: argparse.Namespace, example: Example, content: Mapping[str, Any
             f"kaldi-uq report {exp} {args.out_dir}",
         ]
     return [
-        ("A verdict on a recording and on its attack", [*begin, f"kaldi-uq detect {model} {wavs[0]} {wavs[1]}"]),
-        (
-            "The attack by your own hand: choose another text, a smaller eps, the robust model",
-            [f"{say} --model-dir {of} --out mine-{of.name}.wav" for of in (model, robust) if of.is_dir()],
-        ),
-        (f"An attacker who knows the detector, on {model_name(whom)}", knowing),
+        (title, list(map(_folded, commands)))
+        for title, commands in (
+            ("A verdict on a recording and on its attack", [*begin, f"kaldi-uq detect {model} {wavs[0]} {wavs[1]}"]),
+            (
+                "The attack by your own hand: choose another text, a smaller eps, the robust model",
+                [f"{say} --model-dir {of} --out mine-{of.name}.wav" for of in (model, robust) if of.is_dir()],
+            ),
+            (f"An attacker who knows the detector, on {model_name(whom)}", knowing),
+        )
     ]
+
+
+def _folded(command: str, width: int = 88) -> str:
+    """A command on lines that are not too long, which a shell reads as one."""
+    words: list[str] = []
+    for word in map(shlex.quote, shlex.split(command)):
+        if words and words[-1].startswith("--") and " " not in words[-1]:
+            words[-1] += f" {word}"  # an option and its value
+        else:
+            words.append(word)
+    lines = [words[0]]
+    for word in words[1:]:
+        lines += [" "] if len(lines[-1]) + 1 + len(word) > width else []
+        lines[-1] += f" {word}"
+    return " \\\n".join(lines)
 
 
 def _choose(records: Sequence[AttackRecord], count: int) -> list[AttackRecord]:
@@ -140,7 +158,11 @@ def _examples(args: argparse.Namespace, places: Mapping[tuple[str, str, float], 
     if (f"{model}{ROBUST}", attack, eps) in places:  # the same utterance, in place of the last
         wanted = [wanted[0], (f"{model}{ROBUST}", wanted[0][1]), *wanted[1:]][: args.num_examples]
     speakers = {name: _Examples(args, name, attack, eps, places[name, attack, eps]) for name, _ in wanted}
-    found = [speakers[name].of(utt) for name, utt in wanted if utt in speakers[name].records]
+    found, seen = [], set[str]()
+    for name, utt in wanted:
+        if utt in speakers[name].records:
+            found.append(speakers[name].of(utt, compare=utt not in seen))
+            seen.add(utt)
     return found
 
 
@@ -164,7 +186,7 @@ def _perturbed(args: argparse.Namespace, places: dict[tuple[str, str, float], Pa
 
 
 class _Examples:
-    """Examples of one attack on one model: audio, texts, verdicts; of a hybrid model also entropy and times of words."""
+    """Examples of one attack on one model: audio, texts, verdicts; of a hybrid model entropy and times of words too."""
 
     def __init__(self, args: argparse.Namespace, model: str, attack: str, eps: float, path: Path) -> None:
         from kaldi_uq.detector.store import default_detector, load_detector
@@ -181,7 +203,7 @@ class _Examples:
         self.detector_path = default_detector(args.exp_dir / model)
         self.detector = load_detector(self.detector_path) if self.detector_path.is_file() else None
 
-    def of(self, utt: str) -> Example:
+    def of(self, utt: str, *, compare: bool) -> Example:
         from kaldi_uq.report.example import Example
 
         record = self.records[utt]
@@ -198,6 +220,7 @@ class _Examples:
             target=record.target,
             hypothesis=record.hypothesis,
             snr_db=record.snr_db,
+            compare=compare,
             original_path=paths[0],
             attacked_path=paths[1],
             attacked_verdict=self._verdict(record.statistics),

@@ -9,11 +9,12 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patheffects import withStroke
 from matplotlib.ticker import PercentFormatter
 
 from kaldi_uq.report.frames import Run, arrange
-from kaldi_uq.report.style import INK, ON_DARK, ON_LIGHT, SKY, BLUE, VERMILION, legend, new_figure, tidy
-from kaldi_uq.results.names import GATE, PAPER_STATISTIC, ROBUST, model_key, model_name, split_level
+from kaldi_uq.report.style import BLUE, INK, ON_DARK, ON_LIGHT, SKY, VERMILION, legend, new_figure, tidy
+from kaldi_uq.results.names import GATE, PAPER_STATISTIC, ROBUST, model_key, model_name
 from kaldi_uq.results.worst_case import interval
 
 # What becomes of an utterance, from below: column -> label, colour, colour of text on it, hatching for print.  What is
@@ -30,7 +31,7 @@ UNTRIED = {
     False: "Nobody has attacked\nthis model.",
     True: "Nobody who knows\nthe detector has tried.\n\nTo try:\nkaldi-uq attack\n--statistics {}",
 }
-KEY, SHARES = ("model", "knows", "eps"), ("wins", "refused", "right")
+KEY, PLACE, SHARES = ("model", "knows", "eps"), ["model", "attack", "eps"], ("wins", "refused", "right")
 NO_ATTACK = 0.0  # in place of eps: clean speech
 SMALLEST = 0.055  # share that has room for its number
 
@@ -40,38 +41,46 @@ def fates(run: Run) -> tuple[str, pd.DataFrame]:
 
     Returns:
         The detector: the default one or, where that was not tried, the paper's.  And a row a model, ``knows`` (whether
-        the attacker knows the detector) and ``eps`` (0: clean speech): ``attack``, ``num_utts``, ``snr_db_mean``, the
-        shares ``wins`` (heard as the attacker wants and passed; ``lo``, ``hi``: 95 % interval), ``refused`` (whatever
-        is heard), ``right`` (heard as it was spoken and passed; missing if not counted) and ``other``: they add up to 1.
+        the attacker knows the detector) and ``eps`` (0: clean speech): ``attack``, ``num_utts``, ``snr_db_mean``, and
+        shares that add up to 1: ``wins`` (heard as the attacker wants and passed; ``lo``, ``hi``: 95 % interval),
+        ``refused`` (whatever is heard), ``right`` (heard as it was spoken and passed; missing if not counted) and
+        ``other``.
     """
-    tried = run.gate["evasion"].notna().any()
-    name, measured = (GATE, run.gate) if tried else (PAPER_STATISTIC, run.paper)
-    counted = ["reached", "tpr_at_threshold", "fpr_at_threshold", "passed_right", "benign_passed_right"]
-    measured = measured.reindex(columns=measured.columns.union(counted, sort=False))
-    measured = measured[tried | (measured["statistic"] == name)][["model", "attack", "eps", "evasion", *counted]]
-    blind = measured[(measured["attack"] == run.reference) & measured["evasion"].notna()].assign(knows=False)
-    knowing = run.strongest()
-    knowing = knowing[(knowing["statistic"] == name) & (knowing["sided"] == "two") & knowing["adaptive"].notna()]
-    knowing = knowing[knowing["detector"] == ("joint" if tried else "gaussian")]
-    knowing = knowing[["model", "attack", "eps", "adaptive"]].merge(measured, "left", on=["model", "attack", "eps"])
-    knowing = knowing.assign(knows=True, evasion=knowing["adaptive"])
-    found = pd.concat([blind, knowing])
-    of_attack = run.attacks[["model", "attack", "eps", "num_utts", "snr_db_mean", "target_success"]]
-    found = found.merge(of_attack, on=["model", "attack", "eps"])
-    least = (found["reached"].fillna(found["target_success"]) - found["evasion"]).clip(lower=0.0)
-    refused, right = found["tpr_at_threshold"].fillna(least), found["passed_right"]
-    found = found.assign(wins=found["evasion"], refused=refused, right=right)
-    utts = {model: row["num_utts"] for model, row in run.content["clean"].items()}
-    clean = found[found["fpr_at_threshold"].notna()].drop_duplicates("model")
-    clean = pd.concat([clean.assign(knows=knows) for knows in ATTACKERS])
-    clean = clean.assign(eps=NO_ATTACK, attack="", wins=0.0, refused=clean["fpr_at_threshold"], snr_db_mean=np.nan)
-    clean = clean.assign(right=clean["benign_passed_right"], num_utts=clean["model"].map(utts).fillna(0))
-    rows = pd.concat([clean, found])[[*KEY, "attack", "num_utts", "snr_db_mean", *SHARES]]
-    rows["other"] = (1 - rows[list(SHARES)].sum(axis=1)).clip(lower=0.0)
-    pairs = zip(rows["wins"], rows["num_utts"].astype(int), rows["eps"], strict=True)
-    edges = [interval(round(share * n), n) if n and eps else (share, share) for share, n, eps in pairs]
-    rows["lo"], rows["hi"] = ([edge[side] for edge in edges] for side in (0, 1))
-    return name, arrange(rows.reset_index(drop=True), *KEY)
+    is_gate = bool(run.gate["evasion"].notna().any())
+    name, kind = (GATE, "joint") if is_gate else (PAPER_STATISTIC, "gaussian")
+    rows = run.gate if is_gate else run.paper[run.paper["statistic"] == name]
+    measured = rows.set_index(PLACE).to_dict("index")
+    attacks = run.attacks.set_index(PLACE).to_dict("index")
+    wins = {(place, False): row["evasion"] for place, row in measured.items() if place[1] == run.reference}
+    known = run.strongest()
+    known = known[(known["statistic"] == name) & (known["detector"] == kind) & (known["sided"] == "two")]
+    wins |= {(place, True): share for place, share in known.set_index(PLACE)["adaptive"].items()}
+    found = []
+    for (place, knows), share in wins.items():
+        model, attack, eps = place
+        if pd.isna(share) or eps == NO_ATTACK or place not in attacks:
+            continue
+        seen, made = measured.get(place, {}), attacks[place]
+        least = max(made["target_success"] - share, 0.0)  # refused, if only what reaches its target was looked at
+        row = {"attack": attack, "num_utts": made["num_utts"], "snr_db_mean": made["snr_db_mean"], "wins": share}
+        row |= {"refused": seen.get("tpr_at_threshold", least), "right": seen.get("passed_right")}
+        found.append({"model": model, "knows": knows, "eps": eps} | row)
+    for model in {row["model"] for row in found}:
+        of_clean = [row for (of, *_), row in measured.items() if of == model and pd.notna(row.get("fpr_at_threshold"))]
+        for seen in of_clean[:1]:
+            row = {"attack": "", "num_utts": run.content["clean"].get(model, {}).get("num_utts", 0), "wins": 0.0}
+            row |= {"refused": seen["fpr_at_threshold"], "right": seen.get("benign_passed_right")}
+            found += [{"model": model, "knows": knows, "eps": NO_ATTACK} | row for knows in ATTACKERS]
+    frame = pd.DataFrame(found, columns=[*KEY, "attack", "num_utts", "snr_db_mean", *SHARES])
+    frame = frame.astype(dict.fromkeys(("eps", "snr_db_mean", *SHARES), float))
+    # an attack measured itself with draws of its own: what it claims comes first
+    frame["refused"] = frame["refused"].clip(upper=1 - frame["wins"])
+    frame["right"] = frame["right"].clip(upper=1 - frame["wins"] - frame["refused"])
+    frame["other"] = (1 - frame[list(SHARES)].sum(axis=1)).clip(lower=0.0)
+    pairs = zip(frame["wins"], frame["num_utts"].astype(int), frame["attack"], strict=True)
+    edges = [interval(round(share * n), n) if attack else (share, share) for share, n, attack in pairs]
+    frame["lo"], frame["hi"] = ([edge[side] for edge in edges] for side in (0, 1))
+    return name, arrange(frame, *KEY)
 
 
 def shown_models(run: Run) -> list[str]:
@@ -82,15 +91,14 @@ def shown_models(run: Run) -> list[str]:
 
 def describe(rows: pd.DataFrame, models: Sequence[str]) -> str:
     """The picture in words."""
-    parts = []
+    parts, labels = [], _labels(rows)
     for model in models:
         for knows, who in ATTACKERS.items():
             mine = rows[(rows["model"] == model) & (rows["knows"] == knows) & (rows["eps"] != NO_ATTACK)]
-            said = [
-                f"eps {row['eps']:g}: "
-                + ", ".join(f"{100 * row[fate]:.0f} % {label}" for fate, label in _labels(rows).items() if row[fate] == row[fate])
-                for row in mine.to_dict("records")
-            ]  # fmt: skip
+            said = []
+            for row in mine.to_dict("records"):
+                shares = [f"{100 * row[fate]:.0f} % {text}" for fate, text in labels.items() if pd.notna(row[fate])]
+                said.append(f"eps {row['eps']:g}: {', '.join(shares)}")
             parts.append(f"{model_name(model)}, {who[:1].lower()}{who[1:]}: {'; '.join(said) or 'nobody has tried'}.")
     return " ".join(parts)
 
@@ -109,7 +117,7 @@ def answer_figure(rows: pd.DataFrame, models: Sequence[str], *, detector: str, n
     eps = sorted(rows["eps"].unique())
     size = (4.6, 0.9 + 2 * (0.55 + 2.0 * len(kinds))) if narrow else (10.0, 1.3 + 2.35 * len(kinds))
     figure = new_figure(*size)
-    groups = figure.subfigures(2, 1) if narrow else figure.subfigures(1, 2)
+    groups: Any = figure.subfigures(2, 1) if narrow else figure.subfigures(1, 2)
     for group, (knows, who) in zip(groups, ATTACKERS.items(), strict=True):
         group.suptitle(who, fontsize=11, fontweight="bold", color=INK)
         panels = group.subplots(len(kinds), len(ends), sharex=True, sharey=True, squeeze=False)
@@ -123,7 +131,7 @@ def answer_figure(rows: pd.DataFrame, models: Sequence[str], *, detector: str, n
                 text = UNTRIED[knows].format(detector)
                 axes.spines[["left", "bottom"]].set_linestyle((0, (2, 3)))
                 axes.text(0.5, 0.5, text, transform=axes.transAxes, ha="center", va="center", fontsize=9, color=INK)
-            axes.set_xticks(range(len(eps)), [_tick(e, rows[rows["knows"] == knows]) for e in eps], fontsize=9)
+            axes.set_xticks(range(len(eps)), [_tick(e, rows) for e in eps], fontsize=9)
             axes.set_xlim(-0.6, len(eps) - 0.4)
             axes.set_ylim(0, 1)
             axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
@@ -142,16 +150,16 @@ def _labels(rows: pd.DataFrame) -> dict[str, str]:
     return {fate: label for fate, (label, *_) in FATES.items()}
 
 
-def _tick(eps: float, mine: pd.DataFrame) -> str:
+def _tick(eps: float, rows: pd.DataFrame) -> str:
     if eps == NO_ATTACK:
         return "no\nattack"
-    snr = mine.loc[mine["eps"] == eps, "snr_db_mean"].mean()
+    snr = rows.loc[rows["eps"] == eps, "snr_db_mean"].mean()
     return f"{eps:g}" + (f"\n{snr:.0f} dB" if snr == snr else "\n")
 
 
 def _draw_bars(axes: Axes, mine: pd.DataFrame, labels: Mapping[str, str]) -> None:
     """A stacked bar a row, with the numbers that have room, and the interval of what the attacker gets."""
-    below, places = np.zeros(len(mine)), np.arange(len(mine))
+    below, places = np.zeros(len(mine)), np.arange(len(mine), dtype=np.float64)
     for fate, label in labels.items():
         _, colour, ink, hatch = FATES[fate]
         heights = mine[fate].fillna(0.0).to_numpy()
@@ -161,12 +169,13 @@ def _draw_bars(axes: Axes, mine: pd.DataFrame, labels: Mapping[str, str]) -> Non
             if height >= SMALLEST:
                 box = {"facecolor": colour, "edgecolor": "none", "pad": 1.2} if hatch else None
                 text = f"{100 * height:.0f} %"
-                axes.text(place + 0.06, begin + height / 2, text, ha="center", va="center", fontsize=9, color=ink, bbox=box)
+                axes.text(place, begin + height / 2, text, ha="center", va="center", fontsize=9, color=ink, bbox=box)
         below += heights
     edges = (mine["wins"] - mine["lo"], mine["hi"] - mine["wins"])
     attacked = (mine.index != NO_ATTACK) & mine["wins"].notna()
     bars = np.array([edge.clip(lower=0.0)[attacked] for edge in edges])
     whiskers: dict[str, Any] = {"fmt": "none", "ecolor": ON_LIGHT, "capsize": 2.5, "linewidth": 1.1}
+    whiskers["path_effects"] = [withStroke(linewidth=2.4, foreground=ON_DARK)]  # to be seen on any colour
     axes.errorbar(places[attacked] - 0.32, mine["wins"][attacked], bars, label="its 95 % interval", **whiskers)
-    for place in np.flatnonzero(mine["wins"].isna()):
+    for place in places[mine["wins"].isna()]:
         axes.text(place, 0.5, "not tried", rotation=90, ha="center", va="center", fontsize=9, color=INK)

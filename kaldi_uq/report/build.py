@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import itertools
 import os
 from collections.abc import Callable, Mapping, Sequence
 from importlib import resources
@@ -10,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
-import pandas as pd
 from matplotlib.figure import Figure
 
 from kaldi_uq.detector import GaussianDetector
@@ -18,10 +18,9 @@ from kaldi_uq.errors import DataError
 from kaldi_uq.io.files import atomic_write, write_text
 from kaldi_uq.report import answer, paper, plots, tables
 from kaldi_uq.report.example import Example, Perturbed, entropy_figure, perturbation_figure, wav_bytes
-from kaldi_uq.report.findings import BREAKS, findings
+from kaldi_uq.report.findings import BREAKS, findings, span
 from kaldi_uq.report.frames import SHOWN_STATISTICS, Run
 from kaldi_uq.report.style import save_figure
-from kaldi_uq.report.table import Table
 from kaldi_uq.results.names import known_statistic, model_key, model_name, statistic_name
 from kaldi_uq.results.table import Results
 from kaldi_uq.results.utterances import attack_dirs, read_attacked, read_benign, statistics_table
@@ -49,7 +48,7 @@ def build_report(
     examples: Sequence[Example] = (),
     perturbed: Sequence[Perturbed] = (),
 ) -> Path:
-    """Write ``report.html``, ``RESULTS``, all numbers (``.csv``, ``results.json.gz``), and for papers each figure and table.
+    """Write ``report.html``, ``RESULTS``, all numbers (``.csv``, ``results.json.gz``), figures and tables.
 
     Figures are ``figures/*.png``, ``.svg`` and ``.pdf``, the first ``answer``; tables ``tables/*.tex`` and ``.csv``.
 
@@ -78,15 +77,15 @@ def build_report(
     run = Run(results.read())
     out_dir.mkdir(parents=True, exist_ok=True)
 
-    figures = out_dir / "figures"
-    figures.mkdir(exist_ok=True)
+    (out_dir / "figures").mkdir(exist_ok=True)
 
     def draw(figure: Figure, name: str, alt: str, raster: bool = False) -> dict[str, Any]:
-        content = save_figure(figure, figures / file_name(name))
-        kind, mime = ("png", "image/png") if raster else ("svg", "image/svg+xml")
-        wide = figure.get_figwidth() > WIDE_INCHES
-        return {"source": data_uri(content[kind], mime), "alt": alt, "wide": wide, "raster": raster, "name": file_name(name)}
+        name, wide = file_name(name), figure.get_figwidth() > WIDE_INCHES
+        content = save_figure(figure, out_dir / "figures" / name)
+        source = data_uri(content["png"], "image/png") if raster else data_uri(content["svg"], "image/svg+xml")
+        return {"source": source, "alt": alt, "wide": wide, "raster": raster, "name": name}
 
+    detection = _detection(run, exp_dir, draw)
     shown = tables.page_tables(run)
     page = {
         "command": command,
@@ -100,11 +99,15 @@ def build_report(
         "failed": tables.failed(run),
         "answer": _answer(run, draw),
         "curves": _curves(run, draw),
-        "detection": _detection(run, exp_dir, draw),
+        "detection": detection,
         "examples": [(example, _example(example, draw)) for example in examples],
         "perturbed": [_perturbed(example, draw) for example in perturbed],
     }
-    _write_tables([*(t for several in shown.values() for t in several), *(t for d in page["detection"] for t in d["tables"])], out_dir / "tables")
+    (out_dir / "tables").mkdir(exist_ok=True)
+    for table in itertools.chain(*shown.values(), *(part["tables"] for part in detection)):
+        stem = out_dir / "tables" / file_name(table.slug)
+        write_text(stem.with_name(f"{stem.name}.tex"), table.latex() + "\n")
+        write_text(stem.with_name(f"{stem.name}.csv"), table.csv())
     for name, frame in tables.csv_files(run).items():
         write_text(out_dir / name, frame.to_csv(index=False, float_format="%.6g", lineterminator="\n"))
     with atomic_write(out_dir / "results.json.gz", "wb") as stream:
@@ -131,7 +134,11 @@ def results_text(run: Run, *, command: str) -> str:
             continue  # the detector that judges by default stands for the paper's
         parts += [table.markdown() for table in shown[place]]
     files = ", ".join(tables.csv_files(run))
-    parts += ["\n".join(tables.failed(run)), TERMS if len(run.attacks) else "", f"All numbers are beside results.json.gz: {files}." if files else ""]
+    parts += [
+        "\n".join(tables.failed(run)),
+        TERMS if len(run.attacks) else "",
+        f"All numbers are beside results.json.gz: {files}." if files else "",
+    ]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
@@ -200,27 +207,21 @@ def _answer(run: Run, draw: Draw) -> dict[str, Any] | None:
     return wide | {"narrow": narrow["source"]} | blind
 
 
-def _write_tables(every: Sequence[Table], folder: Path) -> None:
-    folder.mkdir(exist_ok=True)
-    for table in every:
-        write_text(folder / f"{file_name(table.slug)}.tex", table.latex() + "\n")
-        write_text(folder / f"{file_name(table.slug)}.csv", table.csv())
-
-
 def _about(run: Run, counts: Mapping[str, int]) -> dict[str, str]:
     """What the head of the page says of the run."""
-    environment, options = run.content["environment"], run.content["environment"].get("options", {})
+    environment, seconds = run.content["environment"], run.content["timing_s"].values()
+    options = environment.get("options", {})
     days = sorted(stage["finished"] for stage in run.content["stages"].values() if stage.get("finished"))
-    attacked = sorted({int(n) for n in run.attacks["num_utts"]})
-    models = sorted(set(run.content["clean"]) & set(run.attacks["model"]), key=model_key)
-    sets = [f"{name} {number}" for name, number in counts.items()]
+    attacked = f"attacked {span(run.attacks['num_utts'], 'g')}" if len(run.attacks) else ""
+    models = sorted(set(run.attacks["model"]), key=model_key)
     about = {
         "corpus": " ".join(str(options[name]) for name in ("corpus", "preset") if name in options),
-        "utterances": ", ".join(sets) or ("attacked " + " to ".join(map(str, dict.fromkeys((attacked[0], attacked[-1])))) if attacked else ""),
+        "utterances": ", ".join(f"{name} {number}" for name, number in counts.items()) or attacked,
         "models": ", ".join(map(model_name, models)),
         "seed": short_text(environment.get("seed", "")),
         "date": days[-1][:10] if days else "",
-        "time": f"{sum(run.content['timing_s'].values()) / 60:.0f} min on {short_text(environment.get('device', 'a machine'))}" if run.content["timing_s"] else "",
+        "time": f"{sum(seconds) / 60:.0f} min" if seconds else "",
+        "device": short_text(environment.get("device", "")),
     }
     return {name: text for name, text in about.items() if text}
 
@@ -234,6 +235,7 @@ def _detection(run: Run, exp_dir: Path, draw: Draw) -> list[dict[str, Any]]:
         if all(file.is_file() for file in files):
             scored[model] = [statistics_table(read_benign(file)) for file in files]
     paths = {(model, a, e): path for model in scored for a, e, path in attack_dirs(exp_dir / model)}
+    areas = run.paper.set_index(["model", "attack", "eps", "statistic"])["area"].to_dict()
     found = []
     for attack, eps in run.detection[["attack", "eps"]].drop_duplicates().itertuples(index=False):
         pictures = []
@@ -242,9 +244,8 @@ def _detection(run: Run, exp_dir: Path, draw: Draw) -> list[dict[str, Any]]:
                 bad = statistics_table(read_attacked(paths[model, attack, eps] / "results.jsonl"))
                 title = f"{model_name(model)}, {attack}, eps {eps:g}"
                 end = f"{model}_{attack}_eps{eps:g}"
-                mine = run.paper[(run.paper["model"] == model) & (run.paper["attack"] == attack) & (run.paper["eps"] == eps)]
-                areas = dict(zip(mine["statistic"], mine["area"], strict=True))
-                pictures += _histogram_and_roc((*scored[model], bad), title, end, areas, draw)
+                mine = {name: area for (*of, name), area in areas.items() if of == [model, attack, eps]}
+                pictures += _histogram_and_roc((*scored[model], bad), title, end, mine, draw)
         table = tables.statistics(run, attack, eps)
         found.append({"title": f"{attack}, eps {eps:g}", "pictures": pictures, "tables": [table]})
     return found
@@ -273,9 +274,10 @@ def _histogram_and_roc(
 
 def _example(example: Example, draw: Draw) -> dict[str, Any]:
     name = f"example_{example.model}_{example.attack}_eps{example.eps:g}_{example.utt}"
+    audio = "original and attacked" if example.compare else "attacked"
     alt = (
-        f"Spectrograms of the original and the attacked audio of {example.utt}, the predictive entropy of each frame below it, and the "
-        f"words: said '{example.original}', target '{example.target}', heard '{example.hypothesis}'."
+        f"Spectrogram of {example.utt}, {audio}, the predictive entropy of each frame below it, and the words: said "
+        f"'{example.original}', target '{example.target}', heard '{example.hypothesis}'."
     )
     # a spectrogram is a picture; the lines beside it would make an SVG no smaller
     return draw(entropy_figure(example), name, alt, raster=True)

@@ -41,6 +41,7 @@ class Example:
         original_path, attacked_path: the files, as a reader can type them.
         original_verdict, attacked_verdict: score and threshold of the detector, or None if it was not asked.
         detector: its name.
+        compare: draw the original beside the attacked audio; for an utterance that is shown for the first time.
     """
 
     utt: str
@@ -65,6 +66,7 @@ class Example:
     original_verdict: tuple[float, float] | None = None
     attacked_verdict: tuple[float, float] | None = None
     detector: str = ""
+    compare: bool = True
 
     def audio(self) -> list[tuple[str, npt.ArrayLike, str, str]]:
         """What can be played: what it is, samples ``(N,)``, its file, and the verdict on it, or nothing."""
@@ -111,7 +113,7 @@ def wav_bytes(samples: npt.ArrayLike, rate: int) -> bytes:
 
 
 def entropy_figure(example: Example) -> Figure:
-    """Spectrograms of the original and the attacked audio, predictive entropy of each frame and words, on one time axis.
+    """Spectrograms of original and attacked audio, predictive entropy of each frame and words, on one time axis.
 
     Vertical lines mark where the words of the hypothesis begin, so that a rise in entropy can be set beside a word.
     """
@@ -122,25 +124,23 @@ def entropy_figure(example: Example) -> Figure:
     ]
     strips = [strip for strip in strips if strip[1]]
     is_measured = bool(np.size(example.attacked_entropy))
-    heights = [1.7, 1.7] + [1.7] * is_measured + [0.34 * len(strips)] * bool(strips)
-    figure = new_figure(7.6, 3.7 + 1.8 * is_measured + 0.3 * len(strips))
+    count = 1 + example.compare
+    heights = [1.7] * (count + is_measured) + [0.34 * len(strips)] * bool(strips)
+    figure = new_figure(7.6, 0.5 + 1.7 * (count + is_measured) + 0.3 * len(strips))
     panels = figure.subplots(len(heights), 1, sharex=True, height_ratios=heights, squeeze=False).ravel()
     sounds = (("original", example.original_samples), ("attacked", example.attacked_samples))
-    # levels of both against the loudest cell of the original
-    unit = None
-    for axes, (name, samples) in zip(panels, sounds, strict=False):
-        wav = _tensor(samples)
-        spectrum = ShortTime(example.rate).analyse(wav).abs()
-        unit = unit_of_sound(spectrum, example.rate) if unit is None else unit
-        image = _draw(axes, spectrum / unit, example.rate, wav.shape[1], **LEVELS_DB)
+    unit = unit_of_sound(_spectrum(example.original_samples, example.rate), example.rate)  # of both
+    for axes, (name, samples) in zip(panels, sounds[-count:], strict=False):
+        spectrum = _spectrum(samples, example.rate)
+        image = _draw(axes, spectrum / unit, example.rate, np.size(samples), **LEVELS_DB)
         title = f"{name} audio: {example.utt}"
         if name == "attacked":
             title += f", {model_name(example.model)} under {example.attack}, eps {example.eps:g}"
         tidy(axes, ylabel="frequency, kHz", title=title, grid=False)
-    figure.colorbar(image, ax=panels[:2], label="level, dB SPL", aspect=25)
+    figure.colorbar(image, ax=panels[:count], label="level, dB SPL", aspect=25)
     if is_measured:
-        _draw_entropy(panels[2], example)
-    for axes, colour in zip(panels[1 : 2 + is_measured], ("white", INK), strict=False):
+        _draw_entropy(panels[count], example)
+    for axes, colour in zip(panels[count - 1 : count + is_measured], ("white", INK), strict=False):
         for _, start, _ in example.hypothesis_words:
             axes.axvline(start, color=colour, linewidth=0.7, linestyle=":")
     if strips:
@@ -156,7 +156,7 @@ def perturbation_figure(example: Perturbed) -> Figure:
     it lies above (red) or below (blue) the masking threshold.
     """
     rate, wav = example.rate, _tensor(example.original)
-    spectrum = ShortTime(rate).analyse(wav).abs()
+    spectrum = _spectrum(example.original, rate)
     unit, threshold = unit_of_sound(spectrum, rate), masking_threshold(wav, rate)
     figure = new_figure(9.0, 1.2 + 1.9 * (1 + len(example.attacked)))
     panels = figure.subplots(1 + len(example.attacked), 2, sharex=True, sharey=True, squeeze=False)
@@ -189,6 +189,10 @@ def perturbation_figure(example: Perturbed) -> Figure:
 
 def _tensor(samples: npt.ArrayLike) -> torch.Tensor:
     return torch.from_numpy(np.asarray(samples, dtype=np.float32))[None]
+
+
+def _spectrum(samples: npt.ArrayLike, rate: int) -> torch.Tensor:
+    return ShortTime(rate).analyse(_tensor(samples)).abs()
 
 
 def _draw(axes: Axes, ratio: torch.Tensor, rate: int, size: int, **colours: Any) -> AxesImage:

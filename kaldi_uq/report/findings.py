@@ -67,7 +67,9 @@ def each(rows: pd.DataFrame, column: str, form: str = ".2f") -> str:
     '1.00 for fNN (dnn) and 0.50 for BNN'
     """
     rows = rows[rows[column].notna()].sort_values("model", key=lambda names: names.map(model_key), kind="stable")
-    return listing(f"{value:{form}} for {model_name(model)}" for model, value in zip(rows["model"], rows[column], strict=True))
+    return listing(
+        f"{value:{form}} for {model_name(model)}" for model, value in zip(rows["model"], rows[column], strict=True)
+    )
 
 
 def _here(run: Run, rows: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
@@ -79,35 +81,33 @@ def _here(run: Run, rows: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
 
 def _reached(run: Run) -> str:
     """What attackers who know the model, but no detector, get."""
-    parts = []
-    for attack, rows in _here(run, run.plain):
-        column, what = ("target_success", "heard as the attacker wants")
-        if rows[column].isna().all():
-            column, what = ("target_accuracy", "word accuracy of the attacker's text")
-        if rows[column].notna().any():
-            parts.append(f"{attack}: {what} {each(rows, column)}")
-    return f"Share of utterances at eps {run.eps:g}. {'; '.join(parts)}." if parts else ""
+    column, what = "target_success", "Heard as the attacker wants"
+    if run.plain[column].isna().all():
+        column, what = "target_accuracy", "Word accuracy of the attacker's text"
+    parts = [f"{attack} {each(rows, column)}" for attack, rows in _here(run, run.plain[run.plain[column].notna()])]
+    worst = run.worst[(run.worst["eps"] == run.eps) & run.worst["by_words"].map(lambda words: isinstance(words, list))]
+    worst = worst.sort_values("success", kind="stable").drop_duplicates("model", keep="last")
+    parts += [f"any of the attacks tried {each(worst, 'success')}"] if parts and len(worst) else []
+    return f"{what} at eps {run.eps:g}: {'; '.join(parts)}." if parts else ""
 
 
 def _caught(run: Run) -> str:
     """What the default detector, or without it the paper's, makes of these attacks, and where that is not enough."""
     gate = run.gate[(run.gate["knows"] == "") & run.gate["caught"].notna()]
-    parts = [f"{attack}: {each(rows, 'caught')}" for attack, rows in _here(run, gate)]
+    parts = [f"{attack} {each(rows, 'caught')}" for attack, rows in _here(run, gate)]
     line = ""
     if parts:
         rate = f"{100 * gate['fpr'].max():g} % false alarms"
-        line = f"Of what they reach, the default detector ({GATE}, {rate}) catches, {'; '.join(parts)}."
-        few = gate[gate["caught"] < ENOUGH].groupby("attack", sort=False)
-        places = "; ".join(f"{attack} on {where(found)}" for attack, found in few)
-        if places:
-            line += f" WARNING: the default detector catches fewer than {ENOUGH:g} under {places}: {ELSE}"
+        line = f"Of these the default detector ({GATE}, {rate}) refuses: {'; '.join(parts)}."
+        few = gate.loc[gate["caught"] < ENOUGH, "attack"].unique()
+        line += f" WARNING: it refuses fewer than {ENOUGH:g} under {listing(few)}: {ELSE}" if len(few) else ""
     else:
         paper = run.paper[(run.paper["knows"] == "") & ~run.paper["failed"]]
         for attack, rows in _here(run, paper):
             areas = rows[rows["statistic"].isin(SHOWN_STATISTICS)].groupby("statistic", sort=False)["auroc"]
             said = [f"{statistic_name(str(name))} {span(values)}" for name, values in areas]
-            parts += [f"{attack}: {', '.join(said)}"] if said else []
-        line = f"AUROC of detectors, {'; '.join(parts)}." if parts else ""
+            parts += [f"{attack} {', '.join(said)}"] if said else []
+        line = f"AUROC of the detectors: {'; '.join(parts)}." if parts else ""
     return f"{line} {_loudness(run)}".strip()
 
 
@@ -140,7 +140,9 @@ def _known(run: Run) -> str:
 def _costs(run: Run) -> str:
     """What the defence costs those who attack nobody."""
     models = set(run.attacks["model"])
-    rows = [{"model": name, "accuracy": row["accuracy"]} for name, row in run.content["clean"].items() if name in models]
+    rows = [
+        {"model": name, "accuracy": row["accuracy"]} for name, row in run.content["clean"].items() if name in models
+    ]
     said = [f"Clean speech: word accuracy {each(pd.DataFrame(rows), 'accuracy', '.3f')}."] if rows else []
     kept = GATE if (run.negatives["statistic"] == GATE).any() else PAPER_STATISTIC
     hard = run.negatives[(run.negatives["statistic"] == kept) & (run.negatives["sided"] == "two")]

@@ -225,7 +225,7 @@ def _frame(rows: Sequence[Mapping[str, Any]], section: str) -> pd.DataFrame:
 
 
 def _with_intervals(frame: pd.DataFrame) -> pd.DataFrame:
-    """The ends of the intervals: of shares of utterances by Clopper and Pearson, of accuracies as they were measured."""
+    """The ends of the intervals: of shares of utterances by Clopper and Pearson, of accuracies as measured."""
     counts = zip(frame["target_success"] * frame["num_utts"], frame["num_utts"], strict=True)
     edges = {SIDES[0]: [interval(round(n), int(of)) if n == n else None for n, of in counts]}
     edges |= {side: frame.pop(f"{side}_ci95") if f"{side}_ci95" in frame else [None] * len(frame) for side in SIDES[1:]}

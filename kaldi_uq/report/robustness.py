@@ -7,9 +7,9 @@ from typing import Any
 
 import pandas as pd
 
-from kaldi_uq.report.frames import REFERENCE, USUAL_FPR, Run, arrange, pivot
+from kaldi_uq.report.frames import REFERENCE, Run, arrange, pivot
 from kaldi_uq.report.table import FAILED, Table
-from kaldi_uq.results.names import GATE, PAPER_STATISTIC, ROBUST, at_level, model_name, split_level
+from kaldi_uq.results.names import GATE, ROBUST, at_level, split_level
 from kaldi_uq.results.robustness import FEW, robust_auroc
 from kaldi_uq.results.worst_case import interval
 
@@ -125,16 +125,19 @@ def table(run: Run) -> Table:
     shown = shown.drop(columns=untried)
     by = _PLACE if frame["eps_level"].any() else _PLACE[:2]
     shown = shown.set_index(pd.MultiIndex.from_frame(frame[by])) if len(frame) else shown
-    note = (
-        f"Word accuracy: of what was said, without an attack and under {UNTARGETED}. Reached: share of the utterances "
-        f"heard as the target, count and 95 % Clopper-Pearson interval, under {REFERENCE}, which knows the model, and "
-        "under any of the attacks tried (kaldi-uq worst-case). Reached and passed: heard as the target and passed by "
-        f"the default detector ({GATE}), by the attack made for its threshold of that false-alarm rate that does most. "
-        "Certified: share of the utterances of which no change within eps makes the target / anything but what was "
-        "said. AUROC: of the default detector under an attack that does not know it; robust AUROC: under those that "
-        f"do, a lower bound as far as they go, at least 1 - reached. {UNTRIED[:1].upper()}{UNTRIED[1:]}: by nobody"
-    )
-    note += f"; nor has anybody measured: {', '.join(untried)}." if untried else "."
+    said = {
+        f"reached, {REFERENCE}": "Reached: share heard as the target, count, 95 % Clopper-Pearson interval.",
+        "reached, worst": "Worst: under any of the attacks tried (kaldi-uq worst-case).",
+        "reached and passed, 1 %": f"Passed: by the default detector ({GATE}), under the attack made for this rate of "
+        "false alarms that does most.",
+        "robust AUROC": "Robust AUROC: under attacks that know the detector, a lower bound as far as they go, at least "
+        "1 - reached.",
+        f"AUROC, {REFERENCE}": "AUROC: under an attack that does not know it.",
+        "certified": "Certified: share of which no change within eps makes the target / anything but what was said.",
+    }
+    parts = [text for head, text in said.items() if head in shown]
+    parts += [f"Measured by nobody: {'; '.join(untried)}."] if untried else []
+    note = " ".join(parts)
     return Table.of("robustness", "Robustness of each model, by attack", shown, note)
 
 

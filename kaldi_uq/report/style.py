@@ -66,7 +66,15 @@ def legend(figure: Figure, *, columns: int, title: str | None = None) -> None:
         handles.update({label: handle for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)})
     place: dict[str, Any] = {"loc": "outside lower center", "ncols": min(len(handles), columns), "frameon": False}
     if handles:
-        figure.legend(list(handles.values()), list(handles), fontsize=8.5, title=title, title_fontsize=8.5, **place)
+        figure.legend(
+            list(handles.values()),
+            list(handles),
+            fontsize=8.5,
+            title=title,
+            title_fontsize=8.5,
+            labelcolor=INK,
+            **place,
+        )
 
 
 def save_figure(figure: Figure, stem: Path) -> dict[str, bytes]:

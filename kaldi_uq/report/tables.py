@@ -296,10 +296,10 @@ def failed(run: Run) -> list[str]:
 def timing(run: Run) -> Table:
     """Wall-clock seconds of the stages, and what each does."""
     stages = run.content["stages"]
-    rows = [
-        {"stage": f"{stage.removeprefix('stage')} {stages.get(stage, {}).get('name', '')}".strip(), "seconds": f"{spent:.1f}"}
-        for stage, spent in run.content["timing_s"].items()
-    ]  # fmt: skip
+    rows = []
+    for stage, spent in run.content["timing_s"].items():
+        name = f"{stage.removeprefix('stage')} {stages.get(stage, {}).get('name', '')}".strip()
+        rows.append({"stage": name, "seconds": f"{spent:.1f}"})
     frame = pd.DataFrame(rows, columns=["stage", "seconds"]).set_index("stage")
     return Table.of("timing", "Time of the stages", frame, "Wall clock.")
 
