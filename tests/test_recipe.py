@@ -52,6 +52,9 @@ def test_results_json_holds_the_contract(tiny_recipe: Recipe) -> None:
     assert environment["options"]["corpus"] == "synth"
     assert list(results["timing_s"]) == [f"stage{n}" for n in range(10) if n != 8]  # which is for sceptics
     assert all(seconds > 0 for seconds in results["timing_s"].values())
+    assert list(results["stages"]) == list(results["timing_s"])
+    assert results["stages"]["stage4"]["name"] == "acoustic models: dnn dnn-robust"
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\+00:00", results["stages"]["stage9"]["finished"])
     assert set(results["clean"]) == {"mono", "dnn", "dnn-robust"}
     for rate in results["clean"].values():
         check_types(rate, {"accuracy": float} | dict.fromkeys(("ins", "del", "sub", "num_words", "num_utts"), int))
@@ -147,7 +150,11 @@ def test_data_directories_are_valid(tiny_recipe: Recipe, name: str, monkeypatch:
 def test_report_names_the_command_as_it_can_be_typed_again(tiny_recipe: Recipe) -> None:
     results = (tiny_recipe.path / "exp/report/RESULTS").read_text()
     assert f"run.sh {TINY_OPTIONS[0]} '{TINY_OPTIONS[1]}'" in results.splitlines()[0]
-    assert (tiny_recipe.path / "exp/report/report.html").stat().st_size > 10_000
+    page = (tiny_recipe.path / "exp/report/report.html").read_text()
+    counts = ", ".join(f"{name} {number}" for name, number in SETS.items())
+    assert counts in page and "<dt>date</dt>" in page and "<dt>seed</dt><dd>0</dd>" in page
+    assert page.count('<p class="verdict">') == page.count("<audio ") > 0
+    assert "kaldi-uq detect exp/dnn " in page and "--target-text" in page
 
 
 def test_run_leaves_no_temporary_files(tiny_recipe: Recipe) -> None:

@@ -119,6 +119,21 @@ class TestEvasion:
         )[0]
         assert (row["threshold"], row["evasion"]) == (1.0, 1.0)
 
+    def test_what_is_heard_right_and_passes_is_counted_in_both_sets(self) -> None:
+        fit = {"s": np.linspace(-1, 1, 201)}
+        row = evaluate_detection(
+            fit_detectors(fit, compare=False),
+            {"s": [0.0, 0.0, 0.0, 9.0]},
+            {"s": [0.0, 9.0]},
+            seed=0,
+            right=[True, True],
+            benign_right=[True, True, False, True],
+            num_bootstrap=2,
+        )[0]
+        assert (row["passed_right"], row["benign_passed_right"]) == (0.5, 0.5) and "evasion" not in row
+        with pytest.raises(ValueError, match=r"benign_right must be bool \(201,\)"):
+            evaluate_detection(fit_detectors(fit, compare=False), fit, fit, seed=0, benign_right=[True])
+
     @pytest.mark.parametrize("success", [[True], [1, 0], [[True, False]]])
     def test_mask_that_does_not_fit_is_refused(self, success: Any) -> None:
         fit = {"s": [-1.0, 1.0]}
@@ -161,9 +176,7 @@ class TestTables:
         assert body[0].startswith(r"50 \% \& \{\#\_\$\} \textbackslash{}input\{x\} {[}b{]} $-$0.5 & ")
         assert r"{*}$\rightarrow$ $\geq$ \textdagger{} $\surd$ \textendash{} -{}-eps & ü ? & ''x'' \\" in body[0]
 
-    @pytest.mark.skipif(
-        shutil.which("pdflatex") is None, reason="no pdflatex: structure and escapes are tested above"
-    )
+    @pytest.mark.skipif(shutil.which("pdflatex") is None, reason="no pdflatex: structure and escapes are tested above")
     def test_latex_compiles(self, tmp_path: Path) -> None:
         table = Table("t", "Title & more", tuple("abcd"), (self.HARD[:3] + ("é",),) * 2, 1, "100 % of_it.")
         begin = "\\documentclass{article}\n\\usepackage{booktabs}\n\\begin{document}\n"

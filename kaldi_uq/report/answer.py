@@ -176,6 +176,6 @@ def _draw_bars(axes: Axes, mine: pd.DataFrame, labels: Mapping[str, str]) -> Non
     bars = np.array([edge.clip(lower=0.0)[attacked] for edge in edges])
     whiskers: dict[str, Any] = {"fmt": "none", "ecolor": ON_LIGHT, "capsize": 2.5, "linewidth": 1.1}
     whiskers["path_effects"] = [withStroke(linewidth=2.4, foreground=ON_DARK)]  # to be seen on any colour
-    axes.errorbar(places[attacked] - 0.32, mine["wins"][attacked], bars, label="its 95 % interval", **whiskers)
+    axes.errorbar(places[attacked] - 0.32, mine["wins"][attacked], bars, label="95 % interval of the first", **whiskers)
     for place in places[mine["wins"].isna()]:
         axes.text(place, 0.5, "not tried", rotation=90, ha="center", va="center", fontsize=9, color=INK)

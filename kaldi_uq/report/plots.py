@@ -19,9 +19,13 @@ from kaldi_uq.report.style import ATTACKED, BENIGN, INK, MARKERS, PALETTE, legen
 from kaldi_uq.results.names import AGGREGATES, MEASURES, ROBUST, model_key, model_name, statistic_key, statistic_name
 
 Statistics = Mapping[str, npt.NDArray[np.float64]]  # name -> (B,)
-AXES = {"eps": "eps (full scale = 1)", "steps": "gradient steps", "snr_db_mean": "mean SNR of an eps, dB"}
+AXES = {
+    "eps": "eps (full scale = 1), square-root axis",
+    "steps": "gradient steps",
+    "snr_db_mean": "mean SNR of an eps, dB",
+}
 _HEADINGS = ("Heard as the target", "Word accuracy, attacker's text", "Word accuracy, original text")
-_APART = 0.07  # of the width of an axis, at least, between two ticks
+_APART = 0.13  # of the width of an axis, at least, between two ticks
 
 
 def accuracy_figure(rows: pd.DataFrame, *, title: str, x: str = "eps") -> Figure:
@@ -84,8 +88,10 @@ def _lines(panels: Mapping[str, pd.DataFrame], *, title: str, x: str = "eps") ->
         if x == "steps":
             axes.set_xscale("log")
             axes.minorticks_off()
+        if x == "eps":  # the small ones need room: between them lies what an attack can do and what it cannot
+            axes.set_xscale("function", functions=(_root, _square))
         if x != "snr_db_mean":
-            ticks = _ticks(rows[x].dropna().unique(), np.log if x == "steps" else np.asarray)
+            ticks = _ticks(rows[x].dropna().unique(), np.log if x == "steps" else _root)
             axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
     for axes in grid[len(panels) :]:
         axes.set_visible(False)
@@ -94,6 +100,14 @@ def _lines(panels: Mapping[str, pd.DataFrame], *, title: str, x: str = "eps") ->
     legend(figure, columns=4)
     figure.suptitle(title, fontsize=11, color=INK, x=0.01, ha="left")
     return figure
+
+
+def _root(values: npt.ArrayLike) -> npt.NDArray[np.float64]:
+    return np.sign(values) * np.sqrt(np.abs(values))
+
+
+def _square(values: npt.ArrayLike) -> npt.NDArray[np.float64]:
+    return np.sign(values) * np.square(values)
 
 
 def _ticks(values: npt.ArrayLike, scale: Callable[[npt.ArrayLike], npt.ArrayLike]) -> list[float]:
