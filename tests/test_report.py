@@ -227,6 +227,7 @@ def test_command_makes_the_report_of_a_model_that_is_no_hybrid(
     page = (tmp_path / "out/report.html").read_text()
     assert page.count("<audio") == 2 and len(list((tmp_path / "out/figures").glob("example_*.png"))) == 1
     assert "attack/a.wav</code>" in page and "attack_pgd_eps0.02/a.wav</code>" in page  # what is played has a name
+    assert "attack 40" not in page  # the data are of another run
     again = [*options[:-2], "--num-examples", "0"]
     assert main(["report", str(exp), str(tmp_path / "out"), *again]) == 0
     assert (tmp_path / "out/RESULTS").read_text().startswith(f"# {COMMAND}\n")  # the one that the earlier report names

@@ -63,7 +63,7 @@ def run(args: argparse.Namespace) -> None:
         args.exp_dir,
         args.out_dir,
         command=args.command or _earlier_command(args.out_dir),
-        counts=_counts(args.data_dir),
+        counts=_counts(args.exp_dir, args.data_dir),
         tries=_tries(args, examples[0], content) if examples else [],
         examples=examples,
         perturbed=_perturbed(args, wanted),
@@ -80,8 +80,10 @@ def _earlier_command(out_dir: Path) -> str:
     return first.removeprefix("# ") if first.startswith("# ") else "kaldi-uq report"
 
 
-def _counts(data_dir: Path) -> dict[str, int]:
-    """Utterances of each data directory of the recipe."""
+def _counts(exp_dir: Path, data_dir: Path) -> dict[str, int]:
+    """Utterances of each data directory of the run; nothing if the results lie elsewhere than the data."""
+    if exp_dir.resolve().parent != data_dir.resolve().parent:
+        return {}
     found = {name: data_dir / name / "wav.scp" for name in ("train", "fit", "test", "attack")}
     return {name: len(read_table(scp)) for name, scp in found.items() if scp.is_file()}
 

@@ -115,8 +115,8 @@ def answer_figure(rows: pd.DataFrame, models: Sequence[str], *, detector: str, n
     kinds = list(dict.fromkeys(model.removesuffix(ROBUST) for model in models))
     ends = [end for end in ("", ROBUST) if any(kind + end in models for kind in kinds)]
     eps = sorted(rows["eps"].unique())
-    size = (4.6, 0.9 + 2 * (0.55 + 2.0 * len(kinds))) if narrow else (10.0, 1.3 + 2.35 * len(kinds))
-    figure = new_figure(*size)
+    inches = (4.6, 0.9 + 2 * (0.55 + 2.0 * len(kinds))) if narrow else (10.0, 1.3 + 2.35 * len(kinds))
+    figure = new_figure(*inches)
     groups: Any = figure.subfigures(2, 1) if narrow else figure.subfigures(1, 2)
     for group, (knows, who) in zip(groups, ATTACKERS.items(), strict=True):
         group.suptitle(who, fontsize=11, fontweight="bold", color=INK)
@@ -126,6 +126,9 @@ def answer_figure(rows: pd.DataFrame, models: Sequence[str], *, detector: str, n
             tidy(axes, title=model_name(model), grid=False)
             mine = rows[(rows["model"] == model) & (rows["knows"] == knows)]
             if (mine["eps"] != NO_ATTACK).any():
+                utts = sorted({int(n) for n in mine.loc[mine["eps"] != NO_ATTACK, "num_utts"]})
+                size = " to ".join(map(str, dict.fromkeys((utts[0], utts[-1]))))
+                axes.set_title(f"n = {size}", fontsize=9, color=INK, loc="right")
                 _draw_bars(axes, mine.set_index("eps").reindex(eps), _labels(rows))
             else:
                 text = UNTRIED[knows].format(detector)
@@ -134,7 +137,7 @@ def answer_figure(rows: pd.DataFrame, models: Sequence[str], *, detector: str, n
             axes.set_xticks(range(len(eps)), [_tick(e, rows) for e in eps], fontsize=9)
             axes.set_xlim(-0.6, len(eps) - 0.4)
             axes.set_ylim(0, 1)
-            axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+            axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0, symbol=" %"))
         for axes in panels[-1]:
             axes.set_xlabel("eps, mean SNR", color=INK, fontsize=9)
         for axes in panels[:, 0]:

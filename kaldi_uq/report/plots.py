@@ -140,7 +140,7 @@ def histogram_figure(
         if len(fit[name]) > 1:
             _draw_normal(axes, GaussianDetector(statistic=name).fit(fit), edges)
         tidy(axes, xlabel=statistic_name(name) + ("" if name.endswith("variance") else ", nats"))
-        axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+        axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0, symbol=" %"))
         axes.margins(x=0.01)
     panels[0].set_ylabel("share of utterances", color=INK)
     panels[0].set_title(title, fontsize=10.5, color=INK, loc="left")

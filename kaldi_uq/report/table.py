@@ -114,7 +114,7 @@ _LATEX = {
     **{c: f"{{{c}}}" for c in "[]*"},  # behind the end of a row they would belong to it
     "\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}",
     ">": r"\textgreater{}", "|": r"\textbar{}", '"': "''", "–": r"\textendash{}", "−": "$-$", "→": r"$\rightarrow$",
-    "≥": r"$\geq$", "†": r"\textdagger{}", "✓": r"$\surd$", "✗": r"$\times$",
+    "≥": r"$\geq$", "†": r"$\dagger$", "✓": r"$\surd$", "✗": r"$\times$",
 }  # fmt: skip
 _LATIN = "\u024f"  # the last letter that LaTeX knows without a further package
 
