@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import html
 import json
 import math
 import os
 import re
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,7 @@ import pytest
 from scipy.signal import resample_poly
 
 from kaldi_uq.attacks.config import AttackConfig
-from kaldi_uq.cli.main import main
+from kaldi_uq.cli.main import command_parser, main
 from kaldi_uq.io.ark import read_alignments, read_matrix
 from kaldi_uq.io.datadir import DataDir, read_table
 from kaldi_uq.io.kaldi_model import read_topology
@@ -154,7 +156,27 @@ def test_report_names_the_command_as_it_can_be_typed_again(tiny_recipe: Recipe) 
     counts = ", ".join(f"{name} {number}" for name, number in SETS.items())
     assert counts in page and "<dt>date</dt>" in page and "<dt>seed</dt><dd>0</dd>" in page
     assert page.count('<p class="verdict">') == page.count("<audio ") > 0
-    assert "kaldi-uq detect exp/dnn " in page and "--target-text" in page
+
+
+def test_what_the_page_says_to_try_works_as_it_is_printed(tiny_recipe: Recipe) -> None:
+    page = (tiny_recipe.path / "exp/report/report.html").read_text()
+    blocks = [html.unescape(text) for text in re.findall(r"<pre[^>]*><code>(.*?)</code>", page, re.DOTALL)]
+    assert len(blocks) == 3 and all(block.startswith(". ./path.sh\n") for block in blocks)
+    done = tiny_recipe.run("bash", "-c", blocks[0])  # the others attack: minutes
+    assert done.returncode == 0 and re.search(r"^1 of 2 files judged an attack|^[02] of 2", done.stdout, re.MULTILINE)
+    commands = [shlex.split(line) for block in blocks for line in block.replace("\\\n", " ").splitlines()[1:]]
+    for program, *words in commands:
+        given = {word for word in words if word.startswith("--") and " " not in word}
+        if program == "kaldi-uq":
+            assert given <= set(command_parser(words[0])[0]._option_string_actions), words
+        else:
+            script = (tiny_recipe.path / program).read_text()
+            assert {name for name in given if f"\n{name[2:].replace('-', '_')}=" not in script} == set(), program
+    assert [words[0] for words in commands] == ["kaldi-uq"] * 3 + [
+        "steps/uq/attack.sh",
+        "steps/uq/detect.sh",
+        "kaldi-uq",
+    ]
 
 
 def test_run_leaves_no_temporary_files(tiny_recipe: Recipe) -> None:

@@ -94,44 +94,47 @@ def _tries(args: argparse.Namespace, example: Example, content: Mapping[str, Any
 
     if not (example.detector and example.target and kind_of(args.exp_dir / example.model)):
         return []  # the commands would not find what they need by themselves
-    model, exp = args.exp_dir / example.model, args.exp_dir
-    robust = args.exp_dir / f"{example.model}{ROBUST}"
-    wavs = [shlex.quote(path) for path in (example.original_path, example.attacked_path)]
-    begin = [". ./path.sh"] if Path("path.sh").is_file() else []
+    exp, data, steps = args.exp_dir, args.data_dir, Path("steps/uq")
+    model, robust = exp / example.model, exp / f"{example.model}{ROBUST}"
     level = split_level(example.attack)[1]
-    bound = f"--eps {example.eps:g}" + (f" --eps-level {level:g}" if level else "")
-    say = f"kaldi-uq attack {wavs[0]} --target-text {shlex.quote(example.target)} {bound} --force"
+    bound = ["--eps", f"{example.eps:g}", *(["--eps-level", f"{level:g}"] if level else [])]
+    say = ["kaldi-uq", "attack", example.original_path, "--target-text", example.target, *bound, "--force"]
     tried = {row["model"] for row in content["attacks"] if known_statistic(row["attack"]) == GATE}
-    whom = next((m for m in (example.model, robust.name) if m not in tried and (exp / m).is_dir()), example.model)
+    whom = next((of for of in (model, robust) if of.name not in tried and of.is_dir()), model)
     name = at_level(f"adaptive-{GATE}", level)
-    made, data = f"{exp / whom}/attack_{name}_eps{example.eps:g}", args.data_dir
-    knowing = [f"kaldi-uq attack {wavs[0]} --target-text {shlex.quote(example.target)} {bound} --force "
-               f"--statistics {GATE} --model-dir {model} --out knowing.wav"]  # fmt: skip
-    if Path("steps/uq/attack.sh").is_file():
-        knowing = [
-            f"steps/uq/attack.sh {bound} --attack {name} --attack-opts '--statistics {GATE}' --num-utts 20 "
-            f"--results {exp}/results.json {data}/attack {data}/lang {exp / whom} {exp / whom}/graph {made}",
-            f"steps/uq/detect.sh --results {exp}/results.json {exp / whom} {exp / whom}/score_fit "
-            f"{exp / whom}/score_test {made}",
-            f"kaldi-uq report {exp} {args.out_dir}",
-        ]
-    return [
-        (title, list(map(_folded, commands)))
-        for title, commands in (
-            ("A verdict on a recording and on its attack", [*begin, f"kaldi-uq detect {model} {wavs[0]} {wavs[1]}"]),
-            (
-                "The attack by your own hand: choose another text, a smaller eps, the robust model",
-                [f"{say} --model-dir {of} --out mine-{of.name}.wav" for of in (model, robust) if of.is_dir()],
-            ),
-            (f"An attacker who knows the detector, on {model_name(whom)}", knowing),
-        )
+    made, scores = whom / f"attack_{name}_eps{example.eps:g}", [whom / "score_fit", whom / "score_test"]
+    results = ["--results", exp / "results.json"]
+    as_known = ["--preset", "adaptive", "--attack", name, "--attack-opts", f"--statistics {GATE}", "--num-utts", 20]
+    knowing = [
+        [steps / "attack.sh", *bound, *as_known, *results, data / "attack", data / "lang", whom, whom / "graph", made],
+        [steps / "detect.sh", *results, whom, *scores, made],
+        ["kaldi-uq", "report", exp, args.out_dir],
     ]
+    if not (steps / "attack.sh").is_file():  # not in the directory of a recipe: one file alone
+        knowing = [[*say, "--preset", "adaptive", "--statistics", GATE, "--model-dir", whom, "--out", "knowing.wav"]]
+    begin = [[".", "./path.sh"]] if Path("path.sh").is_file() else []
+    mine = "The attack by your own hand: choose another text, a smaller eps, the robust model"
+    tries = [
+        (
+            "A verdict on a recording and on its attack",
+            [["kaldi-uq", "detect", model, example.original_path, example.attacked_path]],
+        ),
+        (mine, [[*say, "--model-dir", of, "--out", f"mine-{of.name}.wav"] for of in (model, robust) if of.is_dir()]),
+        (f"An attacker who knows the detector, on {model_name(whom.name)}", knowing),
+    ]
+    return [(title, list(map(_folded, [*begin, *commands]))) for title, commands in tries]
 
 
-def _folded(command: str, width: int = 88) -> str:
-    """A command on lines that are not too long, which a shell reads as one."""
+def _folded(command: Sequence[object], width: int = 88) -> str:
+    """The words of a command as a shell reads them, on lines that are not too long.
+
+    >>> print(_folded(["attack", "--target-text", "one two", "a.wav"], width=24))
+    attack \\
+      --target-text 'one two' \\
+      a.wav
+    """
     words: list[str] = []
-    for word in map(shlex.quote, shlex.split(command)):
+    for word in map(shlex.quote, map(str, command)):
         if words and words[-1].startswith("--") and " " not in words[-1]:
             words[-1] += f" {word}"  # an option and its value
         else:
