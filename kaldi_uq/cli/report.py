@@ -16,31 +16,41 @@ from typing import TYPE_CHECKING, Any
 from kaldi_uq.cli.options import add_engine, directory, engine_of
 from kaldi_uq.errors import MissingDependencyError
 from kaldi_uq.io.datadir import read_table
-from kaldi_uq.io.wav import read_wav
 from kaldi_uq.results.names import GATE, ROBUST, at_level, known_statistic, model_key, model_name, split_level
 from kaldi_uq.results.table import Results
-from kaldi_uq.results.utterances import AttackRecord, attack_dirs, read_attacked
 
 if TYPE_CHECKING:  # --help needs neither torch nor matplotlib
     import numpy as np
 
     from kaldi_uq.report.example import Example, Perturbed
+    from kaldi_uq.results.utterances import AttackRecord
 
 STRONG, HIDDEN = "pgd", "psychoacoustic"  # the attack that examples are of; the one whose perturbations masking hides
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("exp_dir", type=directory, metavar="EXP-DIR")
-    parser.add_argument("out_dir", type=Path, metavar="OUT-DIR")
     parser.add_argument(
-        "--command", help="the command that made the results [the one that an earlier report in OUT-DIR names]"
+        "exp_dir", type=directory, metavar="EXP-DIR", help="directory of results.json and of the models"
     )
-    parser.add_argument("--data-dir", type=Path, default=Path("data"), help="directory of attack/ and lang/ [data]")
+    parser.add_argument("out_dir", type=Path, metavar="OUT-DIR", help="directory to write, such as exp/report")
+    parser.add_argument(
+        "--command",
+        help="the command that made the results, for the page to show [that of the report in OUT-DIR, if there is one]",
+    )
+    parser.add_argument(
+        "--data-dir",
+        type=Path,
+        default=Path("data"),
+        metavar="DIR",
+        help="the run's data, with attack/ and lang/ [data]",
+    )
     parser.add_argument("--num-examples", type=int, default=3, help="attacked utterances to show [3]")
     add_engine(parser)
 
 
 def run(args: argparse.Namespace) -> None:
+    from kaldi_uq.results.utterances import attack_dirs
+
     try:
         from kaldi_uq.report.build import build_report
         from kaldi_uq.report.findings import findings
@@ -154,6 +164,8 @@ def _choose(records: Sequence[AttackRecord], count: int) -> list[AttackRecord]:
 
 def _examples(args: argparse.Namespace, places: Mapping[tuple[str, str, float], Path]) -> list[Example]:
     """The first model under the strong attack, which a reader should see first, and the robust one beside it."""
+    from kaldi_uq.results.utterances import read_attacked
+
     shown = next((key for key in places if key[1] == STRONG), next(iter(places), None))
     if shown is None:
         return []
@@ -173,7 +185,9 @@ def _examples(args: argparse.Namespace, places: Mapping[tuple[str, str, float], 
 
 def _perturbed(args: argparse.Namespace, places: dict[tuple[str, str, float], Path]) -> list[Perturbed]:
     """One utterance of the first model that both the strong and the psychoacoustic attack turned into their target."""
+    from kaldi_uq.io.wav import read_wav
     from kaldi_uq.report.example import Perturbed
+    from kaldi_uq.results.utterances import read_attacked
 
     for (model, attack, eps), path in places.items():
         strong = places.get((model, STRONG, eps))
@@ -197,6 +211,7 @@ class _Examples:
         from kaldi_uq.detector.store import default_detector, load_detector
         from kaldi_uq.recogniser.hybrid import kind_of
         from kaldi_uq.recogniser.recogniser import Recogniser
+        from kaldi_uq.results.utterances import read_attacked
 
         self.about: dict[str, Any] = {"model": model, "attack": attack, "eps": eps}
         self.records = {record.utt: record for record in read_attacked(path / "results.jsonl")}
@@ -209,6 +224,7 @@ class _Examples:
         self.detector = load_detector(self.detector_path) if self.detector_path.is_file() else None
 
     def of(self, utt: str, *, compare: bool) -> Example:
+        from kaldi_uq.io.wav import read_wav
         from kaldi_uq.report.example import Example
 
         record = self.records[utt]
