@@ -6,6 +6,7 @@ import argparse
 import importlib.metadata
 import os
 import platform
+from datetime import datetime, timezone
 from pathlib import Path
 
 from kaldi_uq import __version__
@@ -23,6 +24,7 @@ GPU_DRIVERS = ("/dev/nvidiactl", "/dev/dxg", "/dev/kfd")
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("results", type=Path, metavar="RESULTS-JSON", help="results.json to add to")
     parser.add_argument("--timing", action="append", default=[], metavar="STAGE=SECONDS", help="seconds of a stage")
+    parser.add_argument("--finished", default="", metavar="NAME", help="with --timing: what these stages do, done now")
     parser.add_argument("--environment", action="store_true", help="record engine, versions, device, seed and options")
     parser.add_argument("--clean", action="append", default=[], metavar="NAME=WER-JSON", help="clean score of a system")
     parser.add_argument("--option", action="append", default=[], metavar="NAME=VALUE", help="option of the run")
@@ -52,10 +54,11 @@ def run(args: argparse.Namespace) -> None:
         name, path = _pair(text)
         counts = read_json(path)
         results.set_clean(name, ErrorRate.from_counts(counts, num_utts=counts["num_utts"]))
+    now = datetime.now(timezone.utc).isoformat(timespec="seconds")
     for text in args.timing:
         stage, seconds = _pair(text)
         try:
-            results.add_timing(stage, float(seconds))
+            results.add_timing(stage, float(seconds), name=args.finished, finished=now if args.finished else "")
         except ValueError:
             raise UsageError(f"--timing {text}: expected STAGE=SECONDS") from None
 
