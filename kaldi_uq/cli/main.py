@@ -11,10 +11,11 @@ import os
 import signal
 import sys
 import textwrap
+import time
 from typing import NoReturn
 
 from kaldi_uq import __version__
-from kaldi_uq.errors import KaldiUqError, one_line, printable
+from kaldi_uq.errors import KaldiUqError, LostWorkerError, UsageError, one_line, printable
 
 # command -> (module, summary); modules are imported late, so that --help needs no torch
 COMMANDS: dict[str, tuple[str, str]] = {
@@ -57,6 +58,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "record": ("record", "record environment and timings in results.json"),
 }
 
+PATIENCE_S = 5.0  # torchrun ends the processes that are left a tenth of a second after it has seen one fail
+
 
 def _fill(paragraph: str, width: int) -> str:
     return textwrap.fill(paragraph, width, break_on_hyphens=False)  # the name of an option stays in one piece
@@ -74,6 +77,7 @@ class OneLineParser(argparse.ArgumentParser):
     """An argument parser whose errors are one line and exit with status 1, as Kaldi's tools do."""
 
     def error(self, message: str) -> NoReturn:
+        _wait_for_first()
         self.exit(1, f"{self.prog}: error: {printable(message)} (see {self.prog} --help)\n")
 
 
@@ -126,11 +130,16 @@ def _dispatch(argv: list[str]) -> int:
     parser, module = command_parser(name)
     args = parser.parse_intermixed_args(rest)  # options may stand before, between and after the file names
     try:
+        if name != "nnet-train" and _is_one_of_several():
+            raise UsageError("torchrun starts several processes, and only nnet-train shares its work among such")
         status = module.run(args)  # type: ignore[attr-defined]
     except BrokenPipeError:
         raise
     except KeyboardInterrupt:
         interrupted(f"kaldi-uq {name}")
+    except LostWorkerError as error:
+        time.sleep(PATIENCE_S)
+        return _failed(name, str(error))
     except (KaldiUqError, OSError, ValueError) as error:
         # ValueError: a configuration refused an option's value; its message names the field
         if args.debug:
@@ -146,8 +155,23 @@ def _dispatch(argv: list[str]) -> int:
 
 def _failed(name: str, message: str) -> int:
     """Say in one line why a command failed; the exit status."""
+    _wait_for_first()
     print(f"kaldi-uq {name}: error: {one_line(message)}", file=sys.stderr)
     return 1
+
+
+def _is_one_of_several() -> bool:
+    """Whether torchrun has started this process and others."""
+    return "TORCHELASTIC_RUN_ID" in os.environ and os.environ.get("WORLD_SIZE") != "1"
+
+
+def _wait_for_first() -> None:
+    """Let the first of the processes on this machine say what is wrong with all of them.
+
+    If it fails too, torchrun ends the others while they wait.
+    """
+    if _is_one_of_several() and os.environ.get("LOCAL_RANK") != "0":
+        time.sleep(PATIENCE_S)
 
 
 def interrupted(program: str) -> NoReturn:
