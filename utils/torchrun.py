@@ -24,7 +24,8 @@ def run() -> int:
         rank, failure = error.get_first_failure()
         if failure.exitcode < 0:
             name = signal.Signals(-failure.exitcode).name
-            print(f"torchrun: error: process {rank + 1} was killed by {name}, and the others with it", file=sys.stderr)
+            # the line may have a progress bar of a process
+            print(f"\ntorchrun: error: process {rank + 1} was killed by {name}, and the others ended", file=sys.stderr)
         return 1
     except SignalException as end:
         return 128 + int(end.sigval)

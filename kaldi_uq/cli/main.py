@@ -77,7 +77,7 @@ class OneLineParser(argparse.ArgumentParser):
     """An argument parser whose errors are one line and exit with status 1, as Kaldi's tools do."""
 
     def error(self, message: str) -> NoReturn:
-        _wait_for_first()
+        _let_others_speak()
         self.exit(1, f"{self.prog}: error: {printable(message)} (see {self.prog} --help)\n")
 
 
@@ -137,14 +137,11 @@ def _dispatch(argv: list[str]) -> int:
         raise
     except KeyboardInterrupt:
         interrupted(f"kaldi-uq {name}")
-    except LostWorkerError as error:
-        time.sleep(PATIENCE_S)
-        return _failed(name, str(error))
     except (KaldiUqError, OSError, ValueError) as error:
         # ValueError: a configuration refused an option's value; its message names the field
         if args.debug:
             raise
-        return _failed(name, _said(error))
+        return _failed(name, _said(error), is_lost=isinstance(error, LostWorkerError))
     except (MemoryError, RuntimeError) as error:
         # RuntimeError: of PyTorch, whose message may be several lines, or a recursion without end
         if args.debug:
@@ -153,9 +150,15 @@ def _dispatch(argv: list[str]) -> int:
     return int(status or 0)
 
 
-def _failed(name: str, message: str) -> int:
-    """Say in one line why a command failed; the exit status."""
-    _wait_for_first()
+def _failed(name: str, message: str, *, is_lost: bool = False) -> int:
+    """Say in one line why a command failed; the exit status.
+
+    Args:
+        name: the command.
+        message: why.
+        is_lost: it is another process that failed, which has said why if it could.
+    """
+    _let_others_speak(is_lost=is_lost)
     print(f"kaldi-uq {name}: error: {one_line(message)}", file=sys.stderr)
     return 1
 
@@ -165,13 +168,14 @@ def _is_one_of_several() -> bool:
     return "TORCHELASTIC_RUN_ID" in os.environ and os.environ.get("WORLD_SIZE") != "1"
 
 
-def _wait_for_first() -> None:
-    """Let the first of the processes on this machine say what is wrong with all of them.
+def _let_others_speak(*, is_lost: bool = False) -> None:
+    """Let the first of the processes on this machine say what is wrong with all of them, or the lost one with it.
 
-    If it fails too, torchrun ends the others while they wait.
+    If another one fails too, torchrun ends this one while it waits.
     """
-    if _is_one_of_several() and os.environ.get("LOCAL_RANK") != "0":
+    if _is_one_of_several() and (is_lost or os.environ.get("LOCAL_RANK") != "0"):
         time.sleep(PATIENCE_S)
+        print(file=sys.stderr)  # the line may have a progress bar of the first process
 
 
 def interrupted(program: str) -> NoReturn:

@@ -154,7 +154,7 @@ class SeveralWorkers(Workers):
                 dist.init_process_group("gloo", timeout=STEP_TIMEOUT)
             self._waiting = dist.new_group(backend="gloo", timeout=WAIT_TIMEOUT)
         machines = len(set(self._gather(self._machine)))
-        log.info("%d processes on %d machines share each minibatch, on %s", self.count, machines, self._device.type)
+        log.info("%d processes share each minibatch; machines: %d, device: %s", self.count, machines, self._device.type)
 
     def device(self, requested: str) -> torch.device:
         return self._device
@@ -168,7 +168,7 @@ class SeveralWorkers(Workers):
     def check_minibatches(self, largest: int, items: str) -> None:
         if largest < self.count:
             raise UsageError(
-                f"the largest minibatch has {largest} {items}, fewer than the {self.count} processes that share it: "
+                f"{items} in the largest minibatch: {largest}, fewer than the {self.count} processes that share it; "
                 "choose a larger --batch-size, or start fewer processes"
             )
 
