@@ -89,7 +89,6 @@ TRAININGS: dict[str, Make] = {
     ),
     # random draws, or statistics of each process's own
     "dropout": lambda s, out, w: s.trainer(out, frames(s, "dropout"), TrainConfig(**CONFIG), workers=w),
-    "bnn": lambda s, out, w: s.trainer(out, frames(s, "bnn"), TrainConfig(**CONFIG), workers=w),
     "batch_norm": lambda s, out, w: s.trainer(
         out, utterances(s, NormConv), TrainConfig(**{**CONFIG, "batch_size": 400}), workers=w
     ),

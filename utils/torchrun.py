@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""torchrun, with what a log is for: a process that fails says why itself, one that is killed is named in one line.
+"""torchrun, with one line of error: a process that fails has said why itself, one that is killed is named here.
 
 Usage: python3 utils/torchrun.py [options of torchrun] --no-python <program> [<arg> ...]
 """
@@ -9,27 +9,35 @@ import os
 import signal
 import sys
 
-from torch.distributed.elastic.multiprocessing.api import SignalException
-from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
-from torch.distributed.run import main
-
 
 def run() -> int:
     """Run torchrun; its exit status."""
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # what it does itself, with a warning
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # or each lost connection is a page; read at the import
+    from torch.distributed.elastic.multiprocessing.api import SignalException
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.elastic.rendezvous.api import RendezvousError
+    from torch.distributed.run import main
+
     logging.disable(logging.CRITICAL)
     try:
         main(sys.argv[1:])
     except ChildFailedError as error:
         rank, failure = error.get_first_failure()
         if failure.exitcode < 0:
-            name = signal.Signals(-failure.exitcode).name
-            # the line may have a progress bar of a process
-            print(f"\ntorchrun: error: process {rank + 1} was killed by {name}, and the others ended", file=sys.stderr)
+            tell(f"process {rank + 1} was killed by {signal.Signals(-failure.exitcode).name}, and the others ended")
+        return 1
+    except RendezvousError as error:
+        tell(f"no connection with torchrun on another machine; its log says why ({type(error).__name__})")
         return 1
     except SignalException as end:
         return 128 + int(end.sigval)
     return 0
+
+
+def tell(message: str) -> None:
+    """Print an error; the line may have a progress bar of a process."""
+    print(f"\ntorchrun: error: {message}", file=sys.stderr)
 
 
 if __name__ == "__main__":

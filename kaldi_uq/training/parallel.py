@@ -211,7 +211,8 @@ class SeveralWorkers(Workers):
         with _reaching_others():
             dist.all_reduce(flat)
         for parameter, part in zip(trained, flat.split([p.numel() for p in trained]), strict=True):
-            parameter.grad = part.view_as(parameter).to(parameter.dtype)
+            total = part.view_as(parameter).to(parameter.dtype)
+            parameter.grad = total if parameter.grad is None else parameter.grad.copy_(total)
 
     def settle(self, module: nn.Module) -> None:
         with _reaching_others(), torch.no_grad():
