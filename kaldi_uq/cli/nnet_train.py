@@ -15,6 +15,14 @@ It gets no context frames unless flags ask for them, and is trained on whole utt
 
 Writes final.safetensors (network, front end, priors), final.mdl and tree (the HMM with its transition probabilities
 after Viterbi training).  A killed run resumes after its last epoch.
+
+Several processes that torchrun starts, on one machine or several that see the same files, share the training:
+
+  torchrun --nproc-per-node 4 -m kaldi_uq nnet-train ...
+
+Each takes its share of every minibatch, on a GPU of its own (NCCL) or on the CPU (gloo), and the gradients are added
+up: --batch-size is that of all together, and the model is that of one process but for rounding.  Of a network that
+draws at random each process draws for itself, and batch normalisation takes the statistics of each process's share.
 """
 
 from __future__ import annotations

@@ -149,9 +149,7 @@ class SeveralWorkers(Workers):
         with _reaching_others():
             if self._device.type == "cuda":
                 torch.cuda.set_device(self._device)
-                dist.init_process_group("nccl", timeout=STEP_TIMEOUT, device_id=self._device)
-            else:
-                dist.init_process_group("gloo", timeout=STEP_TIMEOUT)
+            dist.init_process_group("nccl" if self._device.type == "cuda" else "gloo", timeout=STEP_TIMEOUT)
             self._waiting = dist.new_group(backend="gloo", timeout=WAIT_TIMEOUT)
         machines = len(set(self._gather(self._machine)))
         log.info("%d processes share each minibatch; machines: %d, device: %s", self.count, machines, self._device.type)

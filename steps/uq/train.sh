@@ -7,12 +7,13 @@
 #        $0 --network local/tdnn.py:tdnn data/train data/lang \
 #          exp/mono_ali exp/tdnn
 # 'kaldi-uq nnet-train --help' lists the options for --train-config and
-# --train-opts. With --num-processes <n> they share every minibatch, on as many
-# GPUs if there are any, by torchrun on one machine; a killed training goes on
-# with any number.
+# --train-opts. With --num-processes <n> that many processes of one machine, each
+# on a GPU of its own if there are any, share every minibatch (torchrun). The
+# model is that of one process, but for rounding and random draws; a killed
+# training goes on with any number of them.
 set -euo pipefail
 
-num_processes=1              # <n>: processes that train one model together; <command> gets --num-threads <n>, with --device cuda --gpu <n>
+num_processes=1              # <n>: processes that share the training; <command> is told --num-threads <n>, with --device cuda also --gpu <n>
 cmd=utils/run.pl             # <command>: how to run the job
 model=                       # <kind>: dnn, ensemble, dropout or bnn [dnn, unless there is a network]
 network=                     # <file.py:name>: network of your own instead: name(input_dim, num_pdfs) returns a torch module; runs this code
@@ -57,7 +58,8 @@ for n in $(seq "$(cat "$ali/num_jobs")"); do need_files "another alignment" "$al
 [[ $num_processes =~ ^[1-9][0-9]*$ ]] || die "--num-processes must be a whole number above 0, got '$num_processes'"
 launcher=()
 if [ "$num_processes" -gt 1 ]; then
-  launcher=(python3 "$(dirname -- "${BASH_SOURCE[0]}")/../../utils/torchrun.py" --standalone --nproc-per-node "$num_processes" --no-python)
+  launcher=(python3 "$(dirname -- "${BASH_SOURCE[0]}")/../../utils/torchrun.py" --standalone --local-addr localhost
+    --nproc-per-node "$num_processes" --no-python)
   cmd+=" --num-threads $num_processes"
   [[ $device != cuda ]] || cmd+=" --gpu $num_processes"
 fi
