@@ -17,9 +17,11 @@ from safetensors.torch import load_file
 
 from kaldi_uq.cli import main as cli
 from kaldi_uq.engine.base import DecodeConfig
+from kaldi_uq.errors import DataError, LostWorkerError, UsageError
 from kaldi_uq.io.files import write_text
 from kaldi_uq.nnet.sequence import SequenceModel
 from kaldi_uq.recogniser.hybrid import MODEL_FILE, HybridModel
+from kaldi_uq.training import parallel
 from kaldi_uq.training.parallel import ONE, SeveralWorkers, Workers
 from tests import tiny, together
 from tests.conftest import REPO, RunScript
@@ -67,10 +69,33 @@ def test_each_process_draws_for_itself_and_the_same_again(tmp_path: Path) -> Non
 
 
 def test_more_processes_than_items_are_refused() -> None:
-    with pytest.raises(cli.UsageError, match="utterances in the largest minibatch: 2, fewer than the 3 processes"):
+    with pytest.raises(UsageError, match="utterances in the largest minibatch: 2, fewer than the 3 processes"):
         a_worker(0, 3).check_minibatches(2, "utterances")
     a_worker(0, 3).check_minibatches(3, "utterances")
     ONE.check_minibatches(1, "frames")
+
+
+def test_each_process_has_a_gpu_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert [parallel._own_device(asked, 1) for asked in ("", "cuda", "cpu")] == list(
+        map(torch.device, ("cuda:1", "cuda:1", "cpu"))
+    )
+    with pytest.raises(UsageError, match="more processes than GPUs: PyTorch sees 2 on "):
+        parallel._own_device("", 2)
+    with pytest.raises(UsageError, match="--device cuda:1: each of several processes takes a GPU of its own"):
+        parallel._own_device("cuda:1", 0)
+
+
+def test_lost_process_is_told_from_other_errors() -> None:
+    with (
+        pytest.raises(LostWorkerError, match="another process of this training has ended"),
+        parallel._reaching_others(),
+    ):
+        raise RuntimeError("[pair.cc:534] Connection closed by peer [127.0.0.1]:36442")
+    for error in (torch.OutOfMemoryError("CUDA out of memory"), DataError("a")):
+        with pytest.raises(type(error)), parallel._reaching_others():
+            raise error
 
 
 @pytest.fixture
