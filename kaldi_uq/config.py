@@ -163,16 +163,18 @@ def _integers(text: str) -> tuple[int, ...]:
 def config_from(
     args: argparse.Namespace, config: type[ConfigT], *, beneath: Mapping[str, Any] | None = None, **fixed: Any
 ) -> ConfigT:
-    """The configuration: ``fixed`` wins over flags, flags over ``--config FILE``, that over ``beneath`` and defaults.
+    """The configuration: ``fixed`` wins over flags, flags over ``--config FILE``, that over ``--preset NAME``.
+
+    That one wins over ``beneath`` and the defaults; of commands with presets it is the file of the preset by then.
 
     Raises:
         UsageError: a value out of range, or an unknown name in the file.
     """
     names = {f.name for f in dataclasses.fields(config)}
     values: dict[str, Any] = dict(beneath or {})
-    path = getattr(args, "config", None)
-    if path:
-        values |= {k: v for k, v in read_option_file(Path(path), args.known_fields).items() if k in names}
+    for path in (getattr(args, "preset", None), getattr(args, "config", None)):
+        if path:
+            values |= {k: v for k, v in read_option_file(Path(path), args.known_fields).items() if k in names}
     values |= {n: v for n in names if (v := getattr(args, n, None)) is not None}
     try:
         return config(**(values | fixed))

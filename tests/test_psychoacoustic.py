@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 
 from kaldi_uq.attacks.attack import ATTACKS, Adversarial, Attack
-from kaldi_uq.attacks.config import AdaptiveConfig, AttackConfig, HidingConfig
+from kaldi_uq.attacks.config import ATTACK_CONFIGS, AdaptiveConfig, AttackConfig, HidingConfig
 from kaldi_uq.attacks.directory import score_examples
 from kaldi_uq.attacks.goal import Say
 from kaldi_uq.attacks.hiding import Psychoacoustic
 from kaldi_uq.attacks.pgd import PGD
 from kaldi_uq.audio.quality import measure_all
-from kaldi_uq.cli.attack_options import ATTACK_CONFIGS, add_attack_choice, attack_of
+from kaldi_uq.cli.attack_options import add_attack_choice, attack_of
 from kaldi_uq.cli.model_options import add_model_arguments
 from kaldi_uq.config import config_from
 from kaldi_uq.errors import UsageError

@@ -261,3 +261,8 @@ class AdaptiveConfig(Config):
     def names(self) -> tuple[str, ...]:
         """The statistics, one by one."""
         return tuple(name.strip() for name in self.statistics.split(",") if name.strip())
+
+
+# every configuration that options or a file of an attack may fill; the attacks' own ones, and that of the search
+OWN_CONFIGS: tuple[type[AttackConfig], ...] = (AttackConfig, HidingConfig, BlackBoxConfig, ConsistentConfig)
+ATTACK_CONFIGS: tuple[type[Config], ...] = (*OWN_CONFIGS, AdaptiveConfig)

@@ -5,7 +5,7 @@ and only then decoded: what is printed is what the recogniser hears in the file.
 detector, its verdict is printed too.  With --statistics the attack knows the detectors of these statistics, and tries
 to pass them as well.
 
-The defaults are the strong attack of a recipe's conf/pgd.conf; --config reads another of conf/*.conf.
+The defaults are the strong attack, --preset pgd; another is asked for by its name, or by its file with --config.
 
  e.g.: kaldi-uq attack in.wav --target-text "one two" --model-dir exp/dnn
          --out out.wav
@@ -24,8 +24,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kaldi_uq.attacks.config import AdaptiveConfig, AttackConfig
-from kaldi_uq.cli.attack_options import ATTACK_CONFIGS, add_attack_choice, attack_of, read_donors
+from kaldi_uq.attacks.config import ATTACK_CONFIGS, AdaptiveConfig, AttackConfig
+from kaldi_uq.cli.attack_options import add_attack_choice, attack_of, read_donors
 from kaldi_uq.cli.model_options import add_network_arguments, add_speaker, open_recogniser
 from kaldi_uq.cli.options import add_engine, add_resample, directory
 from kaldi_uq.config import add_config_file, add_flags_once, config_from

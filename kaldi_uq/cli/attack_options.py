@@ -8,7 +8,8 @@ from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kaldi_uq.attacks.config import AdaptiveConfig, AttackConfig, BlackBoxConfig, ConsistentConfig, HidingConfig
+from kaldi_uq.attacks.config import OWN_CONFIGS, AdaptiveConfig, AttackConfig
+from kaldi_uq.attacks.named import knows_detectors, preset_file
 from kaldi_uq.cli.options import directory
 from kaldi_uq.config import Config, config_from, parse_fields
 from kaldi_uq.errors import DataError, UsageError
@@ -23,12 +24,16 @@ if TYPE_CHECKING:  # no command's --help needs torch
     from kaldi_uq.detector import OneClassDetector
     from kaldi_uq.recogniser.base import BaseRecogniser
 
-OWN_CONFIGS: tuple[type[AttackConfig], ...] = (AttackConfig, HidingConfig, BlackBoxConfig, ConsistentConfig)
-ATTACK_CONFIGS: tuple[type[Config], ...] = (*OWN_CONFIGS, AdaptiveConfig)
-
 
 def add_attack_choice(parser: argparse.ArgumentParser) -> None:
-    """Add ``--method``, ``--method-options``, ``--fit`` and ``--donors``."""
+    """Add ``--preset``, ``--method``, ``--method-options``, ``--fit`` and ``--donors``."""
+    parser.add_argument(
+        "--preset",
+        type=_preset,
+        metavar="NAME",
+        help="the options of an attack of the recipes: pgd, paper-pgd, fgsm, decoder-margin, ten-targets, ...; an "
+        "unknown name lists all; --config and flags win over it",
+    )
     parser.add_argument(
         "--method",
         metavar="NAME",
@@ -51,6 +56,14 @@ def add_attack_choice(parser: argparse.ArgumentParser) -> None:
         metavar="JSONL",
         help="with --statistics: fit the detectors on these benign scores [those of MODEL-DIR/detector]",
     )
+
+
+def _preset(name: str) -> Path:
+    """The type of ``--preset``: the file of an attack that the package brings."""
+    try:
+        return preset_file(name)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def read_donors(args: argparse.Namespace, recogniser: BaseRecogniser, default: DataDir | None = None) -> Donors | None:
@@ -149,6 +162,10 @@ def attack_of(args: argparse.Namespace, adaptive: AdaptiveConfig, **fixed: Any) 
         options = [f"{name} ({asked[name].asked_by})" for name in wanted]
         options += [f"{args.method} (--method)"] if args.method and args.method not in wanted else []
         raise UsageError(f"an attack is either {' or '.join(options)}: leave one of them out")
+    if args.preset and knows_detectors(args.preset) and not adaptive.names:
+        raise UsageError(
+            f"--preset {args.preset.stem} knows the detector: name the statistics to pass with --statistics"
+        )
     method = args.method or (wanted[0] if wanted else "pgd")
     own = own_code(method)
     try:

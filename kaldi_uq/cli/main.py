@@ -20,6 +20,8 @@ from kaldi_uq.errors import KaldiUqError, LostWorkerError, UsageError, one_line,
 # command -> (module, summary); modules are imported late, so that --help needs no torch
 COMMANDS: dict[str, tuple[str, str]] = {
     "doctor": ("doctor", "say what is installed, what is missing, and how to mend it"),
+    "init": ("init", "write a directory with a recipe that can run"),
+    "link": ("link", "put uq beside the steps of a Kaldi recipe"),
     "detect": ("detect", "judge WAV files: is this audio an attack, and where"),
     "fit-detector": ("fit_detector", "fit the detectors of a model on benign audio"),
     "attack": ("attack", "make the recogniser hear a text of your choice in WAV files"),

@@ -14,8 +14,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kaldi_uq.attacks.config import AdaptiveConfig
-from kaldi_uq.cli.attack_options import ATTACK_CONFIGS, add_attack_choice, attack_of, fit_file, own_code, read_donors
+from kaldi_uq.attacks.config import ATTACK_CONFIGS, AdaptiveConfig
+from kaldi_uq.cli.attack_options import add_attack_choice, attack_of, fit_file, own_code, read_donors
 from kaldi_uq.cli.model_options import (
     add_data_and_graph,
     add_model_arguments,

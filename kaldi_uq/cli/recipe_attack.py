@@ -11,14 +11,11 @@ import re
 from pathlib import Path
 
 from kaldi_uq.attacks.config import AdaptiveConfig, AttackConfig
+from kaldi_uq.attacks.named import PAPER, attack_files
 from kaldi_uq.errors import DataError, UsageError
-from kaldi_uq.nnet.config import MODEL_KINDS
 from kaldi_uq.results.names import KNOWING, at_level
 
-PAPER = "paper-pgd"
 DEFAULT_FPR = AdaptiveConfig().fpr
-# what else has a file in conf: features and acoustic models
-_NO_ATTACKS = re.compile("|".join(["mfcc.*", "fbank.*", "robust.*", *map(re.escape, MODEL_KINDS)]))
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -75,8 +72,7 @@ def config_file(attack: str) -> Path:
     Raises:
         DataError: there is none; the message lists the attacks that have one.
     """
-    known = {path.stem: path for path in Path("conf").glob("*.conf") if not _NO_ATTACKS.fullmatch(path.stem)}
-    known[PAPER] = Path("conf/paper/pgd.conf")
+    known = attack_files(Path("conf"))
     if attack not in known:
         raise DataError(f"conf/{attack}.conf: no such file; --attack must be one of {', '.join(sorted(known))}")
     return known[attack]
