@@ -28,6 +28,7 @@ from kaldi_uq.io.spool import allocated_file, mapped_array
 from kaldi_uq.nnet.base import AcousticModel
 from kaldi_uq.nnet.sequence import dropout_layers
 from kaldi_uq.recogniser.hybrid import select_device
+from kaldi_uq.recogniser.memory import is_out_of_memory
 
 T = TypeVar("T")
 
@@ -315,9 +316,9 @@ def _reaching_others() -> Iterator[None]:
     """Say it in one line if another process is gone."""
     try:
         yield
-    except torch.OutOfMemoryError:
-        raise
     except RuntimeError as error:
+        if is_out_of_memory(error):
+            raise
         log.debug("%s", error)
         raise LostWorkerError(
             "another process of this training has ended, or cannot be reached: what it said is here, or in the log of "
