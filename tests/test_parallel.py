@@ -16,6 +16,7 @@ import torch
 from safetensors.torch import load_file
 
 from kaldi_uq.cli import main as cli
+from kaldi_uq.cli import turns
 from kaldi_uq.engine.base import DecodeConfig
 from kaldi_uq.errors import DataError, LostWorkerError, UsageError
 from kaldi_uq.io.files import write_text
@@ -104,15 +105,15 @@ def as_second(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     for name, value in {"TORCHELASTIC_RUN_ID": "x", "WORLD_SIZE": "2", "RANK": "1", "LOCAL_RANK": "1"}.items():
         monkeypatch.setenv(name, value)
     waits: list[float] = []
-    monkeypatch.setattr(cli.time, "sleep", waits.append)
+    monkeypatch.setattr(turns.time, "sleep", waits.append)
     return waits
 
 
 def test_other_commands_share_nothing(as_second: list[float], capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["score-text", "a", "b"]) == 1
     expected = "kaldi-uq score-text: error: torchrun starts several processes, and only nnet-train shares its work"
-    assert capsys.readouterr().err.startswith(f"\n{expected}")
-    assert as_second == [cli.PATIENCE_S]
+    assert capsys.readouterr().err.startswith(expected)
+    assert as_second == [turns.PATIENCE_S]
 
 
 def test_mistake_in_the_options_is_left_to_the_first_to_say(
@@ -123,7 +124,7 @@ def test_mistake_in_the_options_is_left_to_the_first_to_say(
     monkeypatch.setenv("LOCAL_RANK", "0")
     with pytest.raises(SystemExit):
         cli.main(["nnet-train", "--no-such-option"])
-    assert as_second == [cli.PATIENCE_S]
+    assert as_second == [turns.PATIENCE_S]
 
 
 @pytest.fixture(scope="module")

@@ -68,8 +68,11 @@ def test_a_preset_that_knows_the_detector_takes_one(name: str, detector: Gaussia
 
 def test_mistakes(detector: GaussianDetector) -> None:
     for wrong, said in (
-        (lambda: preset("decoder_margin"), r"no attack preset 'decoder_margin'; did you mean decoder-margin\? There"),
-        (lambda: preset("mfcc_16k"), "no attack preset 'mfcc_16k'; there are adaptive"),
+        (
+            lambda: preset("decoder_margin"),
+            r"no attack preset 'decoder_margin': .*; did you mean 'decoder-margin'\?",
+        ),
+        (lambda: preset("mfcc_16k"), "no attack preset 'mfcc_16k': there are adaptive"),
         (lambda: preset("../paper/pgd"), "no attack preset"),
         (lambda: preset("adaptive"), r"name them, detectors=\[...\]"),
         (lambda: preset("pgd", detectors=[detector]), "preset pgd knows no detector: leave detectors out"),
@@ -112,7 +115,8 @@ def test_names_need_no_torch_and_the_command_has_the_nearest(
         main(["attack", "x.wav", "--model-dir", str(tmp_path), "--preset", "papr-pgd"])
     said = capsys.readouterr().err
     assert done.value.code == 1 and said.count("\n") == 1
-    assert "argument --preset: no attack preset 'papr-pgd'; did you mean paper-pgd?" in said
+    assert "argument --preset: no attack preset 'papr-pgd': there are " in said
+    assert "; did you mean 'paper-pgd'?" in said
 
 
 def test_a_recipe_lists_the_attacks_of_its_own_files(tmp_path: Path) -> None:

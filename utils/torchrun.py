@@ -36,8 +36,9 @@ def run() -> int:
 
 
 def tell(message: str) -> None:
-    """Print an error; the line may have a progress bar of a process."""
-    print(f"\ntorchrun: error: {message}", file=sys.stderr)
+    """Print an error."""
+    start = "\n" if sys.stderr.isatty() else ""  # the line may have a progress bar of a process
+    print(f"{start}torchrun: error: {message}", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ The files are those of the digit recipe, which the package brings; this is the o
 40
 >>> preset("strong")
 Traceback (most recent call last):
-ValueError: no attack preset 'strong'; did you mean strongest? There are adaptive, ... untargeted
+ValueError: no attack preset 'strong': there are adaptive, ... untargeted; did you mean 'strongest'?
 """
 
 from __future__ import annotations
@@ -20,8 +20,9 @@ from typing import TYPE_CHECKING, Any
 
 from kaldi_uq.attacks.config import ATTACK_CONFIGS, AdaptiveConfig
 from kaldi_uq.config import Config, read_option_file
+from kaldi_uq.errors import did_you_mean
 from kaldi_uq.nnet.config import MODEL_KINDS
-from kaldi_uq.scripts import nearest, share
+from kaldi_uq.scripts import share
 
 if TYPE_CHECKING:  # names and files need no torch
     from kaldi_uq.attacks.attack import Attack
@@ -53,7 +54,7 @@ def preset_file(name: str) -> Path:
     """
     known = attack_files(_conf())
     if name not in known:
-        raise ValueError(f"no attack preset {name!r}; {nearest(name, tuple(sorted(known)))}")
+        raise ValueError(f"no attack preset {name!r}: there are {', '.join(sorted(known))}{did_you_mean(name, known)}")
     return known[name]
 
 

@@ -191,7 +191,8 @@ def _engine(kaldi_root: str) -> Iterator[Check]:
             return
     wheels = f"{PIP} {' '.join(f'{package}=={PACKAGES[package][1]}' for package in PAIR)}"
     try:
-        from kaldi_uq.engine.select import engine_name, select_engine
+        from kaldi_uq.engine.config import engine_name
+        from kaldi_uq.engine.select import select_engine
 
         name = engine_name()
         versions = ", ".join(f"{key} {value}" for key, value in select_engine().versions().items())
@@ -271,6 +272,11 @@ def _optional() -> Iterator[Check]:
         yield Check("sph2pipe", "ok", path)
     else:
         yield Check("sph2pipe", "optional", "not on PATH; needed for SPHERE audio compressed with shorten")
+    if importlib.util.find_spec("argcomplete"):
+        yield Check("completion", "ok", 'in this shell: eval "$(kaldi-uq completion bash)"')
+    else:
+        remedy = "python3 -m pip install 'kaldi-uq[completion]'"
+        yield Check("completion", "optional", "argcomplete is not installed; the shell completes nothing", remedy)
     # The package of this name on the index is an empty demonstration: only the real one has kaldi.fstext.
     spec = importlib.util.find_spec("kaldi")
     if spec and any((Path(place) / "fstext").is_dir() for place in spec.submodule_search_locations or ()):

@@ -51,15 +51,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of the command."""
     add_data_and_graph(parser)
     add_max_bad(parser)
-    parser.add_argument("out_dir", type=Path, metavar="OUT-DIR")
+    parser.add_argument(
+        "out_dir", type=Path, metavar="OUT-DIR", help="directory to write, such as exp/dnn/attack_pgd_eps0.02"
+    )
     parser.add_argument(
         "--lang-dir", type=directory_or_none, required=True, metavar="LANG-DIR", help="lexicon of the targets"
     )
-    parser.add_argument("--attack", default="pgd", help="name under which results are filed [pgd]")
+    parser.add_argument("--attack", default="pgd", metavar="NAME", help="name under which results are filed [pgd]")
     parser.add_argument(
-        "--num-utts", type=non_negative_int, default=0, help="attack so many utterances, spread over the data; 0: all"
+        "--num-utts",
+        type=non_negative_int,
+        default=0,
+        help="attack so many utterances, spread over the data; 0: all [0]",
     )
-    parser.add_argument("--target-text", metavar="FILE", help="table utt -> target words; default: random targets")
+    parser.add_argument("--target-text", metavar="FILE", help="table utt -> target words [random targets]")
     parser.add_argument(
         "--random-targets",
         choices=("words", "grammar"),

@@ -23,13 +23,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--statistics",
         default="",
-        help=f"{', '.join(KNOWING)}: of the detectors to pass, with commas [max_predictive_entropy]",
+        help=f"of {', '.join(KNOWING)}: names of the detectors to pass, separated by commas [max_predictive_entropy]",
     )
     parser.add_argument(
-        "--fpr", type=float, help=f"of these detectors; added to the name unless it is [{DEFAULT_FPR:g}]"
+        "--fpr",
+        type=float,
+        help=f"false-positive rate of these detectors; added to the name unless it is [{DEFAULT_FPR:g}]",
     )
     parser.add_argument("--name", default="", help="name under which it is filed [ATTACK, or ATTACK-STATISTICS]")
-    parser.add_argument("--eps-level", type=float, default=0.0, help="level of the speech that eps is for; added too")
+    parser.add_argument(
+        "--eps-level",
+        type=float,
+        default=0.0,
+        help="level of the speech that eps is for; added to the name; 0: eps is the same for all [0]",
+    )
     parser.add_argument("--eot-samples", type=int, help="draws that one gradient averages over; added to the name")
     parser.add_argument("--attack-opts", default="", metavar="OPTIONS", help="further options of nnet-attack")
 

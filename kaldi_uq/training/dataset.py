@@ -224,7 +224,7 @@ def make_training_set(
         feats = torch.from_numpy(workers.mapped(shape, directory or tempfile.gettempdir()))
     span = {utt: (int(start), int(end)) for utt, start, end in zip(utts, offsets, offsets[1:], strict=False)}
     plan = workers.portion(plan_waves(used))
-    with torch.no_grad(), workers.bar(total=sum(map(len, plan)), desc="features", unit="utt") as progress:
+    with torch.no_grad(), workers.progress("features", "utterances", sum(map(len, plan))) as progress:
         for members in plan:
             batch = pad(used, members)
             values, _ = front_end.features(

@@ -21,12 +21,12 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from kaldi_uq.errors import DataError, LostWorkerError, UsageError
 from kaldi_uq.io.spool import allocated_file, mapped_array
 from kaldi_uq.nnet.base import AcousticModel
 from kaldi_uq.nnet.sequence import dropout_layers
+from kaldi_uq.progress import Progress
 from kaldi_uq.recogniser.hybrid import select_device
 from kaldi_uq.recogniser.memory import is_out_of_memory
 
@@ -122,9 +122,9 @@ class Workers:
         """Change features in place; those of :meth:`mapped` once."""
         work()
 
-    def bar(self, **options: Any) -> tqdm[Any]:
-        """A progress bar, which the first process shows."""
-        return tqdm(disable=self.rank > 0, **options)
+    def progress(self, desc: str, unit: str, total: int | None = None) -> Progress:
+        """What counts the work of this process; that of the first one is shown."""
+        return Progress(desc, unit, total, quiet=self.rank > 0)
 
 
 ONE = Workers()

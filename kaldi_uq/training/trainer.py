@@ -205,7 +205,7 @@ class Trainer:
         passes = self._passes(data, num_epochs)
         decay = math.log(config.final_learning_rate / config.learning_rate)
         total, count = torch.zeros((), device=self.device), 0
-        with self.workers.bar(desc=f"epoch {epoch + 1}/{num_epochs}", unit="step", mininterval=0.5) as bar:
+        with self.workers.progress(f"epoch {epoch + 1}/{num_epochs}", "steps") as bar:
             for number in range(epoch * passes, (epoch + 1) * passes):
                 num_steps, losses = self._losses(data, number, passes, num_epochs)
                 bar.total = passes * num_steps
@@ -322,7 +322,7 @@ class Trainer:
         num_draws = min(10, network.default_num_samples) if network.is_random else None
         plan = self.workers.portion(list(enumerate(data.plan(REALIGN_FRAMES))))
         total = sum(len(indices) for _, indices in plan)
-        with self.workers.bar(total=total, desc=f"realigning {epoch + 1}", unit="utt") as progress:
+        with self.workers.progress(f"realigning {epoch + 1}", "utterances", total) as progress:
             for number, indices in plan:
                 batch = data.batch(indices)
                 seed = self.config.seed * 1_000_003 + (epoch << 20) + number

@@ -64,7 +64,7 @@ command=(kaldi-uq nnet-attack --eps "$eps" ${eps_level:+--eps-level "$eps_level"
   --cmvn-from "$cmvn_from" --max-bad "$max_bad" --lang-dir "$lang" ${preset:+--preset "$preset"} ${attack_config:+--config "$attack_config"}
   ${target_text:+--target-text "$target_text"} "${code_opts[@]}" "${model_opts[@]}" "${extra[@]}")
 if [ "$nj" -gt 1 ]; then
-  rm -f "$dir"/log/attack.[0-9]*.log
+  keep_log "$dir"/log/attack.[0-9]*.log
   run_jobs JOB=1:"$nj" "$dir/log/attack.JOB.log" "${command[@]}" --shard "JOB/$nj" "$data" "$model" "$graph" "$dir"
 fi
 # what the jobs made, and what is left to make, is decoded and scored
@@ -73,3 +73,4 @@ run_jobs "$dir/log/attack.log" "${command[@]}" ${results:+--results "$results"} 
 tell_bad "$dir/bad_utterances"
 grep -a '^WARNING (kaldi_uq.cli.nnet_attack)' "$dir/log/attack.log" >&2 || true
 echo "$0: $dir: $(grep -a 'original accuracy' "$dir/log/attack.log" | tail -n 1)" >&2
+tell_page "$results"

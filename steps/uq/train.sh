@@ -74,6 +74,7 @@ if [ ! -f "$lang/G.fst" ]; then
   echo "$0: $dir/final.safetensors; $lang has no G.fst: take the recipe's own graph for decoding" >&2
   exit 0
 fi
+keep_log "$dir/log/mkgraph.log"
 "$(dirname -- "${BASH_SOURCE[0]}")/../../utils/mkgraph.sh" "${engine_opts[@]}" "${graph[@]}" "$lang" "$dir" "$dir/graph" 2>"$dir/log/mkgraph.log" ||
   { tail -n 3 "$dir/log/mkgraph.log" >&2; exit 1; }
 
