@@ -7,8 +7,9 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -108,6 +109,28 @@ def tiny_recipe(tmp_path_factory: pytest.TempPathFactory, script_env: dict[str, 
             make_recipe(recipe.root, script_env).run_sh(*TINY_OPTIONS)
             (recipe.root / "done").touch()
     return recipe
+
+
+@pytest.fixture
+def registries() -> Iterator[None]:
+    """The named parts of the package; what a test adds to them is taken out again."""
+    from kaldi_uq import uncertainty
+    from kaldi_uq.attacks.attack import ATTACKS
+    from kaldi_uq.attacks.constraints import CONSTRAINTS
+    from kaldi_uq.attacks.goal import LOSSES
+    from kaldi_uq.attacks.steps import STEP_RULES
+    from kaldi_uq.detector import base as detector_base
+
+    parts = (ATTACKS, CONSTRAINTS, LOSSES, STEP_RULES)
+    for registry in parts:
+        registry.names()  # those of the package are there before
+    kept: list[Any] = [registry._parts for registry in parts]
+    kept += [uncertainty.AGGREGATES, uncertainty.ADDED_MEASURES, uncertainty.NEED_DRAWS, detector_base.KINDS]
+    before = [table.copy() for table in kept]
+    yield
+    for table, content in zip(kept, before, strict=True):
+        table.clear()
+        table.update(content)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
