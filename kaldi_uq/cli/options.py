@@ -13,12 +13,12 @@ from kaldi_uq.cli.parser import AUDIO, ENGINE, LATTICES
 from kaldi_uq.config import group_of
 from kaldi_uq.engine.config import ENGINES, EngineOptions
 from kaldi_uq.errors import UsageError, printable
-from kaldi_uq.io.bad import REPORT
-from kaldi_uq.io.datadir import DataDir
+from kaldi_uq.io.files import REPORT
 from kaldi_uq.io.pipes import LEAVE
 
 if TYPE_CHECKING:  # --help needs no torch
     from kaldi_uq.engine.base import Engine
+    from kaldi_uq.io.datadir import DataDir
     from kaldi_uq.recogniser.parts import Shard
 
 

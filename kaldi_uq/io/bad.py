@@ -12,9 +12,8 @@ from pathlib import Path
 
 from kaldi_uq.errors import DataError, printable
 from kaldi_uq.io.datadir import DataDir, c_sorted
+from kaldi_uq.io.files import REPORT as REPORT
 from kaldi_uq.io.files import write_text
-
-REPORT = "bad_utterances"  # name of the file
 
 log = logging.getLogger(__name__)
 
