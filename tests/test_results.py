@@ -162,7 +162,9 @@ def test_readme_table_holds_the_numbers_of_the_results() -> None:
     clean = [{m: content["clean"][m]["accuracy"] for m in content["clean"]} for content in (paper, robust)]
     expected = [
         line("clean speech: words right", *clean),
-        line("the paper's attack: heard as the attacker wants", of(paper, "attacks", "paper-pgd", "target_success"), {}),
+        line(
+            "the paper's attack: heard as the attacker wants", of(paper, "attacks", "paper-pgd", "target_success"), {}
+        ),
         line("... the paper's detector: AUROC", of(paper, "detection", "paper-pgd", "auroc"), {}),
         line(
             "a better attack, `pgd`: heard as the attacker wants",
