@@ -27,7 +27,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "disturb-data": ("disturb_data", "add noise, babble or reverberation to the audio of a data directory"),
     "split-data": ("split_data", "split a data directory into parts for parallel jobs"),
     "prepare-lang": ("prepare_lang", "build a language directory from a dictionary directory"),
-    "train-lm": ("train_lm", "estimate a bigram language model from a text"),
+    "train-lm": ("train_lm", "estimate an n-gram language model from a text"),
     "arpa-to-fst": ("arpa_to_fst", "compile an ARPA language model into G.fst"),
     "compute-mfcc": ("compute_mfcc", "compute Kaldi's MFCC of a data directory"),
     "compute-cmvn": ("compute_cmvn", "accumulate CMVN statistics per speaker"),
