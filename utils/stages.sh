@@ -150,9 +150,9 @@ each_model() {
   [ $failed = 0 ] || exit 1
 }
 
-# score_model MODEL: decodes fit, for the detectors, and test, for the results
+# score_model MODEL [OPTIONS...]: decodes fit, for the detectors, and test, for the results
 score_model() {
-  local decode=(steps/uq/decode.sh --nj "$nj" --cmd "$decode_cmd" "${model_opts[@]}")
+  local decode=(steps/uq/decode.sh --nj "$nj" --cmd "$decode_cmd" "${model_opts[@]}" "${@:2}")
   "${decode[@]}" "exp/$1/graph" data/fit "exp/$1" "exp/$1/score_fit"
   "${decode[@]}" --results exp/results.json "exp/$1/graph" data/test "exp/$1" "exp/$1/score_test"
 }
