@@ -79,6 +79,14 @@ setup(
     packages=find_packages(include=["kaldi_uq*"]),
     package_data={"kaldi_uq.report": ["page.html.j2"]},
     install_requires=REQUIRES,
-    extras_require={"synth": SYNTH, "large": LARGE, "quality": QUALITY, "report": REPORT, "bench": BENCH, "dev": DEV, "supply": SUPPLY},
+    extras_require={
+        "synth": SYNTH,
+        "large": LARGE,
+        "quality": QUALITY,
+        "report": REPORT,
+        "bench": BENCH,
+        "dev": DEV,
+        "supply": SUPPLY,
+    },
     entry_points={"console_scripts": ["kaldi-uq = kaldi_uq.cli.main:main"]},
 )

@@ -126,9 +126,13 @@ class TestKneserNey:
         assert 10 ** model.log10_prob((BEGIN, "a")) == pytest.approx((2 - 2 / 3) / 2 + (2 / 3) / 2 * (0.4 / 5 + rest))
         assert 10 ** model.log10_prob((BEGIN, "a", "b")) == pytest.approx(0.5 / 2 + 0.5 * after_a)
         assert 10 ** model.log10_prob(("a", "b", END)) == pytest.approx(0.5 + 0.5 * after_b)
-        assert 10 ** model.log10_prob((BEGIN, "a", END)) == pytest.approx(0.5 * 2 / 3 * end)  # never seen, by words alone
+        assert 10 ** model.log10_prob((BEGIN, "a", END)) == pytest.approx(
+            0.5 * 2 / 3 * end
+        )  # never seen, by words alone
 
-    @pytest.mark.parametrize("order, prune", [(2, ()), (3, ()), (3, (0, 0, 1)), (3, (0, 1)), (4, (0, 1, 2)), (2, (0, 9))])
+    @pytest.mark.parametrize(
+        "order, prune", [(2, ()), (3, ()), (3, (0, 0, 1)), (3, (0, 1)), (4, (0, 1, 2)), (2, (0, 9))]
+    )
     def test_probabilities_of_each_history_sum_to_one_pruned_or_not(self, order: int, prune: tuple[int, ...]) -> None:
         model = kneser_ney(TEXT, VOCABULARY, order=order, prune=prune)
         whole = kneser_ney(TEXT, VOCABULARY, order=order)

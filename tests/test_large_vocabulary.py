@@ -1,28 +1,33 @@
-"""The recipe of a large vocabulary: its text, its lexicon, its sets, and a run of all stages that is as small as can be."""
+"""The recipe of a large vocabulary: its text, its lexicon, its sets, its networks, and a very small run."""
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import re
 import sys
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
+import torch
 
+from kaldi_uq.cli.main import command_parser
 from kaldi_uq.errors import DataError, MissingDependencyError
 from kaldi_uq.io.arpa import read_arpa
 from kaldi_uq.io.datadir import read_table
+from kaldi_uq.nnet import deterministic
 from tests.recipe import REPO, Recipe, error_line, make_recipe
 
 RECIPE = REPO / "recipes/large_vocabulary"
 LOCAL = RECIPE / "local"
+KINDS = ("tdnn", "ensemble", "dropout", "bnn")
 MODULES = ("clauses", "corpus", "digits", "dictionary", "prepare_synth", "prepare_text", "sentences")
-GRAMMAR_MODULES = ("grammar",)  # of the commands recipe, whose sentences are the text of the tests
 # a run of all stages
-TINY = ("--num-words", "60", "--num-leaves", "80", "--attacks", "pgd adaptive") + (
+TINY = ("--num-words", "60", "--num-leaves", "80", "--attacks", "pgd adaptive", "--num-adaptive", "1") + (
     "--corpus-opts", "--num-train 60 --num-fit 8 --num-test 6 --num-attack 2",
     "--train-opts", "--num-epochs 1", "--attack-opts", "--num-steps 4 --num-rounds 1 --eot-samples 1",
 )  # fmt: skip
@@ -129,8 +134,7 @@ def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
         sentences = Grammar(REPO / "recipes/commands/local/grammar.txt").sentences(3000, np.random.default_rng(0))
     finally:
         sys.path.pop(0)
-        for name in GRAMMAR_MODULES:
-            sys.modules.pop(name, None)
+        sys.modules.pop("grammar", None)
     path.write_text(".\n".join(" ".join(words).capitalize() for words in sentences))
     return path
 
@@ -174,7 +178,11 @@ def test_no_clause_of_fit_test_and_attack_is_spoken_elsewhere_or_in_the_language
     "content, options, message",
     [
         ("12 34. 56!", (), "0 different words"),
-        ("the earth was void. " * 9, ("--num-words", "5"), "4 different words, 4 of them in the dictionary, expected 5"),
+        (
+            "the earth was void. " * 9,
+            ("--num-words", "5"),
+            "4 different words, 4 of them in the dictionary, expected 5",
+        ),
         ("xqzt vlkk mnnt. go", ("--num-words", "1"), "no clause of 4 to 12 words is of the 1 words"),
         ("all the earth was void. ", ("--num-words", "5"), "1 different clauses, 76 are to be spoken"),
         (None, (), "no such file"),
@@ -191,13 +199,73 @@ def test_text_that_cannot_be_used_is_one_line(
     assert message in line and str(path if content != "all the earth was void. " else "clauses") in line
 
 
+@pytest.mark.long
+def test_all_stages_of_one_model(language: Recipe, text: Path) -> None:
+    language.run_sh("--text", text, *TINY)
+    check_results(language, {"tdnn"})
+    exp = language.path / "exp"
+    assert (exp / "tdnn/graph").resolve() == (exp / "tri/graph").resolve()  # one HMM, one graph
+    records = [json.loads(line) for line in (exp / "tdnn/attack_pgd_eps0.02/results.jsonl").read_text().splitlines()]
+    targets = read_table(language.path / "data/attack/target_text")
+    assert {record["utt"]: record["target"] for record in records} == targets
+    assert (exp / "report/RESULTS").read_text().startswith("# run.sh --text ")
+
+
 @pytest.mark.slow
 def test_all_stages_with_all_kinds_of_models(language: Recipe, text: Path) -> None:
     options = ("--text", text, *TINY, "--models", "tdnn ensemble dropout bnn", "--robust", "true")
     language.run_sh(*options, "--train-opts", "--num-epochs 1 --robust-after 0")
-    results = json.loads((language.path / "exp/results.json").read_text())
-    models = {f"{kind}{ending}" for kind in ("tdnn", "ensemble", "dropout", "bnn") for ending in ("", "-robust")}
-    assert {row["model"] for row in results["attacks"]} == models
-    assert {row["attack"] for row in results["attacks"]} == {"pgd", "adaptive-max_predictive_entropy"}
-    assert models < results["clean"].keys()
-    assert (language.path / "exp/report/RESULTS").is_file()
+    check_results(language, {f"{kind}{ending}" for kind in KINDS for ending in ("", "-robust")})
+
+
+def check_results(recipe: Recipe, models: set[str]) -> None:
+    results = recipe.results()
+    assert {"mono", "tri", *models} == results["clean"].keys()
+    for section in ("attacks", "detection"):
+        found = {(row["model"], row["attack"], row["eps"]) for row in results[section]}
+        attacks = ("pgd", "adaptive-max_predictive_entropy")
+        assert found == {(model, attack, 0.02) for model in models for attack in attacks}, section
+    for row in results["attacks"]:
+        assert row["num_utts"] == (1 if row["attack"].startswith("adaptive") else 2)
+
+
+@pytest.fixture(scope="module")
+def tdnn() -> ModuleType:
+    """The file with the recipe's networks, as a module."""
+    spec = importlib.util.spec_from_file_location("large_tdnn", LOCAL / "tdnn.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+class TestModels:
+    @pytest.mark.parametrize("kind, draws", [("tdnn", 1), ("ensemble", 5), ("dropout", 30), ("bnn", 5)])
+    def test_every_kind_gives_its_posteriors(self, tdnn: ModuleType, kind: str, draws: int) -> None:
+        torch.manual_seed(0)
+        model = getattr(tdnn, kind)(6, 7)
+        model = (deterministic(model) if kind == "tdnn" else model).eval()
+        with torch.no_grad():
+            found = torch.cat(list(model.iter_log_post(torch.randn(2, 9, 6))))
+        assert found.shape == (draws, 2, 9, 7)
+        assert (draws == 1) == bool((found == found[:1]).all())
+        torch.testing.assert_close(found.exp().sum(-1), torch.ones(draws, 2, 9))
+
+    def test_utterance_is_read_alike_in_every_batch_and_frames_see_their_context(self, tdnn: ModuleType) -> None:
+        torch.manual_seed(0)
+        module = tdnn.Tdnn(5, 7, dropout=0.1).eval()
+        x = torch.randn(1, 40, 5, requires_grad=True)
+        with torch.no_grad():
+            longer = torch.cat([x, torch.zeros(1, 30, 5)], 1)
+            torch.testing.assert_close(module(longer)[:, :40], module(x), rtol=0, atol=1e-5)
+        module(x)[0, 20].sum().backward()
+        assert x.grad is not None
+        seen = x.grad[0].abs().sum(1).nonzero()[:, 0]
+        assert (int(seen.min()), int(seen.max())) == (20 - 12, 20 + 12)
+
+    @pytest.mark.parametrize("name", ["train", "train_fast", "robust", "robust_fast"])
+    def test_options_of_a_training_exist(self, name: str) -> None:
+        lines = [line.partition("#")[0].strip() for line in (RECIPE / f"conf/{name}.conf").read_text().splitlines()]
+        options = {line.partition("=")[0] for line in lines if line}
+        assert len(options) >= 7
+        assert options <= command_parser("nnet-train")[0]._option_string_actions.keys()

@@ -32,6 +32,7 @@ eps=0.02               # "<e> ...": bounds of the attacks, full scale 1
 attacks=               # "<attack> ...": pgd, the strong one, paper-pgd, the paper's, and adaptive, which knows the paper's
                        # detector [mini: pgd; full: all three]
 num_attack=0           # <n>: utterances to attack, spread over data/attack; 0: all
+num_adaptive=          # <n>: of the adaptive attack, which takes several times as long as pgd [mini: those of --num-attack; full: 40]
 train_opts=            # <options>: further options of kaldi-uq nnet-train: --num-epochs, ...
 attack_opts=           # <options>: further options of kaldi-uq nnet-attack: --num-steps, ...
 num_leaves=            # <n>: leaves of the triphone tree, at most [mini: 500; full: 2000]
@@ -51,15 +52,16 @@ one_of preset "$preset" mini full
 if [ "$preset" = full ]; then
   models=${models:-tdnn ensemble dropout bnn} attacks=${attacks:-pgd paper-pgd adaptive} robust=${robust:-true}
   num_words=${num_words:-5000} num_leaves=${num_leaves:-2000} totgauss=$((8 * num_leaves)) mono_iters=30 tri_iters=35 mono_every=6
-  train_conf=conf/train.conf robust_conf=conf/robust.conf prune=(0 0 1)
+  train_conf=conf/train.conf robust_conf=conf/robust.conf prune=(0 0 1) num_adaptive=${num_adaptive:-40}
 else
   models=${models:-tdnn} attacks=${attacks:-pgd} robust=${robust:-false}
   num_words=${num_words:-1000} num_leaves=${num_leaves:-500} totgauss=$((5 * num_leaves)) mono_iters=12 tri_iters=20 mono_every=1
-  train_conf=conf/train_fast.conf robust_conf=conf/robust_fast.conf prune=(0 1 1)
+  train_conf=conf/train_fast.conf robust_conf=conf/robust_fast.conf prune=(0 1 1) num_adaptive=${num_adaptive:-$num_attack}
 fi
 check_options 9 tdnn ensemble dropout bnn
 one_of robust "$robust" true false
 for a in $attacks; do one_of attacks "$a" pgd paper-pgd adaptive; done
+for n in num_attack num_adaptive; do [[ ${!n} =~ ^(0|[1-9][0-9]*)$ ]] || die "--${n//_/-} must be a whole number, got '${!n}'"; done
 for n in num_words num_leaves; do [[ ${!n} =~ ^[1-9][0-9]*$ ]] || die "--${n//_/-} must be a whole number above 0, got '${!n}'"; done
 run=${preset}_$num_words
 if [ -n "$text" ]; then
@@ -78,7 +80,7 @@ knows=max_predictive_entropy # the statistic of the paper's detector, which the 
 . ./cmd.sh
 check_eps
 use_run "$run"
-record_environment corpus="${text:+text }clauses" preset="$preset" num-words="$num_words" lexicon=cmudict frontend=kaldi params=ours
+record_environment corpus="$(basename "${text:-World English Bible}")" preset="$preset" num-words="$num_words" lexicon=cmudict frontend=kaldi params=ours
 
 if stage_begin 0 "text, corpus ($preset), lexicon, trigram language model" "$text"; then
   local/prepare_text.py ${text:+--text "$text"} --num-words "$num_words" data/local/dict data/local/clauses
@@ -170,14 +172,19 @@ if stage_begin 7 "attacks ($attacks) at eps $eps"; then
     need 6 "exp/$1/detector/$knows.json"
   }
   attack_model() {
-    local a e name extra
+    local a e name extra utts
     for a in $attacks; do
       name=$(attack_name "$a")
       extra=$attack_opts
-      [ "$a" != adaptive ] || extra="--statistics $knows $extra"
+      utts=$num_attack
+      if [ "$a" = adaptive ]; then
+        extra="--statistics $knows $extra"
+        utts=$num_adaptive
+      fi
+      [ "$utts" = 0 ] || utts=$(at_most "$utts" data/attack/wav.scp)
       for e in $eps; do
         steps/uq/attack.sh --nj "$attack_jobs" --cmd "$decode_cmd" "${model_opts[@]}" --network "local/tdnn.py:${1%-robust}" \
-          --eps "$e" --attack "$name" --attack-config "conf/${a/#paper-/paper/}.conf" --num-utts "$num_attack" \
+          --eps "$e" --attack "$name" --attack-config "conf/${a/#paper-/paper/}.conf" --num-utts "$utts" \
           ${extra:+--attack-opts "$extra"} --target-text data/attack/target_text --results exp/results.json \
           data/attack data/lang "exp/$1" "exp/$1/graph" "exp/$1/attack_${name}_eps$e"
       done

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Make a corpus of clauses of a text, read by the 240 synthetic speakers of the digits, and a text for the language model.
+"""Make a corpus of clauses, read by the 240 synthetic speakers of the digits, and a text for the language model.
 
 No clause and no speaker is in two of the sets, and no clause of fit, test or attack is in <lm-text>, which has all
 others, as often as the text has them.  Needs: pip install espeakng-loader
@@ -21,7 +21,7 @@ from kaldi_uq.errors import DataError
 from kaldi_uq.io.files import file_digest, read_lines, write_text
 
 PRESETS: dict[str, Counts] = {
-    "full": {"train": 15000, "fit": 500, "test": 500, "attack": 200},
+    "full": {"train": 15000, "fit": 500, "test": 500, "attack": 100},
     "mini": {"train": 600, "fit": 60, "test": 60, "attack": 12},
 }
 
@@ -34,8 +34,8 @@ def prepare(args: argparse.Namespace) -> None:
     size = sum(counts.values())
     if len(different) <= size:
         raise DataError(
-            f"{args.clauses}: {len(different)} different clauses, {size} are to be spoken and some left for the language "
-            "model; give a longer text, a larger vocabulary, or smaller sets"
+            f"{args.clauses}: {len(different)} different clauses, {size} are to be spoken and some left for the "
+            "language model; give a longer text, a larger vocabulary, or smaller sets"
         )
     order = random_generator(args.seed, "clauses").permutation(len(different))[:size]
     options = {"corpus": "clauses", "clauses": file_digest(args.clauses)}

@@ -22,7 +22,7 @@ class Tdnn(nn.Module):
 
     def __init__(self, input_dim: int, num_pdfs: int, *, dropout: float) -> None:
         super().__init__()
-        width = 256 if num_pdfs <= 1000 else 512
+        width = 256 if num_pdfs <= 1000 else 384  # more for the tree of a large corpus
         sizes = (input_dim, *(width for _ in DILATIONS[1:]))
         self.convs = nn.ModuleList(
             nn.Conv1d(size, width, 3, dilation=dilation) for size, dilation in zip(sizes, DILATIONS, strict=True)
