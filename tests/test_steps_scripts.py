@@ -14,7 +14,7 @@ from tests.conftest import RunScript
 from tests.recipe import LIMIT_S, REPO, Recipe, error_line
 
 SOURCED = {
-    f"utils/{name}.sh" for name in ("env", "parse_options", "recipe_env", "script", "stages")
+    f"utils/{name}.sh" for name in ("env", "parse_options", "recipe_env", "script", "stages", "triphones")
 }  # by other scripts
 
 

@@ -29,6 +29,8 @@ models=                # "<model> ...": of tdnn, ensemble, dropout and bnn [mini
 robust=                # true|false: of each model a robust one too, exp/<model>-robust, which is attacked while it is trained
                        # [mini: false; full: true]
 eps=0.02               # "<e> ...": bounds of the attacks, full scale 1
+eps_level=             # <l>: the bounds are for speech of this root mean square, full scale 1, and scaled by the level of each
+                       # utterance; the attacks are filed as <name>-level<l> [they are absolute]
 attacks=               # "<attack> ...": pgd, the strong one, paper-pgd, the paper's, and adaptive, which knows the paper's
                        # detector [mini: pgd; full: all three]
 num_attack=0           # <n>: utterances to attack, spread over data/attack; 0: all
@@ -46,6 +48,7 @@ attack_jobs=1          # <n>: jobs that share an attack; they change no result
 . utils/script.sh
 [ $# -eq 0 ] || usage
 . utils/stages.sh
+. utils/triphones.sh
 command=$(command_line run.sh "${script_args[@]}") # what the report says that made it
 
 one_of preset "$preset" mini full
@@ -95,45 +98,8 @@ if stage_begin 0 "text, corpus ($preset), lexicon, trigram language model" "$tex
     data/attack/target_text
   stage_end
 fi
-if stage_begin 1 "features"; then
-  need 0 data/train/wav.scp data/test/wav.scp
-  make_features conf/mfcc.conf
-  stage_end
-fi
 
-if stage_begin 2 "monophone system and alignments"; then
-  need 0 data/lang/L.fst
-  need 1 data/train/feats.scp data/train/cmvn.scp
-  # 600 Gaussians need no ten hours of speech
-  mkdir -p data/train_mono
-  for f in wav.scp text utt2spk feats.scp; do awk -v n="$mono_every" 'NR % n == 0' "data/train/$f" >"data/train_mono/$f"; done
-  utils/utt2spk_to_spk2utt.pl data/train_mono/utt2spk >data/train_mono/spk2utt
-  cp data/train/cmvn.scp data/train_mono/cmvn.scp
-  steps/train_mono.sh --nj "$nj" --cmd "$train_cmd" "${engine_opts[@]}" --seed "$seed" --totgauss 600 \
-    --num-iters "$mono_iters" data/train_mono data/lang exp/mono
-  steps/align_si.sh --nj "$nj" --cmd "$train_cmd" "${engine_opts[@]}" data/train data/lang exp/mono exp/mono_ali
-  stage_end
-fi
-
-if stage_begin 3 "triphone system and alignments"; then
-  need 2 exp/mono_ali/final.mdl exp/mono_ali/ali.1.gz
-  steps/train_deltas.sh --nj "$nj" --cmd "$train_cmd" "${engine_opts[@]}" --seed "$seed" --num-iters "$tri_iters" \
-    "$num_leaves" "$totgauss" data/train data/lang exp/mono_ali exp/tri
-  steps/align_si.sh --nj "$nj" --cmd "$train_cmd" "${engine_opts[@]}" data/train data/lang exp/tri exp/tri_ali
-  stage_end
-fi
-
-if stage_begin 4 "decoding graphs and word error rates of the Gaussian mixtures"; then
-  need 1 data/test/feats.scp data/test/cmvn.scp
-  need 2 exp/mono/final.mdl
-  need 3 exp/tri/final.mdl
-  for m in mono tri; do
-    utils/mkgraph.sh "${engine_opts[@]}" data/lang "exp/$m" "exp/$m/graph"
-    steps/decode.sh --nj "$nj" --cmd "$decode_cmd" "${engine_opts[@]}" --lattices false "exp/$m/graph" data/test "exp/$m/decode_test"
-    kaldi-uq record exp/results.json --clean "$m=exp/$m/decode_test/wer.json"
-  done
-  stage_end
-fi
+triphone_stages # 1 to 4
 
 # From here on it is what any recipe adds: steps/uq on its data, language, alignment and graph directories.
 if stage_begin 5 "acoustic models: $models (progress: exp/<model>/log/train.log)"; then
@@ -162,9 +128,6 @@ if stage_begin 6 "clean accuracy, uncertainty, detectors"; then
   stage_end
 fi
 
-# attack_name ATTACK: the name that it is filed under
-attack_name() { if [ "$1" = adaptive ]; then echo "adaptive-$knows"; else echo "$1"; fi; }
-
 if stage_begin 7 "attacks ($attacks) at eps $eps"; then
   need 0 data/attack/wav.scp data/attack/target_text
   need_detector() {
@@ -174,17 +137,19 @@ if stage_begin 7 "attacks ($attacks) at eps $eps"; then
   attack_model() {
     local a e name extra utts
     for a in $attacks; do
-      name=$(attack_name "$a")
+      name=$a
       extra=$attack_opts
       utts=$num_attack
       if [ "$a" = adaptive ]; then
+        name=adaptive-$knows
         extra="--statistics $knows $extra"
         utts=$num_adaptive
       fi
+      name=$name$at_level
       [ "$utts" = 0 ] || utts=$(at_most "$utts" data/attack/wav.scp)
       for e in $eps; do
         steps/uq/attack.sh --nj "$attack_jobs" --cmd "$decode_cmd" "${model_opts[@]}" --network "local/tdnn.py:${1%-robust}" \
-          --eps "$e" --attack "$name" --attack-config "conf/${a/#paper-/paper/}.conf" --num-utts "$utts" \
+          --eps "$e" ${eps_level:+--eps-level "$eps_level"} --attack "$name" --attack-config "conf/${a/#paper-/paper/}.conf" --num-utts "$utts" \
           ${extra:+--attack-opts "$extra"} --target-text data/attack/target_text --results exp/results.json \
           data/attack data/lang "exp/$1" "exp/$1/graph" "exp/$1/attack_${name}_eps$e"
       done
@@ -194,29 +159,7 @@ if stage_begin 7 "attacks ($attacks) at eps $eps"; then
   stage_end
 fi
 
-if stage_begin 8 "detection"; then
-  need_attacks() {
-    local a e
-    need 6 "exp/$1/score_fit/results.jsonl" "exp/$1/score_test/results.jsonl"
-    for a in $attacks; do
-      for e in $eps; do need 7 "exp/$1/attack_$(attack_name "$a")_eps$e/results.jsonl"; done
-    done
-  }
-  detect_model() {
-    local a e
-    for a in $attacks; do
-      for e in $eps; do
-        steps/uq/detect.sh --cmd "$decode_cmd" --seed "$seed" \
-          "exp/$1" "exp/$1/score_fit" "exp/$1/score_test" "exp/$1/attack_$(attack_name "$a")_eps$e"
-      done
-    done
-  }
-  each_model detect_model need_attacks
-  stage_end
-fi
-
-if stage_begin 9 "report" exp/results.json; then
-  for m in $models; do need 6 "exp/$m/score_test/results.jsonl"; done
-  kaldi-uq report --command "$command" exp exp/report
-  stage_end
-fi
+filed=
+for a in ${attacks/adaptive/adaptive-$knows}; do filed="$filed $a$at_level"; done
+attacks=${filed# }
+detection_stages # 8 and 9
