@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from digits import random_generator
 
-from kaldi_uq.cli.main import OneLineParser, ParagraphFormatter
+from kaldi_uq.cli.parser import OneLineParser, ParagraphFormatter
 from kaldi_uq.errors import DataError, KaldiUqError
 from kaldi_uq.io.datadir import read_table, write_table
 

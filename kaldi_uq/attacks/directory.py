@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from kaldi_uq.attacks.attack import Adversarial, Attack
 from kaldi_uq.attacks.checks.one_run import check
@@ -24,6 +23,7 @@ from kaldi_uq.io.files import digest, read_json, read_json_lines, read_state, wr
 from kaldi_uq.io.names import remove_left_over, wave_files
 from kaldi_uq.io.wav import write_wav
 from kaldi_uq.io.waves import Waves, pad, plan_waves, waves_of_files
+from kaldi_uq.progress import Progress
 from kaldi_uq.recogniser.base import BaseRecogniser
 from kaldi_uq.recogniser.heard import forget
 from kaldi_uq.recogniser.parts import Shard
@@ -94,7 +94,7 @@ def craft_shard(
             part.unlink(missing_ok=True)  # a job that a grid has started twice may have come first
     records: dict[str, dict[str, Any]] = {}
     total = len(waves) if shard.count == 1 else None
-    with tqdm(total=total, desc=f"attack eps {attack.config.eps:g}", unit="utt") as progress:
+    with Progress(f"attack eps {attack.config.eps:g}", "utterances", total) as progress:
         for number, utts in enumerate(recogniser.plan(waves)):
             if not shard.has(number):
                 continue

@@ -12,23 +12,28 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from kaldi_uq.cli.model_options import add_network_arguments, add_speaker, open_recogniser
 from kaldi_uq.cli.options import add_audio, directory, non_negative_int, rate
-from kaldi_uq.detector import OneClassDetector
-from kaldi_uq.detector.fit import DETECTOR_DIR, detectors_of, fit_detectors, save_fit
-from kaldi_uq.detector.normal import FrameCounter
 from kaldi_uq.errors import UsageError
+
+if TYPE_CHECKING:  # --help needs no numpy
+    from kaldi_uq.detector import OneClassDetector
 
 FEW = 20  # files: with fewer, their largest score says little of the largest of a hundred
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of the command."""
-    parser.add_argument("model_dir", type=directory, metavar="MODEL-DIR", help="such as exp/dnn")
+    parser.add_argument("model_dir", type=directory, metavar="MODEL-DIR", help="trained model, such as exp/dnn")
     parser.add_argument("wavs", nargs="*", metavar="WAV", help="benign speech: mono, of the model's sample rate")
-    parser.add_argument("--scored", type=Path, metavar="JSONL", help="benign scores, instead of WAV files")
-    parser.add_argument("--fpr", type=rate, default=0.01, help="false-positive rate of the thresholds [0.01]")
+    parser.add_argument(
+        "--scored", type=Path, metavar="JSONL", help="benign scores, results.jsonl of nnet-decode, instead of WAV files"
+    )
+    parser.add_argument(
+        "--fpr", type=rate, default=0.01, help="false-positive rate of the thresholds, above 0, below 1 [0.01]"
+    )
     parser.add_argument("--seed", type=non_negative_int, default=0, help="seed of the draws of a random model [0]")
     add_network_arguments(parser)
     add_audio(parser)
@@ -37,6 +42,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Run the command."""
+    from kaldi_uq.detector.fit import DETECTOR_DIR, detectors_of
+
     if bool(args.scored) == bool(args.wavs):
         raise UsageError("give WAV files, or --scored JSONL" + (", not both" if args.wavs else ""))
     place = args.model_dir / DETECTOR_DIR
@@ -45,6 +52,9 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _fit_on_wavs(args: argparse.Namespace, place: Path) -> dict[str, OneClassDetector]:
+    from kaldi_uq.detector.fit import fit_detectors, save_fit
+    from kaldi_uq.detector.normal import FrameCounter
+
     recogniser = open_recogniser(args, words=False)
     paths = {path: path for path in args.wavs}
     wavs = recogniser.read_wavs(paths, what="heard", allow_pipes=args.allow_pipes, resample=args.resample)

@@ -25,7 +25,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kaldi_uq.cli.model_options import add_cmvn_source, add_ivector_dir, use_all_cores
+from kaldi_uq.cli.model_options import add_cmvn_source, add_device, add_ivector_dir, use_all_cores
 from kaldi_uq.cli.options import (
     add_audio,
     add_engine,
@@ -37,18 +37,15 @@ from kaldi_uq.cli.options import (
     read_data,
     start_logging,
 )
-from kaldi_uq.config import Config, add_config_file, add_config_flags, config_from, flag
-from kaldi_uq.engine.base import DecodeConfig
+from kaldi_uq.cli.parser import SPEAKERS
+from kaldi_uq.config import Config, add_config_file, add_config_flags, config_from, flag, group_of
+from kaldi_uq.engine.config import DecodeConfig
 from kaldi_uq.errors import DataError, UsageError
 from kaldi_uq.feats.conf import read_fbank_conf, read_mfcc_conf
 from kaldi_uq.feats.config import FrontEndConfig
 from kaldi_uq.feats.recipe_opts import LDA_FILE, read_recipe_opts, read_subsampling
-from kaldi_uq.io.ark import read_alignments, read_matrix
 from kaldi_uq.io.files import DoneStamp
-from kaldi_uq.io.ivectors import IvectorDir
-from kaldi_uq.io.kaldi_model import read_transitions
 from kaldi_uq.io.lang import Lang
-from kaldi_uq.io.waves import read_waves, waves_digest
 from kaldi_uq.nnet.config import FORMER_FIELDS, ModelConfig, config_class, kind_names
 from kaldi_uq.training.config import ROBUST_BATCH, UTTERANCE_BATCH, RobustConfig, TrainConfig
 from kaldi_uq.user_code import load_object, split_name
@@ -67,15 +64,20 @@ log = logging.getLogger(__name__)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("data_dir", type=directory, metavar="DATA-DIR")
+    parser.add_argument("data_dir", type=directory, metavar="DATA-DIR", help="data directory, with wav.scp and text")
     parser.add_argument(
-        "lang_dir", type=directory, metavar="LANG-DIR", help="with G.fst, unless there are no Viterbi epochs"
+        "lang_dir",
+        type=directory,
+        metavar="LANG-DIR",
+        help="language directory, with G.fst unless there are no Viterbi epochs",
     )
-    parser.add_argument("ali_dir", type=directory, metavar="ALI-DIR", help="ali.*.gz, final.mdl, tree")
-    parser.add_argument("exp_dir", type=Path, metavar="EXP-DIR")
+    parser.add_argument(
+        "ali_dir", type=directory, metavar="ALI-DIR", help="alignments of DATA-DIR: ali.*.gz, final.mdl, tree"
+    )
+    parser.add_argument("exp_dir", type=Path, metavar="EXP-DIR", help="directory to write, such as exp/dnn")
     which = parser.add_mutually_exclusive_group()
     which.add_argument("--model", choices=kind_names(), help="kind of model [dnn]")
-    which.add_argument("--network", metavar="FILE.py:NAME", help="network of your own instead; runs this code")
+    which.add_argument("--network", metavar="FILE.py:NAME", help="network of your own instead; the named file is run")
     features = parser.add_mutually_exclusive_group()
     features.add_argument("--mfcc-config", metavar="FILE", help="Kaldi's conf/mfcc.conf")
     features.add_argument("--fbank-config", metavar="FILE", help="Kaldi's conf/fbank.conf: filter banks, no cepstra")
@@ -87,7 +89,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="DIR",
         help="directory with cmvn_opts, delta_opts, splice_opts, final.mat and trans.*, or none [ALI-DIR]",
     )
-    parser.add_argument(
+    group_of(parser, SPEAKERS).add_argument(
         "--transform-dir", metavar="DIR", help="directory with fMLLR transforms of DATA-DIR, or none [OPTS-DIR, if any]"
     )
     add_ivector_dir(parser)
@@ -102,7 +104,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="hold features in memory up to so many million bytes; more are in a file of EXP-DIR that has no name and "
         "is gone with the training; changes no result [1000]",
     )
-    parser.add_argument("--device", default="", help="cpu or cuda; default: cuda if there is one")
+    add_device(parser)
     add_engine(parser)
     add_jobs(parser)
     kinds = map(config_class, kind_names())
@@ -120,6 +122,9 @@ def run(args: argparse.Namespace) -> None:
     import torch
 
     from kaldi_uq.feats.adaptation import adaptations_digest
+    from kaldi_uq.io.ark import read_alignments, read_matrix
+    from kaldi_uq.io.kaldi_model import read_transitions
+    from kaldi_uq.io.waves import read_waves, waves_digest
     from kaldi_uq.recogniser.hybrid import MODEL_FILE, select_device
     from kaldi_uq.recogniser.speakers import Sources, adaptations
     from kaldi_uq.training.trainer import Trainer, TrainingInputs
@@ -227,6 +232,8 @@ def _names(config: type[ModelConfig]) -> set[str]:
 
 def _frontend(args: argparse.Namespace) -> tuple[FrontEndConfig, Path]:
     """The front end, and the recipe's directory: flags and --config win over what that says, it over the defaults."""
+    from kaldi_uq.io.ivectors import IvectorDir
+
     features: dict[str, Any] = {"kind": args.frontend}
     if args.fbank_config:
         if args.frontend != "kaldi":

@@ -8,6 +8,7 @@ import platform
 from pathlib import Path
 
 from kaldi_uq import __version__
+from kaldi_uq.cli.model_options import add_device
 from kaldi_uq.cli.options import add_engine, engine_of, non_negative_int
 from kaldi_uq.errors import UsageError
 from kaldi_uq.io.files import read_json
@@ -16,13 +17,13 @@ from kaldi_uq.results.word_errors import ErrorRate
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("results", type=Path, metavar="RESULTS-JSON")
+    parser.add_argument("results", type=Path, metavar="RESULTS-JSON", help="results.json to add to")
     parser.add_argument("--timing", action="append", default=[], metavar="STAGE=SECONDS", help="seconds of a stage")
     parser.add_argument("--environment", action="store_true", help="record engine, versions, device, seed and options")
     parser.add_argument("--clean", action="append", default=[], metavar="NAME=WER-JSON", help="clean score of a system")
     parser.add_argument("--option", action="append", default=[], metavar="NAME=VALUE", help="option of the run")
     parser.add_argument("--seed", type=non_negative_int, default=0, help="seed of the run [0]")
-    parser.add_argument("--device", default="", help="cpu or cuda; default: cuda if there is one")
+    add_device(parser)
     add_engine(parser)
 
 

@@ -15,29 +15,42 @@ from typing import TYPE_CHECKING, Any
 from kaldi_uq.cli.options import add_engine, directory, engine_of
 from kaldi_uq.errors import MissingDependencyError
 from kaldi_uq.io.datadir import read_table
-from kaldi_uq.io.wav import read_wav
 from kaldi_uq.results.names import model_key
 from kaldi_uq.results.table import Results
-from kaldi_uq.results.utterances import AttackRecord, attack_dirs, read_attacked
 
 if TYPE_CHECKING:  # --help needs neither torch nor matplotlib
     import numpy as np
 
     from kaldi_uq.report.example import Example, Perturbed
+    from kaldi_uq.results.utterances import AttackRecord
 
 STRONG, HIDDEN = "pgd", "psychoacoustic"  # the attack that examples are of; the one whose perturbations masking hides
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("exp_dir", type=directory, metavar="EXP-DIR")
-    parser.add_argument("out_dir", type=Path, metavar="OUT-DIR")
-    parser.add_argument("--command", default="kaldi-uq report", help="the command that made the results")
-    parser.add_argument("--data-dir", type=Path, default=Path("data"), help="directory of attack/ and lang/ [data]")
+    parser.add_argument(
+        "exp_dir", type=directory, metavar="EXP-DIR", help="directory of results.json and of the models"
+    )
+    parser.add_argument("out_dir", type=Path, metavar="OUT-DIR", help="directory to write, such as exp/report")
+    parser.add_argument(
+        "--command",
+        default="kaldi-uq report",
+        help="the command that made the results, for the page to show [kaldi-uq report]",
+    )
+    parser.add_argument(
+        "--data-dir",
+        type=Path,
+        default=Path("data"),
+        metavar="DIR",
+        help="the run's data, with attack/ and lang/ [data]",
+    )
     parser.add_argument("--num-examples", type=int, default=3, help="attacked utterances to show [3]")
     add_engine(parser)
 
 
 def run(args: argparse.Namespace) -> None:
+    from kaldi_uq.results.utterances import attack_dirs
+
     try:
         from kaldi_uq.report.build import build_report
         from kaldi_uq.report.findings import findings
@@ -77,8 +90,10 @@ def _choose(records: Sequence[AttackRecord], count: int) -> list[AttackRecord]:
 
 def _examples(args: argparse.Namespace, model: str, attack: str, eps: float, path: Path) -> list[Example]:
     """Audio and texts; of a hybrid model also the entropy of each frame and the times of the words."""
+    from kaldi_uq.io.wav import read_wav
     from kaldi_uq.recogniser.hybrid import kind_of
     from kaldi_uq.report.example import Example
+    from kaldi_uq.results.utterances import read_attacked
 
     records = _choose(read_attacked(path / "results.jsonl"), args.num_examples)
     before, after = read_table(args.data_dir / "attack/wav.scp"), read_table(path / "wav.scp")
@@ -109,7 +124,9 @@ def _examples(args: argparse.Namespace, model: str, attack: str, eps: float, pat
 
 def _perturbed(args: argparse.Namespace, places: dict[tuple[str, str, float], Path]) -> list[Perturbed]:
     """One utterance of the first model that both the strong and the psychoacoustic attack turned into their target."""
+    from kaldi_uq.io.wav import read_wav
     from kaldi_uq.report.example import Perturbed
+    from kaldi_uq.results.utterances import read_attacked
 
     for (model, attack, eps), path in places.items():
         strong = places.get((model, STRONG, eps))

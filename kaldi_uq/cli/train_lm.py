@@ -9,10 +9,8 @@ import argparse
 from pathlib import Path
 
 from kaldi_uq.errors import DataError, UsageError
-from kaldi_uq.io.arpa import write_arpa
 from kaldi_uq.io.datadir import read_table
 from kaldi_uq.io.files import read_lines
-from kaldi_uq.language.model import kneser_ney, perplexity
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -30,11 +28,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "trigrams seen once [none]",
     )
     parser.add_argument("--no-ids", action="store_true", help="TEXT has no utterance-ids")
-    parser.add_argument("--exclude", action="append", default=[], metavar="WORD", help="no spoken word, as <SIL>")
+    parser.add_argument(
+        "--exclude",
+        action="append",
+        default=[],
+        metavar="WORD",
+        help="a word of WORDS that is never spoken, such as <SIL> (can be repeated)",
+    )
     parser.add_argument("--test-text", type=Path, metavar="TEXT", help="print the perplexity of this text")
 
 
 def run(args: argparse.Namespace) -> None:
+    from kaldi_uq.io.arpa import write_arpa
+    from kaldi_uq.language.model import kneser_ney, perplexity
+
     vocabulary = {line.split()[0] for _, line in read_lines(args.vocabulary)} - set(args.exclude)
     try:
         model = kneser_ney(_sentences(args.text, args.no_ids), vocabulary, order=args.order, prune=args.prune)

@@ -13,7 +13,6 @@ from pathlib import Path
 from kaldi_uq.errors import DataError, printable
 from kaldi_uq.io.datadir import DataDir, c_sorted
 from kaldi_uq.io.files import write_text
-from kaldi_uq.io.waves import unusable
 
 REPORT = "bad_utterances"  # name of the file
 
@@ -48,6 +47,8 @@ def read_data_dir(
     Raises:
         DataError: more are bad, or all; names the first and counts them.  Or a table cannot be read at all.
     """
+    from kaldi_uq.io.waves import unusable
+
     report.unlink(missing_ok=True)  # of an earlier run
     if not max_bad:
         return DataDir.read(path, need=need)

@@ -17,13 +17,13 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
-from tqdm import tqdm
 
 from kaldi_uq.errors import DataError
 from kaldi_uq.feats.cmvn import GlobalNorm
 from kaldi_uq.feats.framing import valid_mask
 from kaldi_uq.io.spool import mapped_array
 from kaldi_uq.io.waves import Waves, plan_batches, wave_batches
+from kaldi_uq.progress import Progress
 from kaldi_uq.recogniser.hybrid import HybridModel
 
 log = logging.getLogger(__name__)
@@ -210,7 +210,7 @@ def make_training_set(
         log.info("%.1f GB of features are in a file while the training lasts", 4e-9 * math.prod(shape))
         feats = torch.from_numpy(mapped_array(shape, directory or tempfile.gettempdir()))
     row = {utt: i for i, utt in enumerate(utts)}
-    with torch.no_grad(), tqdm(total=len(utts), desc="features", unit="utt") as progress:
+    with torch.no_grad(), Progress("features", "utterances", len(utts)) as progress:
         for batch in wave_batches(used):
             values, _ = front_end.features(
                 torch.from_numpy(batch.wav).to(device),

@@ -21,7 +21,6 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
-from tqdm import tqdm
 
 from kaldi_uq.engine.base import DecodeConfig, Engine, builder_of
 from kaldi_uq.errors import DataError, UsageError
@@ -31,6 +30,7 @@ from kaldi_uq.io.files import atomic_write, digest, write_json, write_text
 from kaldi_uq.io.lang import Lang
 from kaldi_uq.io.waves import Waves
 from kaldi_uq.nnet.base import FrameModel
+from kaldi_uq.progress import Progress
 from kaldi_uq.recogniser.hybrid import MODEL_FILE, HybridModel
 from kaldi_uq.training.config import RobustConfig, TrainConfig
 from kaldi_uq.training.dataset import MEMORY_BYTES, TrainingSet, make_training_set
@@ -196,7 +196,7 @@ class Trainer:
         passes = self._passes(data, num_epochs)
         decay = math.log(config.final_learning_rate / config.learning_rate)
         total, count = torch.zeros((), device=self.device), 0
-        with tqdm(desc=f"epoch {epoch + 1}/{num_epochs}", unit="step", mininterval=0.5) as bar:
+        with Progress(f"epoch {epoch + 1}/{num_epochs}", "steps") as bar:
             for number in range(epoch * passes, (epoch + 1) * passes):
                 num_steps, losses = self._losses(data, number, passes, num_epochs)
                 bar.total = passes * num_steps
@@ -289,7 +289,7 @@ class Trainer:
         """(utt, (T, C)) over the training set; a random network is averaged over at most 10 draws."""
         network = self.model.network
         num_draws = min(10, network.default_num_samples) if network.is_random else None
-        with tqdm(total=len(data.utts), desc=f"realigning {epoch + 1}", unit="utt") as progress:
+        with Progress(f"realigning {epoch + 1}", "utterances", len(data.utts)) as progress:
             for number, batch in enumerate(data.batches(REALIGN_FRAMES)):
                 seed = self.config.seed * 1_000_003 + (epoch << 20) + number
                 generator = torch.Generator(self.device).manual_seed(seed)

@@ -73,6 +73,7 @@ if [ -n "$graph_dir" ] && cmp -s "$ali/final.mdl" "$dir/final.mdl" && cmp -s "$a
   exit 0
 fi
 [ ! -L "$dir/graph" ] || rm "$dir/graph"
+keep_log "$dir/log/mkgraph.log"
 "$(dirname -- "${BASH_SOURCE[0]}")/../../utils/mkgraph.sh" "${engine_opts[@]}" "${graph[@]}" "$lang" "$dir" "$dir/graph" 2>"$dir/log/mkgraph.log" ||
   { tail -n 3 "$dir/log/mkgraph.log" >&2; exit 1; }
 

@@ -21,7 +21,7 @@ from grammar import Grammar
 from prepare_synth import ACCENTS, synthesizer
 
 from kaldi_uq.audio.synth import Voice
-from kaldi_uq.cli.main import OneLineParser, ParagraphFormatter
+from kaldi_uq.cli.parser import OneLineParser, ParagraphFormatter
 from kaldi_uq.errors import DataError, KaldiUqError
 from kaldi_uq.io.datadir import read_table
 

@@ -20,7 +20,7 @@ from clauses import choose_words, clauses, pronouncing_dictionary, read_text, us
 from corpus import run_script
 from dictionary import write_dict
 
-from kaldi_uq.cli.main import OneLineParser, ParagraphFormatter
+from kaldi_uq.cli.parser import OneLineParser, ParagraphFormatter
 from kaldi_uq.errors import UsageError
 from kaldi_uq.io.files import write_text
 
