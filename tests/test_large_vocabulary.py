@@ -211,7 +211,7 @@ def test_all_stages_of_one_model(language: Recipe, text: Path) -> None:
     ]
     targets = read_table(language.path / "data/attack/target_text")
     assert {record["utt"]: record["target"] for record in records} == targets
-    assert (exp / "report/RESULTS").read_text().startswith("# run.sh --text ")
+    assert (exp / "report/RESULTS").read_text().startswith("# run.sh --text FILE ")
 
 
 @pytest.mark.slow

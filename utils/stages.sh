@@ -8,8 +8,12 @@
 command_line() {
   local line="" previous="" word
   for word; do
-    [ "$previous" != --corpus-dir ] || word=DIR
+    case $previous in
+      --corpus-dir) word=DIR ;;
+      --text) word=FILE ;;
+    esac
     [[ $word != --corpus-dir=* ]] || word=--corpus-dir=DIR
+    [[ $word != --text=* ]] || word=--text=FILE
     previous=$word
     [[ $word =~ ^[[:alnum:]_./=:@%+,-]+$ ]] || word=${word@Q}
     line="$line $word"

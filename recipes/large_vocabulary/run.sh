@@ -54,11 +54,11 @@ command=$(command_line run.sh "${script_args[@]}") # what the report says that m
 one_of preset "$preset" mini full
 if [ "$preset" = full ]; then
   models=${models:-tdnn ensemble dropout bnn} attacks=${attacks:-pgd paper-pgd adaptive} robust=${robust:-true}
-  num_words=${num_words:-5000} num_leaves=${num_leaves:-2000} totgauss=$((8 * num_leaves)) mono_iters=30 tri_iters=35 mono_every=6
+  num_words=${num_words:-5000} num_leaves=${num_leaves:-2000} mono_iters=30 tri_iters=35 mono_every=6
   train_conf=conf/train.conf robust_conf=conf/robust.conf prune=(0 0 1) num_adaptive=${num_adaptive:-40}
 else
   models=${models:-tdnn} attacks=${attacks:-pgd} robust=${robust:-false}
-  num_words=${num_words:-1000} num_leaves=${num_leaves:-500} totgauss=$((5 * num_leaves)) mono_iters=12 tri_iters=20 mono_every=1
+  num_words=${num_words:-1000} num_leaves=${num_leaves:-500} mono_iters=12 tri_iters=20 mono_every=1
   train_conf=conf/train_fast.conf robust_conf=conf/robust_fast.conf prune=(0 1 1) num_adaptive=${num_adaptive:-$num_attack}
 fi
 check_options 9 tdnn ensemble dropout bnn
@@ -66,6 +66,7 @@ one_of robust "$robust" true false
 for a in $attacks; do one_of attacks "$a" pgd paper-pgd adaptive; done
 for n in num_attack num_adaptive; do [[ ${!n} =~ ^(0|[1-9][0-9]*)$ ]] || die "--${n//_/-} must be a whole number, got '${!n}'"; done
 for n in num_words num_leaves; do [[ ${!n} =~ ^[1-9][0-9]*$ ]] || die "--${n//_/-} must be a whole number above 0, got '${!n}'"; done
+totgauss=$((5 * num_leaves))
 run=${preset}_$num_words
 if [ -n "$text" ]; then
   [[ $text == /* ]] || text=$called_from/$text
