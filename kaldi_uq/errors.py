@@ -48,6 +48,10 @@ class UsageError(KaldiUqError):
     """An option or an argument of a command has a value that cannot work."""
 
 
+class LostWorkerError(KaldiUqError):
+    """Another process of a training that several processes share has ended, or cannot be reached."""
+
+
 class MissingDependencyError(KaldiUqError):
     """An optional package is needed for this operation; the message names the command that installs it."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
@@ -70,6 +71,40 @@ def test_help_of_every_command_needs_neither_torch_nor_numpy(run_script: RunScri
     assert (done.returncode, done.stderr) == (0, "")
     for name in COMMANDS:
         assert f"usage: kaldi-uq {name} " in done.stdout
+
+
+ENVIRONMENT_WITHOUT_GPU = """
+import sys
+
+sys.modules["torch"] = None
+from kaldi_uq.cli import record
+from kaldi_uq.cli.main import main
+
+record.GPU_DRIVERS = ()
+sys.exit(main(["record", "results.json", "--environment", "--engine", "embedded"]))
+"""
+
+
+def test_environment_of_a_run_is_recorded_without_torch_where_no_gpu_can_be(
+    run_script: RunScript, tmp_path: Path
+) -> None:
+    done = run_script("python3", "-c", ENVIRONMENT_WITHOUT_GPU)
+    assert done.returncode == 0, done.stderr
+    assert json.loads((tmp_path / "results.json").read_text())["environment"]["device"] == "cpu"
+
+
+def test_device_of_a_run_is_what_torch_finds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import torch
+
+    monkeypatch.setattr("kaldi_uq.cli.record.GPU_DRIVERS", ("/",))
+    words = ["record", str(tmp_path / "results.json"), "--environment", "--engine", "embedded"]
+    assert main(words) == 0
+    device = json.loads((tmp_path / "results.json").read_text())["environment"]["device"]
+    assert device == (torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu")
+    assert main([*words, "--device", "tpu"]) == 1
+    assert "device must be cpu or cuda, got 'tpu'" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

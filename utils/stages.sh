@@ -88,6 +88,7 @@ stage_begin() {
   local done=0
   ((stage <= $1 && $1 <= stop_stage)) || return 1
   stage_number=$1
+  stage_name=${2%% (progress*}
   stage_files=("${@:3}")
   run_stage --begin || done=$?
   case $done in
@@ -99,7 +100,8 @@ stage_begin() {
 }
 
 stage_end() {
-  kaldi-uq record exp/results.json --timing "stage$stage_number=$(date +%s.%N | awk -v s="$stage_start" '{ print $1 - s }')"
+  kaldi-uq record exp/results.json --finished "$stage_name" \
+    --timing "stage$stage_number=$(date +%s.%N | awk -v s="$stage_start" '{ print $1 - s }')"
   run_stage --end
 }
 

@@ -154,7 +154,7 @@ class AttackConfig(Config):
 
     @property
     def looks_every(self) -> int:
-        """Steps between two looks of the decoder; 0: none before the end of a start."""
+        """Steps between two looks of the decoder; with 0 there is none before the end of a start."""
         return self.judge_every or (20 if self.early_stop else 0)
 
 

@@ -19,7 +19,8 @@ from typing import NoReturn
 
 from kaldi_uq import __version__
 from kaldi_uq.cli.parser import OneLineParser, ParagraphFormatter
-from kaldi_uq.errors import KaldiUqError, did_you_mean, one_line
+from kaldi_uq.cli.turns import is_one_of_several, let_others_speak
+from kaldi_uq.errors import KaldiUqError, LostWorkerError, UsageError, did_you_mean, one_line
 
 FIRST = "commands that a person types"
 DATA = "data and features"
@@ -172,6 +173,8 @@ def _dispatch(argv: list[str]) -> int:
     parser, module = command_parser(name)
     args = parser.parse(rest)
     try:
+        if name != "nnet-train" and is_one_of_several():
+            raise UsageError("torchrun starts several processes, and only nnet-train shares its work among such")
         status = module.run(args)  # type: ignore[attr-defined]
     except BrokenPipeError:
         raise
@@ -181,7 +184,7 @@ def _dispatch(argv: list[str]) -> int:
         # ValueError: a configuration refused an option's value; its message names the field
         if args.debug:
             raise
-        return _failed(name, _said(error))
+        return _failed(name, _said(error), is_lost=isinstance(error, LostWorkerError))
     except (MemoryError, RuntimeError) as error:
         # RuntimeError: of PyTorch, whose message may be several lines, or a recursion without end
         if args.debug:
@@ -218,8 +221,15 @@ def _versions() -> Iterator[str]:
     yield f"KALDI_ROOT {os.environ.get('KALDI_ROOT') or 'is not set: the embedded engine'}"
 
 
-def _failed(name: str, message: str) -> int:
-    """Say in one line why a command failed; the exit status."""
+def _failed(name: str, message: str, *, is_lost: bool = False) -> int:
+    """Say in one line why a command failed; the exit status.
+
+    Args:
+        name: the command.
+        message: why.
+        is_lost: it is another process that failed.
+    """
+    let_others_speak(is_lost=is_lost)
     print(f"kaldi-uq {name}: error: {one_line(message)}", file=sys.stderr)
     return 1
 

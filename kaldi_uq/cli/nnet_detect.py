@@ -49,11 +49,16 @@ def run(args: argparse.Namespace) -> None:
     for name, detector in detectors.items():
         if detector.threshold is None:
             raise DataError(f"{args.detector_dir / name}.json: this detector has no threshold; calibrate() chooses one")
-    benign = statistics_table(read_benign(args.benign))
-    records = read_attacked(args.attacked)
-    attacked = statistics_table(records)
-    success = np.array([record.success for record in records], dtype=bool)
-    rows = evaluate_detection(detectors, benign, attacked, seed=args.seed, success=success)
+    held_out, records = read_benign(args.benign), read_attacked(args.attacked)
+    rows = evaluate_detection(
+        detectors,
+        statistics_table(held_out),
+        statistics_table(records),
+        seed=args.seed,
+        success=np.array([record.success for record in records], dtype=bool),
+        right=np.array([record.original_errors.errors == 0 for record in records], dtype=bool),
+        benign_right=np.array([record.errors.errors == 0 for record in held_out], dtype=bool),
+    )
     Results(args.results).add_detection(rows, model=args.model, attack=args.attack, eps=args.eps)
     for row in rows:
         if is_gate(row):

@@ -15,6 +15,14 @@ It gets no context frames unless flags ask for them, and is trained on whole utt
 
 Writes final.safetensors (network, front end, priors), final.mdl and tree (the HMM with its transition probabilities
 after Viterbi training).  A killed run resumes after its last epoch.
+
+Several processes that torchrun starts, on one machine or several that see the same files, share the training:
+
+  torchrun --nproc-per-node 4 -m kaldi_uq nnet-train ...
+
+Each takes its share of every minibatch, on a GPU of its own (NCCL) or on the CPU (gloo), and the gradients are added
+up: --batch-size is that of all together, and the model is that of one process but for rounding.  Of a network that
+draws at random each process draws for itself, and batch normalisation takes the statistics of each process's share.
 """
 
 from __future__ import annotations
@@ -53,6 +61,7 @@ from kaldi_uq.user_code import load_object, split_name
 if TYPE_CHECKING:  # --help needs no torch
     from kaldi_uq.nnet.base import AcousticModel
     from kaldi_uq.recogniser.hybrid import HybridModel
+    from kaldi_uq.training.parallel import Workers
 
 # fields of the front end that the directories of alignments, transforms and i-vectors determine
 OF_DIRECTORIES = (
@@ -119,17 +128,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
+    from kaldi_uq.training.parallel import joined
+
+    start_logging()
+    with joined(args.device) as workers:
+        _train(args, workers)
+
+
+def _train(args: argparse.Namespace, workers: Workers) -> None:
     import torch
 
     from kaldi_uq.feats.adaptation import adaptations_digest
     from kaldi_uq.io.ark import read_alignments, read_matrix
     from kaldi_uq.io.kaldi_model import read_transitions
     from kaldi_uq.io.waves import read_waves, waves_digest
-    from kaldi_uq.recogniser.hybrid import MODEL_FILE, select_device
+    from kaldi_uq.recogniser.hybrid import MODEL_FILE
     from kaldi_uq.recogniser.speakers import Sources, adaptations
     from kaldi_uq.training.trainer import Trainer, TrainingInputs
 
-    start_logging()
+    args.job += workers.rank * args.nj  # each process has jobs of its own
     engine = engine_of(args, args.exp_dir)
     frontend, place = _frontend(args)
     lang = Lang.read(args.lang_dir)
@@ -153,7 +170,13 @@ def run(args: argparse.Namespace) -> None:
             "data/lang_test_tgsmall), or pass --num-viterbi-epochs 0"
         )
     rate, shortest = model.front_end.sample_rate, model.front_end.min_samples
-    data = read_data(args, args.exp_dir, need=("wav.scp", "utt2spk", "text"), sample_rate=rate, min_samples=shortest)
+    data = read_data(
+        *(args, args.exp_dir),
+        need=("wav.scp", "utt2spk", "text"),
+        sample_rate=rate,
+        min_samples=shortest,
+        write=workers.rank == 0,
+    )
     waves = read_waves(
         data, sample_rate=rate, min_samples=shortest, allow_pipes=args.allow_pipes, resample=args.resample
     )
@@ -170,10 +193,22 @@ def run(args: argparse.Namespace) -> None:
     options["audio"] = waves_digest(waves)
     options["speakers"] = adaptations_digest(speakers)
     stamp = DoneStamp(args.exp_dir, "train", options=options, inputs=inputs)
-    if stamp.is_current() and (args.exp_dir / MODEL_FILE).is_file():
-        print(f"kaldi-uq nnet-train: {args.exp_dir / MODEL_FILE} is up to date")
+    for what, value in (
+        (f"audio in {args.data_dir}", options["audio"]),
+        ("statistics, transforms or i-vectors of speakers", options["speakers"]),
+        (f"options, or files in {args.ali_dir}, {args.lang_dir} or {args.data_dir}", stamp.key),
+    ):
+        workers.same(value, what)
+
+    def is_done() -> bool:
+        if stamp.is_current() and (args.exp_dir / MODEL_FILE).is_file():
+            print(f"kaldi-uq nnet-train: {args.exp_dir / MODEL_FILE} is up to date")
+            return True
+        stamp.clear()
+        return False
+
+    if workers.of_first(is_done):
         return
-    stamp.clear()
     training = TrainingInputs(
         waves=waves,
         text={utt: data.words(utt) for utt in data.utts},
@@ -185,22 +220,27 @@ def run(args: argparse.Namespace) -> None:
         speakers=speakers,
         memory_bytes=args.memory_mb * 1_000_000,
     )
-    args.exp_dir.mkdir(parents=True, exist_ok=True)
+    workers.of_first(lambda: args.exp_dir.mkdir(parents=True, exist_ok=True))
+    workers.same(args.exp_dir.is_dir(), f"directories {args.exp_dir}, which some do not see")
     trainer = Trainer(
         args.exp_dir,
-        model.to(select_device(args.device)),
+        model.to(workers.device(args.device)),
         training,
         engine,
         config=config,
         decode=decode,
         robust=robust,
         key=stamp.key,
+        workers=workers,
     )
     trainer.run()
-    stamp.write()
-    print(
-        f"kaldi-uq nnet-train: {args.exp_dir / MODEL_FILE}: {args.network or model.kind}, {transitions.num_pdfs} pdfs"
-    )
+
+    def end() -> None:
+        stamp.write()
+        what = f"{args.network or model.kind}, {transitions.num_pdfs} pdfs"
+        print(f"kaldi-uq nnet-train: {args.exp_dir / MODEL_FILE}: {what}")
+
+    workers.of_first(end)
 
 
 def _model(args: argparse.Namespace, frontend: FrontEndConfig, num_pdfs: int) -> tuple[HybridModel, dict[str, Any]]:

@@ -13,12 +13,12 @@ from kaldi_uq.cli.parser import AUDIO, ENGINE, LATTICES
 from kaldi_uq.config import group_of
 from kaldi_uq.engine.config import ENGINES, EngineOptions
 from kaldi_uq.errors import UsageError, printable
-from kaldi_uq.io.bad import REPORT
-from kaldi_uq.io.datadir import DataDir
+from kaldi_uq.io.files import REPORT
 from kaldi_uq.io.pipes import LEAVE
 
 if TYPE_CHECKING:  # --help needs no torch
     from kaldi_uq.engine.base import Engine
+    from kaldi_uq.io.datadir import DataDir
     from kaldi_uq.recogniser.parts import Shard
 
 
@@ -128,13 +128,14 @@ def read_data(
     need: Iterable[str] = ("wav.scp", "utt2spk"),
     sample_rate: float | None = None,
     min_samples: int = 1,
+    write: bool = True,
 ) -> DataDir:
     """The data directory of a command, without the bad utterances that ``--max-bad`` leaves out.
 
     Args:
         args: with ``data_dir`` and what :func:`add_max_bad` and :func:`add_audio` add.
         out: the command's output directory, or its archive ``*.ark``.
-        need, sample_rate, min_samples: as of :func:`kaldi_uq.io.bad.read_data_dir`.
+        need, sample_rate, min_samples, write: as of :func:`kaldi_uq.io.bad.read_data_dir`.
     """
     from kaldi_uq.io.bad import read_data_dir
 
@@ -154,6 +155,7 @@ def read_data(
         resample=args.resample,
         max_bad=args.max_bad,
         report=report,
+        write=write,
     )
 
 

@@ -8,6 +8,7 @@ import textwrap
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
+from kaldi_uq.cli.turns import let_others_speak
 from kaldi_uq.errors import did_you_mean, printable
 
 # titles of the groups that several commands share, in the order in which they end a help
@@ -44,6 +45,7 @@ class OneLineParser(argparse.ArgumentParser):
     """
 
     def error(self, message: str) -> NoReturn:
+        let_others_speak()
         self.exit(1, f"{self.prog}: error: {printable(message)} (see {self.prog} --help)\n")
 
     def parse(self, words: Sequence[str]) -> argparse.Namespace:

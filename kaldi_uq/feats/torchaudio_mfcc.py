@@ -115,8 +115,9 @@ class TorchaudioMfcc(nn.Module):
         half = self.fft_size // 2
         signal = reflect_ends(peak_normalise(wav, num_samples), num_samples, half, half, repeat_edge=False)
         frames, _ = windowed_frames(
-            signal[:, : (size - 1) * self.shift + self.fft_size],
+            signal,
             self.window.to(wav.dtype),
+            count=size,
             shift=self.shift,
             fft_size=self.fft_size,
         )

@@ -7,9 +7,13 @@
 #        $0 --network local/tdnn.py:tdnn data/train data/lang \
 #          exp/mono_ali exp/tdnn
 # 'kaldi-uq nnet-train --help' lists the options for --train-config and
-# --train-opts.
+# --train-opts. With --num-processes <n> that many processes of one machine, each
+# on a GPU of its own if there are any, share every minibatch (torchrun). The
+# model is that of one process, but for rounding and random draws; a killed
+# training goes on with any number of them.
 set -euo pipefail
 
+num_processes=1              # <n>: processes that share the training; <command> is told --num-threads <n>, with --device cuda also --gpu <n>
 cmd=utils/run.pl             # <command>: how to run the job
 model=                       # <kind>: dnn, ensemble, dropout or bnn [dnn, unless there is a network]
 network=                     # <file.py:name>: network of your own instead: name(input_dim, num_pdfs) returns a torch module; runs this code
@@ -55,11 +59,19 @@ for n in $(seq "$(cat "$ali/num_jobs")"); do need_files "another alignment" "$al
 [ "$resample" = false ] || features+=(--resample)
 [ -z "$graph_dir" ] || need_files utils/mkgraph.sh "$graph_dir/HCLG.fst"
 [ -z "$graph_dir" ] || [ -z "$graph_opts" ] || die "--graph-opts is for a graph that is composed here, not for that of --graph-dir"
+[[ $num_processes =~ ^[1-9][0-9]*$ ]] || die "--num-processes must be a whole number above 0, got '$num_processes'"
+launcher=()
+if [ "$num_processes" -gt 1 ]; then
+  launcher=(python3 "$(dirname -- "${BASH_SOURCE[0]}")/../../utils/torchrun.py" --standalone --local-addr localhost
+    --nproc-per-node "$num_processes" --no-python)
+  cmd+=" --num-threads $num_processes"
+  [[ $device != cuda ]] || cmd+=" --gpu $num_processes"
+fi
 hold_dir "$dir"
 read -ra extra <<<"$train_opts"
 read -ra graph <<<"$graph_opts"
 run_jobs "$dir/log/train.log" \
-  kaldi-uq nnet-train ${model:+--model "$model"} ${network:+--network "$network"} "${features[@]}" --cmvn-from "$cmvn_from" --max-bad "$max_bad" \
+  "${launcher[@]}" kaldi-uq nnet-train ${model:+--model "$model"} ${network:+--network "$network"} "${features[@]}" --cmvn-from "$cmvn_from" --max-bad "$max_bad" \
   ${opts_dir:+--opts-dir "$opts_dir"} ${transform_dir:+--transform-dir "$transform_dir"} ${online_ivector_dir:+--online-ivector-dir "$online_ivector_dir"} ${train_config:+--config "$train_config"} "${model_opts[@]}" "${extra[@]}" "$data" "$lang" "$ali" "$dir"
 tell_bad "$dir/bad_utterances"
 if [ ! -f "$lang/G.fst" ]; then
