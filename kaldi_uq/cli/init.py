@@ -15,7 +15,8 @@ from pathlib import Path
 
 from kaldi_uq.scripts import write_recipe
 
-RECIPES = ("tidigits", "commands", "end_to_end", "own_model")  # for the help, which needs no scripts; a test holds them
+# for the help, which needs no scripts; a test holds them
+RECIPES = ("tidigits", "commands", "large_vocabulary", "end_to_end", "own_model")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -50,7 +50,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "compute-cmvn": ("compute_cmvn", DATA, "accumulate CMVN statistics per speaker"),
     "frame-shift": ("frame_shift", DATA, "print the frame shift of a feature configuration"),
     "prepare-lang": ("prepare_lang", LANGUAGE, "build a language directory from a dictionary directory"),
-    "train-lm": ("train_lm", LANGUAGE, "estimate a bigram language model from a text"),
+    "train-lm": ("train_lm", LANGUAGE, "estimate an n-gram language model from a text"),
     "arpa-to-fst": ("arpa_to_fst", LANGUAGE, "compile an ARPA language model into G.fst"),
     "make-graph": ("make_graph", LANGUAGE, "compose the decoding graph HCLG.fst"),
     "train-mono": ("train_mono", GMM, "train a monophone GMM system"),

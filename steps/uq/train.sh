@@ -29,6 +29,8 @@ resample=false               # true|false: resample audio of another rate than t
 max_bad=0                    # <n>: leave out up to so many utterances that cannot be used; <exp-dir>/bad_utterances names them
 train_config=                # <file>: options, one --name=value a line
 train_opts=                  # <options>: further options of kaldi-uq nnet-train
+graph_dir=                   # <dir>: graph of <lang-dir> and the model of <ali-dir>, exp/tri/graph; <exp-dir>/graph becomes a link to it, unless a
+                             # Viterbi epoch has changed the HMM [compose one]
 graph_opts=                  # <options>: further options of utils/mkgraph.sh: --self-loop-scale 1.0 for the HMM of a chain model
 engine=                      # embedded|kaldi [by KALDI_ROOT]
 device=                      # cpu|cuda [cuda if there is one]
@@ -55,6 +57,8 @@ need_files steps/align_si.sh "$ali/final.mdl" "$ali/tree" "$ali/ali.1.gz" "$ali/
 for n in $(seq "$(cat "$ali/num_jobs")"); do need_files "another alignment" "$ali/ali.$n.gz"; done
 [ "$allow_pipes" = false ] || features+=(--allow-pipes)
 [ "$resample" = false ] || features+=(--resample)
+[ -z "$graph_dir" ] || need_files utils/mkgraph.sh "$graph_dir/HCLG.fst"
+[ -z "$graph_dir" ] || [ -z "$graph_opts" ] || die "--graph-opts is for a graph that is composed here, not for that of --graph-dir"
 [[ $num_processes =~ ^[1-9][0-9]*$ ]] || die "--num-processes must be a whole number above 0, got '$num_processes'"
 launcher=()
 if [ "$num_processes" -gt 1 ]; then
@@ -74,6 +78,13 @@ if [ ! -f "$lang/G.fst" ]; then
   echo "$0: $dir/final.safetensors; $lang has no G.fst: take the recipe's own graph for decoding" >&2
   exit 0
 fi
+if [ -n "$graph_dir" ] && cmp -s "$ali/final.mdl" "$dir/final.mdl" && cmp -s "$ali/tree" "$dir/tree"; then
+  [ -L "$dir/graph" ] || rm -rf "$dir/graph"
+  ln -sfnr "$graph_dir" "$dir/graph"
+  echo "$0: $dir/final.safetensors; $dir/graph is $graph_dir" >&2
+  exit 0
+fi
+[ ! -L "$dir/graph" ] || rm "$dir/graph"
 keep_log "$dir/log/mkgraph.log"
 "$(dirname -- "${BASH_SOURCE[0]}")/../../utils/mkgraph.sh" "${engine_opts[@]}" "${graph[@]}" "$lang" "$dir" "$dir/graph" 2>"$dir/log/mkgraph.log" ||
   { tail -n 3 "$dir/log/mkgraph.log" >&2; exit 1; }
