@@ -1,22 +1,24 @@
 """Configurations as frozen dataclasses, from and to flags of a command, option files and plain JSON.
 
 The flags of a command carry the field names of its configuration (``step_size`` is ``--step-size``), and a test holds
-the two together.  ``to_dict`` and ``from_dict`` are the only way into and out of files: plain JSON, unknown names are
-an error.
+the two together.  Their help is what the docstring of the configuration says below ``Attributes:``, and nothing else.
+``to_dict`` and ``from_dict`` are the only way into and out of files: plain JSON, unknown names are an error.
 """
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
+import inspect
 import math
+import re
 import typing
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
-from kaldi_uq.errors import UsageError
+from kaldi_uq.errors import UsageError, did_you_mean
 from kaldi_uq.io.reading import text_lines
 
 ConfigT = TypeVar("ConfigT", bound="Config")
@@ -31,6 +33,22 @@ class Config:
 
     # What files may ask for: far beyond any use, and small enough that no file of a few bytes fills the memory.
     LIMITS: ClassVar[Limits] = {}
+    # title -> fields: how the flags are grouped in the help of a command
+    GROUPS: ClassVar[Mapping[str, tuple[str, ...]]] = {}
+    # field -> its values, where there are a few with names
+    CHOICES: ClassVar[Mapping[str, tuple[str, ...]]] = {}
+    # fields of CHOICES to which other code may add values: they are shown, and a registry knows what else there is
+    OPEN: ClassVar[frozenset[str]] = frozenset()
+
+    def require_choices(self) -> None:
+        """Compare the fields with ``CHOICES``, but for those that are ``OPEN``.
+
+        Raises:
+            ValueError: a value that is none of them.
+        """
+        for name, choices in self.CHOICES.items():
+            if name not in self.OPEN:
+                one_of(name, getattr(self, name), choices)
 
     def require_within_limits(self) -> None:
         """Compare the fields with ``LIMITS``; of a field of several numbers each.
@@ -61,6 +79,7 @@ class Config:
         if unknown:
             raise ValueError(
                 f"{cls.__name__} has no field {', '.join(map(str, unknown))[:60]}; it has {', '.join(sorted(names))}"
+                f"{did_you_mean(str(unknown[0]), names)}"
             )
         values = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
         types = typing.get_type_hints(cls)
@@ -88,12 +107,42 @@ def require(condition: bool, message: str) -> None:
 
 
 def one_of(name: str, value: str, choices: tuple[str, ...]) -> None:
-    require(value in choices, f"{name} must be {', '.join(choices[:-1])} or {choices[-1]}, got {value!r}")
+    if value not in choices:
+        allowed = f"{', '.join(choices[:-1])} or {choices[-1]}"
+        raise ValueError(f"{name} must be {allowed}, got {value!r:.60}{did_you_mean(value, choices)}")
 
 
 def flag(name: str) -> str:
     """The flag of a field: ``step_size`` is ``--step-size``."""
     return "--" + name.replace("_", "-")
+
+
+def descriptions(config: type[Config]) -> dict[str, str]:
+    """What each field is, in words: of the ``Attributes:`` in the docstrings of the class and of its bases.
+
+    Names of fields in double backquotes become flags, other such words stand as they are.  Without docstrings
+    (``python -OO``) there is nothing to say.
+    """
+    found: dict[str, str] = {}
+    for kind in reversed(config.__mro__):
+        _, _, section = inspect.cleandoc(vars(kind).get("__doc__") or "").partition("\nAttributes:\n")
+        section = re.split(r"\n(?=\S)", section, maxsplit=1)[0]
+        for name, text in re.findall(r"^    (\w+): (.+(?:\n {5,}.+)*)", section, re.MULTILINE):
+            found[name] = " ".join(text.split())
+    names = {field.name for field in dataclasses.fields(config)}
+
+    def shown(match: re.Match[str]) -> str:
+        return flag(match[1]) if match[1] in names else match[1]
+
+    return {name: re.sub(r"``(.+?)``", shown, text) for name, text in found.items()}
+
+
+def group_of(parser: argparse.ArgumentParser, title: str) -> argparse._ArgumentGroup:
+    """The group of options with this title; a new one if there is none yet."""
+    for group in parser._action_groups:
+        if group.title == title:
+            return group
+    return parser.add_argument_group(title)
 
 
 def add_config_flags(parser: argparse.ArgumentParser, config: type[Config], *, skip: Collection[str] = ()) -> None:
@@ -104,21 +153,44 @@ def add_config_flags(parser: argparse.ArgumentParser, config: type[Config], *, s
         config: a frozen dataclass with defaults of type bool, int, float, str or tuple of int.
         skip: fields that the command sets in another way.
     """
-    group = parser.add_argument_group(f"{config.__name__} (defaults in brackets)")
     types = typing.get_type_hints(config)
+    texts = descriptions(config)
+    titles = {name: title for title, names in config.GROUPS.items() for name in names}
     for field in dataclasses.fields(config):
         if field.name in skip:
             continue
-        default = field.default
-        shown = ",".join(map(str, default)) if isinstance(default, tuple) else default
-        group.add_argument(
+        kind, choices = types[field.name], config.CHOICES.get(field.name)
+        text = texts.get(field.name, "").replace("%", "%%")
+        default = _shown(field.default).replace("%", "%%")
+        action = group_of(parser, titles.get(field.name, f"options of {config.__name__}")).add_argument(
             flag(field.name),
             dest=field.name,
-            type=_parser_of(types[field.name]),
+            type=_parser_of(kind),
             default=None,
-            metavar="true|false" if types[field.name] is bool else field.name.upper(),
-            help=f"[{str(shown).lower() if isinstance(shown, bool) else shown}]",
+            choices=None if field.name in config.OPEN else choices,
+            metavar="{" + ",".join(choices) + "}" if choices else _METAVARS.get(kind, "N,N,..."),
+            help=f"{text} [{default}]".strip() if default else text,
         )
+        suggested = ("true", "false") if kind is bool else choices
+        if suggested:
+            suggest(action, suggested)
+
+
+_METAVARS: Mapping[Any, str] = {bool: "true|false", int: "N", float: "X", str: "NAME"}
+
+
+def suggest(action: argparse.Action, values: Collection[str]) -> None:
+    """Have the shell complete the value of an option to one of these."""
+    action.completer = lambda **_: values  # type: ignore[attr-defined]  # the attribute that argcomplete looks for
+
+
+def _shown(value: Any) -> str:
+    """A default as it is typed."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, float):
+        return f"{value:g}"
+    return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
 def add_flags_once(parser: argparse.ArgumentParser, *configs: type[Config], skip: Collection[str] = ()) -> None:
@@ -134,7 +206,9 @@ def _parser_of(kind: Any) -> Any:
         return _boolean
     if kind is float:
         return _number
-    return kind if kind in (int, str) else _integers
+    if kind is int:
+        return _integer
+    return str if kind is str else _integers
 
 
 def _boolean(text: str) -> bool:
@@ -153,6 +227,13 @@ def _number(text: str) -> float:
     return value
 
 
+def _integer(text: str) -> int:
+    try:
+        return int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"expected a whole number, got {text!r}") from None
+
+
 def _integers(text: str) -> tuple[int, ...]:
     try:
         return tuple(int(part) for part in text.replace(",", " ").split())
@@ -163,16 +244,18 @@ def _integers(text: str) -> tuple[int, ...]:
 def config_from(
     args: argparse.Namespace, config: type[ConfigT], *, beneath: Mapping[str, Any] | None = None, **fixed: Any
 ) -> ConfigT:
-    """The configuration: ``fixed`` wins over flags, flags over ``--config FILE``, that over ``beneath`` and defaults.
+    """The configuration: ``fixed`` wins over flags, flags over ``--config FILE``, that over ``--preset NAME``.
+
+    That one wins over ``beneath`` and the defaults; of commands with presets it is the file of the preset by then.
 
     Raises:
         UsageError: a value out of range, or an unknown name in the file.
     """
     names = {f.name for f in dataclasses.fields(config)}
     values: dict[str, Any] = dict(beneath or {})
-    path = getattr(args, "config", None)
-    if path:
-        values |= {k: v for k, v in read_option_file(Path(path), args.known_fields).items() if k in names}
+    for path in (getattr(args, "preset", None), getattr(args, "config", None)):
+        if path:
+            values |= {k: v for k, v in read_option_file(Path(path), args.known_fields).items() if k in names}
     values |= {n: v for n in names if (v := getattr(args, n, None)) is not None}
     try:
         return config(**(values | fixed))
@@ -182,7 +265,7 @@ def config_from(
 
 def add_config_file(parser: argparse.ArgumentParser, *configs: type[Config], skip: Collection[str] = ()) -> None:
     """Add ``--config FILE``: options of these configurations but ``skip``, one ``--name=value`` a line."""
-    parser.add_argument("--config", metavar="FILE", help="options, one --name=value a line; flags win over it")
+    parser.add_argument("--config", metavar="FILE", help="file of options, one --name=value a line; flags win over it")
     known = {f.name: typing.get_type_hints(c)[f.name] for c in configs for f in dataclasses.fields(c)}
     parser.set_defaults(known_fields={name: kind for name, kind in known.items() if name not in skip})
 
@@ -205,6 +288,7 @@ def read_option_file(path: Path, known: dict[str, Any]) -> dict[str, Any]:
         if name not in known:
             raise UsageError(
                 f"{path}:{number}: unknown option {flag(name)}; known: {', '.join(map(flag, sorted(known)))}"
+                f"{did_you_mean(flag(name), map(flag, known))}"
             )
         try:
             values[name] = _parser_of(known[name])(text.strip())
@@ -228,7 +312,8 @@ def parse_fields(config: type[Config], values: Mapping[str, str], *, where: str)
     parsed = {}
     for name, text in values.items():
         if name not in types:
-            raise ValueError(f"{where}: unknown option {name!r}; known: {', '.join(sorted(types))}")
+            near = did_you_mean(name, types)
+            raise ValueError(f"{where}: unknown option {name!r}; known: {', '.join(sorted(types))}{near}")
         try:
             parsed[name] = _parser_of(types[name])(text)
         except (ValueError, argparse.ArgumentTypeError) as error:

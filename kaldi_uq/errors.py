@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from collections.abc import Iterable
 
 _LONGEST = 1000  # characters of a message; the longest of ours list the options of a configuration
 _END = 200  # of these, how many are the end of one that is too long: it says what to do
@@ -59,6 +60,10 @@ class UsageError(KaldiUqError):
     """An option or an argument of a command has a value that cannot work."""
 
 
+class LostWorkerError(KaldiUqError):
+    """Another process of a training that several processes share has ended, or cannot be reached."""
+
+
 class MissingDependencyError(KaldiUqError):
     """An optional package is needed for this operation; the message names the command that installs it."""
 
@@ -71,6 +76,22 @@ def one_line(message: str) -> str:
     """
     line = printable(re.sub(r"\s*\n\s*", " ", message.strip()))
     return line if len(line) <= _LONGEST else f"{line[: _LONGEST - _END]} ... {line[-_END:]}"
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """The end of a message about a name that does not exist: the nearest one that does, or nothing if none is near.
+
+    >>> did_you_mean("entropie", ["entropy", "variance"]), did_you_mean("x", ["entropy"])
+    ("; did you mean 'entropy'?", '')
+    """
+    from difflib import get_close_matches  # only where something is wrong
+
+    def plain(name: str) -> str:
+        return name.lower().lstrip("-").replace("_", "-")
+
+    names = {plain(name): name for name in known}
+    near = get_close_matches(plain(word[:100]), names, n=1, cutoff=0.6)
+    return f"; did you mean {names[near[0]]!r}?" if near else ""
 
 
 def printable(text: str) -> str:

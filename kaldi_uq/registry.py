@@ -7,6 +7,8 @@ import pkgutil
 from collections.abc import Callable
 from typing import Any, Generic, TypeVar
 
+from kaldi_uq.errors import did_you_mean
+
 PartT = TypeVar("PartT")
 
 
@@ -53,7 +55,8 @@ class Registry(Generic[PartT]):
         if name not in self._parts:
             names = self.names()
             if name not in self._parts:
-                raise ValueError(f"there is no {self._what} {name!r:.60}; there are {', '.join(names)}")
+                near = did_you_mean(name, names)
+                raise ValueError(f"there is no {self._what} {name!r:.60}; there are {', '.join(names)}{near}")
         return self._parts[name]
 
     def names(self) -> tuple[str, ...]:

@@ -44,3 +44,4 @@ fi
 steps/uq/attack.sh --nj "$nj" --cmd "$cmd" --eps "$eps" ${eps_level:+--eps-level "$eps_level"} --attack "$name" --attack-config "$conf" --num-utts "$num_utts" --results exp/results.json \
   ${target_text:+--target-text "$target_text"} ${attack_opts:+--attack-opts "$attack_opts"} "${model_opts[@]}" \
   "$data" data/lang "exp/$model" "exp/$model/graph" "exp/$model/attack_${name}_eps$eps"
+tell_page exp/results.json

@@ -60,6 +60,7 @@ done <"$dir/checks/plan"
 # noise as large as the attack, on the same audio; it is the same for all models, which may be checked at the same time
 if [ -z "$eps_level" ]; then
   noise=${data}_uniform$eps
+  keep_log "$dir/checks/log/disturb.log"
   flock "$data/wav.scp" $cmd "$dir/checks/log/disturb.log" \
     kaldi-uq disturb-data --kind uniform --eps "$eps" --seed "$seed" "$data" "$noise"
   steps/uq/decode.sh --cmd "$cmd" "${model_opts[@]}" "$dir/graph" "$noise" "$dir" "$dir/score_$(basename "$noise")"
@@ -70,3 +71,4 @@ strictly=()
 kaldi-uq check-attacks --model "$model" --attack "$attack" --undefended "$undefended" "${engine_opts[@]}" "${level_opts[@]}" \
   ${black_box:+--black-box "$black_box"} --noise "$(basename "$data")_uniform" \
   ${device:+--device "$device"} "${strictly[@]}" exp
+tell_page exp/results.json

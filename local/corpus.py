@@ -24,7 +24,8 @@ import numpy as np
 from digits import SETS, Counts
 from tqdm import tqdm
 
-from kaldi_uq.cli.main import OneLineParser, ParagraphFormatter, interrupted
+from kaldi_uq.cli.main import interrupted
+from kaldi_uq.cli.parser import OneLineParser, ParagraphFormatter
 from kaldi_uq.errors import DataError, KaldiUqError, UsageError
 from kaldi_uq.io.datadir import write_data_dir, write_table
 from kaldi_uq.io.files import DoneStamp, digest, read_json, write_json

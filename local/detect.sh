@@ -20,3 +20,4 @@ seed=0       # <n>: seed of the bootstrap
 eps=$(kaldi-uq check-eps "$eps")
 steps/uq/detect.sh --fpr "$fpr" --seed "$seed" --results exp/results.json \
   "exp/$model" "exp/$model/score_fit" "exp/$model/score_test" "exp/$model/attack_${attack}_eps$eps"
+tell_page exp/results.json

@@ -45,3 +45,4 @@ for listener in ${listeners:-"${trained[@]}"}; do
     grep -a 'original accuracy' "$dir/log/transfer.log" | tail -n 1 | sed "s|^|$0: |" >&2
   done
 done
+tell_page exp/results.json

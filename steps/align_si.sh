@@ -27,7 +27,8 @@ need_files utils/prepare_lang.sh "$lang/L.fst"
 check_nj
 hold_dir "$dir"
 split_for_jobs "$data"
-rm -f "$dir"/ali.*.gz "$dir"/log/align.*.log "$dir/num_jobs"   # num_jobs comes last: with it the alignments are whole
+keep_log "$dir"/log/align.*.log
+rm -f "$dir"/ali.*.gz "$dir/num_jobs" # num_jobs comes last: with it the alignments are whole
 cp "$srcdir/final.mdl" "$srcdir/tree" "$lang/phones.txt" "$dir/"
 
 run_jobs "JOB=1:$nj" "$dir/log/align.JOB.log" \

@@ -7,8 +7,9 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -26,6 +27,14 @@ if KALDI_ROOT:
     os.environ["KALDI_UQ_TESTS_KALDI_ROOT"] = KALDI_ROOT
 
 RunScript = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def volatile_files() -> Iterator[None]:
+    """Files of tests need not outlast a power failure: nobody waits for the disk, tens of thousands of times."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda _: None)
+        yield
 
 
 @pytest.fixture(scope="session")
@@ -110,10 +119,40 @@ def tiny_recipe(tmp_path_factory: pytest.TempPathFactory, script_env: dict[str, 
     return recipe
 
 
+@pytest.fixture
+def registries() -> Iterator[None]:
+    """The named parts of the package; what a test adds to them is taken out again."""
+    from kaldi_uq import uncertainty
+    from kaldi_uq.attacks.attack import ATTACKS
+    from kaldi_uq.attacks.constraints import CONSTRAINTS
+    from kaldi_uq.attacks.goal import LOSSES
+    from kaldi_uq.attacks.steps import STEP_RULES
+    from kaldi_uq.detector import base as detector_base
+
+    parts = (ATTACKS, CONSTRAINTS, LOSSES, STEP_RULES)
+    for registry in parts:
+        registry.names()  # those of the package are there before
+    kept: list[Any] = [registry._parts for registry in parts]
+    kept += [uncertainty.AGGREGATES, uncertainty.ADDED_MEASURES, uncertainty.NEED_DRAWS, detector_base.KINDS]
+    before = [table.copy() for table in kept]
+    yield
+    for table, content in zip(kept, before, strict=True):
+        table.clear()
+        table.update(content)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark what uses a whole recipe; long files come first, so that no worker is alone with one at the end."""
     for item in items:
         if {"tiny_recipe", "triphones"} & set(getattr(item, "fixturenames", ())):
             item.add_marker("long")
     long_files = {item.path for item in items if item.get_closest_marker("long")}
-    items.sort(key=lambda item: item.path not in long_files)
+    of_recipe = {item.path for item in items if "tiny_recipe" in getattr(item, "fixturenames", ())}
+    first = min(of_recipe, default=None)  # makes the recipe; meanwhile the other workers have files that need none
+
+    def turn(item: pytest.Item) -> int:
+        if item.path in of_recipe:
+            return 0 if item.path == first else 2
+        return 1 if item.path in long_files else 3
+
+    items.sort(key=turn)

@@ -79,7 +79,7 @@ class Recipe:
     def results(self) -> dict[str, Any]:
         """``exp/results.json`` without what a rerun changes."""
         content: dict[str, Any] = json.loads((self.path / "exp/results.json").read_text())
-        return {name: section for name, section in content.items() if name != "timing_s"}
+        return {name: section for name, section in content.items() if name not in ("timing_s", "stages")}
 
     def timings(self) -> dict[int, float]:
         """Seconds that each stage took."""

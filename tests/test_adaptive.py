@@ -498,8 +498,6 @@ class TestCommand:
         [
             (["--statistics", "max_akld", "--fit", "FIT"], "no detector 'max_akld'; there are max_predictive_entropy"),
             (["--statistics", "all", "--fit", "nowhere"], "nowhere: no such file"),
-            (["--statistics", "all", "--sided", "three"], "sided must be one, two or both, got 'three'"),
-            (["--statistics", "all", "--way", "up"], "way must be penalty, orthogonal or selective, got 'up'"),
             (["--statistics", "all", "--nes-pairs", "2"], "adaptive (statistics) or black_box (nes_pairs): leave one"),
         ],
     )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -9,13 +11,13 @@ from pathlib import Path
 import pytest
 
 from kaldi_uq.cli import main as dispatcher
-from kaldi_uq.cli.main import COMMANDS, main
+from kaldi_uq.cli.main import COMMANDS, FIRST, main
 from kaldi_uq.errors import DataError, ModelFileError
 from tests.conftest import REPO, RunScript
 from tests.recipe import LIMIT_S
 
 
-def test_top_level_help_lists_every_command_and_imports_no_package(run_script: RunScript) -> None:
+def test_top_level_help_lists_what_a_person_types_and_imports_no_package(run_script: RunScript) -> None:
     code = (
         "import sys\nfrom kaldi_uq.cli.main import main\n"
         "try:\n main(['--help'])\nexcept SystemExit as e:\n assert e.code == 0\n"
@@ -24,9 +26,9 @@ def test_top_level_help_lists_every_command_and_imports_no_package(run_script: R
     done = run_script("python3", "-c", code)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1] == "[]"
-    for name, (_, summary) in COMMANDS.items():
-        assert f"  {name} " in done.stdout
-        assert summary in done.stdout
+    assert done.stdout.count("\n") < 40
+    for name, (_, group, summary) in COMMANDS.items():
+        assert (f"  {name} " in done.stdout and summary in done.stdout) == (group == FIRST)
 
 
 @pytest.mark.parametrize("name", sorted(COMMANDS))
@@ -44,7 +46,8 @@ import importlib.abc, sys
 import kaldi_uq
 assert not {"torch", "numpy"} & set(sys.modules), "import kaldi_uq imports more than itself"
 
-HEAVY = {"torch", "torchaudio", "scipy", "sklearn", "matplotlib", "pandas", "jinja2", "kaldifst", "kaldi_hmm_gmm"}
+HEAVY = {"torch", "torchaudio", "numpy", "scipy", "sklearn", "matplotlib", "pandas", "jinja2", "kaldifst"}
+HEAVY |= {"kaldi_hmm_gmm", "tqdm", "argcomplete"}
 
 class Forbidden(importlib.abc.MetaPathFinder):
     def find_spec(self, name, path=None, target=None):
@@ -63,11 +66,45 @@ for command in COMMANDS:
 """
 
 
-def test_help_of_every_command_needs_no_torch(run_script: RunScript) -> None:
+def test_help_of_every_command_needs_neither_torch_nor_numpy(run_script: RunScript) -> None:
     done = run_script("python3", "-c", HELP_OF_EVERY_COMMAND)
     assert (done.returncode, done.stderr) == (0, "")
     for name in COMMANDS:
         assert f"usage: kaldi-uq {name} " in done.stdout
+
+
+ENVIRONMENT_WITHOUT_GPU = """
+import sys
+
+sys.modules["torch"] = None
+from kaldi_uq.cli import record
+from kaldi_uq.cli.main import main
+
+record.GPU_DRIVERS = ()
+sys.exit(main(["record", "results.json", "--environment", "--engine", "embedded"]))
+"""
+
+
+def test_environment_of_a_run_is_recorded_without_torch_where_no_gpu_can_be(
+    run_script: RunScript, tmp_path: Path
+) -> None:
+    done = run_script("python3", "-c", ENVIRONMENT_WITHOUT_GPU)
+    assert done.returncode == 0, done.stderr
+    assert json.loads((tmp_path / "results.json").read_text())["environment"]["device"] == "cpu"
+
+
+def test_device_of_a_run_is_what_torch_finds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import torch
+
+    monkeypatch.setattr("kaldi_uq.cli.record.GPU_DRIVERS", ("/",))
+    words = ["record", str(tmp_path / "results.json"), "--environment", "--engine", "embedded"]
+    assert main(words) == 0
+    device = json.loads((tmp_path / "results.json").read_text())["environment"]["device"]
+    assert device == (torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu")
+    assert main([*words, "--device", "tpu"]) == 1
+    assert "device must be cpu or cuda, got 'tpu'" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -75,7 +112,7 @@ def test_help_of_every_command_needs_no_torch(run_script: RunScript) -> None:
     [
         (["no-such-command"], "no-such-command"),
         (["doctor", "--no-such-option"], "--no-such-option"),
-        (["validate-data"], "data_dir"),
+        (["validate-data"], "DATA-DIR"),
         (["validate-data", "nowhere"], "nowhere: no such directory"),
     ],
 )
@@ -88,13 +125,28 @@ def test_mistake_is_one_line_and_status_1(run_script: RunScript, words: list[str
 
 
 def test_no_command_prints_help(run_script: RunScript) -> None:
-    assert "commands:" in run_script("python3", "-m", "kaldi_uq").stdout
+    done = run_script("python3", "-m", "kaldi_uq")
+    assert done.returncode == 0
+    assert done.stdout == run_script("python3", "-m", "kaldi_uq", "--help").stdout
+
+
+def test_all_lists_every_command_in_its_group(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--all"]) == 0
+    out = capsys.readouterr().out
+    for name, (_, group, summary) in COMMANDS.items():
+        assert f"\n{group}:\n" in out
+        assert re.search(rf"^  {name} +{re.escape(summary)}$", out.partition(f"\n{group}:\n")[2], re.MULTILINE)
+    assert max(map(len, out.splitlines())) <= 80
 
 
 def test_version_is_that_of_the_package(run_script: RunScript) -> None:
     from kaldi_uq import __version__
 
     assert run_script("kaldi-uq", "--version").stdout == f"kaldi-uq {__version__}\n"
+    lines = run_script("kaldi-uq", "-v").stdout.splitlines()
+    assert lines[0].startswith(f"kaldi-uq {__version__} in /")
+    assert [line.split()[0] for line in lines[1:4]] == ["python", "torch", "torchaudio"]
+    assert lines[-1].startswith("KALDI_ROOT ")
 
 
 class _Failing:

@@ -25,7 +25,7 @@ TINY = ("--corpus-opts", "--num-train 120 --num-fit 10 --num-test 8 --num-attack
 @pytest.fixture
 def local(monkeypatch: pytest.MonkeyPatch) -> None:
     """The modules of the recipe's ``local`` can be imported, and are forgotten afterwards."""
-    names = ("grammar", "prepare_dict", "prepare_synth", "make_targets", "digits", "corpus")
+    names = ("grammar", "prepare_dict", "prepare_synth", "make_targets", "digits", "corpus", "dictionary", "sentences")
     monkeypatch.syspath_prepend(str(LOCAL))
     for name in names:
         monkeypatch.delitem(sys.modules, name, raising=False)

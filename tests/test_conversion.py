@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from kaldi_uq.errors import DataError, OtherAudioError
-from kaldi_uq.io.conversion import MEAN, Conversion
+from kaldi_uq.io.conversion import Conversion
+from kaldi_uq.io.names import MEAN
 from kaldi_uq.io.recording import open_recording
 from kaldi_uq.io.wav import read_channels, read_wav
 from tests.audio_files import speech, write

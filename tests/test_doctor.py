@@ -33,7 +33,7 @@ def requirements(name: str) -> dict[str, str]:
 
 
 def test_pins_are_those_of_setup_py() -> None:
-    needed = requirements("REQUIRES") | requirements("SYNTH") | requirements("REPORT")
+    needed = requirements("REQUIRES") | requirements("KALDI") | requirements("SYNTH") | requirements("REPORT")
     assert set(doctor.PACKAGES) == set(needed)
     for distribution, (_, pin) in doctor.PACKAGES.items():
         assert (needed[distribution] == f"{distribution}=={pin}") == (pin is not None)
@@ -41,12 +41,13 @@ def test_pins_are_those_of_setup_py() -> None:
 
 def test_environment_check_looks_for_the_modules_of_setup_py() -> None:
     text = (REPO / "utils" / "check_env.py").read_text()
-    (modules,) = [
-        ast.literal_eval(node.value)
+    lists = {
+        ast.unparse(node.targets[0]): {e.value for e in node.value.elts if isinstance(e, ast.Constant)}
         for node in ast.walk(ast.parse(text))
-        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "MODULES"
-    ]
-    assert set(modules) == {"kaldi_uq"} | {doctor.PACKAGES[name][0] for name in requirements("REQUIRES")}
+        if isinstance(node, ast.Assign) and isinstance(node.value, ast.Tuple)
+    }
+    assert lists["MODULES"] == {"kaldi_uq"} | {doctor.PACKAGES[name][0] for name in requirements("REQUIRES")}
+    assert lists["WHEELS"] == {doctor.PACKAGES[name][0] for name in requirements("KALDI")}
 
 
 @pytest.fixture
@@ -172,3 +173,34 @@ def test_no_module_of_another_licence_is_loaded(run_script: RunScript) -> None:
         "sys.exit('espeakng_loader' in sys.modules)"
     )
     assert run_script(sys.executable, "-c", code, env={"KALDI_ROOT": ""}).returncode == 0
+
+
+@pytest.mark.parametrize("missing", [True, False])
+def test_torchaudio_is_optional_and_of_the_release_of_torch(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], missing: bool
+) -> None:
+    import torch
+
+    monkeypatch.setattr(doctor, "_kaldi_pair", lambda: None)
+    if missing:
+        find: Callable[..., ModuleSpec | None] = importlib.util.find_spec
+        monkeypatch.setattr(importlib.util, "find_spec", lambda n, *rest: None if n == "torchaudio" else find(n, *rest))
+    else:  # as a wheel that was made for another torch
+        monkeypatch.setattr(doctor, "_import", lambda m: "OSError: undefined symbol" if m == "torchaudio" else "")
+    status, checks = report(capsys)
+    assert (status, checks["torchaudio"]["status"]) == (0, "optional")
+    assert checks["torchaudio"]["found"].startswith(
+        "not installed; for" if missing else "OSError: undefined symbol; for"
+    )
+    assert checks["torchaudio"]["found"].endswith(f"of the release of torch, {torch.__version__}")
+    assert checks["torchaudio"]["remedy"] == "python3 -m pip install 'kaldi-uq[torchaudio]'"
+
+
+def test_without_the_wheels_the_engine_says_which_extra_has_them(run_script: RunScript) -> None:
+    code = (
+        "import sys\nsys.modules['kaldi_hmm_gmm'] = sys.modules['kaldifst'] = None\n"
+        "from kaldi_uq.engine.select import select_engine\nfrom kaldi_uq.errors import EngineError\n"
+        "try: select_engine('embedded')\nexcept EngineError as error: print(error)"
+    )
+    said = run_script(sys.executable, "-c", code).stdout
+    assert "needs kaldi-hmm-gmm and kaldifst" in said and "pip install 'kaldi-uq[kaldi]'" in said

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from kaldi_uq import uncertainty
 from kaldi_uq.attacks.adaptive import Adaptive
 from kaldi_uq.attacks.attack import ATTACKS, Attack
 from kaldi_uq.attacks.batch import Batch
@@ -26,7 +25,6 @@ from kaldi_uq.attacks.pgd import PGD
 from kaldi_uq.attacks.steps import STEP_RULES, Stepper
 from kaldi_uq.cli.main import main
 from kaldi_uq.detector import GaussianDetector, OneClassDetector, load_detector, register, save_detector
-from kaldi_uq.detector import base as detector_base
 from kaldi_uq.detector.judge import Verdict, judge
 from kaldi_uq.errors import ModelFileError
 from kaldi_uq.io.wav import read_wav
@@ -38,19 +36,7 @@ from tests.toy import attack as attack_toy
 TARGETS = {"utt0": "a b", "utt1": "c", "utt2": "b a"}
 
 
-@pytest.fixture(autouse=True)
-def tables() -> Iterator[None]:
-    """What enters in a test leaves with it."""
-    registries = (ATTACKS, CONSTRAINTS, LOSSES, STEP_RULES)
-    for registry in registries:
-        registry.names()  # those of the package are there before
-    kept: list[Any] = [registry._parts for registry in registries]
-    kept += [uncertainty.AGGREGATES, uncertainty.ADDED_MEASURES, uncertainty.NEED_DRAWS, detector_base.KINDS]
-    before = [table.copy() for table in kept]
-    yield
-    for table, content in zip(kept, before, strict=True):
-        table.clear()
-        table.update(content)
+pytestmark = pytest.mark.usefixtures("registries")  # what enters in a test leaves with it
 
 
 # The parts -----------------------------------------------------------------------------------------------------------

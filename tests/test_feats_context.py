@@ -11,7 +11,7 @@ import torch
 from kaldi_uq.errors import DataError
 from kaldi_uq.feats.cmvn import GlobalNorm, accumulate_cmvn_stats, apply_cmvn, utterance_cmvn
 from kaldi_uq.feats.deltas import Deltas, delta_filters
-from kaldi_uq.feats.splice import gather_spliced, splice
+from kaldi_uq.feats.splice import gather_spliced, splice, splice_frames
 
 LENGTHS = torch.tensor([1, 7, 3, 12])
 
@@ -210,3 +210,18 @@ def test_gradient_is_exact_and_none_comes_from_padding(name: str) -> None:
         assert (row[length:] == 0).all()
     finite = padded_feats().nan_to_num(9.0).requires_grad_()
     assert torch.autograd.gradcheck(lambda x: operation(x, LENGTHS), finite)
+
+
+@pytest.mark.parametrize(
+    "index",
+    [[0, 1, 2, 3, 4, 5, 6, 7, 8, 9], [0, 1, 2, 5, 6, 7, 8, 9], [1, 5, 6], [0, 2, 4, 5, 7, 9]],
+    ids=["all", "valid", "stretches", "every-second"],
+)
+def test_gradient_of_chosen_spliced_frames_is_exact(index: list[int]) -> None:
+    feats = torch.randn(2, 5, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    lengths, chosen = torch.tensor([3, 5]), torch.tensor(index)
+    every = splice_frames(feats, lengths, torch.arange(10), left=2, right=1)
+    assert torch.equal(splice_frames(feats, lengths, chosen, left=2, right=1), every[chosen])
+    assert torch.autograd.gradcheck(
+        lambda x: splice_frames(x, lengths, chosen, left=2, right=1), feats.requires_grad_()
+    )

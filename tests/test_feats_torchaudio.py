@@ -121,6 +121,6 @@ def test_shortest_utterance_is_named() -> None:
 
 def test_missing_torchaudio_names_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "torchaudio", None)
-    with pytest.raises(MissingDependencyError, match="pip install torchaudio=="):
+    with pytest.raises(MissingDependencyError, match=r"pip install 'kaldi-uq\[torchaudio\]'"):
         FrontEnd(config())
     FrontEnd(FrontEndConfig())  # Kaldi's features do without

@@ -14,6 +14,7 @@ import pytest
 from kaldi_uq.engine.embedded.wheels import read_fst
 from kaldi_uq.errors import DataError, EngineError
 from kaldi_uq.io.fst import ARC, FstArrays, read_fst_arrays, vector_bytes
+from kaldi_uq.io.fst_checks import MAX_ROUNDS, problem_of
 
 GRAPH = Path(__file__).resolve().parent / "golden_b2/tri/graph/HCLG.fst"  # of type const, by Kaldi's mkgraph.sh
 TEXT = "0 1 1 4 0.5\n0 2 2 5 1.5\n1 2 3 0\n2 0.25\n1 7\n"
@@ -115,3 +116,26 @@ def test_const_file_cut_off_is_an_error_of_the_engine(tmp_path: Path) -> None:
 def test_empty_fst() -> None:
     empty = FstArrays(-1, np.zeros(0, np.float32), np.zeros(1, np.int64), np.zeros(0, ARC))
     assert len(vector_bytes(empty)) == 66
+
+
+def chain(num_states: int, *further: tuple[int, int]) -> str:
+    """What is wrong with a chain of arcs without labels, with further arcs between its states."""
+    ends = sorted([*((state, state + 1) for state in range(num_states - 1)), *further])
+    offsets = np.searchsorted([source for source, _ in ends], np.arange(num_states + 1))
+    arcs = np.array([(0, 0, 1.0, destination) for _, destination in ends], ARC)
+    return problem_of(0, np.zeros(num_states, np.float32), offsets, arcs)
+
+
+class TestCyclesWithoutLabels:
+    @pytest.mark.parametrize("num_states", [2, 30, 30 * MAX_ROUNDS])
+    def test_a_chain_is_none_however_long_and_one_arc_back_makes_one(self, num_states: int) -> None:
+        assert chain(num_states) == ""
+        assert chain(num_states, (0, num_states - 1)) == ""
+        last = num_states - 1
+        assert chain(num_states, (last, last)) == f"arcs without an input label lead from state {last} back to it"
+        back = num_states // 2
+        assert chain(num_states, (last, back)) == f"arcs without an input label lead from state {back} back to it"
+
+    def test_a_path_from_one_cycle_to_another_is_in_neither(self) -> None:
+        said = chain(9, (2, 1), (8, 7))
+        assert said == "arcs without an input label lead from state 1 back to it"

@@ -443,13 +443,16 @@ def test_bound_is_the_one_of_the_help(capsys: pytest.CaptureFixture[str]) -> Non
 
 @pytest.mark.parametrize("status, said", [(0, "recognised x.wav"), (2, "x.wav: an attack"), (1, "x.wav: not judged")])
 @pytest.mark.parametrize("more", [0, 123])
-def test_script_of_the_readme_lets_only_benign_audio_through(status: int, said: str, more: int) -> None:
+def test_scripts_of_the_documentation_let_only_benign_audio_through(status: int, said: str, more: int) -> None:
     """Statuses that nobody promised, such as of a kill, are errors too."""
-    blocks = re.findall(r"```bash\n(.*?)```", (REPO / "README.md").read_text(), re.DOTALL)
-    (script,) = (block for block in blocks if "--fail-on-attack" in block)
+    text = "".join((REPO / page).read_text() for page in ("README.md", "docs/gate.md"))
+    blocks = re.findall(r"^```(?:bash|shell)\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+    scripts = [block for block in blocks if "--fail-on-attack" in block]
+    assert scripts
     stubs = f'kaldi-uq() {{ return {status + more}; }}; recognise() {{ echo "recognised $1"; }}; wav=x.wav\n'
-    done = subprocess.run(["bash", "-c", stubs + script], capture_output=True, text=True, timeout=60)
-    assert done.stdout + done.stderr == (f"{said}\n" if not more else "x.wav: not judged\n")
+    for script in scripts:
+        done = subprocess.run(["bash", "-c", stubs + script], capture_output=True, text=True, timeout=60)
+        assert done.stdout + done.stderr == (f"{said}\n" if not more else "x.wav: not judged\n")
 
 
 def test_closed_standard_output_leaves_the_status(place: Path, gate: Gate, monkeypatch: pytest.MonkeyPatch) -> None:

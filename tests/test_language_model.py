@@ -1,4 +1,4 @@
-"""Bigram estimation against the definition, ARPA files, and grammars against the model that they were made from."""
+"""N-gram estimation against the definition, ARPA files, and grammars against the model that they were made from."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 
 from kaldi_uq.errors import DataError
 from kaldi_uq.io.arpa import BEGIN, END, NgramModel, read_arpa, write_arpa
-from kaldi_uq.language.model import Grammar, grammar_fst, kneser_ney_bigram, perplexity
+from kaldi_uq.language.model import Grammar, grammar_fst, kneser_ney, perplexity
 
 TEXT = [line.split() for line in ("a b a", "a b", "b c", "a b c", "c", "a a b", "b b")]
 VOCABULARY = {"a", "b", "c", "d"}  # "d" is never said
@@ -59,7 +59,7 @@ def best_cost(grammar: Grammar, words: list[int], backoff: int) -> float:
             source, destination, ilabel, olabel = map(int, fields[:4])
             assert olabel == (0 if ilabel == backoff else ilabel)
             arcs.setdefault(source, []).append((destination, ilabel, float(fields[4])))
-    costs = {0: 0.0}
+    costs = {int(grammar.text.split()[0]): 0.0}  # OpenFst's text form begins with the start
     for word in [*words, None]:
         for _ in range(3):  # as many steps of backing off as there are orders
             for state, cost in list(costs.items()):
@@ -77,9 +77,13 @@ def best_cost(grammar: Grammar, words: list[int], backoff: int) -> float:
     raise AssertionError
 
 
+def pruned_trigram() -> NgramModel:
+    return kneser_ney(TEXT, VOCABULARY, order=3, prune=(0, 1, 1))
+
+
 class TestKneserNey:
     def test_probabilities_of_each_history_sum_to_one(self) -> None:
-        model = kneser_ney_bigram(TEXT, VOCABULARY)
+        model = kneser_ney(TEXT, VOCABULARY)
         for history in [BEGIN, *VOCABULARY]:
             total = sum(10 ** model.log10_prob((history, word)) for word in [*VOCABULARY, END])
             assert total == pytest.approx(1, abs=1e-9)
@@ -98,27 +102,79 @@ class TestKneserNey:
             rest = lower_discount * len(after) / sum(after.values()) / 5
             return max(after[word] - lower_discount, 0) / sum(after.values()) + rest
 
-        model = kneser_ney_bigram(TEXT, VOCABULARY)
+        model = kneser_ney(TEXT, VOCABULARY)
         for word in ("a", "b", "c", "d", END):
             expected = max(pairs["a", word] - discount, 0) / history_count
             expected += discount * kinds / history_count * continuation(word)
             assert 10 ** model.log10_prob(("a", word)) == pytest.approx(expected, rel=1e-9)
 
+    def test_trigram_is_the_one_computed_by_hand(self) -> None:
+        """``<s> a b </s>`` and ``<s> a c </s>``, over a, b, c and </s>.
+
+        Trigrams: (<s> a b), (<s> a c), (a b </s>), (a c </s>), once each, so D3 = 0.5 for want of counts of two.
+        Bigrams: (<s> a) begins a sentence and counts as seen, 2; (a b), (a c), (b </s>), (c </s>) are each seen after
+        one word, 1.  D2 = 4 / (4 + 2 * 1) = 2/3.  Words: a after <s> alone, b and c after a, </s> after b and c: 1, 1,
+        1, 2 of 5.  D1 = 3 / (3 + 2) = 0.6.
+        """
+        model = kneser_ney([["a", "b"], ["a", "c"]], {"a", "b", "c"}, order=3)
+        rest = 0.6 * 4 / 5 / 4
+        b, end = 0.4 / 5 + rest, 1.4 / 5 + rest
+        after_a = (1 - 2 / 3) / 2 + 2 / 3 * b  # P(b | a): 2/3 of the two bigrams' count of 2 is taken
+        after_b = (1 - 2 / 3) / 1 + 2 / 3 * end  # P(</s> | b)
+        assert 10 ** model.log10_prob(("a", "b")) == pytest.approx(after_a)
+        assert 10 ** model.log10_prob(("b", END)) == pytest.approx(after_b)
+        assert 10 ** model.log10_prob((BEGIN, "a")) == pytest.approx((2 - 2 / 3) / 2 + (2 / 3) / 2 * (0.4 / 5 + rest))
+        assert 10 ** model.log10_prob((BEGIN, "a", "b")) == pytest.approx(0.5 / 2 + 0.5 * after_a)
+        assert 10 ** model.log10_prob(("a", "b", END)) == pytest.approx(0.5 + 0.5 * after_b)
+        assert 10 ** model.log10_prob((BEGIN, "a", END)) == pytest.approx(
+            0.5 * 2 / 3 * end
+        )  # never seen, by words alone
+
+    @pytest.mark.parametrize(
+        "order, prune", [(2, ()), (3, ()), (3, (0, 0, 1)), (3, (0, 1)), (4, (0, 1, 2)), (2, (0, 9))]
+    )
+    def test_probabilities_of_each_history_sum_to_one_pruned_or_not(self, order: int, prune: tuple[int, ...]) -> None:
+        model = kneser_ney(TEXT, VOCABULARY, order=order, prune=prune)
+        whole = kneser_ney(TEXT, VOCABULARY, order=order)
+        assert len(model.orders) == order
+        assert model.orders[0].keys() == whole.orders[0].keys()
+        histories = {(BEGIN,), *(ngram for ngrams in whole.orders[:-1] for ngram in ngrams if ngram[-1] != END)}
+        for history in histories:
+            total = sum(10 ** model.log10_prob((*history, word)) for word in [*VOCABULARY, END])
+            assert total == pytest.approx(1, abs=1e-9)
+
+    def test_pruned_are_the_ngrams_seen_so_often_or_less(self) -> None:
+        seen = Counter(t for words in TEXT for t in itertools.pairwise([BEGIN, *words, END]))
+        model = kneser_ney(TEXT, VOCABULARY, order=3, prune=(0, 1, 2))
+        assert set(model.orders[1]) == {pair for pair, count in seen.items() if count > 1}
+        assert set(model.orders[2]) == {(BEGIN, "a", "b")} | {
+            t for t, count in Counter(
+                tuple(p[i : i + 3]) for words in TEXT for p in [[BEGIN, *words, END]] for i in range(len(p) - 2)
+            ).items() if count > 2
+        }  # fmt: skip
+        for ngrams, lower in zip(model.orders[1:], model.orders, strict=False):
+            assert all(ngram[:-1] in lower and ngram[1:] in lower for ngram in ngrams)
+
+    @pytest.mark.parametrize("order, prune", [(1, ()), (2, (1,)), (2, (0, 1, 2)), (3, (0, 2, 1)), (2, (0, -1))])
+    def test_orders_and_limits_that_make_no_model_are_refused(self, order: int, prune: tuple[int, ...]) -> None:
+        with pytest.raises(ValueError, match="an order of 2 or more, and for each 0 first and no falling number"):
+            kneser_ney(TEXT, VOCABULARY, order=order, prune=prune)
+
     def test_text_that_it_was_made_from_is_less_of_a_surprise_than_a_uniform_choice(self) -> None:
-        model = kneser_ney_bigram(TEXT, VOCABULARY)
+        model = kneser_ney(TEXT, VOCABULARY)
         assert perplexity(model, TEXT) < 5
         assert perplexity(model, [["d", "d", "d"]]) > 5
 
     def test_unknown_word_and_empty_text_are_refused(self) -> None:
         with pytest.raises(DataError, match="word 'x' of the text 'a x' is not in the vocabulary"):
-            kneser_ney_bigram([["a", "x"]], VOCABULARY)
+            kneser_ney([["a", "x"]], VOCABULARY)
         with pytest.raises(DataError, match="no sentences"):
-            kneser_ney_bigram([], VOCABULARY)
+            kneser_ney([], VOCABULARY)
 
 
 class TestArpa:
     def test_what_was_written_is_read_again(self, tmp_path: Path) -> None:
-        model = kneser_ney_bigram(TEXT, VOCABULARY)
+        model = kneser_ney(TEXT, VOCABULARY)
         write_arpa(tmp_path / "lm.arpa", model)
         found = read_arpa(tmp_path / "lm.arpa")
         for written, read in zip(model.orders, found.orders, strict=True):
@@ -184,10 +240,10 @@ class TestArpa:
 
 
 class TestGrammar:
-    @pytest.fixture(params=["bigram", "trigram"])
+    @pytest.fixture(params=["bigram", "pruned", "trigram"])
     def model(self, request: pytest.FixtureRequest, tmp_path: Path) -> NgramModel:
-        if request.param == "bigram":
-            return kneser_ney_bigram(TEXT, VOCABULARY)
+        if request.param != "trigram":
+            return kneser_ney(TEXT, VOCABULARY) if request.param == "bigram" else pruned_trigram()
         (tmp_path / "lm").write_text(TRIGRAM)
         return read_arpa(tmp_path / "lm")
 
@@ -204,6 +260,33 @@ class TestGrammar:
                 assert found <= cost + 1e-4
                 exact += found == pytest.approx(cost, abs=1e-4)
         assert exact >= 30  # of 40: the others are those with a cheaper way round
+
+    def test_grammar_is_deterministic(self, model: NgramModel) -> None:
+        """No state has two arcs of one label, or, but for the symbol of backing off, an arc without a label."""
+        arcs = [line.split() for line in grammar_fst(model, SYMBOLS).text.splitlines()]
+        choices = [(fields[0], fields[2]) for fields in arcs if len(fields) > 2]
+        assert len(set(choices)) == len(choices)
+        assert all(label != "0" for _, label in choices)
+
+    def test_every_sentence_costs_what_it_does_in_the_grammar_that_kaldi_makes(
+        self, model: NgramModel, tmp_path: Path
+    ) -> None:
+        """kaldilm is Kaldi's ``arpa2fst`` in a package."""
+        kaldilm = pytest.importorskip("kaldilm", reason="pip install kaldilm")
+        write_arpa(tmp_path / "lm.arpa", model)
+        (tmp_path / "words.txt").write_text("".join(f"{word} {number}\n" for word, number in SYMBOLS.items()))
+        theirs = kaldilm.arpa2fst(
+            input_arpa=str(tmp_path / "lm.arpa"), read_symbol_table=str(tmp_path / "words.txt"), disambig_symbol="#0"
+        )
+        lines = [fields for fields in map(str.split, theirs.splitlines()) if fields]
+        lines = [[*fields, "0"] if len(fields) in (1, 4) else fields for fields in lines]  # no cost is a cost of 0
+        kaldis = Grammar("".join(" ".join(fields) + "\n" for fields in lines), frozenset(), 0)
+        ours = grammar_fst(read_arpa(tmp_path / "lm.arpa"), SYMBOLS)
+        for size in range(4):
+            for words in itertools.product("abcd", repeat=size):
+                numbers = [SYMBOLS[word] for word in words]
+                expected = best_cost(kaldis, numbers, SYMBOLS["#0"])
+                assert best_cost(ours, numbers, SYMBOLS["#0"]) == pytest.approx(expected, abs=1e-3)
 
     def test_words_without_a_symbol_are_left_out_and_counted(self, tmp_path: Path) -> None:
         (tmp_path / "lm").write_text(TRIGRAM)
@@ -223,7 +306,7 @@ class TestGrammar:
         assert all(state in final for state, of_state in labels.items() if of_state == {str(SYMBOLS["#0"])})
 
     def test_missing_symbols_are_refused(self) -> None:
-        model = kneser_ney_bigram(TEXT, VOCABULARY)
+        model = kneser_ney(TEXT, VOCABULARY)
         with pytest.raises(DataError, match="has no #0"):
             grammar_fst(model, {k: v for k, v in SYMBOLS.items() if k != "#0"})
         with pytest.raises(DataError, match="has no <s>"):

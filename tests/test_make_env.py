@@ -262,8 +262,118 @@ class TestTheLock:
         assert re.findall(r"://|^\s*--(?!hash)\S+|\w\.(?:org|com|io|net)\b", self.TEXT, re.MULTILINE) == []
 
     def test_it_holds_what_setup_py_pins(self) -> None:
-        pinned = re.findall(r'"([a-z0-9-]+)==([^"]+)",', (REPO / "setup.py").read_text().partition("BENCH = ")[0])
+        pinned = re.findall(r'"([a-z0-9-]+)==([^"]+)"', (REPO / "setup.py").read_text().partition("BENCH = ")[0])
         assert len(pinned) >= 4
         for name, release in pinned:
             if name != "pesq":  # of an extra that the development environment lacks
                 assert (name, release) in self.PINS
+
+
+class TestRecordedPython:
+    """In a clone: what kaldi-uq init wrote into a path.sh."""
+
+    def test_it_goes_before_venv_and_after_an_active_one(self, fresh, tmp_path: Path) -> None:
+        assert fresh.make().returncode == 0
+        recorded = tmp_path / "x y" / ".venv" / "bin" / "python3"  # where the stand-in calls itself complete
+        recorded.parent.mkdir(parents=True)
+        recorded.write_text(FAKE_PYTHON)
+        recorded.chmod(0o755)
+        python = {"KALDI_UQ_PYTHON": str(recorded)}
+        assert fresh.source(**python).stdout == f"{recorded}\n"
+        assert fresh.source(**python, VIRTUAL_ENV="/x", ACTIVE_IS_COMPLETE="1").stdout == f"{fresh.machine_python}\n"
+        recorded.unlink()
+        assert fresh.source(**python).stdout == f"{fresh.venv}/bin/python3\n"
+
+
+# A Python whose package is the one in $THIS, or another one
+NAMED_PYTHON = """#!/usr/bin/env bash
+case "$*" in
+  *check_env.py\\ --package\\ *) grep -qxF "$0" "$THIS" || { echo "module torch is missing"; exit 1; } ;;
+  *check_env.py) grep -qxF "$0" "$OTHER" ;;
+  *) exit 9 ;;
+esac
+"""
+
+
+class TestInstalled:
+    """env.sh of an installed package: these scripts belong to one environment, which it finds from anywhere."""
+
+    @pytest.fixture
+    def choose(self, tmp_path: Path):
+        """A function: which python3 is on PATH after sourcing, if the named ones have this package, or another one."""
+        root = tmp_path / "an env"
+        utils = root / "lib/python3.12/site-packages/kaldi_uq/share/utils"
+        utils.mkdir(parents=True)
+        for name in ("env.sh", "check_env.py"):
+            (utils / name).write_bytes((UTILS / name).read_bytes())
+        pythons = {
+            "path": tmp_path / "machine/python3",
+            "recorded": tmp_path / "re corded/bin/python3",
+            "own": root / "bin/python3",
+        }
+        for python in pythons.values():
+            python.parent.mkdir(parents=True)
+            python.write_text(NAMED_PYTHON)
+            python.chmod(0o755)
+        (root / "pyvenv.cfg").touch()
+
+        def run(this: str = "", other: str = "", **env: str) -> tuple[str, str]:
+            for name, chosen in (("this", this), ("other", other)):
+                (tmp_path / name).write_text("".join(f"{pythons[c]}\n" for c in chosen.split()))
+            script = f'set -euo pipefail; . "{utils}/env.sh"; type -P python3; echo "${{VIRTUAL_ENV:-none}}"'
+            done = subprocess.run(
+                ["bash", "-c", script],
+                env={
+                    "PATH": f"{tmp_path}/machine:/usr/bin:/bin",
+                    "THIS": str(tmp_path / "this"),
+                    "OTHER": str(tmp_path / "other"),
+                    "KALDI_UQ_PYTHON": str(pythons["recorded"]),
+                    **env,
+                },
+                capture_output=True,
+                text=True,
+                timeout=LIMIT_S,
+                check=False,
+            )
+            if done.returncode:
+                assert done.stdout == "" and done.stderr.count("\n") == 1
+                return "", done.stderr
+            python, venv = done.stdout.splitlines()
+            return next(name for name, path in pythons.items() if str(path) == python), venv
+
+        return run
+
+    @pytest.mark.parametrize(
+        "this, other, chosen",
+        [
+            ("path recorded own", "", "path"),
+            ("recorded own", "path", "recorded"),
+            ("own", "path", "own"),
+            ("", "path", "path"),
+        ],
+    )
+    def test_the_first_with_this_package_is_used(self, choose, this: str, other: str, chosen: str) -> None:
+        assert choose(this, other)[0] == chosen
+        assert choose(this, other, VIRTUAL_ENV="/some/other")[0] == chosen
+
+    def test_its_environment_is_the_active_one_then(self, choose, tmp_path: Path) -> None:
+        assert choose("own", VIRTUAL_ENV="/some/other") == ("own", f"{tmp_path}/an env")
+        assert choose("recorded", VIRTUAL_ENV="/some/other") == ("recorded", "none")  # which is no venv
+        assert choose("path", VIRTUAL_ENV="/some/other") == ("path", "/some/other")
+
+    def test_none_is_one_line_that_says_what_is_missing(self, choose) -> None:
+        chosen, said = choose()
+        assert chosen == ""
+        assert "utils/env.sh: error: no Python here has this package and all it needs (" in said
+        assert "module torch is missing" in said and "kaldi-uq link ." in said
+
+
+def test_check_env_knows_this_package_from_another(run_script: RunScript, tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(REPO)
+    for place in (REPO / "kaldi_uq", tmp_path / "link/kaldi_uq"):
+        assert run_script("python3", UTILS / "check_env.py", "--package", place).returncode == 0
+    done = run_script("python3", UTILS / "check_env.py", "--package", tmp_path)
+    assert (done.returncode, done.stdout) == (1, f"its kaldi_uq is another copy, in {REPO}/kaldi_uq\n")
+    for words in (["--package"], ["--packages", "x"], ["x"]):
+        done = run_script("python3", UTILS / "check_env.py", *words)
+        assert (done.returncode, done.stderr[:6]) == (1, "usage:")

@@ -17,7 +17,6 @@ from kaldi_uq.detector import GaussianDetector, auroc, fit_detectors
 from kaldi_uq.results.names import GATE
 from kaldi_uq.results.table import Results
 from kaldi_uq.results.utterances import read_benign, statistics_table
-from tests.recipe import Recipe, error_line
 from tests.tiny import RATE, make_waves, write_segments, write_set
 
 COUNTS = {"ins": 0, "del": 0, "sub": 1, "num_words": 4}
@@ -136,25 +135,3 @@ def test_segments_of_a_recording_from_a_pipe_are_measured_as_files_are(
     assert not Path("exp/results.json").exists()
     assert negatives("--allow-pipes", "exp/dnn/attack_pgd_eps0.02") == 0
     assert Results("exp/results.json").read()["negatives"] == expected
-
-
-def test_script_measures_each_kind_and_level(tiny_recipe: Recipe, tmp_path: Path) -> None:
-    recipe = tiny_recipe.clone(tmp_path / "my recipe")
-    options = ["--white", "20 0", "--babble", "5", "--num-talkers", "2", "--reverb", "0.5", "--gain", "-20",
-               "--device", "cpu"]  # fmt: skip
-    done = recipe.run("local/negatives.sh", *options)
-    assert done.returncode == 0, done.stderr[-3000:]
-    rows = [row for row in recipe.results()["negatives"] if row["sided"] == "two"]
-    kinds = {(row["kind"], row["level"]) for row in rows}
-    noises = {("white", 20), ("white", 0), ("babble", 5), ("reverb", 0.5), ("gain", -20), ("uniform", 0.02)}
-    assert kinds >= {("clean", 0), *noises}
-    for row in rows:
-        attacks = {(entry["attack"], entry["eps"]) for entry in row["auroc"]}
-        assert attacks >= {("pgd", 0.02), ("paper-pgd", 0.02)}
-    accuracy = {(row["kind"], row["level"]): row["accuracy"] for row in rows}
-    assert accuracy["white", 0] < min(accuracy["white", 20], accuracy["clean", 0])
-    assert accuracy["clean", 0] == recipe.results()["clean"]["dnn"]["accuracy"]
-    first = recipe.results()["negatives"]
-    assert recipe.run("local/negatives.sh", *options).returncode == 0
-    assert recipe.results()["negatives"] == first
-    assert "stage 5 of run.sh makes it" in error_line(recipe.run("local/negatives.sh", "--fit", "data/train"))

@@ -323,7 +323,19 @@ class TestCommand:
         assert done.returncode == 0, done.stderr
         loaded = HybridModel.load(recipe / "exp/several", network=load_object(f"{recipe}/net.py:several"))
         assert loaded.network.num_members == 2
-        assert (recipe / "exp/several/graph/HCLG.fst").is_file()
+        graph = recipe / "exp/several/graph"
+        assert (graph / "HCLG.fst").is_file()
+        # another model of this HMM takes the graph, until a Viterbi epoch changes the HMM
+        shared = recipe / "exp/shared/graph"
+        line = [*options, "--graph-dir", "exp/several/graph", "train", "lang", "ali", "exp/shared"]
+        assert run_script("steps/uq/train.sh", *line, cwd=recipe).returncode == 0
+        assert shared.is_symlink() and shared.resolve() == graph
+        done = run_script("steps/uq/train.sh", "--graph-opts", "--self-loop-scale 1", *line, cwd=recipe)
+        assert (done.returncode, "--graph-opts is for a graph that is composed here" in done.stderr) == (1, True)
+        line[line.index("--train-opts") + 1] = "--num-epochs 1 --num-viterbi-epochs 1 --delta-order 1"
+        assert run_script("steps/uq/train.sh", *line, cwd=recipe).returncode == 0
+        assert not shared.is_symlink() and (shared / "HCLG.fst").is_file()
+        assert (graph / "HCLG.fst").is_file()
 
 
 def test_nothing_is_caught_that_stands_for_a_signal() -> None:

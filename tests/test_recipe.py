@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import html
 import json
 import math
 import os
 import re
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,7 @@ import pytest
 from scipy.signal import resample_poly
 
 from kaldi_uq.attacks.config import AttackConfig
-from kaldi_uq.cli.main import main
+from kaldi_uq.cli.main import command_parser, main
 from kaldi_uq.io.ark import read_alignments, read_matrix
 from kaldi_uq.io.datadir import DataDir, read_table
 from kaldi_uq.io.kaldi_model import read_topology
@@ -52,6 +54,9 @@ def test_results_json_holds_the_contract(tiny_recipe: Recipe) -> None:
     assert environment["options"]["corpus"] == "synth"
     assert list(results["timing_s"]) == [f"stage{n}" for n in range(10) if n != 8]  # which is for sceptics
     assert all(seconds > 0 for seconds in results["timing_s"].values())
+    assert list(results["stages"]) == list(results["timing_s"])
+    assert results["stages"]["stage4"]["name"] == "acoustic models: dnn dnn-robust"
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\+00:00", results["stages"]["stage9"]["finished"])
     assert set(results["clean"]) == {"mono", "dnn", "dnn-robust"}
     for rate in results["clean"].values():
         check_types(rate, {"accuracy": float} | dict.fromkeys(("ins", "del", "sub", "num_words", "num_utts"), int))
@@ -147,7 +152,31 @@ def test_data_directories_are_valid(tiny_recipe: Recipe, name: str, monkeypatch:
 def test_report_names_the_command_as_it_can_be_typed_again(tiny_recipe: Recipe) -> None:
     results = (tiny_recipe.path / "exp/report/RESULTS").read_text()
     assert f"run.sh {TINY_OPTIONS[0]} '{TINY_OPTIONS[1]}'" in results.splitlines()[0]
-    assert (tiny_recipe.path / "exp/report/report.html").stat().st_size > 10_000
+    page = (tiny_recipe.path / "exp/report/report.html").read_text()
+    counts = ", ".join(f"{name} {number}" for name, number in SETS.items())
+    assert counts in page and "<dt>date</dt>" in page and "<dt>seed</dt><dd>0</dd>" in page
+    assert page.count('<p class="verdict">') == page.count("<audio ") > 0
+
+
+def test_what_the_page_says_to_try_works_as_it_is_printed(tiny_recipe: Recipe) -> None:
+    page = (tiny_recipe.path / "exp/report/report.html").read_text()
+    blocks = [html.unescape(text) for text in re.findall(r"<pre[^>]*><code>(.*?)</code>", page, re.DOTALL)]
+    assert len(blocks) == 3 and all(block.startswith(". ./path.sh\n") for block in blocks)
+    done = tiny_recipe.run("bash", "-c", blocks[0])  # the others attack: minutes
+    assert done.returncode == 0 and re.search(r"^1 of 2 files judged an attack|^[02] of 2", done.stdout, re.MULTILINE)
+    commands = [shlex.split(line) for block in blocks for line in block.replace("\\\n", " ").splitlines()[1:]]
+    for program, *words in commands:
+        given = {word for word in words if word.startswith("--") and " " not in word}
+        if program == "kaldi-uq":
+            assert given <= set(command_parser(words[0])[0]._option_string_actions), words
+        else:
+            script = (tiny_recipe.path / program).read_text()
+            assert {name for name in given if f"\n{name[2:].replace('-', '_')}=" not in script} == set(), program
+    assert [words[0] for words in commands] == ["kaldi-uq"] * 3 + [
+        "steps/uq/attack.sh",
+        "steps/uq/detect.sh",
+        "kaldi-uq",
+    ]
 
 
 def test_run_leaves_no_temporary_files(tiny_recipe: Recipe) -> None:
@@ -172,7 +201,7 @@ def test_stages_done_again_change_no_result(tiny_recipe: Recipe, tmp_path: Path)
     recipe.forget_stages()
     model = recipe.path / "exp/dnn/final.safetensors"
     made = model.stat().st_mtime_ns
-    done = recipe.run_sh(*TINY_OPTIONS)
+    done = recipe.run_sh(*TINY_OPTIONS, "--stop-stage", 7)
     assert "nothing to do" in done.stdout  # the corpus is there
     assert recipe.results() == tiny_recipe.results()
     assert model.stat().st_mtime_ns == made  # trained on the same alignments: it is left alone
@@ -182,9 +211,9 @@ def test_stages_done_again_change_no_result(tiny_recipe: Recipe, tmp_path: Path)
 
 def test_models_trained_and_attacked_again_are_the_same(tiny_recipe: Recipe, tmp_path: Path) -> None:
     recipe = tiny_recipe.clone(tmp_path / "again")
-    done = recipe.run("rm", "-r", "exp/dnn", "exp/report")
+    done = recipe.run("rm", "-r", "exp/dnn")
     assert done.returncode == 0
-    recipe.run_sh(*TINY_OPTIONS, "--stage", 4)
+    recipe.run_sh(*TINY_OPTIONS, "--robust", "false", "--stage", 4, "--stop-stage", 7)
     assert recipe.results() == tiny_recipe.results()
     names = ["exp/dnn/final.safetensors", "exp/dnn/final.mdl", "exp/dnn/score_fit/results.jsonl"]
     for attack in ATTACKS:

@@ -29,6 +29,7 @@ pytestmark = pytest.mark.long
 
 COMMAND = "recipes/tidigits/run.sh --preset mini --seed 0"
 RATE = 8000
+TRIES = [("Listen & judge", ["kaldi-uq detect exp/dnn <a.wav>", "echo done"])]
 EVIL = "<img src=x onerror=alert(1)>"
 
 
@@ -45,7 +46,7 @@ def run(exp: Path) -> Run:
 @pytest.fixture(scope="module")
 def report(exp: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("report")
-    built = build_report(exp, out, command=COMMAND, examples=[make_example()], perturbed=[perturbed()])
+    built = build_report(exp, out, command=COMMAND, examples=[make_example()], perturbed=[perturbed()], tries=TRIES)
     assert built == out / "report.html"
     return out
 
@@ -69,6 +70,7 @@ class Page(HTMLParser):
         self.alts: list[str | None] = []
         self.ids: list[str] = []
         self.open: list[str] = []
+        self.closed = False  # whether there are details to open
         self.feed(text)
         assert self.open == []
 
@@ -77,6 +79,7 @@ class Page(HTMLParser):
         self.addresses += [values[name] or "" for name in ("src", "href", "srcset", "data", "poster") if name in values]
         self.ids += [values["id"] or ""] if "id" in values else []
         assert not [name for name in values if name.startswith("on")]
+        self.closed |= tag == "details" and "open" not in values
         if tag == "img":
             self.alts.append(values.get("alt"))
         if tag not in ("meta", "img", "br", "link"):
@@ -94,10 +97,11 @@ def test_page_needs_nothing_from_outside(report: Path) -> None:
     text = (report / "report.html").read_text()
     page = Page(text)
     assert len(page.alts) == 5 and all(page.alts)  # accuracy, histogram, ROC, example, perturbation
+    assert page.closed  # definitions are there, and out of the way
     for address in page.addresses:
         assert address.startswith(("data:", "#")), address[:80]
     anchors = [address[1:] for address in page.addresses if address.startswith("#")]
-    assert anchors == ["summary", "clean", "attacks", "detection", "examples", "run"]
+    assert anchors == ["summary", "try", "examples", "clean", "attacks", "detection", "words", "run"]
     assert set(anchors) <= set(page.ids) and len(set(page.ids)) == len(page.ids)
     assert not re.search(r"https?://|url\(|@import", text)
 
@@ -147,9 +151,15 @@ def test_page_plays_the_audio_of_the_example(report: Path) -> None:
 def test_report_leaves_every_number_and_figure_as_files(report: Path, exp: Path, tmp_path: Path) -> None:
     names = {path.name for path in report.iterdir()}
     assert {"report.html", "RESULTS", "attacks.csv", "detection.csv", "results.json.gz"} <= names
+    figures = {path.name for path in (report / "figures").iterdir()}
     for stem in ("figure1_accuracy_pgd", "figure2_histogram_dnn_pgd_eps0.02", "figure3_roc_dnn_pgd_eps0.02"):
-        assert {f"{stem}.png", f"{stem}.svg"} <= names
-    assert {"example_dnn_pgd_eps0.02_test_003_.png", "spectrogram_utt.png"} <= names
+        assert {f"{stem}.png", f"{stem}.svg", f"{stem}.pdf"} <= figures
+    assert {"example_dnn_pgd_eps0.02_test_003_.png", "spectrogram_utt.png"} <= figures
+    for name in ("clean", "attacks", "statistics_pgd_eps0.02"):
+        tex = (report / "tables" / f"{name}.tex").read_text()
+        assert tex.count(r"\begin{tabular}") == 1 and r"\toprule" in tex
+        shown = list(csv.reader(io.StringIO((report / "tables" / f"{name}.csv").read_text())))
+        assert len(shown) > 1 and len({len(row) for row in shown}) == 1
     rows = list(csv.DictReader(io.StringIO((report / "detection.csv").read_text())))
     assert len(rows) == 16 and {row["detector"] for row in rows} == {"gaussian", "kde"}
     assert {row["auroc_lo"] for row in rows if row["detector"] == "kde"} == {"0.304"}
@@ -159,9 +169,11 @@ def test_report_leaves_every_number_and_figure_as_files(report: Path, exp: Path,
 
 
 def test_two_runs_give_the_same_bytes(exp: Path, report: Path, tmp_path: Path) -> None:
-    build_report(exp, tmp_path, command=COMMAND, examples=[make_example()], perturbed=[perturbed()])
-    first = {path.name: path.read_bytes() for path in report.iterdir()}
-    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == first
+    def content(folder: Path) -> dict[str, bytes]:
+        return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+    build_report(exp, tmp_path, command=COMMAND, examples=[make_example()], perturbed=[perturbed()], tries=TRIES)
+    assert content(tmp_path) == content(report)
 
 
 def test_report_of_little_is_a_little_report(tmp_path: Path) -> None:
@@ -213,7 +225,12 @@ def test_command_makes_the_report_of_a_model_that_is_no_hybrid(
     assert main(["report", str(exp), str(tmp_path / "out"), *options]) == 0
     assert "Nobody who knows the paper's detector" in " ".join(capsys.readouterr().out.split())
     page = (tmp_path / "out/report.html").read_text()
-    assert page.count("<audio") == 2 and len(list((tmp_path / "out").glob("example_*.png"))) == 1
+    assert page.count("<audio") == 2 and len(list((tmp_path / "out/figures").glob("example_*.png"))) == 1
+    assert "attack/a.wav</code>" in page and "attack_pgd_eps0.02/a.wav</code>" in page  # what is played has a name
+    assert "attack 40" not in page  # the data are of another run
+    again = [*options[:-2], "--num-examples", "0"]
+    assert main(["report", str(exp), str(tmp_path / "out"), *again]) == 0
+    assert (tmp_path / "out/RESULTS").read_text().startswith(f"# {COMMAND}\n")  # the one that the earlier report names
 
 
 # figures
@@ -253,19 +270,30 @@ def test_roc_legend_states_the_area() -> None:
 
 def test_entropy_figure_puts_frames_and_words_on_one_time_axis() -> None:
     figure = entropy_figure(make_example())
-    attacked = {line.get_label(): line for line in figure.axes[1].lines}["attacked"]
+    attacked = {line.get_label(): line for line in figure.axes[2].lines}["attacked"]
     np.testing.assert_allclose(np.asarray(attacked.get_xdata())[:2], [0.005, 0.015])
-    words = {text.get_text(): text.get_position()[0] for text in figure.axes[2].texts}
+    words = {text.get_text(): text.get_position()[0] for text in figure.axes[3].texts}
     assert words == pytest.approx({"one": 0.25, "two": 0.7, "six": 0.5})
-    labels = [label.get_text() for label in figure.axes[2].get_yticklabels()]
+    labels = [label.get_text() for label in figure.axes[3].get_yticklabels()]
     assert labels == ["heard", "said"]  # no target alignment was given
     bare = entropy_figure(make_example(attacked_entropy=(), original_words=(), hypothesis_words=()))
-    assert len(bare.axes) == 1 and bare.axes[0].get_xlim() == (0, 1)
+    assert len(bare.axes) == 3 and bare.axes[0].get_xlim() == (0, 1)  # original, attacked, colours
+
+
+def test_spectrograms_name_the_audio_and_have_a_scale() -> None:
+    figure = entropy_figure(make_example())
+    titles = [axes.get_title(loc="left") for axes in figure.axes[:2]]
+    assert titles == ["original audio: test<003>", "attacked audio: test<003>, fNN (dnn) under pgd, eps 0.02"]
+    assert [axes.get_ylabel() for axes in figure.axes[:2]] == ["frequency, kHz"] * 2
+    assert figure.axes[3].get_xlabel() == "time, seconds" and figure.axes[-1].get_ylabel() == "level, dB SPL"
+    again = entropy_figure(make_example(compare=False))  # of an utterance whose original was shown
+    assert again.axes[0].get_title(loc="left").startswith("attacked audio")
+    assert len(again.axes) == len(figure.axes) - 1
 
 
 def test_silence_has_a_spectrogram() -> None:
     figure = entropy_figure(make_example(attacked_samples=np.zeros(800)))
-    assert np.isfinite(np.asarray(figure.axes[0].images[0].get_array())).all()
+    assert np.isfinite(np.asarray(figure.axes[1].images[0].get_array())).all()
 
 
 def test_wav_holds_the_samples_in_16_bits() -> None:

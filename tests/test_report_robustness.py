@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from scipy.stats import binomtest
 
-from kaldi_uq.report import plots, robustness, tables
+from kaldi_uq.report import answer, robustness, tables
 from kaldi_uq.report.build import build_report, results_text
 from kaldi_uq.report.findings import findings
 from kaldi_uq.report.frames import Run
@@ -144,8 +144,10 @@ class TestTable:
     def test_headline_has_no_auroc_over_attacks_that_failed(self, results: Results) -> None:
         for model, area in (("dnn", 0.5), ("dnn-robust", 0.75)):
             results.add_detection([detection_row(model, "pgd", 0.02, "max_predictive_entropy", area)])
-        (line,) = (line for line in findings(run_of(results)) if line.startswith("pgd, eps 0.02: word accuracy"))
-        assert line.endswith("AUROC of max predictive entropy 0.500.")
+        content = results.read()
+        content["detection_other"] = []  # else the default detector is spoken of
+        (line,) = (line for line in findings(Run(content)) if line.startswith("AUROC"))
+        assert line == "AUROC of the detectors: pgd max predictive entropy 0.500."
 
     def test_budget_for_a_level_has_a_row_of_its_own(self, results: Results) -> None:
         attack(results, "dnn", "pgd-level0.05", 0.5, eps_level=0.05, snr_db_mean=15.0)
@@ -194,28 +196,17 @@ class TestSections:
 
 
 class TestFinding:
-    def test_compares_ordinary_and_robust(self, results: Results) -> None:
-        said = (
-            "robust fNN (dnn) is heard as the target in 0.04 of utterances where fNN (dnn) is in 0.97 (pgd, eps 0.02)."
+    def test_compares_ordinary_and_robust_and_names_the_worst_case(self, results: Results) -> None:
+        assert findings(run_of(results))[0] == (
+            "Heard as the attacker wants at eps 0.02: paper-pgd 0.48 for fNN (dnn) and 0.02 for robust fNN (dnn); pgd "
+            "0.97 for fNN (dnn) and 0.04 for robust fNN (dnn); any of the attacks tried 0.99 for fNN (dnn)."
         )
-        assert [line for line in findings(run_of(results)) if line.startswith("robust")] == [said]
 
-    def test_is_of_an_eps_at_which_both_were_attacked(self, results: Results) -> None:
-        attack(results, "bnn-robust", "pgd", 0.25)
-        attack(results, "bnn", "pgd", 0.75, eps=0.05)
-        assert not [line for line in findings(run_of(results)) if line.startswith("robust BNN")]
-        for model in ("bnn", "bnn-robust"):
-            attack(results, model, "pgd", 0.5, eps=0.05)
-            results.add_detection([detection_row(model, "pgd", 0.05, "all", 0.9, **JOINT)])
-        assert [line for line in findings(run_of(results)) if line.startswith("robust BNN")] == [
-            "robust BNN is heard as the target in 0.50 of utterances where BNN is in 0.50 (pgd, eps 0.05)."
-        ]
-
-    def test_is_of_the_worst_case_too(self, results: Results) -> None:
-        row = {"attack": "worst", "eps": 0.02, "attacks": [], "by_words": [{"num_words": 1, **share(0.125)}]}
-        results.add_worst({"model": "dnn-robust", **row, **share(0.125, 80)})
-        said = [line for line in findings(run_of(results)) if "worst of the attacks tried, eps 0.02" in line]
-        assert len(said) == 1 and "in 0.12 of utterances where fNN (dnn) is in 0.99" in said[0]
+    def test_has_five_lines_at_most_and_none_twice(self, results: Results) -> None:
+        check = {"passed": True, "value": 1.0, "limit": 0.9, "remedy": ""}
+        results.set_checks("dnn", {"loss_falls": check})
+        lines = findings(run_of(results))
+        assert len(lines) == 5 == len(set(lines)), lines
 
     def test_robust_model_that_nobody_tried_to_pass_neither_holds_nor_breaks(self, results: Results) -> None:
         lines = findings(run_of(results))
@@ -223,37 +214,73 @@ class TestFinding:
         assert [
             line for line in lines if "Nobody who knows the default detector has tried" in line and "robust" in line
         ]
+        assert not any("not break" in line or "hold" in line for line in lines)
 
 
-class TestFigure:
-    def test_bars_are_what_is_passed_refused_and_else(self, results: Results) -> None:
-        detector, rows = robustness.who_knows_what(run_of(results))
+class TestAnswer:
+    """The picture that opens the page."""
+
+    @pytest.fixture
+    def counted(self, results: Results) -> Results:
+        """What the detector refuses and what is heard right, of the blind attack and of the one that does most."""
+        shares = {"tpr_at_threshold": 0.5, "fpr_at_threshold": 0.01, "passed_right": 0.125, "benign_passed_right": 0.97}
+        for model, name, evasion, caught in (
+            ("dnn", "pgd", 0.25, 0.5), ("dnn-robust", "pgd", 0.01, 0.5), ("dnn", "selective-all-joint", 0.78, 0.0625)
+        ):  # fmt: skip
+            row = detection_row(model, name, 0.02, "all", 0.9, reached=0.5, evasion=evasion, **JOINT)
+            results.add_detection([row | shares | {"tpr_at_threshold": caught}])
+        return results
+
+    def test_shares_are_of_all_utterances_and_add_up(self, counted: Results) -> None:
+        detector, rows = answer.fates(run_of(counted))
         assert detector == "all-joint"
-        shares = rows.set_index(["model", "knows"])[list(robustness.FATES)]
-        assert shares.loc[("dnn", "model")].tolist() == pytest.approx([0.2425, 0.7275, 0.03])
-        assert shares.loc[("dnn", "detector")].tolist() == pytest.approx([0.8, 0.05, 0.15])
-        assert shares.loc[("dnn-robust", "detector")].isna().all() and shares.loc["bnn-robust"].isna().all().all()
-        figure = plots.knowledge_figure(rows, title="Who")
-        panels = figure.axes
-        assert [axes.get_title(loc="left") for axes in panels] == list(robustness.KNOWLEDGE.values())
-        names = [label.get_text() for label in panels[0].get_yticklabels()]
-        assert names == ["fNN (dnn)", "robust fNN (dnn)", "robust BNN"]
-        widths = [[bar.get_width() for bar in bars] for bars in panels[1].containers]  # type: ignore[attr-defined]
-        assert [row[0] for row in widths] == pytest.approx([0.2425, 0.7275, 0.03])
-        assert [text.get_text() for text in panels[2].texts] == [UNTRIED] * 2
+        assert rows[["wins", "other", "refused", "right"]].sum(axis=1).tolist() == pytest.approx([1.0] * len(rows))
+        found = rows.set_index(["model", "knows", "eps"])
+        blind = found.loc[("dnn", False, 0.02)]
+        assert (blind["attack"], blind["wins"], blind["refused"], blind["right"]) == ("pgd", 0.25, 0.5, 0.125)
+        interval = binomtest(25, 100).proportion_ci(0.95, "exact")
+        assert (blind["lo"], blind["hi"]) == pytest.approx((interval.low, interval.high))
+        clean = found.loc[("dnn", False, 0.0)]
+        assert (clean["wins"], clean["refused"], clean["right"], clean["num_utts"]) == (0.0, 0.01, 0.97, 300)
+        assert ("dnn-robust", True, 0.02) not in found.index and "bnn-robust" not in set(rows["model"])
+
+    def test_of_those_who_know_the_detector_the_one_that_does_most_counts(self, counted: Results) -> None:
+        rows = answer.fates(run_of(counted))[1].set_index(["model", "knows", "eps"])
+        knowing = rows.loc[("dnn", True, 0.02)]
+        assert (knowing["attack"], knowing["wins"], knowing["refused"]) == ("selective-all-joint", 0.8, 0.0625)
+        assert knowing["right"] == 0.125  # what is left has room for it
 
     def test_papers_detector_stands_in_where_the_default_one_was_not_tried(self, results: Results) -> None:
         content = results.read()
         content["detection_other"] = []
         content["detection"] = [detection_row("dnn", "pgd", 0.02, "max_predictive_entropy", 0.6, evasion=0.9)]
-        detector, rows = robustness.who_knows_what(Run(content))
+        detector, rows = answer.fates(Run(content))
         assert detector == "max_predictive_entropy"
-        shares = rows.set_index(["model", "knows"])["passed"].dropna()
-        assert shares.to_dict() == {("dnn", "model"): 0.9}
+        row = rows.set_index(["model", "knows"]).loc[("dnn", False)]
+        # heard as the target and not passed: refused; what was heard of the others nobody counted
+        assert row["refused"] == pytest.approx(0.07) and np.isnan(row["right"])
+        assert list(answer._labels(rows).values())[1] == answer.UNKNOWN
 
-    def test_page_has_the_section_and_says_the_numbers_in_words(self, results: Results, tmp_path: Path) -> None:
+    @pytest.mark.parametrize("narrow", [False, True])
+    def test_robust_stands_beside_ordinary_and_what_nobody_tried_says_how(self, counted: Results, narrow: bool) -> None:
+        run = run_of(counted)
+        detector, rows = answer.fates(run)
+        figure = answer.answer_figure(rows, answer.shown_models(run), detector=detector, narrow=narrow)
+        titles = [axes.get_title(loc="left") for axes in figure.axes if axes.get_visible()]
+        assert titles == ["fNN (dnn)", "robust fNN (dnn)", "robust BNN"] * 2
+        blind, robust, bnn = (axes for axes in figure.axes[:4] if axes.get_visible())
+        bars = [[bar.get_height() for bar in bars] for bars in blind.containers if hasattr(bars, "patches")]
+        assert bars == [pytest.approx(x) for x in ([0.0, 0.25], [0.02, 0.125], [0.01, 0.5], [0.97, 0.125])]
+        assert "1 %" not in [text.get_text() for text in robust.texts]  # no room for it
+        assert [text.get_text() for text in bnn.texts] == [answer.UNTRIED[False]]
+        (untried,) = (text.get_text() for text in figure.axes[5].texts)
+        assert "Nobody who knows" in untried and "kaldi-uq attack\n--statistics all-joint" in untried
+        figure.canvas.draw()
+
+    def test_page_says_it_in_words_and_keeps_it_as_files(self, counted: Results, tmp_path: Path) -> None:
         page = build_report(tmp_path, tmp_path / "out", command="x").read_text()
-        assert page.index('id="robustness"') < page.index('id="clean"')
-        alt = "robust fNN (dnn), knows the detector too: not tried"
-        assert alt in page and "0.80 target heard and passed, 0.05 target heard, refused" in page
-        assert {"knowledge.png", "knowledge.svg"} <= {path.name for path in (tmp_path / "out").iterdir()}
+        assert page.index('id="answer"') < page.index('id="summary"') < page.index('id="robustness"')
+        assert "eps 0.02: 25 % heard as the attacker wants, 12 % heard as something else, 50 % refused" in page
+        assert "robust fNN (dnn), an attacker who knows the detector: nobody has tried." in page
+        names = {path.name for path in (tmp_path / "out/figures").iterdir()}
+        assert {f"answer{end}.{kind}" for end in ("", "_narrow") for kind in ("png", "svg", "pdf")} <= names

@@ -118,3 +118,22 @@ def test_grid_that_fails_though_the_jobs_did_not_is_told(folder: Path, step: Ste
 def test_own_run_pl_has_said_it_already(step: Step) -> None:
     done = step("three", "utils/run.pl -tc 2", "echo x: error: $1; [ $1 = 1 ]")
     assert error_line(done) == "x: error: 2"
+
+
+@pytest.mark.parametrize("cmd", ["./grid.sh", "utils/run.pl"])
+def test_logs_of_the_last_five_runs_are_kept(folder: Path, step: Step, cmd: str) -> None:
+    for number in range(8):
+        assert step("three", cmd, f"echo run {number} of job $1").returncode == 0
+    for job in (1, 2, 3):
+        logs = [f"x.{job}.log", *(f"x.{job}.log.{age}" for age in range(1, 6))]
+        assert sorted(path.name for path in (folder / "log").glob(f"x.{job}.*")) == logs
+        for age, name in enumerate(logs):
+            assert f"run {7 - age} of job {job}" in (folder / "log" / name).read_text()
+
+
+def test_step_that_does_not_start_moves_no_log_twice(folder: Path, step: Step) -> None:
+    step("one", "utils/run.pl", "echo first")
+    step("one", "./broken.sh", "true")  # leaves no log
+    step("one", "utils/run.pl", "echo third")
+    assert sorted(path.name for path in (folder / "log").iterdir()) == ["x.log", "x.log.1"]
+    assert "first" in (folder / "log/x.log.1").read_text()

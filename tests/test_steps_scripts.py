@@ -14,7 +14,7 @@ from tests.conftest import RunScript
 from tests.recipe import LIMIT_S, REPO, Recipe, error_line
 
 SOURCED = {
-    f"utils/{name}.sh" for name in ("env", "parse_options", "recipe_env", "script", "stages")
+    f"utils/{name}.sh" for name in ("env", "parse_options", "recipe_env", "script", "stages", "triphones")
 }  # by other scripts
 
 
@@ -25,7 +25,7 @@ def _scripts() -> list[str]:
         for path in REPO.glob(pattern)
     ]
     return sorted({str(path.relative_to(REPO)) for path in found} - SOURCED) + [
-        f"recipes/{name}/run.sh" for name in ("commands", "end_to_end", "own_model", "tidigits")
+        f"recipes/{name}/run.sh" for name in ("commands", "end_to_end", "large_vocabulary", "own_model", "tidigits")
     ]
 
 

@@ -129,7 +129,7 @@ class TestAttack:
         loss = RobustLoss(model, system.waves, config, CONFIG)
         rng, generator = np.random.default_rng(0), torch.Generator().manual_seed(0)
         speech = loss._speech(data, list(range(8)), rng)
-        return speech, loss._attack(speech, 1.0, rng, generator)
+        return speech, loss._attack(speech, 1.0, rng, generator, generator)
 
     @pytest.mark.parametrize("targeted", [0.0, 1.0])
     def test_budget_is_relative_to_the_level_of_each_utterance(self, system: TinySystem, targeted: float) -> None:
@@ -156,8 +156,8 @@ class TestAttack:
         before = {name: value.clone() for name, value in model.network.state_dict().items()}
         model.network.train()
         loss = RobustLoss(model, system.waves, ROBUST, CONFIG)
-        rng = np.random.default_rng(0)
-        loss._attack(loss._speech(data, [0, 1], rng), 1.0, rng, torch.Generator().manual_seed(0))
+        rng, generator = np.random.default_rng(0), torch.Generator().manual_seed(0)
+        loss._attack(loss._speech(data, [0, 1], rng), 1.0, rng, generator, generator)
         assert model.network.training
         assert all(torch.equal(value, before[name]) for name, value in model.network.state_dict().items())
         assert all(parameter.grad is None for parameter in model.network.parameters())

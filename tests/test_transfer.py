@@ -179,6 +179,8 @@ class TestSummary:
             "original_accuracy": 0.0,
             "snr_db_mean": 15.0,
             "snr_db_q05": 10.5,
+            "target_accuracy_ci95": [0.5, 1.0],  # of whole utterances: none of it between 4 of 8 words and all
+            "original_accuracy_ci95": [0.0, 0.0],
         }
 
     def test_without_targets_nothing_is_said_of_them(self) -> None:

@@ -9,7 +9,7 @@ import pytest
 from tests.conftest import REPO, RunScript
 
 UTILS = REPO / "utils"
-SOURCED = {"env.sh", "parse_options.sh", "recipe_env.sh", "script.sh", "stages.sh"}
+SOURCED = {"env.sh", "parse_options.sh", "recipe_env.sh", "script.sh", "stages.sh", "triphones.sh"}
 SCRIPTS = sorted(p.name for p in UTILS.iterdir() if p.suffix in (".sh", ".pl") and p.name not in SOURCED)
 TOO_FEW = {"run.pl": ["x.log"]}  # it takes any number of arguments from two on
 

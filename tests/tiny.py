@@ -26,6 +26,7 @@ from kaldi_uq.nnet.config import ModelConfig, model_class
 from kaldi_uq.recogniser.hybrid import MODEL_FILE, HybridModel
 from kaldi_uq.recogniser.recogniser import Recogniser
 from kaldi_uq.training.config import RobustConfig, TrainConfig
+from kaldi_uq.training.parallel import ONE, Workers
 from kaldi_uq.training.trainer import Trainer, TrainingInputs
 
 RATE = 8000
@@ -164,6 +165,7 @@ class TinySystem:
         *,
         robust: RobustConfig | None = None,
         key: str = "",
+        workers: Workers = ONE,
         **changes: Any,
     ) -> Trainer:
         """A training of this model on the alignments of the monophone system."""
@@ -178,7 +180,8 @@ class TinySystem:
         }
         out.mkdir(parents=True, exist_ok=True)
         given = TrainingInputs(**{**inputs, **changes})
-        return Trainer(out, model, given, self.engine, config=config, decode=DecodeConfig(), robust=robust, key=key)
+        options: dict[str, Any] = {"robust": robust, "key": key, "workers": workers}
+        return Trainer(out, model, given, self.engine, config=config, decode=DecodeConfig(), **options)
 
     def train(self, kind: str = "dnn", seed: int = 0) -> HybridModel:
         """A network that knows the words: half a second of training on the alignments."""

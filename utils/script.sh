@@ -20,7 +20,7 @@
 #
 # What the script starts ends with it, also if it is killed (sentry.pl).
 #
-# Afterwards the script has the arguments, the functions below, and in arrays:
+# Afterwards the script has the arguments, the functions below, by_hand (empty if another script calls it), and in arrays:
 #   script_args   the words of the command line
 #   engine_opts   --engine, if one was chosen, for the commands that have such options
 #   model_opts    the same with --device and --seed
@@ -149,7 +149,7 @@ run_jobs() {
     count=${1#JOB=1:}
     pattern=$2
   fi
-  for job in $(seq "$count"); do rm -f "$(job_log "$1" "$pattern" "$job")"; done # what is read below is of these jobs
+  for job in $(seq "$count"); do keep_log "$(job_log "$1" "$pattern" "$job")"; done # what is read below is of these jobs
   $runner "$@" && return
   read -r program _ <<<"$runner"
   [[ ! $program -ef $(dirname -- "${BASH_SOURCE[0]}")/run.pl ]] || exit 1
@@ -159,6 +159,31 @@ run_jobs() {
   done
   ((${#failed[@]})) || die "$program failed, though no job did; what it says is above"
   die "${#failed[@]} of $count jobs failed: $(job_end "${failed[0]}")"
+}
+
+# keep_log LOGS...: what earlier runs have said goes to LOG.1, the latest, ... LOG.5; an older one goes
+keep_log() {
+  local log n
+  for log; do
+    [ -e "$log" ] || continue
+    for n in 4 3 2 1; do [ ! -e "$log.$n" ] || mv -f -- "$log.$n" "$log.$((n + 1))"; done
+    mv -f -- "$log" "$log.1"
+  done
+}
+
+# tell_page RESULTS: the last line of what was asked for by hand: the command that makes the page of these results anew
+tell_page() {
+  local program words
+  [ -n "$by_hand" ] && [[ -f $1 && $1 == *results.json ]] || return 0
+  program=$(type -P kaldi-uq)
+  # the caller's own, if it is this one or that of this environment
+  [ "$program" != "$kaldi_uq_of_caller" ] || program=kaldi-uq
+  [ "${kaldi_uq_of_caller%/*}" != "$(dirname -- "$(type -P python3)")" ] || program=kaldi-uq
+  words=("$program" report)
+  [ -f data/attack/wav.scp ] || words+=(--num-examples 0) # no audio to show
+  printf '%s: to see it on the page:' "$0" >&2
+  printf ' %q' "${words[@]}" "$(dirname -- "$1")" "$(dirname -- "$1")/report" >&2
+  echo >&2
 }
 
 # job_log ARRAY PATTERN JOB: the log of a job; ARRAY is JOB=1:N if there are several
@@ -196,7 +221,10 @@ script_args=("$@")
 _script_help
 . "$(dirname -- "${BASH_SOURCE[0]}")/parse_options.sh"
 unset -f _script_option _script_help
+kaldi_uq_of_caller=$(type -P kaldi-uq || true) # before any path.sh
+by_hand=
 if [[ -z ${KALDI_UQ_MASTER:-} ]]; then
+  by_hand=true # no other script has called this one
   export KALDI_UQ_MASTER=$$.$RANDOM$RANDOM
   perl "$(dirname -- "${BASH_SOURCE[0]}")/sentry.pl" $$ "$KALDI_UQ_MASTER" </dev/null >/dev/null 2>&1 &
   disown # a script that waits for its jobs does not wait for this

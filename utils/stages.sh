@@ -8,8 +8,12 @@
 command_line() {
   local line="" previous="" word
   for word; do
-    [ "$previous" != --corpus-dir ] || word=DIR
+    case $previous in
+      --corpus-dir) word=DIR ;;
+      --text) word=FILE ;;
+    esac
     [[ $word != --corpus-dir=* ]] || word=--corpus-dir=DIR
+    [[ $word != --text=* ]] || word=--text=FILE
     previous=$word
     [[ $word =~ ^[[:alnum:]_./=:@%+,-]+$ ]] || word=${word@Q}
     line="$line $word"
@@ -28,7 +32,7 @@ one_of() {
 # check_options LAST [KINDS...]: of the options that all recipes have; the last stage has this number, the models are of these
 # kinds, or else of those of the package
 check_options() {
-  local n m last=$1 kinds=("${@:2}")
+  local n m last=$1 kinds=("${@:2}") package
   [ -z "${engine:-}" ] || one_of engine "$engine" embedded kaldi
   for n in nj model_jobs attack_jobs seed stage stop_stage; do
     [[ ${!n} =~ ^(0|[1-9][0-9]*)$ ]] || die "--${n//_/-} must be a whole number, got '${!n}'"
@@ -37,7 +41,9 @@ check_options() {
   [ "$stage" -le "$last" ] || die "--stage $stage: the last stage is $last"
   [ "$stage" -le "$stop_stage" ] || die "--stop-stage $stop_stage is before --stage $stage: nothing to do"
   if [ ${#kinds[@]} = 0 ]; then
-    for m in "$(dirname -- "${BASH_SOURCE[0]}")"/../kaldi_uq/nnet/kinds/[!_]*.py; do kinds+=("$(basename "$m" .py)"); done
+    package=$(dirname -- "${BASH_SOURCE[0]}")/../kaldi_uq
+    [ -d "$package" ] || package=${package%/kaldi_uq}/.. # installed: these scripts are in it
+    for m in "$package"/nnet/kinds/[!_]*.py; do kinds+=("$(basename "$m" .py)"); done
   fi
   for m in $models; do
     one_of models "$m" "${kinds[@]}"
@@ -66,7 +72,7 @@ use_run() {
   read -ra corpus_words <<<"$corpus_opts"
   [ -z "$corpus_opts" ] || run=${run}_$(printf %s "${corpus_words[*]}" | tr -c "[:alnum:]." _)
   mkdir -p "runs/$run/data" "runs/$run/exp"
-  hold runs/.lock "another run.sh is at work in $PWD; wait for it, or use a copy of the repository"
+  hold runs/.lock "another run.sh is at work in $PWD; wait for it, or use another directory"
   for link in data exp; do
     [ -L $link ] || [ ! -e $link ] || die "$PWD/$link is a directory of somebody else's, expected none or a link; move it away"
     ln -sfn "runs/$run/$link" $link
@@ -82,6 +88,7 @@ stage_begin() {
   local done=0
   ((stage <= $1 && $1 <= stop_stage)) || return 1
   stage_number=$1
+  stage_name=${2%% (progress*}
   stage_files=("${@:3}")
   run_stage --begin || done=$?
   case $done in
@@ -93,7 +100,8 @@ stage_begin() {
 }
 
 stage_end() {
-  kaldi-uq record exp/results.json --timing "stage$stage_number=$(date +%s.%N | awk -v s="$stage_start" '{ print $1 - s }')"
+  kaldi-uq record exp/results.json --finished "$stage_name" \
+    --timing "stage$stage_number=$(date +%s.%N | awk -v s="$stage_start" '{ print $1 - s }')"
   run_stage --end
 }
 
@@ -150,9 +158,9 @@ each_model() {
   [ $failed = 0 ] || exit 1
 }
 
-# score_model MODEL: decodes fit, for the detectors, and test, for the results
+# score_model MODEL [OPTIONS...]: decodes fit, for the detectors, and test, for the results
 score_model() {
-  local decode=(steps/uq/decode.sh --nj "$nj" --cmd "$decode_cmd" "${model_opts[@]}")
+  local decode=(steps/uq/decode.sh --nj "$nj" --cmd "$decode_cmd" "${model_opts[@]}" "${@:2}")
   "${decode[@]}" "exp/$1/graph" data/fit "exp/$1" "exp/$1/score_fit"
   "${decode[@]}" --results exp/results.json "exp/$1/graph" data/test "exp/$1" "exp/$1/score_test"
 }

@@ -37,6 +37,8 @@ if TYPE_CHECKING:
     from kaldi_uq.attacks.consistent import Consistent as Consistent
     from kaldi_uq.attacks.donors import Donors as Donors
     from kaldi_uq.attacks.hiding import Psychoacoustic as Psychoacoustic
+    from kaldi_uq.attacks.named import preset as preset
+    from kaldi_uq.attacks.named import presets as presets
     from kaldi_uq.attacks.pgd import PGD as PGD
 
 # name -> module; imported when a name is first used, so that importing the package needs no torch
@@ -52,6 +54,8 @@ _PLACES = {
     "PGD": "pgd",
     "Psychoacoustic": "hiding",
     "SearchConfig": "config",
+    "preset": "named",
+    "presets": "named",
 }
 
 __all__ = sorted(_PLACES)

@@ -21,7 +21,6 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from kaldi_uq.attacks.attack import random_starts
 from kaldi_uq.attacks.batch import Batch
@@ -33,6 +32,7 @@ from kaldi_uq.errors import DataError
 from kaldi_uq.io.files import read_json
 from kaldi_uq.io.wav import on_grid
 from kaldi_uq.io.waves import WaveBatch, Waves, wave_batches
+from kaldi_uq.progress import Progress
 from kaldi_uq.recogniser.base import BaseRecogniser
 from kaldi_uq.recogniser.heard import FrameScores
 from kaldi_uq.recogniser.memory import in_halves
@@ -97,7 +97,7 @@ def consistency(
     given = Waves.of(recogniser.check_audio(waves, what="searched")).map(on_grid)
     who = recogniser.with_speakers(given)
     found: dict[str, Consistency] = {}
-    with tqdm(total=len(given), desc="searching", unit="utt", disable=len(given) < 32) as progress:
+    with Progress("searching", "utterances", len(given), quiet=len(given) < 32) as progress:
         for number, batch in enumerate(wave_batches(given, 0) if alone else who.batches(given)):
             rows = in_halves(functools.partial(_search_batch, who, config, 0 if alone else number), batch)
             found |= dict(zip(batch.utts, rows, strict=True))

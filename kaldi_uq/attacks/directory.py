@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from kaldi_uq.attacks.attack import Adversarial, Attack
 from kaldi_uq.attacks.checks.one_run import check
@@ -24,10 +23,11 @@ from kaldi_uq.io.files import digest, read_json, read_json_lines, read_state, wr
 from kaldi_uq.io.names import remove_left_over, wave_files
 from kaldi_uq.io.wav import write_wav
 from kaldi_uq.io.waves import Waves, pad, plan_waves, waves_of_files
+from kaldi_uq.progress import Progress
 from kaldi_uq.recogniser.base import BaseRecogniser
 from kaldi_uq.recogniser.heard import forget
 from kaldi_uq.recogniser.parts import Shard
-from kaldi_uq.results.utterances import movable
+from kaldi_uq.results.utterances import accuracy_interval, movable
 from kaldi_uq.results.word_errors import ErrorRate, align_words
 
 # what can be measured of the audio beside the SNR (:mod:`kaldi_uq.audio.quality`)
@@ -94,7 +94,7 @@ def craft_shard(
             part.unlink(missing_ok=True)  # a job that a grid has started twice may have come first
     records: dict[str, dict[str, Any]] = {}
     total = len(waves) if shard.count == 1 else None
-    with tqdm(total=total, desc=f"attack eps {attack.config.eps:g}", unit="utt") as progress:
+    with Progress(f"attack eps {attack.config.eps:g}", "utterances", total) as progress:
         for number, utts in enumerate(recogniser.plan(waves)):
             if not shard.has(number):
                 continue
@@ -238,8 +238,9 @@ def summarise(lines: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
     Returns:
         ``num_utts``, ``target_accuracy`` and ``target_success`` (share of utterances that were attacked and whose
         words are exactly the target's; both ``None`` without targets), ``original_accuracy`` (``None``: no word was
-        spoken), ``snr_db_mean`` and ``snr_db_q05``, the quantile of 5 % (``None``: nothing was added to any utterance),
-        and the mean of each of ``QUALITY`` that was measured, as ``segmental_snr_db_mean``.
+        spoken), the 95 % intervals of both accuracies as ``target_accuracy_ci95`` and ``original_accuracy_ci95`` where
+        they are known, ``snr_db_mean`` and ``snr_db_q05``, the quantile of 5 % (``None``: nothing was added to any
+        utterance), and the mean of each of ``QUALITY`` that was measured, as ``segmental_snr_db_mean``.
 
     Raises:
         ValueError: no line.
@@ -250,7 +251,8 @@ def summarise(lines: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
     targeted = [line for line in lines if line.get("target_errors") is not None]
     target = [ErrorRate.from_counts(line["target_errors"]) for line in targeted]
     reached = [rate.errors == 0 and movable(line) for rate, line in zip(target, targeted, strict=True)]
-    spoken = sum((ErrorRate.from_counts(line["original_errors"]) for line in lines), ErrorRate())
+    original = [ErrorRate.from_counts(line["original_errors"]) for line in lines]
+    spoken = sum(original, ErrorRate())
     snr = [float(line["snr_db"]) for line in lines if line.get("snr_db") is not None]
     quality = {name: [float(line[name]) for line in lines if line.get(name) is not None] for name in QUALITY}
     return {
@@ -261,6 +263,11 @@ def summarise(lines: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
         "snr_db_mean": float(np.mean(snr)) if snr else None,
         "snr_db_q05": float(np.quantile(snr, 0.05)) if snr else None,
         **{f"{name}_mean": float(np.mean(values)) for name, values in quality.items() if values},
+        **{
+            f"{name}_accuracy_ci95": accuracy_interval(rates)
+            for name, rates in (("target", target), ("original", original))
+            if sum(rate.num_words for rate in rates)
+        },
     }
 
 

@@ -136,10 +136,15 @@ def run_attack(
             if goal.follows and turn:
                 goal.follow(run.mean_log_post(delta, rows), rows)
             loss, slope = run.gradient(delta, rows)
-            slope = torch.where(slope.isnan(), 0.0, slope)  # counted as none, which the checks find
+            # one that is no number is counted as none, which the checks find
+            slope = torch.nan_to_num(slope, nan=0.0, posinf=torch.inf, neginf=-torch.inf)
             if start == 0 and step == 0:
                 result.first_loss[rows] = loss
-            result.live[rows] |= (slope != 0) & current.inside
+            moving = (slope != 0) & current.inside
+            if len(rows) == size:
+                result.live |= moving
+            else:
+                result.live[rows] |= moving
             result.steps[rows] += 1
             delta = stepper.next(delta, slope, loss)
             is_last = step + 1 == config.num_steps
@@ -166,13 +171,19 @@ class _Run:
 
     def gradient(self, delta: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
         def shares_of(perturbation: Tensor) -> Tensor:
-            return self.goal.shares(self.log_post(self.wav[rows] + perturbation, self.num_samples[rows], rows), rows)
+            return self.goal.shares(self._log_post(perturbation, rows), rows)
 
         return self.estimate(shares_of, delta)
 
     def mean_log_post(self, delta: Tensor, rows: Tensor) -> Tensor:
         with torch.no_grad():
-            return mean_log_post(self.log_post(self.wav[rows] + delta, self.num_samples[rows], rows))
+            return mean_log_post(self._log_post(delta, rows))
+
+    def _log_post(self, delta: Tensor, rows: Tensor) -> Tensor:
+        wav, num_samples = self.wav, self.num_samples
+        if len(rows) < len(wav):  # all of them need no copy
+            wav, num_samples = wav[rows], num_samples[rows]
+        return self.log_post(wav + delta, num_samples, rows)
 
 
 def _autograd(shares_of: Shares, delta: Tensor) -> tuple[Tensor, Tensor]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from kaldi_uq.attacks.attack import ATTACKS, Attack
+from kaldi_uq.attacks.named import PAPER, preset_options
 
 
 @ATTACKS.register("pgd")
@@ -21,11 +22,9 @@ class PGD(Attack):
 
         Source: section 4.2 of the paper and its published code.
         """
-        own = {"step_rule": "fixed", "step_size": 0.01, "num_steps": 40, "realign_every": 0, "eot_samples": 1}
-        return cls(**{"eps": eps, **own, **options})
+        return cls(**{"eps": eps, **preset_options(PAPER), **options})
 
     @classmethod
     def fgsm(cls, eps: float = 0.02, **options: Any) -> PGD:
         """One step to the edge of the ball.  Source: Goodfellow et al. 2015."""
-        own = {"num_steps": 1, "random_start": False}
-        return cls(**{"eps": eps, **own, **options})
+        return cls(**{"eps": eps, **preset_options("fgsm"), **options})

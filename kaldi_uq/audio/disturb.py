@@ -18,12 +18,12 @@ import numpy as np
 import numpy.typing as npt
 
 from kaldi_uq.audio.loudness import snr_db
+from kaldi_uq.audio.names import DRR_DB as DRR_DB
+from kaldi_uq.audio.names import KINDS as KINDS
+from kaldi_uq.audio.names import NUM_TALKERS as NUM_TALKERS
 from kaldi_uq.errors import DataError
 from kaldi_uq.io.wav import INT16_SCALE, on_grid
 
-KINDS = ("white", "babble", "reverb", "gain", "uniform")
-NUM_TALKERS = 6  # talkers of a babble: enough that no single one is understood
-DRR_DB = 5.0  # direct over reverberant energy: a talker a metre or two from the microphone
 REFLECTION_DELAY_S = 0.0025  # from the direct sound to the first reflection: most of a metre of detour
 
 RESPONSE_S = 0.05  # length of what a microphone's response leaves behind a sound

@@ -11,9 +11,9 @@ import math
 import numpy as np
 import numpy.typing as npt
 
+from kaldi_uq.audio.names import STATISTICS as STATISTICS
 from kaldi_uq.io.wav import INT16_SCALE
 
-STATISTICS = ("level_db", "noise_floor_db")
 FRAME_S = 0.025
 FLOOR_QUANTILE = 0.1  # share of the frames: at least a tenth of an utterance is not speech
 

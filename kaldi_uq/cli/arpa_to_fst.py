@@ -11,9 +11,7 @@ import logging
 from pathlib import Path
 
 from kaldi_uq.cli.options import add_engine, directory, engine_of, start_logging
-from kaldi_uq.io.arpa import read_arpa
 from kaldi_uq.io.lang import read_symbols
-from kaldi_uq.language.model import grammar_fst
 
 log = logging.getLogger(__name__)
 
@@ -26,6 +24,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
+    from kaldi_uq.io.arpa import read_arpa
+    from kaldi_uq.language.model import grammar_fst
+
     start_logging()
     model = read_arpa(args.arpa)
     grammar = grammar_fst(model, read_symbols(args.lang_dir / "words.txt"))

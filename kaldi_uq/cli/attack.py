@@ -5,9 +5,9 @@ detect), read back and only then decoded: what is printed is what the recogniser
 MODEL-DIR/detector holds a detector, its verdict is printed too.  With --statistics the attack knows the detectors of
 these statistics, and tries to pass them as well.
 
-The defaults are the strong attack of a recipe's conf/pgd.conf; --config reads another of conf/*.conf.
+The defaults are the strong attack, --preset pgd; another is asked for by its name, or by its file with --config.
 
- e.g.: kaldi-uq attack in.wav --target-text "one two" --model-dir exp/dnn
+ e.g.: kaldi-uq attack in.wav --target-text "one two" --model-dir exp/dnn \\
          --out out.wav
 
 Without --model-dir the model that comes with the package is attacked: English digits, oh and zero to nine, at 16 kHz.
@@ -26,8 +26,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kaldi_uq.attacks.config import AdaptiveConfig, AttackConfig
-from kaldi_uq.cli.attack_options import ATTACK_CONFIGS, add_attack_choice, attack_of, read_donors
+from kaldi_uq.attacks.config import ATTACK_CONFIGS, AdaptiveConfig, AttackConfig
+from kaldi_uq.cli.attack_options import add_attack_choice, attack_of, read_donors
 from kaldi_uq.cli.model_options import (
     STDIN,
     add_network_arguments,
@@ -38,7 +38,7 @@ from kaldi_uq.cli.model_options import (
 )
 from kaldi_uq.cli.options import add_channel, add_engine, add_resample, conversion_of, directory
 from kaldi_uq.config import add_config_file, add_flags_once, config_from
-from kaldi_uq.engine.base import DecodeConfig
+from kaldi_uq.engine.config import DecodeConfig
 from kaldi_uq.errors import DataError, UsageError
 from kaldi_uq.models import STARTER
 
@@ -57,22 +57,31 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         type=Path,
         metavar="WAV",
-        help=f"audio of the model's sample rate; {STDIN}: one file of standard input, named stdin",
+        help=f"audio to attack, of the model's sample rate; {STDIN}: standard input, which is named stdin",
     )
-    parser.add_argument("--model-dir", type=directory, metavar="DIR", help=f"such as exp/dnn [{STARTER}]")
+    parser.add_argument(
+        "--model-dir", type=directory, metavar="DIR", help=f"trained model, such as exp/dnn [{STARTER}]"
+    )
     what = parser.add_mutually_exclusive_group()
-    what.add_argument("--target-text", metavar="TEXT", help="what is to be heard, such as 'one two'")
-    what.add_argument("--untargeted", action="store_const", const=True, help="anything but what is heard now")
+    what.add_argument("--target-text", metavar="TEXT", help="words that are to be heard, such as 'one two'")
+    what.add_argument("--untargeted", action="store_const", const=True, help="instead: anything but what is heard now")
     where = parser.add_mutually_exclusive_group()
-    where.add_argument("--out", type=Path, metavar="WAV", help="the attacked file, where one is attacked")
-    where.add_argument("--out-dir", type=Path, metavar="DIR", help="directory of the attacked files, DIR/<name>.wav")
+    where.add_argument("--out", type=Path, metavar="WAV", help="file to write, where one file is attacked")
+    where.add_argument("--out-dir", type=Path, metavar="DIR", help="directory to write, DIR/<name>.wav")
     parser.add_argument("--force", action="store_true", help="replace outputs that exist")
     parser.add_argument("--graph-dir", type=directory, metavar="DIR", help="decoding graph [MODEL-DIR/graph]")
     parser.add_argument(
-        "--lang-dir", type=directory, metavar="DIR", help="lexicon [MODEL-DIR/../../data/lang, as in a recipe]"
+        "--lang-dir",
+        type=directory,
+        metavar="DIR",
+        help="language directory of the target's words [MODEL-DIR/../../data/lang, as in a recipe]",
     )
-    parser.add_argument("--statistic", help="name of the detector to ask, MODEL-DIR/detector/STATISTIC.json")
-    parser.add_argument("--json", action="store_true", help="print one JSON object a file, one a line")
+    parser.add_argument(
+        "--statistic",
+        metavar="NAME",
+        help="detector whose verdict is printed, MODEL-DIR/detector/NAME.json [the one that detect asks]",
+    )
+    parser.add_argument("--json", action="store_true", help="print a JSON object a file, one a line, instead of text")
     add_resample(parser)
     add_channel(parser)
     add_attack_choice(parser)
@@ -80,7 +89,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_speaker(parser)
     add_engine(parser)
     add_config_file(parser, DecodeConfig, *ATTACK_CONFIGS)
-    add_flags_once(parser, DecodeConfig, *ATTACK_CONFIGS, skip=("untargeted",))
+    add_flags_once(parser, *ATTACK_CONFIGS, DecodeConfig, skip=("untargeted",))
 
 
 def run(args: argparse.Namespace) -> None:

@@ -8,12 +8,13 @@ from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kaldi_uq.attacks.config import AdaptiveConfig, AttackConfig, BlackBoxConfig, ConsistentConfig, HidingConfig
+from kaldi_uq.attacks.config import ATTACK_CONFIGS as ATTACK_CONFIGS
+from kaldi_uq.attacks.config import OWN_CONFIGS, AdaptiveConfig, AttackConfig
+from kaldi_uq.attacks.named import knows_detectors, preset_file
 from kaldi_uq.cli.options import directory
-from kaldi_uq.config import Config, config_from, parse_fields
-from kaldi_uq.errors import DataError, UsageError
+from kaldi_uq.config import Config, config_from, group_of, parse_fields, suggest
+from kaldi_uq.errors import DataError, UsageError, did_you_mean
 from kaldi_uq.io.datadir import DataDir
-from kaldi_uq.io.waves import read_waves
 from kaldi_uq.results.names import APART, CONSISTENCY
 from kaldi_uq.user_code import load_object, mistakes_named
 
@@ -23,34 +24,50 @@ if TYPE_CHECKING:  # no command's --help needs torch
     from kaldi_uq.detector import OneClassDetector
     from kaldi_uq.recogniser.base import BaseRecogniser
 
-OWN_CONFIGS: tuple[type[AttackConfig], ...] = (AttackConfig, HidingConfig, BlackBoxConfig, ConsistentConfig)
-ATTACK_CONFIGS: tuple[type[Config], ...] = (*OWN_CONFIGS, AdaptiveConfig)
+METHODS = ("pgd", "psychoacoustic", "black_box", "adaptive", "consistent")  # of the package, a test holds them
 
 
 def add_attack_choice(parser: argparse.ArgumentParser) -> None:
-    """Add ``--method``, ``--method-options``, ``--fit`` and ``--donors``."""
-    parser.add_argument(
+    """Add ``--preset``, ``--method``, ``--method-options``, ``--fit`` and ``--donors``."""
+    group = group_of(parser, "which attack")
+    group.add_argument(
+        "--preset",
+        type=_preset,
+        metavar="NAME",
+        help="the options of an attack of the recipes: pgd, paper-pgd, fgsm, decoder-margin, ten-targets, ...; an "
+        "unknown name lists all; --config and flags win over it",
+    )
+    method = group.add_argument(
         "--method",
         metavar="NAME",
         help="pgd, psychoacoustic (asked for by --hide-steps), black_box (--nes-pairs), adaptive (--statistics), "
         "consistent (--search-eps), or an attack of your own, FILE.py:CLASS, which is run [what the options ask for, "
         "else pgd]",
     )
-    parser.add_argument(
+    suggest(method, METHODS)
+    group.add_argument(
         "--method-options", default="", metavar="NAME=VALUE,...", help="options that only an attack of your own has"
     )
-    parser.add_argument(
+    group.add_argument(
         "--donors",
         type=directory,
         metavar="DATA-DIR",
         help="with --start speech or --loss logit_match: recordings whose words are used [the attacked set]",
     )
-    parser.add_argument(
+    group.add_argument(
         "--fit",
         type=Path,
         metavar="JSONL",
         help="with --statistics: fit the detectors on these benign scores [those of MODEL-DIR/detector]",
     )
+
+
+def _preset(name: str) -> Path:
+    """The type of ``--preset``: the file of an attack that the package brings."""
+    try:
+        return preset_file(name)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def read_donors(args: argparse.Namespace, recogniser: BaseRecogniser, default: DataDir | None = None) -> Donors | None:
@@ -60,6 +77,7 @@ def read_donors(args: argparse.Namespace, recogniser: BaseRecogniser, default: D
         DataError: audio or text that cannot be used.
     """
     from kaldi_uq.attacks.donors import Donors
+    from kaldi_uq.io.waves import read_waves
 
     data = DataDir.read(args.donors, need=("wav.scp", "utt2spk", "text")) if args.donors else default
     if data is None:
@@ -113,7 +131,8 @@ def detectors_to_pass(args: argparse.Namespace, adaptive: AdaptiveConfig) -> lis
         forms = gaussians if f"{name}-one-sided" in found or name not in found else ("",)
         for form in forms:
             if name + form not in found:
-                raise DataError(f"{where}: no detector {name + form!r}; there are {', '.join(found)}")
+                near = did_you_mean(name + form, found)
+                raise DataError(f"{where}: no detector {name + form!r}; there are {', '.join(found)}{near}")
             detector = found[name + form]
             if detector.fpr != adaptive.fpr:
                 raise UsageError(
@@ -149,6 +168,10 @@ def attack_of(args: argparse.Namespace, adaptive: AdaptiveConfig, **fixed: Any) 
         options = [f"{name} ({asked[name].asked_by})" for name in wanted]
         options += [f"{args.method} (--method)"] if args.method and args.method not in wanted else []
         raise UsageError(f"an attack is either {' or '.join(options)}: leave one of them out")
+    if args.preset and knows_detectors(args.preset) and not adaptive.names:
+        raise UsageError(
+            f"--preset {args.preset.stem} knows the detector: name the statistics to pass with --statistics"
+        )
     method = args.method or (wanted[0] if wanted else "pgd")
     own = own_code(method)
     try:

@@ -37,9 +37,11 @@ Check = dict[str, Any]
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of the command."""
-    parser.add_argument("exp_dir", type=directory, metavar="EXP-DIR")
+    parser.add_argument(
+        "exp_dir", type=directory, metavar="EXP-DIR", help="directory of results.json and of the models"
+    )
     parser.add_argument("--model", action="append", metavar="NAME", help="check this one (can be repeated) [all]")
-    parser.add_argument("--attack", default="pgd", help="the attack that the others are compared with [pgd]")
+    parser.add_argument("--attack", default="pgd", help="name of the attack that the others are compared with [pgd]")
     parser.add_argument("--black-box", default="nes", metavar="NAME", help="the attack without gradients [nes]")
     parser.add_argument(
         "--noise",

@@ -7,21 +7,22 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-
-import numpy as np
+from typing import TYPE_CHECKING
 
 from kaldi_uq.cli.options import add_engine, add_jobs, add_pipes, directory, engine_options
-from kaldi_uq.engine.select import engine_name
-from kaldi_uq.feats.cmvn_stats import accumulate_cmvn_stats
-from kaldi_uq.io.ark import MatrixWriter
+from kaldi_uq.engine.config import engine_name
 from kaldi_uq.io.datadir import DataDir
-from kaldi_uq.io.feats_dir import features
+
+if TYPE_CHECKING:  # --help needs no numpy
+    import numpy as np
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("data_dir", type=directory, metavar="DATA-DIR")
-    parser.add_argument("ark", type=Path, metavar="ARK")
-    parser.add_argument("scp", type=Path, metavar="SCP")
+    parser.add_argument(
+        "data_dir", type=directory, metavar="DATA-DIR", help="data directory, with feats.scp and spk2utt"
+    )
+    parser.add_argument("ark", type=Path, metavar="ARK", help="archive to write")
+    parser.add_argument("scp", type=Path, metavar="SCP", help="index of the archive to write, cmvn.scp")
     parser.add_argument("--log-dir", type=Path, metavar="DIR", help="where --engine kaldi writes logs [where ARK is]")
     add_pipes(parser)
     add_engine(parser)
@@ -29,6 +30,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
+    import numpy as np
+
+    from kaldi_uq.feats.cmvn_stats import accumulate_cmvn_stats
+    from kaldi_uq.io.ark import MatrixWriter
+    from kaldi_uq.io.feats_dir import features
+
     data = DataDir.read(args.data_dir, need=("utt2spk", "feats.scp"))
     found = features(data, allow_pipes=args.allow_pipes)
     if engine_name(args.engine) == "kaldi":

@@ -8,22 +8,22 @@ from __future__ import annotations
 import argparse
 from collections.abc import Mapping
 from pathlib import Path
-
-import numpy as np
-from tqdm import tqdm
+from typing import TYPE_CHECKING
 
 from kaldi_uq.cli.options import add_audio, add_engine, add_jobs, add_max_bad, directory, engine_options, read_data
-from kaldi_uq.engine.select import engine_name
+from kaldi_uq.engine.config import engine_name
 from kaldi_uq.feats.conf import read_mfcc_conf
-from kaldi_uq.io.ark import MatrixWriter
 from kaldi_uq.io.datadir import write_table
-from kaldi_uq.io.waves import read_waves
+from kaldi_uq.progress import progressing
+
+if TYPE_CHECKING:  # --help needs no numpy
+    import numpy as np
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("data_dir", type=directory, metavar="DATA-DIR")
+    parser.add_argument("data_dir", type=directory, metavar="DATA-DIR", help="data directory, with wav.scp")
     parser.add_argument("ark", type=Path, metavar="ARK", help="archive to write; the scp names it as given here")
-    parser.add_argument("scp", type=Path, metavar="SCP")
+    parser.add_argument("scp", type=Path, metavar="SCP", help="index of the archive to write, feats.scp")
     parser.add_argument("--mfcc-config", required=True, metavar="FILE", help="Kaldi's conf/mfcc.conf")
     parser.add_argument("--num-frames", metavar="FILE", help="also write utt2num_frames here")
     parser.add_argument("--compress", action="store_true", help="write Kaldi's compressed matrices, a byte a value")
@@ -37,6 +37,8 @@ def run(args: argparse.Namespace) -> None:
     import torch
 
     from kaldi_uq.feats.mfcc import Mfcc
+    from kaldi_uq.io.ark import MatrixWriter
+    from kaldi_uq.io.waves import read_waves
 
     torch.set_num_threads(1)
     config = read_mfcc_conf(args.mfcc_config)
@@ -51,7 +53,7 @@ def run(args: argparse.Namespace) -> None:
         return
     num_frames = {}
     with torch.no_grad(), MatrixWriter(args.ark, args.scp, compressed=args.compress) as writer:
-        for utt, wav in tqdm(waves.items(), desc="MFCC", unit="utt"):
+        for utt, wav in progressing(waves.items(), "MFCC", "utterances", len(waves)):
             feats, _ = mfcc(torch.from_numpy(wav)[None], torch.tensor([len(wav)]))
             writer.write(utt, feats[0].numpy())
             num_frames[utt] = str(feats.shape[1])

@@ -47,8 +47,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
-import numpy as np
-
 from kaldi_uq.cli.model_options import (
     STDIN,
     add_model_and_files,
@@ -67,19 +65,21 @@ from kaldi_uq.cli.options import (
     positive_int,
     rate,
 )
-from kaldi_uq.detector.normal import FILE_NAME, PROBABILITIES, Normal, load_frame_quantiles
-from kaldi_uq.errors import DataError, KaldiUqError, ModelFileError, UsageError, one_line, printable
-from kaldi_uq.io.conversion import Conversion, Converted
+from kaldi_uq.errors import DataError, KaldiUqError, ModelFileError, UsageError, did_you_mean, one_line, printable
 from kaldi_uq.io.datadir import read_table
 from kaldi_uq.io.pipes import check_leave
-from kaldi_uq.io.wav import Source, source_name
-from kaldi_uq.lattice.posteriors import LATTICE_STATISTICS
-from kaldi_uq.results.names import APART, CONSISTENCY, GATE
+from kaldi_uq.lattice.names import LATTICE_STATISTICS
+from kaldi_uq.results.names import APART, CONSISTENCY, GATE, PROBABILITIES
 
 if TYPE_CHECKING:  # --help needs no torch
+    import numpy as np
+
     from kaldi_uq.detector import OneClassDetector
     from kaldi_uq.detector.judge import Outcome, Verdict
+    from kaldi_uq.detector.normal import Normal
+    from kaldi_uq.io.conversion import Conversion, Converted
     from kaldi_uq.io.recording import Recording
+    from kaldi_uq.io.wav import Source
     from kaldi_uq.recogniser.base import BaseRecogniser
 
 WIDTH = 80  # columns
@@ -90,16 +90,20 @@ MAX_MB = 128  # of a file: more than an hour of 16 kHz
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of the command."""
-    add_model_and_files(parser, f"audio of the model's sample rate; {STDIN}: one file of standard input")
+    add_model_and_files(parser, f"audio to judge, of the model's sample rate; {STDIN}: standard input")
     parser.add_argument("--scp", metavar="FILE", help="judge the files of this wav.scp instead")
     which = parser.add_mutually_exclusive_group()
-    which.add_argument("--statistic", help=f"use MODEL-DIR/detector/STATISTIC.json [{GATE}: all statistics together]")
-    which.add_argument("--detector", type=Path, metavar="FILE", help="use this detector")
+    which.add_argument(
+        "--statistic",
+        metavar="NAME",
+        help=f"use the detector MODEL-DIR/detector/NAME.json [{GATE}: all statistics together]",
+    )
+    which.add_argument("--detector", type=Path, metavar="FILE", help="use the detector in this file instead")
     parser.add_argument(
         "--fpr",
         type=rate,
-        help="threshold for this false-positive rate by the detector's own benign model (for a Gaussian one the "
-        "quantile of the normal); default: the saved threshold",
+        help="another threshold, for this false-positive rate (above 0, below 1) by the detector's own benign model, "
+        "which for a Gaussian one is a quantile of the normal [the saved threshold]",
     )
     parser.add_argument(
         "--frame-quantile",
@@ -136,6 +140,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Run the command."""
     from kaldi_uq.detector.judge import judge_each
+    from kaldi_uq.io.wav import source_name
     from kaldi_uq.recogniser.audio import with_more
 
     take_model_dir(args, "kaldi-uq detect")
@@ -252,14 +257,17 @@ def _files(args: argparse.Namespace) -> list[tuple[str | None, str]]:
 
 def find_detector(args: argparse.Namespace, recogniser: BaseRecogniser) -> tuple[Path, OneClassDetector]:
     """The detector that the options ask for and its file, with the threshold to use."""
+    from kaldi_uq.detector.normal import FILE_NAME
     from kaldi_uq.detector.store import default_detector, load_detector
 
     folder = args.model_dir / "detector"
     path = args.detector or (folder / f"{args.statistic}.json" if args.statistic else None)
     path = path or default_detector(args.model_dir, recogniser.recommended_statistic)
+    if path.is_dir():
+        raise UsageError(f"{path}: a directory, expected the JSON file of a detector, such as {path}/{GATE}.json")
     if not args.detector and not (path.is_file() and path.parent == folder):
         found = sorted(p.stem for p in folder.glob("*.json") if p.name != FILE_NAME)
-        there = f"; there are {', '.join(found)}" if found else ""
+        there = f"; there are {', '.join(found)}{did_you_mean(path.stem, found)}" if found else ""
         raise DataError(f"{path}: no such detector; kaldi-uq fit-detector makes it of benign speech{there}")
     detector = load_detector(path)
     if args.fpr is not None:
@@ -273,6 +281,8 @@ def _normal(
     args: argparse.Namespace, detector_path: Path, detector: OneClassDetector, recogniser: BaseRecogniser
 ) -> Normal | None:
     """What is normal in a frame, for the measure of the statistic; ``None``, with a note, if the file is missing."""
+    from kaldi_uq.detector.normal import FILE_NAME, Normal, load_frame_quantiles
+
     if not set(APART).isdisjoint(detector.statistics):  # of the whole utterance
         return None
     path = detector_path.parent / FILE_NAME
@@ -365,6 +375,8 @@ def _lines(
 
 def _verdict_lines(name: str, verdict: Verdict, detector: OneClassDetector, normal: Normal | None) -> list[str]:
     """The verdict as text."""
+    import numpy as np
+
     names, order = list(verdict.values), list(range(len(verdict.values)))
     centers: list[float | None] = [detector.center] if len(names) == 1 else detector.benign_mean.tolist()
     if len(names) > 1 and centers:  # those that are most unlike benign speech first

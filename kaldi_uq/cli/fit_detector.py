@@ -17,6 +17,7 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from kaldi_uq.cli.model_options import (
     STDIN,
@@ -28,21 +29,27 @@ from kaldi_uq.cli.model_options import (
     take_model_dir,
 )
 from kaldi_uq.cli.options import add_audio, add_channel, conversion_of, non_negative_int, rate
-from kaldi_uq.detector import OneClassDetector
-from kaldi_uq.detector.fit import DETECTOR_DIR, detectors_of, fit_detectors, save_fit
-from kaldi_uq.detector.normal import FrameCounter
 from kaldi_uq.errors import UsageError
 from kaldi_uq.models import STARTER
+
+if TYPE_CHECKING:  # --help needs no numpy
+    from kaldi_uq.detector import OneClassDetector
 
 FEW = 20  # files: with fewer, their largest score says little of the largest of a hundred
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of the command."""
-    add_model_and_files(parser, f"benign speech of the model's sample rate; {STDIN}: one file of standard input")
-    parser.add_argument("--out", type=Path, metavar="DIR", help="directory of the detectors [MODEL-DIR/detector]")
-    parser.add_argument("--scored", type=Path, metavar="JSONL", help="benign scores, instead of WAV files")
-    parser.add_argument("--fpr", type=rate, default=0.01, help="false-positive rate of the thresholds [0.01]")
+    add_model_and_files(parser, f"benign speech of the model's sample rate; {STDIN}: standard input")
+    parser.add_argument(
+        "--out", type=Path, metavar="DIR", help="directory to write the detectors to [MODEL-DIR/detector]"
+    )
+    parser.add_argument(
+        "--scored", type=Path, metavar="JSONL", help="benign scores, results.jsonl of nnet-decode, instead of WAV files"
+    )
+    parser.add_argument(
+        "--fpr", type=rate, default=0.01, help="false-positive rate of the thresholds, above 0, below 1 [0.01]"
+    )
     parser.add_argument("--seed", type=non_negative_int, default=0, help="seed of the draws of a random model [0]")
     add_network_arguments(parser)
     add_audio(parser)
@@ -52,6 +59,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Run the command."""
+    from kaldi_uq.detector.fit import DETECTOR_DIR, detectors_of
+
     take_model_dir(args, "kaldi-uq fit-detector")
     if args.is_starter and not args.out:
         raise UsageError(f"{STARTER} stays as it is: say where its new detectors go, with --out DIR")
@@ -63,6 +72,9 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _fit_on_wavs(args: argparse.Namespace, place: Path) -> dict[str, OneClassDetector]:
+    from kaldi_uq.detector.fit import fit_detectors, save_fit
+    from kaldi_uq.detector.normal import FrameCounter
+
     recogniser = open_recogniser(args, words=False)
     stream = stdin_stream(args.wavs)
     paths = {"standard input" if stream and path == STDIN else path: stream or path for path in args.wavs}

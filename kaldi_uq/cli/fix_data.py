@@ -9,12 +9,12 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from kaldi_uq.io.fix import fix_data_dir
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("data_dir", type=Path, help="the directory, e.g. data/train")
+    parser.add_argument("data_dir", type=Path, metavar="DATA-DIR", help="data directory, such as data/train")
 
 
 def run(args: argparse.Namespace) -> None:
+    from kaldi_uq.io.fix import fix_data_dir
+
     fix_data_dir(args.data_dir, report=lambda line: print(f"fix-data: {line}"))

@@ -6,17 +6,18 @@ import argparse
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-
-import numpy as np
-from threadpoolctl import threadpool_limits
+from typing import TYPE_CHECKING
 
 from kaldi_uq.cli.options import add_engine, add_jobs, add_pipes, engine_of, start_logging
 from kaldi_uq.config import Config, add_config_file, add_config_flags
-from kaldi_uq.engine.base import Engine
 from kaldi_uq.errors import DataError
 from kaldi_uq.io.datadir import DataDir
-from kaldi_uq.io.feats_dir import gmm_features
 from kaldi_uq.io.lang import Lang
+
+if TYPE_CHECKING:  # --help needs no numpy
+    import numpy as np
+
+    from kaldi_uq.engine.base import Engine
 
 
 def add_gmm_arguments(parser: argparse.ArgumentParser, config: type[Config]) -> None:
@@ -43,6 +44,8 @@ class GmmInput:
         Raises:
             DataError: a file of the directory is missing, or is not what it should be.
         """
+        from threadpoolctl import threadpool_limits
+
         start_logging()
         threadpool_limits(1)  # many small products: threads would only wait for each other
         engine = engine_of(args, work_dir)
@@ -51,6 +54,8 @@ class GmmInput:
 
     def features(self) -> Iterator[tuple[str, np.ndarray]]:
         """Features of each utterance, (T, 3 D) float32: speaker mean subtracted, derivatives appended."""
+        from kaldi_uq.io.feats_dir import gmm_features
+
         return gmm_features(self.data, allow_pipes=self.allow_pipes)
 
     def transcripts(self, lang: Lang) -> dict[str, list[int]]:

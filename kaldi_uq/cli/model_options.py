@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
 from kaldi_uq.cli.options import add_audio, add_engine, directory, engine_of, non_negative_int, read_data
-from kaldi_uq.config import Config, add_config_file, add_flags_once, config_from
-from kaldi_uq.engine.base import DecodeConfig
+from kaldi_uq.cli.parser import CODE, MODEL, SPEAKERS
+from kaldi_uq.config import Config, add_config_file, add_flags_once, config_from, group_of, suggest
+from kaldi_uq.engine.config import DecodeConfig
 from kaldi_uq.errors import ModelFileError, UsageError
 from kaldi_uq.io.datadir import DataDir
 from kaldi_uq.models import DIGITS, STARTER
@@ -27,7 +28,7 @@ STDIN = "-"
 
 def add_network_arguments(parser: argparse.ArgumentParser) -> None:
     """Add what computing with a model needs: which it is, device and draws."""
-    code = parser.add_argument_group("models that are no part of kaldi_uq; the named file is run")
+    code = group_of(parser, CODE)
     which = code.add_mutually_exclusive_group()
     which.add_argument(
         "--network",
@@ -40,9 +41,13 @@ def add_network_arguments(parser: argparse.ArgumentParser) -> None:
         help="a recogniser of another sort: a function that gets MODEL-DIR and returns it (such as a "
         "kaldi_uq.CtcRecogniser); GRAPH-DIR and LANG-DIR are - then",
     )
-    parser.add_argument("--device", default="", help="cpu or cuda; default: cuda if there is one")
-    parser.add_argument(
-        "--num-draws", type=non_negative_int, default=0, help="draws of a random model; 0: the model's default"
+    add_device(parser)
+    group_of(parser, MODEL).add_argument(
+        "--num-draws",
+        type=non_negative_int,
+        default=0,
+        metavar="N",
+        help="draws of a random model (dropout, bnn); 0: the model's default [0]",
     )
 
 
@@ -100,9 +105,17 @@ def stdin_stream(wavs: Sequence[str]) -> IO[bytes] | None:
     return sys.stdin.buffer if count else None
 
 
+def add_device(parser: argparse.ArgumentParser) -> None:
+    """Add ``--device``."""
+    action = group_of(parser, MODEL).add_argument(
+        "--device", default="", metavar="NAME", help="cpu or cuda, also cuda:1 [cuda if there is one]"
+    )
+    suggest(action, ("cpu", "cuda"))
+
+
 def add_cmvn_source(parser: argparse.ArgumentParser) -> None:
     """Add ``--cmvn-from``."""
-    parser.add_argument(
+    group_of(parser, SPEAKERS).add_argument(
         "--cmvn-from",
         choices=CMVN_SOURCES,
         default="auto",
@@ -114,7 +127,7 @@ def add_cmvn_source(parser: argparse.ArgumentParser) -> None:
 def add_speaker_sources(parser: argparse.ArgumentParser) -> None:
     """Add where a data directory's speakers are known from."""
     add_cmvn_source(parser)
-    parser.add_argument(
+    group_of(parser, SPEAKERS).add_argument(
         "--transform-dir",
         type=directory,
         metavar="DIR",
@@ -126,7 +139,7 @@ def add_speaker_sources(parser: argparse.ArgumentParser) -> None:
 
 def add_ivector_dir(parser: argparse.ArgumentParser) -> None:
     """Add ``--online-ivector-dir``."""
-    parser.add_argument(
+    group_of(parser, SPEAKERS).add_argument(
         "--online-ivector-dir",
         type=directory,
         metavar="DIR",
@@ -145,14 +158,14 @@ def sources_of(args: argparse.Namespace) -> Sources:
 
 def add_speaker(parser: argparse.ArgumentParser) -> None:
     """Add who speaks in WAV files: ``--speaker`` and the directories in which he is looked up."""
-    parser.add_argument(
+    group_of(parser, SPEAKERS).add_argument(
         "--transform-dir",
         type=directory,
         metavar="DIR",
         help="for a model trained on features with fMLLR: directory with the trans.* of the speaker",
     )
     add_ivector_dir(parser)
-    parser.add_argument(
+    group_of(parser, SPEAKERS).add_argument(
         "--speaker",
         metavar="SPK",
         help="who speaks in all of the files, as these directories name him: a speaker, or for i-vectors an utterance",
@@ -164,14 +177,16 @@ def add_model_arguments(parser: argparse.ArgumentParser, *configs: type[Config])
     add_network_arguments(parser)
     add_engine(parser)
     add_config_file(parser, DecodeConfig, *configs)
-    add_flags_once(parser, DecodeConfig, *configs)
+    add_flags_once(parser, *configs, DecodeConfig)
 
 
 def add_data_and_graph(parser: argparse.ArgumentParser) -> None:
     """Add the positional arguments DATA-DIR, MODEL-DIR, GRAPH-DIR."""
-    parser.add_argument("data_dir", type=directory, metavar="DATA-DIR")
-    parser.add_argument("model_dir", type=directory, metavar="MODEL-DIR")
-    parser.add_argument("graph_dir", type=directory_or_none, metavar="GRAPH-DIR", help="directory with HCLG.fst")
+    parser.add_argument("data_dir", type=directory, metavar="DATA-DIR", help="data directory, with wav.scp and text")
+    parser.add_argument("model_dir", type=directory, metavar="MODEL-DIR", help="model, such as exp/dnn")
+    parser.add_argument(
+        "graph_dir", type=directory_or_none, metavar="GRAPH-DIR", help="decoding graph, such as exp/dnn/graph"
+    )
     add_speaker_sources(parser)
     add_audio(parser)
 

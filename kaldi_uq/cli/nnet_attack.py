@@ -14,8 +14,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kaldi_uq.attacks.config import AdaptiveConfig
-from kaldi_uq.cli.attack_options import ATTACK_CONFIGS, add_attack_choice, attack_of, fit_file, own_code, read_donors
+from kaldi_uq.attacks.config import ATTACK_CONFIGS, AdaptiveConfig
+from kaldi_uq.cli.attack_options import add_attack_choice, attack_of, fit_file, own_code, read_donors
 from kaldi_uq.cli.model_options import (
     add_data_and_graph,
     add_model_arguments,
@@ -51,15 +51,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of the command."""
     add_data_and_graph(parser)
     add_max_bad(parser)
-    parser.add_argument("out_dir", type=Path, metavar="OUT-DIR")
+    parser.add_argument(
+        "out_dir", type=Path, metavar="OUT-DIR", help="directory to write, such as exp/dnn/attack_pgd_eps0.02"
+    )
     parser.add_argument(
         "--lang-dir", type=directory_or_none, required=True, metavar="LANG-DIR", help="lexicon of the targets"
     )
-    parser.add_argument("--attack", default="pgd", help="name under which results are filed [pgd]")
+    parser.add_argument("--attack", default="pgd", metavar="NAME", help="name under which results are filed [pgd]")
     parser.add_argument(
-        "--num-utts", type=non_negative_int, default=0, help="attack so many utterances, spread over the data; 0: all"
+        "--num-utts",
+        type=non_negative_int,
+        default=0,
+        help="attack so many utterances, spread over the data; 0: all [0]",
     )
-    parser.add_argument("--target-text", metavar="FILE", help="table utt -> target words; default: random targets")
+    parser.add_argument("--target-text", metavar="FILE", help="table utt -> target words [random targets]")
     parser.add_argument(
         "--random-targets",
         choices=("words", "grammar"),

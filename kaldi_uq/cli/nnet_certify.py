@@ -6,7 +6,8 @@ certified.  What is proved is of the recogniser in exact arithmetic and of a Vit
 rounding of a real decoder, and its beam, are not part of it.  For networks of kind dnn and ensemble; dropout and bnn
 are random and not certified.
 
- e.g.: kaldi-uq nnet-certify --eps 0.0001,0.001 exp/dnn data/attack exp/dnn/certificate
+ e.g.: kaldi-uq nnet-certify --eps 0.0001,0.001 exp/dnn data/attack \\
+         exp/dnn/certificate
 """
 
 from __future__ import annotations
@@ -31,10 +32,15 @@ RANDOM = "random"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of the command."""
-    parser.add_argument("model_dir", type=directory, metavar="MODEL-DIR")
-    parser.add_argument("data_dir", type=directory, metavar="DATA-DIR")
-    parser.add_argument("out_dir", type=Path, metavar="OUT-DIR")
-    parser.add_argument("--eps", required=True, metavar="LIST", help="those to try, separated by commas")
+    parser.add_argument("model_dir", type=directory, metavar="MODEL-DIR", help="model, such as exp/dnn")
+    parser.add_argument("data_dir", type=directory, metavar="DATA-DIR", help="data directory, with wav.scp and text")
+    parser.add_argument("out_dir", type=Path, metavar="OUT-DIR", help="directory to write, such as exp/dnn/certificate")
+    parser.add_argument(
+        "--eps",
+        required=True,
+        metavar="LIST",
+        help="largest changes of a sample to try, full scale 1, separated by commas",
+    )
     parser.add_argument(
         "--targets",
         default=RANDOM,
@@ -43,7 +49,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--seed", type=non_negative_int, default=0, help="seed of the random targets [0]")
     parser.add_argument(
-        "--num-utts", type=non_negative_int, default=0, help="certify so many utterances, spread over the data; 0: all"
+        "--num-utts",
+        type=non_negative_int,
+        default=0,
+        help="certify so many utterances, spread over the data; 0: all [0]",
     )
     parser.add_argument("--graph-dir", type=directory, metavar="DIR", help="directory of HCLG.fst [MODEL-DIR/graph]")
     parser.add_argument("--lang-dir", type=directory, metavar="DIR", help="lexicon of random targets [data/lang]")

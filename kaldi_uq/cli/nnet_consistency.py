@@ -8,7 +8,7 @@ consistency-one-sided), but for detectors of all statistics, which do without it
 The search is one of the model: its options are kept in MODEL-DIR/consistency.json by the first call, and further calls
 have the same.  --eps is best half of the eps of the attacks that are to be refused, at the same --eps-level.
 
- e.g.: kaldi-uq nnet-consistency --eps 0.01 --eps-level 0.05
+ e.g.: kaldi-uq nnet-consistency --eps 0.01 --eps-level 0.05 \\
          data/test exp/dnn exp/dnn/graph exp/dnn/score_test
 """
 

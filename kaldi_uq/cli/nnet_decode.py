@@ -28,14 +28,14 @@ from kaldi_uq.cli.options import (
     shard_of,
     start_logging,
 )
-from kaldi_uq.engine.select import engine_name
+from kaldi_uq.engine.config import engine_name
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of the command."""
     add_data_and_graph(parser)
     add_max_bad(parser)
-    parser.add_argument("out_dir", type=Path, metavar="OUT-DIR")
+    parser.add_argument("out_dir", type=Path, metavar="OUT-DIR", help="directory to write, such as exp/dnn/score_test")
     parser.add_argument("--results", metavar="FILE", help="also record the accuracy in this results.json")
     parser.add_argument("--seed", type=non_negative_int, default=0, help="seed of the draws [0]")
     add_shard(parser, "compute the network's part of", "decodes what they computed")

@@ -29,10 +29,10 @@ from kaldi_uq.errors import UsageError
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of the command."""
-    parser.add_argument("data_dir", type=directory, metavar="DATA-DIR")
-    parser.add_argument("model_dir", type=directory, metavar="MODEL-DIR")
-    parser.add_argument("ark", type=Path, metavar="ARK")
-    parser.add_argument("scp", type=Path, metavar="SCP")
+    parser.add_argument("data_dir", type=directory, metavar="DATA-DIR", help="data directory, with wav.scp")
+    parser.add_argument("model_dir", type=directory, metavar="MODEL-DIR", help="model, such as exp/dnn")
+    parser.add_argument("ark", type=Path, metavar="ARK", help="archive to write")
+    parser.add_argument("scp", type=Path, metavar="SCP", help="index of the archive to write")
     parser.add_argument("--log-post", action="store_true", help="without dividing by the priors")
     parser.add_argument("--seed", type=non_negative_int, default=0, help="seed of the draws [0]")
     add_shard(parser, "compute", "writes what they computed")

@@ -4,9 +4,9 @@ The detectors are those of DETECTOR-DIR if they were fitted on --fit, else such 
 model's statistics stand two of the audio alone, level and noise floor: a detector that does no better than these
 detects loudness.  SCORE-DIRs are of nnet-decode, ATTACK-DIRs of nnet-attack, all of one model.
 
- e.g.: kaldi-uq nnet-negatives --model dnn --kind white --level 10
-         --fit-data data/fit --fit exp/dnn/score_fit
-         --data data/test_white10 --scored exp/dnn/score_test_white10
+ e.g.: kaldi-uq nnet-negatives --model dnn --kind white --level 10 \\
+         --fit-data data/fit --fit exp/dnn/score_fit \\
+         --data data/test_white10 --scored exp/dnn/score_test_white10 \\
          --results exp/results.json exp/dnn/attack_pgd_eps0.02
 """
 
@@ -14,31 +14,19 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import numpy as np
-
-from kaldi_uq.audio.disturb import KINDS
-from kaldi_uq.audio.loudness import STATISTICS as OF_THE_AUDIO
-from kaldi_uq.audio.loudness import loudness
+from kaldi_uq.audio.names import KINDS
+from kaldi_uq.audio.names import STATISTICS as OF_THE_AUDIO
 from kaldi_uq.cli.options import add_audio, directory, rate
-from kaldi_uq.detector.fit import DETECTOR_DIR, detectors_of, fit_detectors
-from kaldi_uq.detector.gaussian import GaussianDetector
-from kaldi_uq.detector.negatives import evaluate_negatives
 from kaldi_uq.errors import DataError
 from kaldi_uq.io.datadir import DataDir
-from kaldi_uq.io.waves import read_waves, sample_rate_of
-from kaldi_uq.results.names import GATE
+from kaldi_uq.results.names import DETECTOR_DIR, GATE
 from kaldi_uq.results.table import Results
-from kaldi_uq.results.utterances import (
-    AttackRecord,
-    BenignRecord,
-    FloatArray,
-    attack_of,
-    read_attacked,
-    read_benign,
-    statistics_table,
-)
 from kaldi_uq.results.word_errors import ErrorRate
+
+if TYPE_CHECKING:  # --help needs no numpy
+    from kaldi_uq.results.utterances import AttackRecord, BenignRecord, FloatArray
 
 CLEAN = "clean"  # for comparison: what the detectors were made for
 SHOWN = (GATE, "max_predictive_entropy", "mean_predictive_entropy", *OF_THE_AUDIO)  # in the log; results.json has all
@@ -50,11 +38,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("attack_dirs", type=directory, nargs="*", metavar="ATTACK-DIR", help="attack_<name>_eps<eps>")
     parser.add_argument("--fit-data", type=directory, required=True, metavar="DATA-DIR", help="benign, to fit on")
     parser.add_argument("--fit", type=directory, required=True, metavar="SCORE-DIR", help="its scores")
-    parser.add_argument("--detector-dir", type=Path, metavar="DIR", help=f"detectors [FIT/../{DETECTOR_DIR}]")
+    parser.add_argument(
+        "--detector-dir", type=Path, metavar="DIR", help=f"directory of the detectors [FIT/../{DETECTOR_DIR}]"
+    )
     parser.add_argument("--data", type=directory, required=True, metavar="DATA-DIR", help="the hard audio")
     parser.add_argument("--scored", type=directory, required=True, metavar="SCORE-DIR", help="its scores")
-    parser.add_argument("--model", required=True, help="name in the results")
-    parser.add_argument("--kind", choices=(*KINDS, CLEAN), required=True, help="name in the results")
+    parser.add_argument("--model", required=True, metavar="NAME", help="name of the model in the results")
+    parser.add_argument(
+        "--kind",
+        choices=(*KINDS, CLEAN),
+        required=True,
+        help="kind of the hard audio, as of disturb-data, in the results",
+    )
     parser.add_argument("--level", type=float, default=0.0, help="SNR in dB, RT60 in seconds or eps; clean: 0 [0]")
     parser.add_argument("--results", type=Path, required=True, metavar="FILE", help="results.json to add the rows to")
     parser.add_argument("--fpr", type=rate, default=0.01, help="false-positive rate of the threshold [0.01]")
@@ -63,6 +58,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Run the command."""
+    from kaldi_uq.detector.fit import detectors_of, fit_detectors
+    from kaldi_uq.detector.gaussian import GaussianDetector
+    from kaldi_uq.detector.negatives import evaluate_negatives
+    from kaldi_uq.results.utterances import attack_of, read_attacked, read_benign
+
     records = read_benign(args.scored / "results.jsonl")
     how = {"allow_pipes": args.allow_pipes, "resample": args.resample}
     hard = _with_audio(records, args.data, **how)
@@ -108,6 +108,12 @@ def _with_audio(
     Raises:
         DataError: the directory does not have one of the utterances.
     """
+    import numpy as np
+
+    from kaldi_uq.audio.loudness import loudness
+    from kaldi_uq.io.waves import read_waves, sample_rate_of
+    from kaldi_uq.results.utterances import statistics_table
+
     if not records:
         raise DataError(f"{data_dir}: no utterance of it was scored")
     table = statistics_table(records)

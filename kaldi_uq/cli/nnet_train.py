@@ -15,6 +15,14 @@ It gets no context frames unless flags ask for them, and is trained on whole utt
 
 Writes final.safetensors (network, front end, priors), final.mdl and tree (the HMM with its transition probabilities
 after Viterbi training).  A killed run resumes after its last epoch.
+
+Several processes that torchrun starts, on one machine or several that see the same files, share the training:
+
+  torchrun --nproc-per-node 4 -m kaldi_uq nnet-train ...
+
+Each takes its share of every minibatch, on a GPU of its own (NCCL) or on the CPU (gloo), and the gradients are added
+up: --batch-size is that of all together, and the model is that of one process but for rounding.  Of a network that
+draws at random each process draws for itself, and batch normalisation takes the statistics of each process's share.
 """
 
 from __future__ import annotations
@@ -25,7 +33,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kaldi_uq.cli.model_options import add_cmvn_source, add_ivector_dir, use_all_cores
+from kaldi_uq.cli.model_options import add_cmvn_source, add_device, add_ivector_dir, use_all_cores
 from kaldi_uq.cli.options import (
     add_audio,
     add_engine,
@@ -37,18 +45,15 @@ from kaldi_uq.cli.options import (
     read_data,
     start_logging,
 )
-from kaldi_uq.config import Config, add_config_file, add_config_flags, config_from, flag
-from kaldi_uq.engine.base import DecodeConfig
+from kaldi_uq.cli.parser import SPEAKERS
+from kaldi_uq.config import Config, add_config_file, add_config_flags, config_from, flag, group_of
+from kaldi_uq.engine.config import DecodeConfig
 from kaldi_uq.errors import DataError, UsageError
 from kaldi_uq.feats.conf import read_fbank_conf, read_mfcc_conf
 from kaldi_uq.feats.config import FrontEndConfig
 from kaldi_uq.feats.recipe_opts import LDA_FILE, read_recipe_opts, read_subsampling
-from kaldi_uq.io.ark import read_alignments, read_matrix
 from kaldi_uq.io.files import DoneStamp
-from kaldi_uq.io.ivectors import IvectorDir
-from kaldi_uq.io.kaldi_model import read_transitions
 from kaldi_uq.io.lang import Lang
-from kaldi_uq.io.waves import read_waves, waves_digest
 from kaldi_uq.nnet.config import FORMER_FIELDS, ModelConfig, config_class, kind_names
 from kaldi_uq.training.config import ROBUST_BATCH, UTTERANCE_BATCH, RobustConfig, TrainConfig
 from kaldi_uq.user_code import load_object, split_name
@@ -56,6 +61,7 @@ from kaldi_uq.user_code import load_object, split_name
 if TYPE_CHECKING:  # --help needs no torch
     from kaldi_uq.nnet.base import AcousticModel
     from kaldi_uq.recogniser.hybrid import HybridModel
+    from kaldi_uq.training.parallel import Workers
 
 # fields of the front end that the directories of alignments, transforms and i-vectors determine
 OF_DIRECTORIES = (
@@ -67,15 +73,20 @@ log = logging.getLogger(__name__)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("data_dir", type=directory, metavar="DATA-DIR")
+    parser.add_argument("data_dir", type=directory, metavar="DATA-DIR", help="data directory, with wav.scp and text")
     parser.add_argument(
-        "lang_dir", type=directory, metavar="LANG-DIR", help="with G.fst, unless there are no Viterbi epochs"
+        "lang_dir",
+        type=directory,
+        metavar="LANG-DIR",
+        help="language directory, with G.fst unless there are no Viterbi epochs",
     )
-    parser.add_argument("ali_dir", type=directory, metavar="ALI-DIR", help="ali.*.gz, final.mdl, tree")
-    parser.add_argument("exp_dir", type=Path, metavar="EXP-DIR")
+    parser.add_argument(
+        "ali_dir", type=directory, metavar="ALI-DIR", help="alignments of DATA-DIR: ali.*.gz, final.mdl, tree"
+    )
+    parser.add_argument("exp_dir", type=Path, metavar="EXP-DIR", help="directory to write, such as exp/dnn")
     which = parser.add_mutually_exclusive_group()
     which.add_argument("--model", choices=kind_names(), help="kind of model [dnn]")
-    which.add_argument("--network", metavar="FILE.py:NAME", help="network of your own instead; runs this code")
+    which.add_argument("--network", metavar="FILE.py:NAME", help="network of your own instead; the named file is run")
     features = parser.add_mutually_exclusive_group()
     features.add_argument("--mfcc-config", metavar="FILE", help="Kaldi's conf/mfcc.conf")
     features.add_argument("--fbank-config", metavar="FILE", help="Kaldi's conf/fbank.conf: filter banks, no cepstra")
@@ -87,7 +98,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="DIR",
         help="directory with cmvn_opts, delta_opts, splice_opts, final.mat and trans.*, or none [ALI-DIR]",
     )
-    parser.add_argument(
+    group_of(parser, SPEAKERS).add_argument(
         "--transform-dir", metavar="DIR", help="directory with fMLLR transforms of DATA-DIR, or none [OPTS-DIR, if any]"
     )
     add_ivector_dir(parser)
@@ -102,7 +113,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="hold features in memory up to so many million bytes; more are in a file of EXP-DIR that has no name and "
         "is gone with the training; changes no result [1000]",
     )
-    parser.add_argument("--device", default="", help="cpu or cuda; default: cuda if there is one")
+    add_device(parser)
     add_engine(parser)
     add_jobs(parser)
     kinds = map(config_class, kind_names())
@@ -117,14 +128,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
+    from kaldi_uq.training.parallel import joined
+
+    start_logging()
+    with joined(args.device) as workers:
+        _train(args, workers)
+
+
+def _train(args: argparse.Namespace, workers: Workers) -> None:
     import torch
 
     from kaldi_uq.feats.adaptation import adaptations_digest
-    from kaldi_uq.recogniser.hybrid import MODEL_FILE, select_device
+    from kaldi_uq.io.ark import read_alignments, read_matrix
+    from kaldi_uq.io.kaldi_model import read_transitions
+    from kaldi_uq.io.waves import read_waves, waves_digest
+    from kaldi_uq.recogniser.hybrid import MODEL_FILE
     from kaldi_uq.recogniser.speakers import Sources, adaptations
     from kaldi_uq.training.trainer import Trainer, TrainingInputs
 
-    start_logging()
+    args.job += workers.rank * args.nj  # each process has jobs of its own
     engine = engine_of(args, args.exp_dir)
     frontend, place = _frontend(args)
     lang = Lang.read(args.lang_dir)
@@ -148,7 +170,13 @@ def run(args: argparse.Namespace) -> None:
             "data/lang_test_tgsmall), or pass --num-viterbi-epochs 0"
         )
     rate, shortest = model.front_end.sample_rate, model.front_end.min_samples
-    data = read_data(args, args.exp_dir, need=("wav.scp", "utt2spk", "text"), sample_rate=rate, min_samples=shortest)
+    data = read_data(
+        *(args, args.exp_dir),
+        need=("wav.scp", "utt2spk", "text"),
+        sample_rate=rate,
+        min_samples=shortest,
+        write=workers.rank == 0,
+    )
     waves = read_waves(
         data, sample_rate=rate, min_samples=shortest, allow_pipes=args.allow_pipes, resample=args.resample
     )
@@ -165,10 +193,22 @@ def run(args: argparse.Namespace) -> None:
     options["audio"] = waves_digest(waves)
     options["speakers"] = adaptations_digest(speakers)
     stamp = DoneStamp(args.exp_dir, "train", options=options, inputs=inputs)
-    if stamp.is_current() and (args.exp_dir / MODEL_FILE).is_file():
-        print(f"kaldi-uq nnet-train: {args.exp_dir / MODEL_FILE} is up to date")
+    for what, value in (
+        (f"audio in {args.data_dir}", options["audio"]),
+        ("statistics, transforms or i-vectors of speakers", options["speakers"]),
+        (f"options, or files in {args.ali_dir}, {args.lang_dir} or {args.data_dir}", stamp.key),
+    ):
+        workers.same(value, what)
+
+    def is_done() -> bool:
+        if stamp.is_current() and (args.exp_dir / MODEL_FILE).is_file():
+            print(f"kaldi-uq nnet-train: {args.exp_dir / MODEL_FILE} is up to date")
+            return True
+        stamp.clear()
+        return False
+
+    if workers.of_first(is_done):
         return
-    stamp.clear()
     training = TrainingInputs(
         waves=waves,
         text={utt: data.words(utt) for utt in data.utts},
@@ -180,22 +220,27 @@ def run(args: argparse.Namespace) -> None:
         speakers=speakers,
         memory_bytes=args.memory_mb * 1_000_000,
     )
-    args.exp_dir.mkdir(parents=True, exist_ok=True)
+    workers.of_first(lambda: args.exp_dir.mkdir(parents=True, exist_ok=True))
+    workers.same(args.exp_dir.is_dir(), f"directories {args.exp_dir}, which some do not see")
     trainer = Trainer(
         args.exp_dir,
-        model.to(select_device(args.device)),
+        model.to(workers.device(args.device)),
         training,
         engine,
         config=config,
         decode=decode,
         robust=robust,
         key=stamp.key,
+        workers=workers,
     )
     trainer.run()
-    stamp.write()
-    print(
-        f"kaldi-uq nnet-train: {args.exp_dir / MODEL_FILE}: {args.network or model.kind}, {transitions.num_pdfs} pdfs"
-    )
+
+    def end() -> None:
+        stamp.write()
+        what = f"{args.network or model.kind}, {transitions.num_pdfs} pdfs"
+        print(f"kaldi-uq nnet-train: {args.exp_dir / MODEL_FILE}: {what}")
+
+    workers.of_first(end)
 
 
 def _model(args: argparse.Namespace, frontend: FrontEndConfig, num_pdfs: int) -> tuple[HybridModel, dict[str, Any]]:
@@ -227,6 +272,8 @@ def _names(config: type[ModelConfig]) -> set[str]:
 
 def _frontend(args: argparse.Namespace) -> tuple[FrontEndConfig, Path]:
     """The front end, and the recipe's directory: flags and --config win over what that says, it over the defaults."""
+    from kaldi_uq.io.ivectors import IvectorDir
+
     features: dict[str, Any] = {"kind": args.frontend}
     if args.fbank_config:
         if args.frontend != "kaldi":

@@ -4,7 +4,7 @@ ATTACK-DIR is of nnet-attack, against any model of the same words; the audio bef
 Writes OUT-DIR/results.jsonl, as nnet-attack does.  With the attacked model itself as MODEL-DIR the examples are judged
 again, by other draws of a random model.
 
- e.g.: kaldi-uq nnet-transfer exp/dnn/attack_pgd_eps0.02 data/attack exp/bnn
+ e.g.: kaldi-uq nnet-transfer exp/dnn/attack_pgd_eps0.02 data/attack exp/bnn \\
          exp/bnn/graph exp/bnn/transfer_dnn_pgd_eps0.02
 """
 
@@ -32,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("data_dir", type=directory, metavar="ORIGINAL-DATA-DIR", help="what was attacked")
     parser.add_argument("model_dir", type=directory, metavar="MODEL-DIR", help="the model that listens")
     parser.add_argument("graph_dir", type=directory_or_none, metavar="GRAPH-DIR", help="directory with HCLG.fst")
-    parser.add_argument("out_dir", type=Path, metavar="OUT-DIR")
+    parser.add_argument("out_dir", type=Path, metavar="OUT-DIR", help="directory to write")
     parser.add_argument("--source", help="name of the attacked model in the results [of the directory of ATTACK-DIR]")
     parser.add_argument("--attack", help="name of the attack in the results [from attack_<name>_eps<eps>]")
     parser.add_argument("--results", metavar="FILE", help="also record the summary in this results.json")

@@ -9,38 +9,55 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from kaldi_uq.engine.base import Engine, EngineOptions
-from kaldi_uq.engine.select import ENGINES, select_engine
+from kaldi_uq.cli.parser import AUDIO, ENGINE, LATTICES
+from kaldi_uq.config import group_of
+from kaldi_uq.engine.config import ENGINES, EngineOptions
 from kaldi_uq.errors import UsageError, printable
-from kaldi_uq.io.bad import REPORT, read_data_dir
-from kaldi_uq.io.conversion import MEAN, Conversion
-from kaldi_uq.io.datadir import DataDir
+from kaldi_uq.io.files import REPORT
+from kaldi_uq.io.names import MEAN
 from kaldi_uq.io.pipes import LEAVE
 
 if TYPE_CHECKING:  # --help needs no torch
+    from kaldi_uq.engine.base import Engine
+    from kaldi_uq.io.conversion import Conversion
+    from kaldi_uq.io.datadir import DataDir
     from kaldi_uq.recogniser.parts import Shard
 
 
 def add_engine(parser: argparse.ArgumentParser) -> None:
     """Add ``--engine``."""
-    parser.add_argument("--engine", choices=ENGINES, help="default: kaldi if KALDI_ROOT is set, else embedded")
+    group_of(parser, ENGINE).add_argument(
+        "--engine",
+        choices=ENGINES,
+        help="embedded: Kaldi's code in Python packages; kaldi: the programs below KALDI_ROOT; pykaldi: experimental "
+        "[kaldi if KALDI_ROOT is set, else embedded]",
+    )
 
 
 def add_jobs(parser: argparse.ArgumentParser) -> None:
     """Add how ``--engine kaldi`` runs Kaldi's programs: ``--cmd``, ``--nj`` and ``--job``."""
-    group = parser.add_argument_group("jobs of --engine kaldi; the embedded engine has none")
+    group = group_of(parser, ENGINE)
     group.add_argument(
-        "--cmd", default="", metavar="COMMAND", help="runs them: run.pl, queue.pl, ... with options [utils/run.pl]"
+        "--cmd",
+        default="",
+        metavar="COMMAND",
+        help="with --engine kaldi: runs its jobs: run.pl, queue.pl, ... with options [utils/run.pl]",
     )
-    group.add_argument("--nj", type=positive_int, default=1, metavar="N", help="so many in parallel [1]")
     group.add_argument(
-        "--job", type=positive_int, default=1, metavar="N", help="number of the first one, in the names of logs [1]"
+        "--nj", type=positive_int, default=1, metavar="N", help="with --engine kaldi: so many jobs in parallel [1]"
+    )
+    group.add_argument(
+        "--job",
+        type=positive_int,
+        default=1,
+        metavar="N",
+        help="with --engine kaldi: number of the first job, in the names of logs [1]",
     )
 
 
 def add_pipes(parser: argparse.ArgumentParser) -> None:
     """Add ``--allow-pipes``."""
-    parser.add_argument(
+    group_of(parser, AUDIO).add_argument(
         "--allow-pipes",
         action="store_true",
         help="run lines of wav.scp and feats.scp that are commands ('sox a.wav -t wav - speed 0.9 |'); they can be any "
@@ -51,7 +68,7 @@ def add_pipes(parser: argparse.ArgumentParser) -> None:
 
 def add_resample(parser: argparse.ArgumentParser) -> None:
     """Add ``--resample``."""
-    parser.add_argument(
+    group_of(parser, AUDIO).add_argument(
         "--resample",
         action="store_true",
         help="resample audio of another rate than is wanted; the log says how many utterances that were",
@@ -66,7 +83,7 @@ def add_audio(parser: argparse.ArgumentParser) -> None:
 
 def add_channel(parser: argparse.ArgumentParser) -> None:
     """Add ``--channel``."""
-    parser.add_argument(
+    group_of(parser, AUDIO).add_argument(
         "--channel",
         type=channel,
         metavar=f"N|{MEAN}",
@@ -82,6 +99,8 @@ def channel(text: str) -> int | str:
 
 def conversion_of(args: argparse.Namespace, sample_rate: float) -> Conversion:
     """What may be done to audio files: what :func:`add_resample` and :func:`add_channel` added."""
+    from kaldi_uq.io.conversion import Conversion
+
     return Conversion(sample_rate, resample=args.resample, channel=args.channel)
 
 
@@ -117,7 +136,7 @@ def shard_of(args: argparse.Namespace) -> Shard | None:
 
 def add_max_bad(parser: argparse.ArgumentParser) -> None:
     """Add ``--max-bad``."""
-    parser.add_argument(
+    group_of(parser, AUDIO).add_argument(
         "--max-bad",
         type=non_negative_int,
         default=0,
@@ -134,14 +153,17 @@ def read_data(
     need: Iterable[str] = ("wav.scp", "utt2spk"),
     sample_rate: float | None = None,
     min_samples: int = 1,
+    write: bool = True,
 ) -> DataDir:
     """The data directory of a command, without the bad utterances that ``--max-bad`` leaves out.
 
     Args:
         args: with ``data_dir`` and what :func:`add_max_bad` and :func:`add_audio` add.
         out: the command's output directory, or its archive ``*.ark``.
-        need, sample_rate, min_samples: as of :func:`kaldi_uq.io.bad.read_data_dir`.
+        need, sample_rate, min_samples, write: as of :func:`kaldi_uq.io.bad.read_data_dir`.
     """
+    from kaldi_uq.io.bad import read_data_dir
+
     for name in ("spk2warp", "utt2warp"):
         if (args.data_dir / name).is_file():
             logging.getLogger(__name__).warning(
@@ -158,6 +180,7 @@ def read_data(
         resample=args.resample,
         max_bad=args.max_bad,
         report=report,
+        write=write,
     )
 
 
@@ -168,6 +191,8 @@ def engine_of(args: argparse.Namespace, work_dir: Path | None = None) -> Engine:
         args: with ``engine`` and, of commands that run jobs, what :func:`add_jobs` adds.
         work_dir: the command's output directory, for logs and lattices.
     """
+    from kaldi_uq.engine.select import select_engine
+
     engine = select_engine(args.engine, engine_options(args, work_dir))
     versions = ", ".join(f"{name} {version}" for name, version in engine.versions().items())
     logging.getLogger(__name__).info("engine %s (%s)", engine.name, versions)
@@ -187,7 +212,7 @@ def engine_options(args: argparse.Namespace, work_dir: Path | None = None) -> En
 
 def add_lattices(parser: argparse.ArgumentParser) -> None:
     """Add ``--lattices``."""
-    parser.add_argument(
+    group_of(parser, LATTICES).add_argument(
         "--lattices",
         action="store_true",
         help="write lat.JOB.gz beside the output; the embedded engine takes some 0.1 s for a second of speech more",
@@ -196,7 +221,7 @@ def add_lattices(parser: argparse.ArgumentParser) -> None:
 
 def add_lattice_statistics(parser: argparse.ArgumentParser) -> None:
     """Add ``--lattice-statistics``."""
-    parser.add_argument(
+    group_of(parser, LATTICES).add_argument(
         "--lattice-statistics",
         action="store_true",
         help="also measure the lattice of each utterance, which takes as long as --lattices: its entropy, its depth, "
@@ -227,7 +252,7 @@ def positive_int(text: str) -> int:
     except ValueError:
         value = 0
     if value < 1:
-        raise argparse.ArgumentTypeError(f"expected an integer >= 1, got {text!r}")
+        raise argparse.ArgumentTypeError(f"expected a whole number above 0, got {text!r}")
     return value
 
 
@@ -238,7 +263,7 @@ def non_negative_int(text: str) -> int:
     except ValueError:
         value = -1
     if value < 0:
-        raise argparse.ArgumentTypeError(f"expected an integer >= 0, got {text!r}")
+        raise argparse.ArgumentTypeError(f"expected a whole number, 0 or more, got {text!r}")
     return value
 
 
@@ -257,5 +282,6 @@ def directory(text: str) -> Path:
     """An argparse type: an existing directory."""
     path = Path(text)
     if not path.is_dir():
-        raise argparse.ArgumentTypeError(f"{text}: no such directory")
+        found = "not a directory" if path.exists() else "no such directory"
+        raise argparse.ArgumentTypeError(f"{text}: {found}")
     return path

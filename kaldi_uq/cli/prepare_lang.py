@@ -13,18 +13,23 @@ from pathlib import Path
 from kaldi_uq.cli.options import add_engine, directory, engine_of, start_logging
 from kaldi_uq.io.files import read_lines
 from kaldi_uq.io.lang import Lang
-from kaldi_uq.language.prepare import loop_grammar, prepare_lang
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("dict_dir", type=directory, metavar="DICT-DIR")
+    parser.add_argument(
+        "dict_dir", type=directory, metavar="DICT-DIR", help="dictionary directory, such as data/local/dict"
+    )
     parser.add_argument("oov_word", metavar="OOV-WORD", help="word of the lexicon that stands for unknown ones")
-    parser.add_argument("lang_dir", type=Path, metavar="LANG-DIR")
+    parser.add_argument(
+        "lang_dir", type=Path, metavar="LANG-DIR", help="language directory to write, such as data/lang"
+    )
     parser.add_argument("--word-loop", metavar="FILE", help="words of the grammar, one a line; writes G.fst")
     add_engine(parser)
 
 
 def run(args: argparse.Namespace) -> None:
+    from kaldi_uq.language.prepare import loop_grammar, prepare_lang
+
     start_logging()
     engine = engine_of(args)
     prepare_lang(args.dict_dir, args.oov_word, args.lang_dir, engine)

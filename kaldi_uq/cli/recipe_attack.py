@@ -11,14 +11,11 @@ import re
 from pathlib import Path
 
 from kaldi_uq.attacks.config import AdaptiveConfig, AttackConfig
+from kaldi_uq.attacks.named import PAPER, attack_files
 from kaldi_uq.errors import DataError, UsageError
-from kaldi_uq.nnet.config import MODEL_KINDS
 from kaldi_uq.results.names import KNOWING, at_level
 
-PAPER = "paper-pgd"
 DEFAULT_FPR = AdaptiveConfig().fpr
-# what else has a file in conf: features and acoustic models
-_NO_ATTACKS = re.compile("|".join(["mfcc.*", "fbank.*", "robust.*", *map(re.escape, MODEL_KINDS)]))
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -26,13 +23,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--statistics",
         default="",
-        help=f"{', '.join(KNOWING)}: of the detectors to pass, with commas [max_predictive_entropy]",
+        help=f"of {', '.join(KNOWING)}: names of the detectors to pass, separated by commas [max_predictive_entropy]",
     )
     parser.add_argument(
-        "--fpr", type=float, help=f"of these detectors; added to the name unless it is [{DEFAULT_FPR:g}]"
+        "--fpr",
+        type=float,
+        help=f"false-positive rate of these detectors; added to the name unless it is [{DEFAULT_FPR:g}]",
     )
     parser.add_argument("--name", default="", help="name under which it is filed [ATTACK, or ATTACK-STATISTICS]")
-    parser.add_argument("--eps-level", type=float, default=0.0, help="level of the speech that eps is for; added too")
+    parser.add_argument(
+        "--eps-level",
+        type=float,
+        default=0.0,
+        help="level of the speech that eps is for; added to the name; 0: eps is the same for all [0]",
+    )
     parser.add_argument("--eot-samples", type=int, help="draws that one gradient averages over; added to the name")
     parser.add_argument("--attack-opts", default="", metavar="OPTIONS", help="further options of nnet-attack")
 
@@ -75,8 +79,7 @@ def config_file(attack: str) -> Path:
     Raises:
         DataError: there is none; the message lists the attacks that have one.
     """
-    known = {path.stem: path for path in Path("conf").glob("*.conf") if not _NO_ATTACKS.fullmatch(path.stem)}
-    known[PAPER] = Path("conf/paper/pgd.conf")
+    known = attack_files(Path("conf"))
     if attack not in known:
         raise DataError(f"conf/{attack}.conf: no such file; --attack must be one of {', '.join(sorted(known))}")
     return known[attack]

@@ -28,7 +28,7 @@ _PACKAGES = ("torch", "torchaudio", "numpy", "scipy", "scikit-learn", "kaldi-hmm
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run_dir", type=Path, metavar="RUN-DIR", help="holds data and exp of the run")
-    parser.add_argument("stage", type=non_negative_int, metavar="NUMBER")
+    parser.add_argument("stage", type=non_negative_int, metavar="NUMBER", help="number of the stage")
     parser.add_argument("words", nargs="*", metavar="WORD", help="whatever else the stage depends on; files by content")
     parser.add_argument("--begin", action="store_true", help="check, and note the time if the stage is to be done")
     parser.add_argument("--end", action="store_true", help="record that the stage is done")

@@ -13,28 +13,35 @@ from kaldi_uq.cli.options import directory, positive_int
 from kaldi_uq.errors import UsageError
 from kaldi_uq.io.datadir import read_table
 from kaldi_uq.io.lang import read_symbols
-from kaldi_uq.io.lattice import read_lattice_dir
-from kaldi_uq.results.lattice_scores import rescored, weightings, write_scores
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of the command."""
-    parser.add_argument("data_dir", type=directory, metavar="DATA-DIR", help="with text")
-    parser.add_argument("graph_dir", type=directory, metavar="GRAPH-DIR", help="or language directory: with words.txt")
-    parser.add_argument("decode_dir", type=directory, metavar="DECODE-DIR", help="with lat.*.gz")
-    parser.add_argument("--min-lmwt", type=positive_int, default=7, metavar="N", help="smallest weight [7]")
-    parser.add_argument("--max-lmwt", type=positive_int, default=17, metavar="N", help="largest weight [17]")
+    parser.add_argument("data_dir", type=directory, metavar="DATA-DIR", help="data directory, with text")
+    parser.add_argument(
+        "graph_dir", type=directory, metavar="GRAPH-DIR", help="graph or language directory, with words.txt"
+    )
+    parser.add_argument("decode_dir", type=directory, metavar="DECODE-DIR", help="decoding directory, with lat.*.gz")
+    parser.add_argument(
+        "--min-lmwt", type=positive_int, default=7, metavar="N", help="smallest language model weight [7]"
+    )
+    parser.add_argument(
+        "--max-lmwt", type=positive_int, default=17, metavar="N", help="largest language model weight [17]"
+    )
     parser.add_argument(
         "--word-ins-penalty",
         type=_penalties,
         default="0.0,0.5,1.0",
         metavar="P,...",
-        help="costs of a word [0.0,0.5,1.0]",
+        help="word insertion penalties to try, separated by commas [0.0,0.5,1.0]",
     )
 
 
 def run(args: argparse.Namespace) -> None:
     """Run the command."""
+    from kaldi_uq.io.lattice import read_lattice_dir
+    from kaldi_uq.results.lattice_scores import rescored, weightings, write_scores
+
     if args.min_lmwt > args.max_lmwt:
         raise UsageError(f"--min-lmwt {args.min_lmwt} is larger than --max-lmwt {args.max_lmwt}")
     refs = read_table(args.data_dir / "text", allow_empty=True)

@@ -12,8 +12,16 @@ from kaldi_uq.results.word_errors import score_texts
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("reference", type=Path, metavar="REF-TEXT")
-    parser.add_argument("hypotheses", type=Path, nargs="+", metavar="HYP-TEXT", help="tables of parts of the data")
+    parser.add_argument(
+        "reference", type=Path, metavar="REF-TEXT", help="table utt -> words that were said, such as data/test/text"
+    )
+    parser.add_argument(
+        "hypotheses",
+        type=Path,
+        nargs="+",
+        metavar="HYP-TEXT",
+        help="tables utt -> words that were heard, of parts of the data",
+    )
     parser.add_argument("--json", metavar="FILE", help="also write the counts as JSON")
 
 

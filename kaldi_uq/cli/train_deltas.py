@@ -8,20 +8,26 @@ from pathlib import Path
 from kaldi_uq.cli.gmm_options import GmmInput, add_gmm_arguments, report_aligned
 from kaldi_uq.cli.options import directory
 from kaldi_uq.config import config_from
-from kaldi_uq.engine.base import DeltasConfig, builder_of
-from kaldi_uq.io.ark import read_alignments
+from kaldi_uq.engine.config import DeltasConfig
 from kaldi_uq.io.lang import Lang
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("data_dir", type=directory, metavar="DATA-DIR")
-    parser.add_argument("lang_dir", type=directory, metavar="LANG-DIR")
-    parser.add_argument("ali_dir", type=directory, metavar="ALI-DIR")
-    parser.add_argument("exp_dir", type=Path, metavar="EXP-DIR")
+    parser.add_argument(
+        "data_dir", type=directory, metavar="DATA-DIR", help="data directory, with feats.scp, cmvn.scp and text"
+    )
+    parser.add_argument("lang_dir", type=directory, metavar="LANG-DIR", help="language directory, such as data/lang")
+    parser.add_argument(
+        "ali_dir", type=directory, metavar="ALI-DIR", help="alignments to begin with: ali.*.gz, final.mdl, tree"
+    )
+    parser.add_argument("exp_dir", type=Path, metavar="EXP-DIR", help="directory to write, such as exp/tri1")
     add_gmm_arguments(parser, DeltasConfig)
 
 
 def run(args: argparse.Namespace) -> None:
+    from kaldi_uq.engine.base import builder_of
+    from kaldi_uq.io.ark import read_alignments
+
     config = config_from(args, DeltasConfig)
     source = GmmInput.read(args, args.exp_dir)
     builder = builder_of(source.engine)

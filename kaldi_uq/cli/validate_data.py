@@ -12,11 +12,10 @@ import sys
 from pathlib import Path
 
 from kaldi_uq.cli.options import add_pipes
-from kaldi_uq.io.validate import validate_data_dir
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("data_dir", type=Path, help="the directory, e.g. data/train")
+    parser.add_argument("data_dir", type=Path, metavar="DATA-DIR", help="data directory, such as data/train")
     parser.add_argument("--no-feats", action="store_true", help="feats.scp may be missing")
     parser.add_argument("--no-text", action="store_true", help="text may be missing")
     parser.add_argument("--no-wav", action="store_true", help="wav.scp may be missing")
@@ -26,6 +25,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
+    from kaldi_uq.io.validate import validate_data_dir
+
     may_miss = {"feats.scp": args.no_feats, "text": args.no_text, "wav.scp": args.no_wav}
     num_utts, num_spks = validate_data_dir(
         args.data_dir,

@@ -3,7 +3,7 @@
 ATTACK-DIR is of nnet-attack or nnet-transfer; all of one model and one eps.  Prints the share of utterances that are
 lost, with 95 % Clopper-Pearson intervals, and the same by the number of target words.
 
- e.g.: kaldi-uq worst-case --results exp/results.json
+ e.g.: kaldi-uq worst-case --results exp/results.json \\
          exp/dnn/attack_{pgd,speech-start,decoder-margin}_eps0.02
 """
 
@@ -19,8 +19,14 @@ from kaldi_uq.cli.options import directory
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of the command."""
-    parser.add_argument("attack_dirs", nargs="+", type=directory, metavar="ATTACK-DIR")
-    parser.add_argument("--name", default="worst", help="name under which it is recorded [worst]")
+    parser.add_argument(
+        "attack_dirs",
+        nargs="+",
+        type=directory,
+        metavar="ATTACK-DIR",
+        help="attacks on one model: exp/dnn/attack_<name>_eps<eps> ...",
+    )
+    parser.add_argument("--name", default="worst", help="name under which it is recorded in FILE [worst]")
     parser.add_argument("--results", type=Path, metavar="FILE", help="also record it in this results.json")
 
 

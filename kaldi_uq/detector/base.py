@@ -105,7 +105,8 @@ class OneClassDetector(abc.ABC):
         statistics: the names of its K statistics.
         fpr: the false-positive rate that ``threshold`` was chosen for, or None.
         threshold: a score above it is an attack; None until :meth:`calibrate`.
-        benign_mean, benign_std: ``(K,)``, of the statistics of the fitting set; empty until fitted.
+        benign_mean: ``(K,)``, mean of each statistic over the fitting set; empty until fitted.
+        benign_std: ``(K,)``, its standard deviation, likewise.
         benign_scores: ``(101,)``, quantiles of the scores of the fitting set at 0, 1, ..., 100 %; empty until fitted.
             Of a detector that is fitted in folds, each score is by a fit without the utterance.
     """

@@ -24,6 +24,8 @@ def evaluate_detection(
     *,
     seed: int,
     success: npt.ArrayLike | None = None,
+    right: npt.ArrayLike | None = None,
+    benign_right: npt.ArrayLike | None = None,
     num_bootstrap: int = 1000,
 ) -> list[dict[str, Any]]:
     """Measure fitted detectors on benign utterances against an attack.
@@ -34,6 +36,7 @@ def evaluate_detection(
         attack: ``(B2,)`` per statistic.
         seed: seed of the bootstrap.  Each row draws from its own stream, so that a row does not depend on the others.
         success: ``(B2,)`` bool, which of the attacked utterances the recogniser writes down as the attacker wants.
+        right, benign_right: ``(B2,)`` and ``(B1,)`` bool, which utterances it writes down as they were spoken.
         num_bootstrap: resamples of the interval.
 
     Returns:
@@ -42,17 +45,25 @@ def evaluate_detection(
         ``threshold`` and ``fpr`` of the detector, and what that threshold gives on the two sets:
         ``fpr_at_threshold``, ``tpr_at_threshold``.  With ``success`` also ``reached``, the share of the attacked
         utterances that succeed, and ``evasion``: of those that succeed *and* whose score is at or below ``threshold``.
+        With ``right`` and ``benign_right`` also ``passed_right`` and ``benign_passed_right``: the share of each set
+        that is heard as it was spoken and whose score is at or below ``threshold``.
 
     Raises:
         DataError: a statistic is missing or not finite, or a set has no utterances.
-        ValueError: a detector without a threshold, or ``success`` is not one bool for each attacked utterance.
+        ValueError: a detector without a threshold, or ``success``, ``right`` or ``benign_right`` is not one bool for
+            each utterance.
 
     Source: section 4.3 and tables 2 and 3 of the paper.
     """
     statistics = list(dict.fromkeys(name for detector in detectors.values() for name in detector.statistics))
     sets = _checked("benign", benign, statistics), _checked("attack", attack, statistics)
-    reached = None if success is None else _success(success, len(next(iter(sets[1].values()))))
-    return [_row(name, detector, *sets, reached, seed, num_bootstrap) for name, detector in detectors.items()]
+    sizes = [len(next(iter(table.values()))) for table in sets]
+    masks = {
+        "success": _mask("success", success, sizes[1]),
+        "right": _mask("right", right, sizes[1]),
+        "benign_right": _mask("benign_right", benign_right, sizes[0]),
+    }
+    return [_row(name, detector, *sets, masks, seed, num_bootstrap) for name, detector in detectors.items()]
 
 
 def _checked(set_name: str, table: Table, statistics: Sequence[str]) -> dict[str, FloatArray]:
@@ -71,11 +82,13 @@ def _checked(set_name: str, table: Table, statistics: Sequence[str]) -> dict[str
     return checked
 
 
-def _success(success: npt.ArrayLike, num_utts: int) -> npt.NDArray[np.bool_]:
-    reached = np.asarray(success)
-    if reached.shape != (num_utts,) or reached.dtype != np.bool_:
-        raise ValueError(f"success must be bool ({num_utts},), got {reached.dtype} {reached.shape}")
-    return reached
+def _mask(name: str, given: npt.ArrayLike | None, num_utts: int) -> npt.NDArray[np.bool_] | None:
+    if given is None:
+        return None
+    mask = np.asarray(given)
+    if mask.shape != (num_utts,) or mask.dtype != np.bool_:
+        raise ValueError(f"{name} must be bool ({num_utts},), got {mask.dtype} {mask.shape}")
+    return mask
 
 
 def _row(
@@ -83,7 +96,7 @@ def _row(
     detector: OneClassDetector,
     benign: Table,
     attack: Table,
-    reached: npt.NDArray[np.bool_] | None,
+    masks: Mapping[str, npt.NDArray[np.bool_] | None],
     seed: int,
     num_bootstrap: int,
 ) -> dict[str, Any]:
@@ -106,7 +119,12 @@ def _row(
         "fpr_at_threshold": float(np.mean(benign_scores > threshold)),
         "tpr_at_threshold": float(np.mean(attack_scores > threshold)),
     }
-    if reached is not None:
-        row["reached"] = float(np.mean(reached))
-        row["evasion"] = float(np.mean(reached & (attack_scores <= threshold)))
+    benign_passed, passed = benign_scores <= threshold, attack_scores <= threshold
+    if (success := masks["success"]) is not None:
+        row["reached"] = float(np.mean(success))
+        row["evasion"] = float(np.mean(success & passed))
+    if (right := masks["right"]) is not None:
+        row["passed_right"] = float(np.mean(right & passed))
+    if (right := masks["benign_right"]) is not None:
+        row["benign_passed_right"] = float(np.mean(right & benign_passed))
     return row

@@ -30,9 +30,9 @@ from kaldi_uq.detector.store import load_detector, save_detector
 from kaldi_uq.errors import DataError
 from kaldi_uq.io.files import DoneStamp
 from kaldi_uq.results.names import APART, GATE
+from kaldi_uq.results.names import DETECTOR_DIR as DETECTOR_DIR
 from kaldi_uq.results.utterances import read_benign, statistics_table
 
-DETECTOR_DIR = "detector"  # in the directory of a model
 ALL = "all"  # statistics together
 _FORMS = ("", "-one-sided", "-kde")  # of the detectors of one statistic
 _JOINT = (GATE, f"{ALL}-mahalanobis", f"{ALL}-kde")

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 class GaussianDetector(OneClassDetector):
     """One statistic, one normal distribution, fitted by maximum likelihood.
 
-    Two-sided, as in the paper, an utterance is suspicious where the density is low: the score is |z|, which orders
+    Two-sided, as in the paper, an utterance is suspicious where the density is low: the score is abs(z), which orders
     utterances as the density does, but does not underflow far from the mean.  One-sided only large values are
     suspicious and the score is z.  The two differ when an attack makes the recogniser *more certain* than clean speech
     does: that is suspicious only to the two-sided detector.

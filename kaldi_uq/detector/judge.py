@@ -29,7 +29,8 @@ class Verdict:
 
     Attributes:
         attack: whether ``score`` is above the detector's threshold.
-        score, p_value: score and p-value of the detector.
+        score: the detector's score; higher is more suspicious.
+        p_value: share of benign speech with such a score or a higher one, by the detector's model of it.
         values: the detector's statistics.
         hypothesis: the words heard; ``None`` if nobody listened.
         stretches: the suspicious parts; ``None`` if it is not known what is normal in a frame.

@@ -16,11 +16,11 @@ import numpy as np
 
 from kaldi_uq.errors import DataError
 from kaldi_uq.io.files import read_json, write_json
+from kaldi_uq.results.names import PROBABILITIES as PROBABILITIES
 
 FILE_NAME = "frame_quantiles.json"
 FORMAT = "kaldi-uq-frame-quantiles"
 VERSION = 1
-PROBABILITIES = (0.5, 0.9, 0.95, 0.99, 0.995, 0.999)
 MIN_FRAMES = 2  # one frame alone above a quantile is what chance gives; a state of the HMM lasts for several
 MAX_GAP = 1  # windows of 25 ms every 10 ms: those on both sides of one frame share audio
 

@@ -9,7 +9,10 @@ from pathlib import Path
 
 import numpy as np
 
-from kaldi_uq.config import Config, require
+from kaldi_uq.engine.config import DecodeConfig as DecodeConfig
+from kaldi_uq.engine.config import DeltasConfig as DeltasConfig
+from kaldi_uq.engine.config import EngineOptions as EngineOptions
+from kaldi_uq.engine.config import MonoConfig as MonoConfig
 from kaldi_uq.errors import EngineError
 from kaldi_uq.io.fst import FstArrays
 from kaldi_uq.io.kaldi_model import read_gmm_model
@@ -20,32 +23,6 @@ Matrices = Iterable[tuple[str, np.ndarray]]  # (utt, (T, C) log-likelihoods or (
 Features = Mapping[str, np.ndarray]  # utt -> (T, D) float32
 Transcripts = Mapping[str, Sequence[int]]  # utt -> word-ids
 LatticeSink = Callable[[str, Lattice], None]  # takes the lattice of an utterance, with unscaled acoustic costs
-
-
-@dataclass(frozen=True)
-class EngineOptions:
-    """How an engine that starts jobs runs them, and what decoding leaves behind; the embedded engine starts none.
-
-    Attributes:
-        cmd: command that runs jobs, with the interface of Kaldi's ``run.pl``; empty: ``utils/run.pl``.
-        nj: number of parallel jobs of an operation on many utterances.
-        first_job: number of the first job; a command that is itself a job of an array passes its own.
-        work_dir: directory of logs (``log/``), lattices and temporary archives of operations that have no output
-            directory of their own; jobs on other machines must see it.  ``None``: a temporary directory.
-        lattices: whether the lattices of decoding, ``lat.JOB.gz``, are kept in ``work_dir``.  The embedded engine,
-            which searches for them after it has decoded, writes ``lat.<first_job>.gz``.
-    """
-
-    cmd: str = ""
-    nj: int = 1
-    first_job: int = 1
-    work_dir: Path | None = None
-    lattices: bool = False
-
-    @property
-    def lattice_dir(self) -> Path | None:
-        """Where the lattices of decoding are kept; ``None`` if they are not."""
-        return self.work_dir if self.lattices else None
 
 
 @dataclass(frozen=True)
@@ -63,66 +40,6 @@ class Hypothesis:
     alignment: np.ndarray
     score: float
     reached_final: bool = True
-
-
-@dataclass(frozen=True)
-class DecodeConfig(Config):
-    """Viterbi decoding and alignment.  ``acwt`` scales the unscaled log-likelihoods, once, here.
-
-    ``lattice_beam`` has no part in the words: paths up to so much worse than the best are in a lattice.
-    """
-
-    acwt: float = 0.1
-    beam: float = 13.0
-    max_active: int = 7000
-    lattice_beam: float = 6.0  # as in Kaldi's steps/decode.sh
-    align_beam: float = 200.0
-    retry_beam: float = 0.0  # 0: no second pass
-    transition_scale: float = 1.0  # alignment only: the decoding graph has its own
-    self_loop_scale: float = 0.1
-
-    def __post_init__(self) -> None:
-        require(self.acwt > 0, f"acwt must be positive, got {self.acwt}")
-        require(min(self.beam, self.align_beam, self.lattice_beam) > 0, "beams must be positive")
-
-
-@dataclass(frozen=True)
-class MonoConfig(Config):
-    """Monophone training; names and defaults as in Kaldi's ``steps/train_mono.sh`` where both have them."""
-
-    num_iters: int = 20
-    max_iter_inc: int = 15  # last iteration that adds Gaussians
-    totgauss: int = 400
-    realign_iters: tuple[int, ...] = (1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 14, 16, 18)
-    power: float = 0.25  # Gaussians of a state grow with its count to this power
-    beam: float = 10.0
-    retry_beam: float = 40.0
-    initial_beam: float = 6.0  # beam of the first realignment
-    acwt: float = 0.1
-    transition_scale: float = 1.0
-    self_loop_scale: float = 0.1
-    max_failed: float = 0.05  # share of utterances that may fail to align before it is an error
-    seed: int = 0
-
-
-@dataclass(frozen=True)
-class DeltasConfig(Config):
-    """Triphone training on features with deltas; names and defaults as in Kaldi's ``steps/train_deltas.sh``."""
-
-    num_leaves: int = 2000  # leaves of the tree: at most so many pdfs
-    totgauss: int = 10000
-    num_iters: int = 35
-    max_iter_inc: int = 25  # last iteration that adds Gaussians
-    realign_iters: tuple[int, ...] = (10, 20, 30)
-    power: float = 0.25  # Gaussians of a state grow with its count to this power
-    cluster_thresh: float = -1.0  # leaves are merged up to this loss; below 0: as small as the smallest split's gain
-    beam: float = 10.0
-    retry_beam: float = 40.0
-    acwt: float = 0.1
-    transition_scale: float = 1.0
-    self_loop_scale: float = 0.1
-    max_failed: float = 0.05  # share of utterances that may fail to align before it is an error
-    seed: int = 0
 
 
 class Decoder(ABC):

@@ -6,25 +6,9 @@ never chosen by itself, only by ``--engine pykaldi``.
 
 from __future__ import annotations
 
-import os
-
 from kaldi_uq.engine.base import Engine, EngineOptions
-from kaldi_uq.errors import EngineError
-
-ENGINES = ("embedded", "kaldi", "pykaldi")
-
-
-def engine_name(requested: str | None = None) -> str:
-    """Name of the engine that runs: ``requested`` if given, else ``kaldi`` if ``KALDI_ROOT`` is set, else ``embedded``.
-
-    Raises:
-        EngineError: an unknown name.
-    """
-    if requested:
-        if requested not in ENGINES:
-            raise EngineError(f"--engine must be one of {', '.join(ENGINES)}, got {requested!r}")
-        return requested
-    return "kaldi" if os.environ.get("KALDI_ROOT") else "embedded"
+from kaldi_uq.engine.config import ENGINES as ENGINES
+from kaldi_uq.engine.config import engine_name as engine_name
 
 
 def select_engine(requested: str | None = None, options: EngineOptions | None = None) -> Engine:

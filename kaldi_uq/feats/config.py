@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -115,24 +116,37 @@ class FbankConfig(FrameConfig):
 class FrontEndConfig(Config):
     """From the waveform to the input of the network.
 
-    ``kind`` is ``kaldi`` (Kaldi's MFCC, options ``mfcc``), ``fbank`` (Kaldi's filter banks, options ``fbank``) or
-    ``torchaudio`` (the paper's: torchaudio's MFCC on peak-normalised audio).  ``cmvn`` is ``none``, ``utterance`` (mean
-    of the utterance itself, differentiable) or ``speaker`` (given statistics, Kaldi's ``apply-cmvn --utt2spk``);
-    ``norm_vars`` divides by the deviation too.  With ``lda_dim`` above 0 no derivatives follow but Kaldi's feature type
-    "lda": ``splice_left`` and ``splice_right`` frames beside each one, and from there to ``lda_dim`` dimensions by
-    ``final.mat``, which the model file carries.  ``fmllr`` then applies the transform of the speaker, which belongs to
-    the data.  At last every dimension is normalised with the mean and deviation of the training set, which the model
-    file carries; ``left_context`` and ``right_context`` are frames that the network sees beside each one.
+    The base features first; then CMVN; then derivatives, or Kaldi's feature type "lda": ``splice_left`` and
+    ``splice_right`` frames beside each one, and from there to ``lda_dim`` dimensions by ``final.mat``, which the model
+    file carries.  fMLLR then applies the transform of the speaker, which belongs to the data.  At last every dimension
+    is normalised with the mean and deviation of the training set, which the model file carries.
 
-    With ``frame_subsampling_factor`` F above 1 the model has an output for every F-th frame of the features only: those
-    of frames 0, F, 2 F and so on, as nnet3 and chain models of Kaldi.
-    ``ivector_dim`` above 0 appends the i-vector of the moment, which belongs to the data, to the network's input of
-    each frame; ``ivector_extractor`` is the id of what extracted those of the training.
+    A perturbation of lower power than ``noise_floor`` moves the logarithms of the energies little.
 
-    ``level`` and ``noise_floor`` are root mean squares at full scale 1; 0, the default, leaves Kaldi's values exactly
-    as they are.  ``level`` scales every utterance to one level first, so that quiet speech is not lost below the floor.
-    ``noise_floor`` adds to every energy what white noise of that level adds on average: dithering without randomness.
-    A perturbation of lower power than the floor then moves the logarithms of the energies little.
+    Attributes:
+        kind: kaldi (Kaldi's MFCC), fbank (Kaldi's filter banks) or torchaudio (the paper's: torchaudio's MFCC on
+            peak-normalised audio)
+        mfcc: options of Kaldi's MFCC
+        fbank: options of Kaldi's filter banks
+        cmvn: which mean is subtracted: none, utterance (that of the utterance itself, differentiable) or speaker
+            (given statistics, as Kaldi's apply-cmvn --utt2spk)
+        norm_vars: divide by the standard deviation, too
+        delta_order: derivatives that are appended: 2 are deltas and delta-deltas; 0: none
+        delta_window: frames to each side that a derivative looks at
+        left_context: frames before each one that the network sees
+        right_context: frames after each one that the network sees
+        level: root mean square, full scale 1, to which every utterance is scaled first, so that quiet speech is not
+            lost below ``noise_floor``; 0: not scaled
+        noise_floor: root mean square, full scale 1, of white noise whose mean energy is added to every energy:
+            dithering without randomness; 0: none
+        splice_left: frames before each one that final.mat sees
+        splice_right: frames after each one that final.mat sees
+        lda_dim: dimensions that final.mat makes (LDA+MLLT); 0: no final.mat
+        fmllr: apply the fMLLR transform of the speaker
+        frame_subsampling_factor: the model has an output for every so many frames of the features only, as nnet3 and
+            chain models of Kaldi, which have 3
+        ivector_dim: dimensions of the i-vector of the moment that is appended to the network's input; 0: none
+        ivector_extractor: id of what extracted the i-vectors of the training
     """
 
     kind: str = "kaldi"
@@ -167,13 +181,16 @@ class FrontEndConfig(Config):
         "frame_subsampling_factor": (1, 100),  # chain models have 3
         "ivector_dim": (0, 5000),  # Kaldi's recipes have 100
     }
+    GROUPS: ClassVar[Mapping[str, tuple[str, ...]]] = {
+        "from the features to the network": ("cmvn", "norm_vars", "delta_order", "delta_window", "left_context")
+        + ("right_context", "level", "noise_floor", "frame_subsampling_factor")
+    }
+    CHOICES: ClassVar[Mapping[str, tuple[str, ...]]] = {"cmvn": ("none", "utterance", "speaker")}
 
     def __post_init__(self) -> None:
         kinds = ("kaldi", "fbank", "torchaudio")
         require(self.kind in kinds, f"frontend must be kaldi, fbank or torchaudio, got {self.kind!r}")
-        require(
-            self.cmvn in ("none", "utterance", "speaker"), f"cmvn must be none, utterance or speaker: {self.cmvn!r}"
-        )
+        self.require_choices()
         self.require_within_limits()
         require(
             not (self.noise_floor and self.kind == "torchaudio"),

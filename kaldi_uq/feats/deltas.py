@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from typing import Any
+
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from kaldi_uq.feats.framing import valid_mask
 from kaldi_uq.feats.splice import repeat_edge_frames
@@ -76,20 +80,48 @@ class Deltas(nn.Module):
         parts = [feats]
         if self.repeated:
             for _ in range(self.order):
-                parts += self._filtered(parts[-1], lengths)
+                parts.append(self._filtered(parts[-1], lengths))
         else:
-            parts += self._filtered(feats, lengths)
+            parts.append(self._filtered(feats, lengths))
         return torch.cat(parts, dim=-1).masked_fill(padding, 0)
 
-    def _filtered(self, feats: Tensor, lengths: Tensor) -> list[Tensor]:
-        size, reach = feats.shape[1], max(map(len, self.filters)) // 2
+    def _filtered(self, feats: Tensor, lengths: Tensor) -> Tensor:
+        reach = max(map(len, self.filters)) // 2
         extended = repeat_edge_frames(feats, lengths, reach, reach)
-        # A sum of shifted copies: for so few taps and channels a convolution takes three times as long.
-        derivatives = []
-        for taps in self.filters:
-            derivative = torch.zeros_like(feats)
-            for place, tap in enumerate(taps):
-                if tap:
-                    derivative = derivative.add(extended[:, place : place + size], alpha=tap)
-            derivatives.append(derivative)
-        return derivatives
+        return _Filters.apply(extended, self.filters)  # type: ignore[no-untyped-call, no-any-return]
+
+
+class _Filters(torch.autograd.Function):
+    """Several filters over time, (B, S, D) -> (B, S - W + 1, D * number of filters), W the length of each.
+
+    A sum of shifted copies: for so few taps and channels a convolution takes three times as long.  The gradient is the
+    sum of the copies shifted back, all into one tensor, where autograd would make one of its own for every tap.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, extended: Tensor, filters: Sequence[Sequence[float]]) -> Tensor:
+        ctx.filters, ctx.extended_shape = filters, extended.shape
+        batch, size, dim = extended.shape
+        out = extended.new_zeros(batch, size - len(filters[0]) + 1, dim * len(filters))
+        for part, shifted, tap in _taps(out, extended, filters):
+            part.add_(shifted, alpha=tap)
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        out = grad.new_zeros(ctx.extended_shape)
+        for part, shifted, tap in reversed(list(_taps(grad, out, ctx.filters))):  # rounded as autograd rounds
+            shifted.add_(part * tap)
+        return out, None
+
+
+def _taps(
+    filtered: Tensor, extended: Tensor, filters: Sequence[Sequence[float]]
+) -> Iterator[tuple[Tensor, Tensor, float]]:
+    """For each tap that is not 0: the result of its filter, the stretch of the signal that it weighs, and the tap."""
+    size, dim = filtered.shape[1], extended.shape[2]
+    for number, taps in enumerate(filters):
+        for place, tap in enumerate(taps):
+            if tap:
+                yield filtered[..., number * dim : (number + 1) * dim], extended[:, place : place + size], tap

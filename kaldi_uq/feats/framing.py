@@ -6,11 +6,12 @@ Source: Kaldi ``src/feat/feature-window.{h,cc}``.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Protocol, overload
+from typing import Any, Protocol, overload
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from kaldi_uq.feats.config import FrameConfig
 
@@ -111,6 +112,40 @@ def num_frames(num_samples: int | Tensor, config: FrameConfig) -> int | Tensor:
 def valid_mask(lengths: Tensor, size: int) -> Tensor:
     """``(B, size)`` bool, True where the position is below ``lengths (B,)``."""
     return torch.arange(size, device=lengths.device) < lengths.unsqueeze(-1)
+
+
+class _Scaled(torch.autograd.Function):
+    @staticmethod
+    def _of(wav: Tensor, num_samples: Tensor, scale: float) -> Tensor:
+        wav = wav * scale
+        if wav.device.type != "cpu":
+            return wav.masked_fill_(~valid_mask(num_samples, wav.shape[1]), 0)
+        for row, count in zip(wav, num_samples.tolist(), strict=True):  # a mask takes as long as all samples
+            row[count:] = 0
+        return wav
+
+    @staticmethod
+    def forward(ctx: Any, wav: Tensor, num_samples: Tensor, scale: float) -> Tensor:
+        ctx.save_for_backward(num_samples)
+        ctx.scale = scale
+        return _Scaled._of(wav, num_samples, scale)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+        (num_samples,) = ctx.saved_tensors
+        return _Scaled._of(grad, num_samples, ctx.scale), None, None
+
+
+def scaled(wav: Tensor, num_samples: Tensor, scale: float) -> Tensor:
+    """The valid samples of waveforms ``(B, N)``, multiplied with a number; 0 in padded samples.
+
+    ``num_samples (B,)`` is int64, on the device of ``wav``.
+
+    >>> scaled(torch.tensor([[1.0, 2.0, 3.0]]), torch.tensor([2]), 10.0).tolist()
+    [[10.0, 20.0, 0.0]]
+    """
+    return _Scaled.apply(wav, num_samples, scale)  # type: ignore[no-untyped-call, no-any-return]
 
 
 def check_batch(wav: Tensor, num_samples: Tensor, minimum: int) -> int:
@@ -242,10 +277,13 @@ def in_parts(
         if wav.device.type != "cpu":
             return function(wav, num_samples, lengths, size)
         frames, samples = lengths.tolist(), num_samples.tolist()
+        rows_of_parts = _rows_of_parts(frames)
+        # split, not sliced: the gradient of a slice is as large as the whole batch
+        waves = wav.split([rows.stop - rows.start for rows in rows_of_parts])
         parts = []
-        for rows in _rows_of_parts(frames):
+        for rows, some in zip(rows_of_parts, waves, strict=True):
             width, longest = max(samples[rows]), max(frames[rows])
-            part = function(wav[rows, :width], num_samples[rows], lengths[rows], longest)
+            part = function(some[:, :width], num_samples[rows], lengths[rows], longest)
             parts.append(torch.nn.functional.pad(part, (0, 0, 0, size - longest)))
     return parts[0] if len(parts) == 1 else torch.cat(parts)
 

@@ -69,8 +69,9 @@ class _KaldiFeatures(nn.Module, abc.ABC):
         """Mel energies (B, T, num_mel_bins) and the frames' energies (B, T), if they are used, of ``size`` frames."""
         config = self.config
         frames, energy = windowed_frames(
-            signal[:, : (size - 1) * self.shift + len(self.window)],
+            signal,
             self.window.to(signal.dtype),
+            count=size,
             shift=self.shift,
             fft_size=self.fft_size,
             preemphasis=config.preemphasis_coefficient,
@@ -126,8 +127,7 @@ class _KaldiFeatures(nn.Module, abc.ABC):
 
     def _part(self, wav: Tensor, num_samples: Tensor, lengths: Tensor, size: int) -> Tensor:
         config = self.config
-        padding = ~framing.valid_mask(num_samples, wav.shape[1])
-        signal = wav.masked_fill(padding, 0) * INT16_SCALE
+        signal = framing.scaled(wav, num_samples, INT16_SCALE)
         length = len(self.window)
         if not config.snip_edges:
             first = framing.first_sample(config)

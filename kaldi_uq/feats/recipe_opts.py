@@ -14,10 +14,8 @@ from typing import Any
 
 from kaldi_uq.errors import DataError
 from kaldi_uq.feats.conf import convert
-from kaldi_uq.io.ark import read_matrix
 from kaldi_uq.io.files import read_integers
 from kaldi_uq.io.reading import text_lines
-from kaldi_uq.io.transforms import has_transforms
 
 log = logging.getLogger(__name__)
 
@@ -68,6 +66,9 @@ def read_recipe_opts(directory: str | os.PathLike[str]) -> dict[str, Any]:
 
     Source: Kaldi ``egs/wsj/s5/steps/train_deltas.sh``, ``train_lda_mllt.sh``, ``align_fmllr.sh``.
     """
+    from kaldi_uq.io.ark import read_matrix
+    from kaldi_uq.io.transforms import has_transforms
+
     folder = Path(directory)
     for name, what in _REFUSED.items():
         if (folder / name).exists():

@@ -39,8 +39,8 @@ def overlap_add(frames: Tensor, shift: int, size: int) -> Tensor:
 
 class _WindowedFrames(torch.autograd.Function):
     @staticmethod
-    def _centred(signal: Tensor, length: int, shift: int, remove_dc: bool) -> Tensor:
-        frames = signal.unfold(1, length, shift)
+    def _centred(signal: Tensor, length: int, shift: int, count: int | None, remove_dc: bool) -> Tensor:
+        frames = signal.unfold(1, length, shift)[:, :count]
         return frames - frames.mean(-1, keepdim=True) if remove_dc else frames
 
     @staticmethod
@@ -50,14 +50,15 @@ class _WindowedFrames(torch.autograd.Function):
         window: Tensor,
         shift: int,
         fft_size: int,
+        count: int | None,
         preemphasis: float,
         remove_dc: bool,
         with_energy: bool,
     ) -> tuple[Tensor, Tensor | None]:
         length = len(window)
         ctx.save_for_backward(signal, window)
-        ctx.options = (shift, preemphasis, remove_dc, with_energy)
-        frames = _WindowedFrames._centred(signal, length, shift, remove_dc)
+        ctx.options = (shift, count, preemphasis, remove_dc, with_energy)
+        frames = _WindowedFrames._centred(signal, length, shift, count, remove_dc)
         energy = torch.linalg.vecdot(frames, frames) if with_energy else None
         out = signal.new_empty(*frames.shape[:2], fft_size)
         out[..., length:] = 0
@@ -73,7 +74,7 @@ class _WindowedFrames(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor, grad_energy: Tensor | None) -> tuple[Tensor | None, ...]:
         signal, window = ctx.saved_tensors
-        shift, preemphasis, remove_dc, with_energy = ctx.options
+        shift, count, preemphasis, remove_dc, with_energy = ctx.options
         length = len(window)
         grad = grad[..., :length]
         out = grad * window
@@ -81,11 +82,11 @@ class _WindowedFrames(torch.autograd.Function):
             out[..., :-1].addcmul_(grad[..., 1:], window[1:], value=-preemphasis)
             out[..., 0].sub_(grad[..., 0] * window[0], alpha=preemphasis)
         if with_energy and grad_energy is not None:
-            frames = _WindowedFrames._centred(signal, length, shift, remove_dc)
+            frames = _WindowedFrames._centred(signal, length, shift, count, remove_dc)
             out.addcmul_(frames, 2 * grad_energy.unsqueeze(-1))
         if remove_dc:
             out -= out.mean(-1, keepdim=True)
-        return overlap_add(out, shift, signal.shape[1]), None, None, None, None, None, None
+        return overlap_add(out, shift, signal.shape[1]), None, None, None, None, None, None, None
 
 
 def windowed_frames(
@@ -94,6 +95,7 @@ def windowed_frames(
     *,
     shift: int,
     fft_size: int,
+    count: int | None = None,
     preemphasis: float = 0.0,
     remove_dc: bool = False,
     with_energy: bool = False,
@@ -105,6 +107,7 @@ def windowed_frames(
         window: window function, ``(L,)``, of the signal's dtype and on its device.
         shift: samples from one frame to the next.
         fft_size: size of the Fourier transform, at least L; zeros fill the frame up.
+        count: number of frames T, at most as many as the signal holds; None: all of these.
         preemphasis: coefficient of the filter ``x[n] - c x[n-1]`` inside each frame; 0 leaves it out.
         remove_dc: subtract each frame's mean first.
         with_energy: also return each frame's sum of squares, taken before pre-emphasis and window.
@@ -115,7 +118,7 @@ def windowed_frames(
     Source: Kaldi ``ProcessWindow`` (``feature-window.cc``).
     """
     return _WindowedFrames.apply(  # type: ignore[no-untyped-call, no-any-return]
-        signal, window, shift, fft_size, preemphasis, remove_dc, with_energy
+        signal, window, shift, fft_size, count, preemphasis, remove_dc, with_energy
     )
 
 
@@ -125,7 +128,9 @@ class _FilterPower(torch.autograd.Function):
         spectrum = torch.fft.rfft(frames)
         ctx.save_for_backward(spectrum, filters)
         ctx.fft_size = frames.shape[-1]
-        return (spectrum.real.square() + spectrum.imag.square()) @ filters
+        # real and imaginary parts together, as they lie in memory
+        squares = torch.view_as_real(spectrum).square()
+        return (squares[..., 0] + squares[..., 1]) @ filters
 
     @staticmethod
     @once_differentiable
@@ -137,8 +142,10 @@ class _FilterPower(torch.autograd.Function):
         filters[0] *= 2
         if ctx.fft_size % 2 == 0:
             filters[-1] *= 2
-        grad = torch.fft.irfft(spectrum * (grad @ filters.t()), n=ctx.fft_size, norm="forward")
-        return grad, None
+        # Each bin's weight twice, for its real and its imaginary part: a product of real numbers, not of complex ones.
+        weights = (grad @ filters.repeat_interleave(2, 0).t()).view(*spectrum.shape, 2)
+        weighted = torch.view_as_complex(weights.mul_(torch.view_as_real(spectrum)))
+        return torch.fft.irfft(weighted, n=ctx.fft_size, norm="forward"), None
 
 
 def filter_power(frames: Tensor, filters: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from kaldi_uq.feats.framing import valid_mask
 from kaldi_uq.feats.packing import Packing
+from kaldi_uq.feats.spectrum import overlap_add
 
 
 def repeat_edge_frames(feats: Tensor, lengths: Tensor, left: int, right: int) -> Tensor:
@@ -34,15 +35,14 @@ class _Splice(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, extended: Tensor, index: Tensor, width: int) -> Tensor:
-        batch, size, dim = extended.shape
+        size, dim = extended.shape[1:]
         count = size - width + 1
         ctx.save_for_backward(index)
         ctx.extended_shape = extended.shape
         # Neighbouring frames are neighbours in memory, so a spliced frame is a window into the sequence of all values.
-        windows = extended.view(batch, size * dim).unfold(1, width * dim, dim)
-        if len(index) == batch * count:
-            return windows.reshape(len(index), width * dim)
-        return windows[index // count, index % count]
+        # Windows from one utterance into the next are there too, and never chosen.
+        windows = extended.view(-1).unfold(0, width * dim, dim)
+        return windows.index_select(0, index // count * size + index % count)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
@@ -52,9 +52,27 @@ class _Splice(torch.autograd.Function):
         count = size - width + 1
         first = index // count * size + index % count  # row of the first of a frame's neighbours
         out = grad.new_zeros(batch * size, dim)
-        for place in range(width):
-            out.index_add_(0, first + place, grad[:, place * dim : (place + 1) * dim])
+        stretches = _stretches(first) if grad.device.type == "cpu" else []
+        if stretches and len(stretches) <= batch:  # each utterance's frames one after the other
+            for start, stop, row in stretches:
+                rows = stop - start + width - 1
+                own = overlap_add(grad[None, start:stop], dim, rows * dim)
+                out[row : row + rows] += own.view(rows, dim)
+        else:
+            for place in range(width):
+                out.index_add_(0, first + place, grad[:, place * dim : (place + 1) * dim])
         return out.view(batch, size, dim), None, None
+
+
+def _stretches(rows: Tensor) -> list[tuple[int, int, int]]:
+    """Where numbers follow each other: first, last + 1, and the number of the first.
+
+    >>> _stretches(torch.tensor([3, 4, 5, 9, 10]))
+    [(0, 3, 3), (3, 5, 9)]
+    """
+    ends = [*(1 + (rows.diff() != 1).nonzero()[:, 0]).tolist(), len(rows)]
+    starts = [0, *ends[:-1]]
+    return [(start, end, row) for start, end, row in zip(starts, ends, rows[starts].tolist(), strict=True)]
 
 
 def splice_frames(feats: Tensor, lengths: Tensor, index: Tensor, *, left: int, right: int) -> Tensor:

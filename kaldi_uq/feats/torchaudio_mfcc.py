@@ -61,10 +61,9 @@ class TorchaudioMfcc(nn.Module):
         try:
             import torchaudio
         except (ImportError, OSError) as error:  # OSError: torchaudio was built for another torch
-            version = torch.__version__.split("+")[0]
             raise MissingDependencyError(
-                f"the torchaudio front end needs torchaudio, which cannot be imported ({error}); "
-                f"run: pip install torchaudio=={version}"
+                f"the torchaudio front end needs torchaudio of torch's release, {torch.__version__}, and it cannot be "
+                f"imported ({error}); run: pip install 'kaldi-uq[torchaudio]', which brings a pair of one release"
             ) from error
         self.sample_rate = sample_rate
         self.fft_size = int(sample_rate * FRAME_LENGTH_S)
@@ -116,8 +115,9 @@ class TorchaudioMfcc(nn.Module):
         half = self.fft_size // 2
         signal = reflect_ends(peak_normalise(wav, num_samples), num_samples, half, half, repeat_edge=False)
         frames, _ = windowed_frames(
-            signal[:, : (size - 1) * self.shift + self.fft_size],
+            signal,
             self.window.to(wav.dtype),
+            count=size,
             shift=self.shift,
             fft_size=self.fft_size,
         )

@@ -12,10 +12,8 @@ from pathlib import Path
 
 from kaldi_uq.errors import DataError, printable
 from kaldi_uq.io.datadir import DataDir, c_sorted
+from kaldi_uq.io.files import REPORT as REPORT
 from kaldi_uq.io.files import write_text
-from kaldi_uq.io.waves import unusable
-
-REPORT = "bad_utterances"  # name of the file
 
 log = logging.getLogger(__name__)
 
@@ -30,6 +28,7 @@ def read_data_dir(
     resample: bool = False,
     max_bad: int = 0,
     report: Path,
+    write: bool = True,
 ) -> DataDir:
     """Read a data directory, and leave out the utterances that cannot be used, if they are few.
 
@@ -44,11 +43,15 @@ def read_data_dir(
         resample: audio of another rate is resampled when it is read.
         max_bad: number of utterances that may be left out; 0: the directory must be whole, and no audio is read here.
         report: file that names those left out, and why: ``utt<TAB>file<TAB>reason`` lines; none if there are none.
+        write: whether that file is written; ``False`` where another process does it.
 
     Raises:
         DataError: more are bad, or all; names the first and counts them.  Or a table cannot be read at all.
     """
-    report.unlink(missing_ok=True)  # of an earlier run
+    from kaldi_uq.io.waves import unusable
+
+    if write:
+        report.unlink(missing_ok=True)  # of an earlier run
     if not max_bad:
         return DataDir.read(path, need=need)
     data = DataDir.read(path, need=need, complete=False)
@@ -65,7 +68,8 @@ def read_data_dir(
     if not bad:
         return DataDir.read(path, need=need)
     utts = c_sorted(bad)
-    write_text(report, "".join("\t".join(map(printable, (utt, *bad[utt]))) + "\n" for utt in utts))
+    if write:
+        write_text(report, "".join("\t".join(map(printable, (utt, *bad[utt]))) + "\n" for utt in utts))
     if len(bad) > max_bad or len(bad) == num_utts:
         raise DataError(
             f"{path}: {len(bad)} of {num_utts} utterances are bad, --max-bad allows {max_bad}; the first, {utts[0]!r}: "

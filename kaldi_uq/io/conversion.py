@@ -13,9 +13,8 @@ from typing import Any
 import numpy as np
 
 from kaldi_uq.errors import DataError, OtherAudioError
+from kaldi_uq.io.names import MEAN
 from kaldi_uq.io.resample import Resampler
-
-MEAN = "mean"
 
 
 @dataclass(frozen=True)

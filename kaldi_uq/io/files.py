@@ -16,6 +16,8 @@ from typing import IO, Any
 from kaldi_uq.errors import DataError
 from kaldi_uq.io.reading import read_bytes, text_lines
 
+REPORT = "bad_utterances"  # the file that names the utterances that a command left out
+
 
 @contextlib.contextmanager
 def atomic_write(path: str | os.PathLike[str], mode: str = "w") -> Iterator[IO[Any]]:

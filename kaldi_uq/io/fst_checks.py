@@ -13,6 +13,8 @@ import numpy as np
 # Costs are negative natural logarithms: a probability of 1e-300 costs 691, Kaldi's largest, for "never", 230.  Sums of
 # much larger ones overflow in single precision, and decoders compare nothing but infinities from then on.
 MAX_COST = 1e6
+# in which arcs that are in no cycle are left out, before those that remain are looked at as a whole
+MAX_ROUNDS = 50
 
 
 def problem_of(start: int, finals: np.ndarray, offsets: np.ndarray, arcs: np.ndarray) -> str:
@@ -43,17 +45,26 @@ def problem_of(start: int, finals: np.ndarray, offsets: np.ndarray, arcs: np.nda
 
 
 def _epsilon_cycle(offsets: np.ndarray, arcs: np.ndarray) -> str:
-    from scipy.sparse import csr_matrix  # which takes long to import
-    from scipy.sparse.csgraph import connected_components
-
     silent = np.flatnonzero(arcs["ilabel"] == 0)
     sources = np.searchsorted(offsets, silent, side="right") - 1
     destinations = arcs["nextstate"][silent].astype(np.int64)
+    # An arc from a state that no such arc leads to, or to one that none leaves, is in no cycle.  Without those there
+    # are others of that kind, until none is left: in few rounds, for a graph has no long chains of silent arcs.
+    for _ in range(MAX_ROUNDS):
+        inside = np.isin(sources, destinations) & np.isin(destinations, sources)
+        if inside.all():
+            break
+        sources, destinations = sources[inside], destinations[inside]
+    if not len(sources):
+        return ""
+    from scipy.sparse import csr_matrix  # which takes long to import
+    from scipy.sparse.csgraph import connected_components
+
     loops = sources == destinations
-    if not loops.any() and len(silent):
+    if not loops.any():
         names, places = np.unique(np.concatenate([sources, destinations]), return_inverse=True)
         ends = places.reshape(2, -1)
-        graph = csr_matrix((np.ones(len(silent), np.int8), (ends[0], ends[1])), shape=(len(names), len(names)))
+        graph = csr_matrix((np.ones(len(sources), np.int8), (ends[0], ends[1])), shape=(len(names), len(names)))
         count, parts = connected_components(graph, connection="strong")
         if count == len(names):
             return ""

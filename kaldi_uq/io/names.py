@@ -14,7 +14,8 @@ from pathlib import Path
 from kaldi_uq.errors import DataError
 from kaldi_uq.io.commands import decoding_of
 from kaldi_uq.io.pipes import is_pipe
-from kaldi_uq.io.rxfile import split_offset
+
+MEAN = "mean"  # of all channels, where the number of one could stand
 
 MAX_BYTES = 200  # of a name; file systems take 255, and a file being written has a longer name for a while
 
@@ -95,6 +96,8 @@ def check_not_input(out_dir: Path, sources: Iterable[str]) -> None:
     Raises:
         DataError: it does: the output would overwrite or remove its own input.
     """
+    from kaldi_uq.io.rxfile import split_offset
+
     folder = (out_dir / "wav").resolve()
     for source in sources:
         decoding = decoding_of(source)

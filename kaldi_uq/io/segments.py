@@ -6,10 +6,8 @@ import math
 import re
 from dataclasses import dataclass
 
-import numpy as np
-
 MAX_OVERSHOOT_S = 0.5  # how far a segment may reach beyond the end of its recording, where it is then cut off
-MIN_LENGTH_S = float(np.float32(0.1))  # extract-segments skips shorter ones; it compares in single precision
+MIN_LENGTH_S = 0.10000000149011612  # 0.1 as single precision has it: extract-segments skips shorter ones
 TO_THE_END = -1.0
 
 
@@ -59,6 +57,8 @@ class Segment:
         >>> Segment("call1", 0.00005, 0.5).samples(16000, 16000)
         (1, 8000)
         """
+        import numpy as np  # here, so that no --help waits for it
+
         length = float(np.float32(num_samples) / np.float32(rate))  # Kaldi holds it in single precision
         if self.start > length:
             raise ValueError(f"it begins at {self.start:g} s, the recording has {length:.3f} s")

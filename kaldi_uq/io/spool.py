@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import tempfile
 from collections.abc import Iterator, Mapping
+from typing import IO
 
 import numpy as np
 
@@ -67,13 +69,20 @@ def mapped_array(shape: tuple[int, ...], directory: str | os.PathLike[str]) -> n
     Raises:
         OSError: the disk has no room for all of it; names the directory.
     """
-    size = 4 * int(np.prod(shape))
-    if not size:
+    if not np.prod(shape):
         return np.zeros(shape, np.float32)
+    with allocated_file(shape, directory) as file:
+        return np.memmap(file, np.float32, "r+", shape=shape)
+
+
+@contextlib.contextmanager
+def allocated_file(shape: tuple[int, ...], directory: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
+    """A file without a name in a directory, with room for a float32 array; Raises as of :func:`mapped_array`."""
     with tempfile.TemporaryFile(dir=directory) as file:
         try:
-            os.posix_fallocate(file.fileno(), 0, size)  # later, through the map, a full disk would end the process
+            # later, through the map, a full disk would end the process
+            os.posix_fallocate(file.fileno(), 0, 4 * int(np.prod(shape)))
         except OSError as error:
             error.filename = os.fspath(directory)
             raise
-        return np.memmap(file, np.float32, "r+", shape=shape)
+        yield file

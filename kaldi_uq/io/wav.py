@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import shlex
+import wave
 from typing import IO, TypeAlias
 
 import numpy as np
@@ -39,12 +40,11 @@ def write_wav(path: str | os.PathLike[str], samples: np.ndarray, sample_rate: in
         samples: waveform, (N,) int16; :func:`to_int16` converts floats.
         sample_rate: sample rate in Hz.
     """
-    from scipy.io import wavfile  # here, so that --help needs no SciPy
-
     if samples.dtype != np.int16 or samples.ndim != 1:
         raise TypeError(f"samples must be (N,) int16, got {samples.shape} {samples.dtype}")
-    with atomic_write(path, "wb") as stream:
-        wavfile.write(stream, int(sample_rate), samples)
+    with atomic_write(path, "wb") as stream, wave.open(stream, "wb") as writer:
+        writer.setparams((1, 2, int(sample_rate), len(samples), "NONE", ""))
+        writer.writeframesraw(samples.astype("<i2", copy=False).tobytes())
 
 
 def to_int16(samples: np.ndarray) -> np.ndarray:

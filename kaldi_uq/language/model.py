@@ -1,4 +1,4 @@
-"""Bigram language models from text, and any backoff model as a grammar for the decoding graph.
+"""N-gram language models from text, and any backoff model as a grammar for the decoding graph.
 
 Source: Kneser & Ney, "Improved backing-off for m-gram language modeling", 1995; Chen & Goodman, "An empirical study of
 smoothing techniques for language modeling", 1999 (the interpolated form).
@@ -6,6 +6,7 @@ smoothing techniques for language modeling", 1999 (the interpolated form).
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -17,50 +18,76 @@ from kaldi_uq.io.arpa import BEGIN, END, NgramModel
 _NEVER = -99.0  # log10 probability of <s>, which no model predicts, in ARPA files
 
 
-def kneser_ney_bigram(sentences: Iterable[Sequence[str]], vocabulary: Collection[str]) -> NgramModel:
-    """Estimate an interpolated Kneser-Ney bigram over a closed vocabulary.
+def kneser_ney(
+    sentences: Iterable[Sequence[str]], vocabulary: Collection[str], *, order: int = 2, prune: Sequence[int] = ()
+) -> NgramModel:
+    """Estimate an interpolated Kneser-Ney model over a closed vocabulary.
 
-    The count of a bigram is discounted by D = n1 / (n1 + 2 n2), n1 and n2 the numbers of bigrams seen once and twice.
-    The discounted probability goes to the words in proportion to the number of different words that each was seen
-    after.  That distribution is discounted in the same way for a uniform one over the vocabulary, so that every word is
-    possible after every other.
+    The n-grams of the highest order count as often as they were seen; a shorter one as often as there are different
+    words that it was seen after, or, if it begins a sentence, as often as it was seen.  Each order has a discount
+    D = n1 / (n1 + 2 n2), n1 and n2 the numbers of its n-grams of count one and two.  What the discounts take from a
+    history goes to the words in proportion to their probability after the history without its first word, and that of
+    single words to all words alike: every word is possible after every other.
+
+    An n-gram that is pruned gives all of its probability to the shorter history, so that the probabilities after a
+    history still sum to 1.
 
     Args:
         sentences: sentences as sequences of words.
         vocabulary: all words of the model; ``</s>`` is added.
+        order: length of the longest n-grams.
+        prune: for each order, from 1 on, how often an n-gram may be seen and still be left out; the last number holds
+            for all further orders too.  Single words stay: the first number is 0.
 
     Raises:
         DataError: no sentences, or a word that is not in the vocabulary.
+        ValueError: an order below 2, or numbers of ``prune`` that are more than orders, negative, or fall.
     """
+    limits = [*prune, *[prune[-1] if prune else 0] * (order - len(prune))]
+    if order < 2 or len(limits) > order or limits[0] != 0 or limits != sorted(limits):
+        raise ValueError(f"expected an order of 2 or more, and for each 0 first and no falling number, got {limits}")
     known = {*vocabulary, END}
-    bigrams: Counter[tuple[str, str]] = Counter()
+    seen: list[Counter[tuple[str, ...]]] = [Counter() for _ in range(order)]  # n-grams of each length
     for words in sentences:
         unknown = [word for word in words if word not in known]
         if unknown:
             raise DataError(f"word {unknown[0]!r} of the text {' '.join(words)!r} is not in the vocabulary")
-        bigrams.update(zip((BEGIN, *words), (*words, END), strict=True))
-    if not bigrams:
+        padded = (BEGIN, *words, END)
+        for size, ngrams in enumerate(seen, 1):
+            ngrams.update(padded[i : i + size] for i in range(len(padded) - size + 1))
+    if not seen[0]:
         raise DataError("no sentences to estimate a language model from")
-    after = Counter(word for _, word in bigrams)  # number of different words that a word was seen after
-    discount = _discount(after.values())
-    rest = discount * len(after) / after.total() / len(known)
-    unigram = {word: max(after[word] - discount, 0.0) / after.total() + rest for word in known}
+    counts = [_kneser_ney_counts(lower, higher) for lower, higher in itertools.pairwise(seen)] + [seen[-1]]
 
-    discount = _discount(bigrams.values())
-    totals: Counter[str] = Counter()
-    followers = Counter(history for history, _ in bigrams)
-    for (history, _), count in bigrams.items():
-        totals[history] += count
-    backoff = {history: discount * followers[history] / totals[history] for history in totals}
-    first: dict[tuple[str, ...], tuple[float, float]] = {
-        (word,): (math.log10(value), math.log10(backoff.get(word, 1.0))) for word, value in unigram.items()
-    }
-    first[(BEGIN,)] = (_NEVER, math.log10(backoff[BEGIN]))
-    second: dict[tuple[str, ...], tuple[float, float]] = {
-        (v, w): (math.log10((count - discount) / totals[v] + backoff[v] * unigram[w]), 0.0)
-        for (v, w), count in bigrams.items()
-    }
-    return NgramModel((first, second))
+    total, discount = counts[0].total(), _discount(counts[0].values())
+    rest = discount * len(counts[0]) / total / len(known)
+    probs: dict[tuple[str, ...], float] = {(w,): max(counts[0][(w,)] - discount, 0.0) / total + rest for w in known}
+    orders: list[dict[tuple[str, ...], tuple[float, float]]] = []
+    for size, ngrams in enumerate(counts[1:], 2):
+        kept = {ngram: count for ngram, count in ngrams.items() if seen[size - 1][ngram] > limits[size - 1]}
+        discount = _discount(ngrams.values())
+        totals: Counter[tuple[str, ...]] = Counter()
+        for ngram, count in ngrams.items():
+            totals[ngram[:-1]] += count
+        backoff = dict.fromkeys(totals, 1.0)
+        for ngram, count in kept.items():
+            backoff[ngram[:-1]] -= (count - discount) / totals[ngram[:-1]]
+        orders.append({ngram: (math.log10(p), math.log10(backoff.get(ngram, 1.0))) for ngram, p in probs.items()})
+        if size == 2:
+            orders[0][(BEGIN,)] = (_NEVER, math.log10(backoff[(BEGIN,)]))
+        # a shorter n-gram was seen at least as often as one that it ends, and is kept with it
+        probs = {
+            ngram: (count - discount) / totals[ngram[:-1]] + backoff[ngram[:-1]] * probs[ngram[1:]]
+            for ngram, count in kept.items()
+        }
+    return NgramModel((*orders, {ngram: (math.log10(p), 0.0) for ngram, p in probs.items()}))
+
+
+def _kneser_ney_counts(ngrams: Counter[tuple[str, ...]], longer: Counter[tuple[str, ...]]) -> Counter[tuple[str, ...]]:
+    """How often the n-grams below the highest order count, from those with a word more; ``<s>`` alone does not."""
+    counts = Counter(ngram[1:] for ngram in longer)
+    counts.update({ngram: count for ngram, count in ngrams.items() if ngram[0] == BEGIN and len(ngram) > 1})
+    return counts
 
 
 def _discount(counts: Collection[int]) -> float:

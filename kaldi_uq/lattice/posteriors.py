@@ -18,9 +18,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from kaldi_uq.io.lattice import Lattice
+from kaldi_uq.lattice.names import LATTICE_STATISTICS as LATTICE_STATISTICS
 from kaldi_uq.lattice.paths import best_arcs
 
-LATTICE_STATISTICS = ("lattice_entropy", "lattice_depth", "mean_word_uncertainty", "max_word_uncertainty")
 NO_LATTICE = dict(zip(LATTICE_STATISTICS, (0.0, 0.0, 1.0, 1.0), strict=True))  # of an utterance without any path
 
 

@@ -44,7 +44,11 @@ class ModelConfig(Config):
     """What every kind of acoustic model has; a kind derives its own configuration.  The defaults are the paper's (4.1).
 
     Attributes:
-        kind: name of the kind, which the class of the configuration states.
+        kind: name of the kind, which the class of the configuration states
+        input_dim: features of a frame that the network sees
+        num_pdfs: outputs of the network, which are the pdfs of the HMM
+        hidden_dims: sizes of the hidden layers
+        num_samples: draws of a random model when it is used; 0: the kind's default (dropout 100, bnn 5)
     """
 
     kind: ClassVar[str]
@@ -52,9 +56,12 @@ class ModelConfig(Config):
     input_dim: int = 351
     num_pdfs: int = 95
     hidden_dims: tuple[int, ...] = (100, 100)
-    num_samples: int = 0  # draws of a random model at test; 0: the kind's default (dropout 100, bnn 5)
+    num_samples: int = 0
 
     LIMITS: ClassVar[Limits] = _LIMITS
+    GROUPS: ClassVar[Mapping[str, tuple[str, ...]]] = {
+        "the network": ("hidden_dims", "num_samples", "num_members", "dropout", "init_log_var")
+    }
 
     def __post_init__(self) -> None:
         count = len(self.hidden_dims)
@@ -102,7 +109,11 @@ class DnnConfig(ModelConfig):
 
 @dataclass(frozen=True)
 class EnsembleConfig(ModelConfig):
-    """A deep ensemble."""
+    """A deep ensemble.
+
+    Attributes:
+        num_members: of an ensemble: its networks
+    """
 
     kind: ClassVar[str] = "ensemble"
 
@@ -117,11 +128,15 @@ class EnsembleConfig(ModelConfig):
 
 @dataclass(frozen=True)
 class DropoutConfig(ModelConfig):
-    """A network with dropout at test."""
+    """A network with dropout at test.
+
+    Attributes:
+        dropout: of kind dropout: probability of leaving out a unit, above 0, below 1
+    """
 
     kind: ClassVar[str] = "dropout"
 
-    dropout: float = 0.5  # probability of dropping a unit
+    dropout: float = 0.5
 
     LIMITS: ClassVar[Limits] = {**_LIMITS, "dropout": (0, 1)}
 
@@ -135,11 +150,15 @@ class DropoutConfig(ModelConfig):
 
 @dataclass(frozen=True)
 class BnnConfig(ModelConfig):
-    """A Bayesian network."""
+    """A Bayesian network.
+
+    Attributes:
+        init_log_var: of kind bnn: logarithm of the variance of the weights' rows and columns at the beginning
+    """
 
     kind: ClassVar[str] = "bnn"
 
-    init_log_var: float = -9.0  # initial log-variance of rows and columns
+    init_log_var: float = -9.0
 
     LIMITS: ClassVar[Limits] = {**_LIMITS, "init_log_var": (-60, 20)}  # the variances are floats
 

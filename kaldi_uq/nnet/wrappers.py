@@ -79,7 +79,7 @@ def ensemble(
 
     Args:
         factory: builds a module on the CPU; called once a member, with the global CPU generator seeded for it.
-        num_members: M.
+        num_members: how many, M.
         seed: seed of the initial weights: member m depends on ``seed`` and m only.  None draws one from PyTorch's
             global generator.
         num_pdfs: C, if it is to be checked.

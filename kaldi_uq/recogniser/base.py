@@ -32,7 +32,9 @@ RecogniserT = TypeVar("RecogniserT", bound="BaseRecogniser")
 class BaseRecogniser(Scorer):
     """A recogniser: from waveforms to posteriors of frames, and from these to words.
 
-    Attributes, beside those of :class:`.scorer.Scorer`:
+    ``num_draws`` and ``device`` are those of :class:`.scorer.Scorer`.
+
+    Attributes:
         sample_rate: sample rate of the audio, Hz.
         min_samples: samples of the shortest audio that has a frame.
         frame_shift_s: seconds from one frame to the next.

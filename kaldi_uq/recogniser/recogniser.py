@@ -68,7 +68,9 @@ class Recogniser(BaseRecogniser):
         num_draws: draws of a random network; ``None`` for its default.
 
     Attributes:
-        model, model_dir, graph_dir: the arguments of these names.
+        model: the acoustic model.
+        model_dir: where it is from.
+        graph_dir: where its decoding graph is.
         random_targets: ``words`` for random targets of words strung together, ``grammar`` for sentences of ``G.fst``.
     """
 

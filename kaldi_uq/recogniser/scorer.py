@@ -10,10 +10,10 @@ from typing import overload
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from kaldi_uq.feats import framing
 from kaldi_uq.io.waves import CPU_BATCH_SAMPLES, MAX_BATCH_SAMPLES, WaveBatch, Waves, pad, plan_waves
+from kaldi_uq.progress import Progress
 from kaldi_uq.recogniser.heard import Listening, Pieces, Scored, heard_of
 from kaldi_uq.recogniser.memory import alone as alone_in_memory
 from kaldi_uq.recogniser.memory import in_halves
@@ -147,7 +147,7 @@ class Scorer(ABC):
         """The other utterances, batch by batch; arguments as of :meth:`score`."""
         short = waves.subset([utt for utt, size in waves.lengths.items() if not self._is_long(size)])
         plan = plan_waves(short, 0) if alone else self.plan(short)
-        with tqdm(total=len(short), desc=desc, unit="utt", disable=len(short) < 32) as progress:
+        with Progress(desc, "utterances", len(short), quiet=len(short) < 32) as progress:
             for number, utts in enumerate(plan, len(waves) - len(short)):
                 draws_seed = seed * 1_000_003 + (0 if alone else number)
 

@@ -38,6 +38,10 @@ class Example:
         original_words, target_words, hypothesis_words: (word, start, end) in seconds; the original's on the original
             audio, the target's and the hypothesis's on the attacked.
         snr_db: signal to perturbation ratio, or None.
+        original_path, attacked_path: the files, as a reader can type them.
+        original_verdict, attacked_verdict: score and threshold of the detector, or None if it was not asked.
+        detector: its name.
+        compare: draw the original beside the attacked audio; for an utterance that is shown for the first time.
     """
 
     utt: str
@@ -57,6 +61,32 @@ class Example:
     target_words: Words = ()
     hypothesis_words: Words = ()
     snr_db: float | None = None
+    original_path: str = ""
+    attacked_path: str = ""
+    original_verdict: tuple[float, float] | None = None
+    attacked_verdict: tuple[float, float] | None = None
+    detector: str = ""
+    compare: bool = True
+
+    def audio(self) -> list[tuple[str, npt.ArrayLike, str, str]]:
+        """What can be played: what it is, samples ``(N,)``, its file, and the verdict on it, or nothing."""
+        return [
+            ("original", self.original_samples, self.original_path, verdict(self.original_verdict)),
+            ("attacked", self.attacked_samples, self.attacked_path, verdict(self.attacked_verdict)),
+        ]
+
+
+def verdict(judged: tuple[float, float] | None) -> str:
+    """What a detector says of a score and its threshold, as ``kaldi-uq detect`` does.
+
+    >>> verdict((4.19, 2.34)), verdict((1.5, 2.34))
+    ('ATTACK, score 4.19 > threshold 2.34', 'benign, score 1.5 ≤ threshold 2.34')
+    """
+    if judged is None:
+        return ""
+    score, threshold = judged
+    word, relation = ("ATTACK", ">") if score > threshold else ("benign", "≤")
+    return f"{word}, score {score:.3g} {relation} threshold {threshold:.3g}"
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,7 +113,7 @@ def wav_bytes(samples: npt.ArrayLike, rate: int) -> bytes:
 
 
 def entropy_figure(example: Example) -> Figure:
-    """Spectrogram of the attacked audio, predictive entropy of each frame and words, on one time axis.
+    """Spectrograms of original and attacked audio, predictive entropy of each frame and words, on one time axis.
 
     Vertical lines mark where the words of the hypothesis begin, so that a rise in entropy can be set beside a word.
     """
@@ -94,22 +124,28 @@ def entropy_figure(example: Example) -> Figure:
     ]
     strips = [strip for strip in strips if strip[1]]
     is_measured = bool(np.size(example.attacked_entropy))
-    heights = [2.2] + [2.0] * is_measured + [0.34 * len(strips)] * bool(strips)
-    figure = new_figure(7.6, 2.2 + 2.0 * is_measured + 0.3 * len(strips))
+    count = 1 + example.compare
+    heights = [1.7] * (count + is_measured) + [0.34 * len(strips)] * bool(strips)
+    figure = new_figure(7.6, 0.5 + 1.7 * (count + is_measured) + 0.3 * len(strips))
     panels = figure.subplots(len(heights), 1, sharex=True, height_ratios=heights, squeeze=False).ravel()
-    wav = _tensor(example.attacked_samples)
-    spectrum = ShortTime(example.rate).analyse(wav).abs()
-    _draw(panels[0], spectrum / unit_of_sound(spectrum, example.rate), example.rate, wav.shape[1], **LEVELS_DB)
-    title = f"{example.utt}: {model_name(example.model)} under {example.attack}, eps {example.eps:g}"
-    tidy(panels[0], ylabel="kHz", title=title, grid=False)
+    sounds = (("original", example.original_samples), ("attacked", example.attacked_samples))
+    unit = unit_of_sound(_spectrum(example.original_samples, example.rate), example.rate)  # of both
+    for axes, (name, samples) in zip(panels, sounds[-count:], strict=False):
+        spectrum = _spectrum(samples, example.rate)
+        image = _draw(axes, spectrum / unit, example.rate, np.size(samples), **LEVELS_DB)
+        title = f"{name} audio: {example.utt}"
+        if name == "attacked":
+            title += f", {model_name(example.model)} under {example.attack}, eps {example.eps:g}"
+        tidy(axes, ylabel="frequency, kHz", title=title, grid=False)
+    figure.colorbar(image, ax=panels[:count], label="level, dB SPL", aspect=25)
     if is_measured:
-        _draw_entropy(panels[1], example)
-    for axes, colour in zip(panels[: 1 + is_measured], ("white", INK), strict=False):
+        _draw_entropy(panels[count], example)
+    for axes, colour in zip(panels[count - 1 : count + is_measured], ("white", INK), strict=False):
         for _, start, _ in example.hypothesis_words:
             axes.axvline(start, color=colour, linewidth=0.7, linestyle=":")
     if strips:
         _draw_words(panels[-1], strips)
-    panels[-1].set_xlabel("seconds", color=INK)
+    panels[-1].set_xlabel("time, seconds", color=INK)
     return figure
 
 
@@ -120,7 +156,7 @@ def perturbation_figure(example: Perturbed) -> Figure:
     it lies above (red) or below (blue) the masking threshold.
     """
     rate, wav = example.rate, _tensor(example.original)
-    spectrum = ShortTime(rate).analyse(wav).abs()
+    spectrum = _spectrum(example.original, rate)
     unit, threshold = unit_of_sound(spectrum, rate), masking_threshold(wav, rate)
     figure = new_figure(9.0, 1.2 + 1.9 * (1 + len(example.attacked)))
     panels = figure.subplots(1 + len(example.attacked), 2, sharex=True, sharey=True, squeeze=False)
@@ -140,9 +176,9 @@ def perturbation_figure(example: Perturbed) -> Figure:
         text = f"against the threshold: {float(found.share_above):.0%} above, mean {float(found.mean_db):+.1f} dB"
         excess = draw(right, added / threshold, text, EXCESS_DB)
     for axes in panels[:, 0]:
-        axes.set_ylabel("kHz", color=INK)
+        axes.set_ylabel("frequency, kHz", color=INK)
     for axes in panels[-1]:
-        axes.set_xlabel("seconds", color=INK)
+        axes.set_xlabel("time, seconds", color=INK)
     sides = [(level, 0, "dB SPL")] + [(excess, 1, "dB over the masking threshold")] * bool(example.attacked)
     for image, column, label in sides:
         figure.colorbar(image, ax=panels[:, column], location="bottom", label=label, aspect=40, shrink=0.9)
@@ -153,6 +189,10 @@ def perturbation_figure(example: Perturbed) -> Figure:
 
 def _tensor(samples: npt.ArrayLike) -> torch.Tensor:
     return torch.from_numpy(np.asarray(samples, dtype=np.float32))[None]
+
+
+def _spectrum(samples: npt.ArrayLike, rate: int) -> torch.Tensor:
+    return ShortTime(rate).analyse(_tensor(samples)).abs()
 
 
 def _draw(axes: Axes, ratio: torch.Tensor, rate: int, size: int, **colours: Any) -> AxesImage:

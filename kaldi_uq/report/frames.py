@@ -12,6 +12,7 @@ from kaldi_uq.report.table import FAILED
 from kaldi_uq.results import names
 from kaldi_uq.results.robustness import FEW
 from kaldi_uq.results.table import FIELDS
+from kaldi_uq.results.worst_case import interval
 
 REFERENCE = "pgd"  # the strong attack, which knows the model and not the detector
 CLEAN = "clean"  # in place of an attack's name: benign speech
@@ -24,6 +25,7 @@ KEYS = {
     "statistic": names.statistic_key,
     "check": names.check_key,
 }
+SIDES = ("target_success", "target_accuracy", "original_accuracy")  # what an attack does, with intervals
 # fields that a row of a section need not have, behind those that every row has
 _MORE = {
     "attacks": ("target_success", "snr_db_q05", "masking_margin_db_mean", "evasion", "options", "adaptive", "eps_level",
@@ -48,7 +50,8 @@ class Run:
         content: the content of ``results.json``, as :meth:`kaldi_uq.results.table.Results.read` gives it.
 
     Attributes:
-        attacks: one row a model, attack and eps; ``knows`` is the statistic whose detector the attack knows, or "".
+        attacks: one row a model, attack and eps; ``knows`` is the statistic whose detector the attack knows, or "";
+            with the 95 % intervals of ``SIDES``, ``..._lo`` and ``..._hi``, where they are known.
         plain: those of ``attacks`` that know no detector.
         detection: one row a model, attack, eps, statistic and detector of any kind; ``name`` is the detector's label,
             ``area`` its AUROC with the 95 % interval and ``short`` without, marked where the attack ``failed``: it
@@ -64,7 +67,7 @@ class Run:
 
     def __init__(self, content: Mapping[str, Any]) -> None:
         self.content = content
-        self.attacks = arrange(_frame(content["attacks"], "attacks"), "attack", "eps", "model")
+        self.attacks = arrange(_with_intervals(_frame(content["attacks"], "attacks")), "attack", "eps", "model")
         self.plain = self.attacks[self.attacks["knows"] == ""]
         self.detection = _detection([*content["detection"], *content["detection_other"]], self.attacks)
         is_paper = (self.detection["detector"] == "gaussian") & (self.detection["sided"] == "two")
@@ -125,7 +128,8 @@ class Run:
 
         ``detector``, ``sided``, ``fpr``: the detector that it knows, and the false-positive rate of its threshold;
         ``plain``, ``adaptive``: the share of utterances that reach their target and pass, under the attack that does
-        not know the detector and under the one that does; ``auroc`` of the latter, as text; ``num_utts`` of it;
+        not know the detector and under the one that does, ``adaptive_lo`` and ``_hi`` its 95 % interval; ``auroc`` of
+        the latter, as text; ``num_utts`` of it;
         ``level``: the one that eps is for, 0 if it is absolute.
         """
         by = ["model", "attack", "eps", "statistic", "detector", "sided"]
@@ -151,6 +155,9 @@ class Run:
         frame = pd.DataFrame(rows, columns=[*columns, "num_utts"])
         frame = frame.astype({"eps": float, "plain": float, "adaptive": float})
         frame["level"] = [names.split_level(name)[1] for name in frame["attack"]]
+        counts = zip(frame["adaptive"] * frame["num_utts"], frame["num_utts"], strict=True)
+        edges = [interval(round(n), int(of)) if n == n else (None, None) for n, of in counts]
+        frame["adaptive_lo"], frame["adaptive_hi"] = (pd.Series([e[i] for e in edges], dtype=float) for i in (0, 1))
         return arrange(frame, "model", "statistic", "attack", "eps")
 
     def strongest(self) -> pd.DataFrame:
@@ -215,6 +222,19 @@ def _frame(rows: Sequence[Mapping[str, Any]], section: str) -> pd.DataFrame:
     if "attack" in frame:
         frame["knows"] = [names.known_statistic(name) for name in frame["attack"]]
     return frame
+
+
+def _with_intervals(frame: pd.DataFrame) -> pd.DataFrame:
+    """The ends of the intervals: of shares of utterances by Clopper and Pearson, of accuracies as measured."""
+    counts = zip(frame["target_success"] * frame["num_utts"], frame["num_utts"], strict=True)
+    edges = {SIDES[0]: [interval(round(n), int(of)) if n == n else None for n, of in counts]}
+    edges |= {side: frame.pop(f"{side}_ci95") if f"{side}_ci95" in frame else [None] * len(frame) for side in SIDES[1:]}
+    ends = [(side, place, end) for side in SIDES for place, end in enumerate(("lo", "hi"))]
+    columns = {
+        f"{side}_{end}": [pair[place] if isinstance(pair, list | tuple) else None for pair in edges[side]]
+        for side, place, end in ends
+    }
+    return frame.assign(**{name: pd.Series(values, frame.index, dtype=float) for name, values in columns.items()})
 
 
 def _speakers(clean: Mapping[str, Any], attacks: pd.DataFrame) -> pd.DataFrame:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,21 +10,22 @@ import numpy.typing as npt
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, MaxNLocator, PercentFormatter
+from matplotlib.ticker import FuncFormatter, PercentFormatter
 
 from kaldi_uq.detector import GaussianDetector, auroc, roc
 from kaldi_uq.nnet.config import MODEL_KINDS
-from kaldi_uq.report.robustness import FATES, KNOWLEDGE, UNTRIED
-from kaldi_uq.report.style import ATTACKED, BENIGN, GRID, INK, MARKERS, PALETTE, legend, new_figure, tidy
+from kaldi_uq.report.frames import SIDES
+from kaldi_uq.report.style import ATTACKED, BENIGN, INK, MARKERS, PALETTE, legend, new_figure, tidy
 from kaldi_uq.results.names import AGGREGATES, MEASURES, ROBUST, model_key, model_name, statistic_key, statistic_name
 
 Statistics = Mapping[str, npt.NDArray[np.float64]]  # name -> (B,)
-AXES = {"eps": "eps (full scale = 1)", "steps": "gradient steps", "snr_db_mean": "mean SNR of an eps, dB"}
-_SIDES = {
-    "target_success": "Heard as the target",
-    "target_accuracy": "Accuracy, attacker's text",
-    "original_accuracy": "Accuracy, original text",
+AXES = {
+    "eps": "eps (full scale = 1), square-root axis",
+    "steps": "gradient steps",
+    "snr_db_mean": "mean SNR of an eps, dB",
 }
+_HEADINGS = ("Heard as the target", "Word accuracy, attacker's text", "Word accuracy, original text")
+_APART = 0.13  # of the width of an axis, at least, between two ticks
 
 
 def accuracy_figure(rows: pd.DataFrame, *, title: str, x: str = "eps") -> Figure:
@@ -33,16 +34,14 @@ def accuracy_figure(rows: pd.DataFrame, *, title: str, x: str = "eps") -> Figure
     Args:
         rows: rows of :attr:`kaldi_uq.report.frames.Run.attacks`, of one attack.
         title: heading.
-        x: column of the horizontal axis, of ``AXES``; that of steps is logarithmic, and the SNR falls to the right.
+        x: column of the horizontal axis, of ``AXES``; that of steps is logarithmic.  Over the SNR, which falls to the
+            right, only what is reached is shown: the rest is beside eps.
     """
-    figure = _lines({name: rows.assign(y=rows[side]) for side, name in _SIDES.items()}, title=title, x=x)
+    sides = list(zip(_HEADINGS, SIDES, strict=True))[: 1 if x == "snr_db_mean" else None]
+    panels = {head: rows.assign(y=rows[s], lo=rows[f"{s}_lo"], hi=rows[f"{s}_hi"]) for head, s in sides}
+    figure = _lines(panels, title=title, x=x)
     for axes in figure.axes:
         axes.axhline(0, color=INK, linewidth=0.8)
-        if x == "steps":
-            ticks = sorted(rows[x].unique())
-            axes.set_xscale("log")
-            axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
-            axes.minorticks_off()
         if x == "snr_db_mean":
             axes.invert_xaxis()
     return figure
@@ -55,7 +54,7 @@ def evasion_figure(points: pd.DataFrame) -> Figure:
         points: rows as :meth:`kaldi_uq.report.frames.Run.adaptive` gives them.
     """
     statistics = sorted(set(points["statistic"]), key=statistic_key)
-    points = points.assign(y=points["adaptive"])
+    points = points.assign(y=points["adaptive"], lo=points["adaptive_lo"], hi=points["adaptive_hi"])
     panels = {statistic_name(name): points[points["statistic"] == name] for name in statistics}
     figure = _lines(panels, title="Reach the target and pass a detector that the attacker knows")
     for axes in figure.axes:
@@ -63,43 +62,11 @@ def evasion_figure(points: pd.DataFrame) -> Figure:
     return figure
 
 
-def knowledge_figure(rows: pd.DataFrame, *, title: str) -> Figure:
-    """What becomes of attacked utterances, a bar a model and a panel for each sort of attacker.
-
-    Args:
-        rows: as :func:`kaldi_uq.report.robustness.who_knows_what` gives them.
-        title: heading.
-    """
-    models = list(dict.fromkeys(rows["model"]))
-    colours = dict(zip(FATES, (ATTACKED, BENIGN, GRID), strict=True))
-    hatches = dict(zip(FATES, ("////", "", ""), strict=True))  # for print without colour
-    figure = new_figure(9.6, 1.3 + 0.34 * len(models))
-    for axes, (who, heading) in zip(figure.subplots(1, len(KNOWLEDGE), sharey=True), KNOWLEDGE.items(), strict=True):
-        mine = rows[rows["knows"] == who].set_index("model").reindex(models)
-        left = np.zeros(len(models))
-        for fate, label in FATES.items():
-            widths = mine[fate].fillna(0.0).to_numpy()
-            style: dict[str, Any] = {
-                "color": colours[fate],
-                "hatch": hatches[fate],
-                "edgecolor": "white",
-                "label": label,
-            }
-            axes.barh(models, widths, left=left, height=0.7, linewidth=0.0, **style)
-            left += widths
-        for place in np.flatnonzero(mine["passed"].isna()):
-            axes.text(0.02, int(place), UNTRIED, va="center", fontsize=9, color=INK)
-        tidy(axes, xlabel="share of utterances", title=heading)
-        axes.set_xlim(0, 1)
-        axes.set_yticks(range(len(models)), [model_name(model) for model in models])
-    axes.invert_yaxis()  # the panels share it
-    legend(figure, columns=len(FATES))
-    figure.suptitle(title, fontsize=11, color=INK, x=0.01, ha="left")
-    return figure
-
-
 def _lines(panels: Mapping[str, pd.DataFrame], *, title: str, x: str = "eps") -> Figure:
-    """Panels of rows with ``model``, the column ``x`` and ``y``, a line a model; those without numbers are left out."""
+    """Panels of rows with ``model``, the column ``x``, ``y``, ``lo`` and ``hi``, a line a model with its intervals.
+
+    Panels without numbers are left out; ticks stand where something was measured.
+    """
     panels = {name: rows for name, rows in panels.items() if rows["y"].notna().any()}
     models = sorted({model for rows in panels.values() for model in rows["model"]}, key=model_key)
     columns = max(1, min(3, len(panels)))
@@ -115,8 +82,17 @@ def _lines(panels: Mapping[str, pd.DataFrame], *, title: str, x: str = "eps") ->
                 style |= {"linestyle": "--", "markerfacecolor": "white"}
             if len(mine):
                 axes.plot(mine[x], mine["y"], label=model_name(model), **style)
+                edges = [(mine["y"] - mine["lo"]).clip(lower=0), (mine["hi"] - mine["y"]).clip(lower=0)]
+                axes.errorbar(mine[x], mine["y"], edges, fmt="none", ecolor=colour, elinewidth=1.0, capsize=2.0)
         tidy(axes, xlabel=AXES[x], title=name)
-        axes.xaxis.set_major_locator(MaxNLocator(5))
+        if x == "steps":
+            axes.set_xscale("log")
+            axes.minorticks_off()
+        if x == "eps":  # the small ones need room: between them lies what an attack can do and what it cannot
+            axes.set_xscale("function", functions=(_root, _square))
+        if x != "snr_db_mean":
+            ticks = _ticks(rows[x].dropna().unique(), np.log if x == "steps" else _root)
+            axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
     for axes in grid[len(panels) :]:
         axes.set_visible(False)
     for axes in grid[::columns]:
@@ -124,6 +100,25 @@ def _lines(panels: Mapping[str, pd.DataFrame], *, title: str, x: str = "eps") ->
     legend(figure, columns=4)
     figure.suptitle(title, fontsize=11, color=INK, x=0.01, ha="left")
     return figure
+
+
+def _root(values: npt.ArrayLike) -> npt.NDArray[np.float64]:
+    return np.sign(values) * np.sqrt(np.abs(values))
+
+
+def _square(values: npt.ArrayLike) -> npt.NDArray[np.float64]:
+    return np.sign(values) * np.square(values)
+
+
+def _ticks(values: npt.ArrayLike, scale: Callable[[npt.ArrayLike], npt.ArrayLike]) -> list[float]:
+    """Those of the measured values that are far enough apart on a scale for their labels, the largest among them."""
+    ordered = np.sort(np.asarray(values, dtype=np.float64))[::-1]
+    places = np.asarray(scale(ordered))
+    kept: list[int] = []
+    for number, place in enumerate(places):
+        if not kept or places[kept[-1]] - place >= _APART * (places[0] - places[-1]):
+            kept.append(number)
+    return [float(ordered[number]) for number in reversed(kept)]
 
 
 def histogram_figure(
@@ -145,7 +140,7 @@ def histogram_figure(
         if len(fit[name]) > 1:
             _draw_normal(axes, GaussianDetector(statistic=name).fit(fit), edges)
         tidy(axes, xlabel=statistic_name(name) + ("" if name.endswith("variance") else ", nats"))
-        axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+        axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0, symbol=" %"))
         axes.margins(x=0.01)
     panels[0].set_ylabel("share of utterances", color=INK)
     panels[0].set_title(title, fontsize=10.5, color=INK, loc="left")
@@ -175,13 +170,16 @@ def _draw_normal(axes: Axes, detector: GaussianDetector, edges: list[float]) -> 
             axes.axvline(edge, color=INK, linewidth=1.0, linestyle=":", label="its 1 % thresholds")
 
 
-def roc_figure(scores: Mapping[str, tuple[Any, Any]], *, title: str = "") -> Figure:
+def roc_figure(
+    scores: Mapping[str, tuple[Any, Any]], *, areas: Mapping[str, str] | None = None, title: str = ""
+) -> Figure:
     """Figure 3: ROC curves of several statistics; the right panel has a logarithmic axis for few false alarms.
 
     Colour says the measure, the dash whether it is the maximum or the mean over frames.
 
     Args:
         scores: statistic -> the benign and the attacked scores ``(B,)``, higher for the more suspicious.
+        areas: statistic -> its AUROC with the interval, for the legend; default: without.
         title: heading.
     """
     figure = new_figure(8.4, 4.0)
@@ -196,7 +194,8 @@ def roc_figure(scores: Mapping[str, tuple[Any, Any]], *, title: str = "") -> Fig
             "linestyle": ("-", "--", "-.")[AGGREGATES.index(aggregate)] if aggregate in AGGREGATES else ":",
             "linewidth": 1.6,
         }
-        linear.plot(fpr, tpr, label=f"{statistic_name(statistic)} ({auroc(benign, attacked):.3f})", **style)
+        area = (areas or {}).get(statistic, f"{auroc(benign, attacked):.3f}")
+        linear.plot(fpr, tpr, label=f"{statistic_name(statistic)} ({area})", **style)
         # on this axis a straight line between two observed rates would bend; what is reached for certain is the step
         logarithmic.step(np.maximum(fpr, 0.5 / len(benign)), tpr, where="post", **style)
     chance = np.geomspace(lowest, 1, 100)
@@ -209,7 +208,7 @@ def roc_figure(scores: Mapping[str, tuple[Any, Any]], *, title: str = "") -> Fig
     logarithmic.set_xlim(lowest, 1)
     logarithmic.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:g} %"))
     logarithmic.axvline(0.01, color=INK, linewidth=0.8)
-    legend(figure, columns=3, title="AUROC in brackets")
+    legend(figure, columns=2, title="AUROC in brackets" + (", with 95 % intervals" if areas else ""))
     return figure
 
 

@@ -7,20 +7,15 @@ from typing import Any
 
 import pandas as pd
 
-from kaldi_uq.report import paper
-from kaldi_uq.report.frames import REFERENCE, USUAL_FPR, Run, arrange, pivot
+from kaldi_uq.report.frames import REFERENCE, Run, arrange, pivot
 from kaldi_uq.report.table import FAILED, Table
-from kaldi_uq.results.names import GATE, PAPER_STATISTIC, ROBUST, at_level, model_name, split_level
+from kaldi_uq.results.names import GATE, ROBUST, at_level, split_level
 from kaldi_uq.results.robustness import FEW, robust_auroc
 from kaldi_uq.results.worst_case import interval
 
 RATES = (0.01, 0.05)  # of false alarms, at which a detector is to be judged
 UNTRIED = "not tried"
 UNTARGETED = "untargeted"
-# what the bars of the figure are of, from the attacker who knows least: heading
-KNOWLEDGE = {"paper": "The paper's attack", "model": "Strong, knows the model", "detector": "Knows the detector too"}
-# what becomes of an attacked utterance: column, label
-FATES = {"passed": "target heard and passed", "refused": "target heard, refused", "other": "something else heard"}
 _PLACE = ["model", "eps", "eps_level"]
 
 
@@ -126,17 +121,23 @@ def table(run: Run) -> Table:
     shown["word accuracy, untargeted"] = _texts(frame["untargeted_accuracy"])
     pairs = zip(frame["certified_target"], frame["certified_right"], strict=True)
     shown["certified"] = [UNTRIED if pd.isna(target) else f"{target:.3f} /\n{right:.3f}" for target, right in pairs]
+    untried = [head for head in shown if len(shown) and (shown[head] == UNTRIED).all()]
+    shown = shown.drop(columns=untried)
     by = _PLACE if frame["eps_level"].any() else _PLACE[:2]
     shown = shown.set_index(pd.MultiIndex.from_frame(frame[by])) if len(frame) else shown
-    note = (
-        f"Word accuracy: of what was said, without an attack and under {UNTARGETED}. Reached: share of the utterances "
-        f"heard as the target, count and 95 % Clopper-Pearson interval, under {REFERENCE}, which knows the model, and "
-        "under any of the attacks tried (kaldi-uq worst-case). Reached and passed: heard as the target and passed by "
-        f"the default detector ({GATE}), by the attack made for its threshold of that false-alarm rate that does most. "
-        "Certified: share of the utterances of which no change within eps makes the target / anything but what was "
-        "said. AUROC: of the default detector under an attack that does not know it; robust AUROC: under those that "
-        f"do, a lower bound as far as they go, at least 1 - reached. {UNTRIED[:1].upper()}{UNTRIED[1:]}: by nobody."
-    )
+    said = {
+        f"reached, {REFERENCE}": "Reached: share heard as the target, count, 95 % Clopper-Pearson interval.",
+        "reached, worst": "Worst: under any of the attacks tried (kaldi-uq worst-case).",
+        "reached and passed, 1 %": f"Passed: by the default detector ({GATE}), under the attack made for this rate of "
+        "false alarms that does most.",
+        "robust AUROC": "Robust AUROC: under attacks that know the detector, a lower bound as far as they go, at least "
+        "1 - reached.",
+        f"AUROC, {REFERENCE}": "AUROC: under an attack that does not know it.",
+        "certified": "Certified: share of which no change within eps makes the target / anything but what was said.",
+    }
+    parts = [text for head, text in said.items() if head in shown]
+    parts += [f"Measured by nobody: {'; '.join(untried)}."] if untried else []
+    note = " ".join(parts)
     return Table.of("robustness", "Robustness of each model, by attack", shown, note)
 
 
@@ -219,59 +220,3 @@ def certified(run: Run) -> Table:
 
 def _with_interval(shares: pd.Series, counts: pd.Series) -> list[tuple[float, ...]]:
     return [tuple(_share("x", share, num_utts).values()) for share, num_utts in zip(shares, counts, strict=True)]
-
-
-def who_knows_what(run: Run) -> tuple[str, pd.DataFrame]:
-    """What attackers reach who know more and more, and what a detector refuses of it, at the eps of comparison.
-
-    Returns:
-        the detector, the default one or, where that was not tried, the paper's; and one row a model and attacker of
-        ``KNOWLEDGE``: ``passed``, ``refused`` (heard as the target each time), ``other`` (heard as something else); one
-        that nobody has tried has none.
-    """
-    is_gate = bool((run.gate["evasion"].notna() & (run.gate["eps"] == run.eps)).any())
-    name, measured = (GATE, run.gate) if is_gate else (PAPER_STATISTIC, run.paper)
-    measured = measured if is_gate else measured[measured["statistic"] == PAPER_STATISTIC]
-    evasion = measured.set_index(["model", "attack", "eps"])["evasion"].to_dict()
-    level = split_level(run.reference)[1]
-    blind = {"paper": at_level(paper.ATTACK, level), "model": at_level(REFERENCE, level)}
-    here = run.attacks[(run.attacks["eps"] == run.eps) & run.attacks["target_success"].notna()]
-    reached = here.set_index(["model", "attack"])["target_success"].to_dict()
-    known = run.adaptive()
-    known = known[(known["statistic"] == name) & (known["detector"] == ("joint" if is_gate else "gaussian"))]
-    known = known[(known["sided"] == "two") & (known["eps"] == run.eps) & (known["fpr"] == USUAL_FPR)]
-    known = known[known["adaptive"].notna() & (known["level"] == level)]
-    known = known.sort_values("adaptive", kind="stable").drop_duplicates("model", keep="last").set_index("model")
-    robust = {model for model in run.content["clean"] if model.endswith(ROBUST)}
-    rows = []
-    for model in sorted({model for model, _ in reached} | robust):
-        attacks = blind | ({"detector": known.loc[model, "attack"]} if model in known.index else {})
-        for who in KNOWLEDGE:
-            attack = attacks.get(who)
-            share = reached.get((model, attack))
-            passed = known.loc[model, "adaptive"] if who == "detector" and attack else None
-            passed = evasion.get((model, attack, run.eps)) if passed is None else passed
-            is_tried = share is not None and pd.notna(passed)
-            shares = (passed, max(share - passed, 0.0), 1 - max(share, passed)) if is_tried else (None,) * 3
-            rows.append((model, who, *shares))
-    frame = pd.DataFrame(rows, columns=["model", "knows", "passed", "refused", "other"])
-    return name, arrange(frame.astype({"passed": float, "refused": float, "other": float}), "model")
-
-
-def finding(run: Run) -> list[str]:
-    """What a robust model is heard to say beside the ordinary one, at the eps of comparison or the first common one."""
-    frame = robustness(run)
-    lines = []
-    for model in dict.fromkeys(name for name in frame["model"] if name.endswith(ROBUST)):
-        for column, attack in (("reached", REFERENCE), ("worst", "worst of the attacks tried")):
-            pair = [frame[(frame["model"] == name) & frame[column].notna()] for name in (model, model[: -len(ROBUST)])]
-            both = pair[0].merge(pair[1], on=["eps", "eps_level"])
-            both = both.assign(far=both["eps"] != run.eps).sort_values(["far", "eps_level", "eps"], kind="stable")
-            for row in both.head(1).to_dict("records"):
-                level = f" at level {row['eps_level']:g}" if row["eps_level"] else ""
-                lines.append(
-                    f"{model_name(row['model_x'])} is heard as the target in {row[f'{column}_x']:.2f} of utterances "
-                    f"where {model_name(row['model_y'])} is in {row[f'{column}_y']:.2f} "
-                    f"({attack}, eps {row['eps']:g}{level})."
-                )
-    return lines

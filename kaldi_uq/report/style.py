@@ -23,6 +23,7 @@ BENIGN, ATTACKED = BLUE, VERMILION
 _RC: Any = {  # Any: matplotlib's stubs want its names as literals
     "svg.hashsalt": "kaldi-uq",  # ids of an SVG depend on its content only
     "svg.fonttype": "path",  # the same shapes whatever fonts the reader has
+    "pdf.fonttype": 42,  # TrueType: publishers refuse Type 3
     "font.family": "DejaVu Sans",  # comes with matplotlib
     "font.size": 10.0,
 }
@@ -30,7 +31,11 @@ _RC: Any = {  # Any: matplotlib's stubs want its names as literals
 _METADATA: dict[str, dict[str, None]] = {
     "png": {"Software": None},
     "svg": dict.fromkeys(("Date", "Creator", "Format", "Type")),
+    "pdf": dict.fromkeys(("CreationDate", "Creator", "Producer")),
 }
+# what stands for a colour where the reader's screen is dark; the colours of the data are seen on both
+_DARK = {"#ffffff": "#14181c", "#000000": "#e6e9ec", INK.lower(): "#e6e9ec", GRID.lower(): "#39424b"}
+ON_LIGHT, ON_DARK = "#111111", "#fefefe"  # text on a coloured area, which stays as it is
 
 
 def new_figure(width: float, height: float) -> Figure:
@@ -61,18 +66,36 @@ def legend(figure: Figure, *, columns: int, title: str | None = None) -> None:
         handles.update({label: handle for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)})
     place: dict[str, Any] = {"loc": "outside lower center", "ncols": min(len(handles), columns), "frameon": False}
     if handles:
-        figure.legend(list(handles.values()), list(handles), fontsize=8.5, title=title, title_fontsize=8.5, **place)
+        figure.legend(
+            list(handles.values()),
+            list(handles),
+            fontsize=8.5,
+            title=title,
+            title_fontsize=8.5,
+            labelcolor=INK,
+            **place,
+        )
 
 
-def save_figure(figure: Figure, stem: Path) -> tuple[bytes, bytes]:
-    """Write ``stem.png`` and ``stem.svg``; what is in them, in this order."""
-    contents = []
+def save_figure(figure: Figure, stem: Path) -> dict[str, bytes]:
+    """Write ``stem.png``, ``stem.svg`` and ``stem.pdf``; what is in them, by these endings."""
+    contents = {}
     for kind, metadata in _METADATA.items():
         buffer = io.BytesIO()
         with matplotlib.rc_context(_RC):
             figure.savefig(buffer, format=kind, dpi=150, metadata=metadata)
-        contents.append(buffer.getvalue())
+        contents[kind] = buffer.getvalue() if kind != "svg" else _with_dark(buffer.getvalue())
         # not with_suffix, which would cut a name like eps0.02 at its point
         with atomic_write(stem.with_name(f"{stem.name}.{kind}"), "wb") as stream:
-            stream.write(contents[-1])
-    return contents[0], contents[1]
+            stream.write(contents[kind])
+    return contents
+
+
+def _with_dark(svg: bytes) -> bytes:
+    """The same picture, which turns dark where its reader's screen is."""
+    rules = [
+        f'[style*="{what}: {light}"]{{{what}:{dark} !important}}'
+        for light, dark in _DARK.items() for what in ("fill", "stroke")
+    ]  # fmt: skip
+    css = f"@media (prefers-color-scheme: dark) {{{''.join(rules)}}}</style>"
+    return svg.replace(b"</style>", css.encode(), 1)

@@ -12,6 +12,7 @@ from kaldi_uq.report.frames import (
     CLEAN,
     REFERENCE,
     SHOWN_STATISTICS,
+    SIDES,
     USUAL_FPR,
     Run,
     arrange,
@@ -293,9 +294,14 @@ def failed(run: Run) -> list[str]:
 
 
 def timing(run: Run) -> Table:
-    """Wall-clock seconds of the stages."""
-    seconds = pd.Series(run.content["timing_s"], dtype=float).rename_axis("stage").map("{:.1f}".format)
-    return Table.of("timing", "Time of the stages", seconds.to_frame("seconds"))
+    """Wall-clock seconds of the stages, and what each does."""
+    stages = run.content["stages"]
+    rows = []
+    for stage, spent in run.content["timing_s"].items():
+        name = f"{stage.removeprefix('stage')} {stages.get(stage, {}).get('name', '')}".strip()
+        rows.append({"stage": name, "seconds": f"{spent:.1f}"})
+    frame = pd.DataFrame(rows, columns=["stage", "seconds"]).set_index("stage")
+    return Table.of("timing", "Time of the stages", frame, "Wall clock.")
 
 
 def false_alarms(run: Run) -> str:
@@ -323,7 +329,9 @@ def _with_loudness(run: Run, frame: pd.DataFrame) -> pd.DataFrame:
 
 def csv_files(run: Run) -> dict[str, pd.DataFrame]:
     """Every number in rows: file name -> frame."""
-    unused = [name for name in ("snr_db_q05", "eps_level", "fpr") if run.attacks[name].isna().all()]
+    intervals = [f"{side}_{end}" for side in SIDES for end in ("lo", "hi")]
+    unused = [n for n in ("snr_db_q05", "eps_level", "fpr", *intervals[2:]) if run.attacks[n].isna().all()]
+    unused += intervals[:2]  # whoever has share and count has the interval
     attacks = run.attacks.drop(columns=unused).assign(failed_checks=list(map(_failed_checks, run.attacks["checks"])))
     where = ["model", "kind", "level", "statistic", "sided"]
     told = run.told.assign(against=_cells("auroc_{}_eps{:g}", run.told["attack"], run.told["eps"]))

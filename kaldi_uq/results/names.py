@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from kaldi_uq.lattice.posteriors import LATTICE_STATISTICS
+from kaldi_uq.lattice.names import LATTICE_STATISTICS
 from kaldi_uq.nnet.config import MODEL_KINDS
 
 MODEL_NAMES = {
@@ -31,6 +31,8 @@ DETECTOR_ORDER = (("gaussian", "two"), ("gaussian", "one"))
 PAPER_STATISTIC = "max_predictive_entropy"
 GATE = "all-joint"  # the detector that judges by default
 CONSISTENCY = "consistency"  # a statistic of its own: a search finds it, and "all" do without it
+DETECTOR_DIR = "detector"  # in the directory of a model
+PROBABILITIES = (0.5, 0.9, 0.95, 0.99, 0.995, 0.999)  # of the quantiles that are kept of the frames of benign speech
 APART = (CONSISTENCY, *LATTICE_STATISTICS)  # statistics that are judged alone: no gradient leads to them
 
 # The checks of attacks in the order in which they are shown: what the value is, and what it is compared with.

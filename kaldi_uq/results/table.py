@@ -35,7 +35,7 @@ FIELDS = {
 }  # fmt: skip
 _CHECK_FIELDS = ("passed", "value", "limit", "remedy")
 _SECTIONS: dict[str, type] = {
-    "environment": dict, "timing_s": dict, "clean": dict, **dict.fromkeys(FIELDS, list), "checks": dict
+    "environment": dict, "timing_s": dict, "stages": dict, "clean": dict, **dict.fromkeys(FIELDS, list), "checks": dict
 }  # fmt: skip
 _DEFAULT_DETECTOR = ("gaussian", "two")
 
@@ -87,11 +87,13 @@ class Results:
         with self._update() as content:
             content["environment"] = {key: environment[key] for key in sorted(environment)}
 
-    def add_timing(self, stage: str, seconds: float) -> None:
-        """Set the wall-clock seconds of a stage."""
+    def add_timing(self, stage: str, seconds: float, *, name: str = "", finished: str = "") -> None:
+        """Set the wall-clock seconds of a stage, what it does, and when it was finished (ISO 8601)."""
         if not (math.isfinite(seconds) and seconds >= 0):
             raise ValueError(f"seconds of stage {stage!r} must be finite and >= 0, got {seconds}")
         self._set("timing_s", stage, round(float(seconds), 3), str)
+        if name or finished:
+            self._set("stages", stage, {"name": name, "finished": finished}, str)
 
     def set_clean(self, model: str, rate: ErrorRate, by_speaker: Mapping[str, Row] | None = None) -> None:
         """Set a model's accuracy on the benign test set, and that of each speaker (:func:`by_speaker`)."""

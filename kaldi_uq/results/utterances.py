@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -167,6 +167,28 @@ def by_speaker(
             row["accuracy"] = rate.accuracy if rate.num_words else None
         found[spk] = row
     return found
+
+
+def accuracy_interval(rates: Sequence[ErrorRate], *, num_bootstrap: int = 1000) -> list[float]:
+    """The 95 % interval of the word accuracy of a set: percentiles of resamples of whole utterances.
+
+    The words of an utterance are not independent of each other, utterances are.
+
+    Args:
+        rates: one an utterance, at least one with a word.
+        num_bootstrap: resamples; the same rates always have the same.
+
+    Returns:
+        [low, high].
+
+    >>> accuracy_interval([ErrorRate(num_words=3, num_utts=1)] * 5)
+    [1.0, 1.0]
+    """
+    counts = np.array([(rate.errors, rate.num_words) for rate in rates])
+    picks = np.random.default_rng(0).integers(len(counts), size=(num_bootstrap, len(counts)))
+    errors, words = counts[picks].sum(axis=1).T
+    found = 1 - errors[words > 0] / words[words > 0]
+    return [float(edge) for edge in np.quantile(found, (0.025, 0.975))]
 
 
 class Measured(Protocol):

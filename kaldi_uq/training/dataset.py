@@ -17,14 +17,13 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
-from tqdm import tqdm
 
 from kaldi_uq.errors import DataError
 from kaldi_uq.feats.cmvn import GlobalNorm
 from kaldi_uq.feats.framing import valid_mask
-from kaldi_uq.io.spool import mapped_array
-from kaldi_uq.io.waves import Waves, plan_batches, wave_batches
+from kaldi_uq.io.waves import Waves, pad, plan_batches, plan_waves
 from kaldi_uq.recogniser.hybrid import HybridModel
+from kaldi_uq.training.parallel import ONE, Workers
 
 log = logging.getLogger(__name__)
 
@@ -77,6 +76,7 @@ class TrainingSet:
         pdfs: (N,) int64, the targets, one for every ``factor``-th frame of an utterance, from its first; on the device
             that trains.
         factor: frame subsampling factor of the model; with 1 there is a target for each frame.
+        is_mapped: whether ``feats`` lie in a file, one for all processes of a machine.
     """
 
     utts: list[str]
@@ -84,6 +84,7 @@ class TrainingSet:
     offsets: np.ndarray
     pdfs: Tensor
     factor: int = 1
+    is_mapped: bool = False
 
     @property
     def device(self) -> torch.device:
@@ -115,8 +116,13 @@ class TrainingSet:
         """Targets of each pdf."""
         return np.bincount(self.pdfs.cpu().numpy(), minlength=num_pdfs)
 
-    def normalise(self, norm: GlobalNorm) -> None:
-        """Give ``norm`` the mean and deviation of these frames, and apply it to them."""
+    def normalise(self, norm: GlobalNorm, workers: Workers = ONE) -> None:
+        """Give ``norm`` the mean and deviation of these frames, and apply it to them.
+
+        Args:
+            norm: the normalisation.
+            workers: the processes that have these frames.
+        """
         parts = self.feats.split(_CHUNK)
         total, spread = (torch.zeros(self.feats.shape[1], dtype=torch.float64, device=self.device) for _ in range(2))
         for part in parts:
@@ -125,9 +131,13 @@ class TrainingSet:
         for part in parts:
             spread += (part.to(self.device).double() - mean).square().sum(0)
         norm.set_stats(mean, (spread / (len(self.feats) - 1)).sqrt())
-        for part in parts:
-            values = part.to(self.device)[None]
-            part.copy_(norm(values, torch.tensor([len(part)], device=self.device))[0])
+
+        def apply() -> None:
+            for part in parts:
+                values = part.to(self.device)[None]
+                part.copy_(norm(values, torch.tensor([len(part)], device=self.device))[0])
+
+        workers.rewrite(apply, mapped=self.is_mapped)
 
     def plan(self, max_frames: int, *, generator: np.random.Generator | None = None) -> list[list[int]]:
         """Which utterances meet in a batch: all of them, each with others of similar length.
@@ -176,6 +186,7 @@ def make_training_set(
     *,
     memory_bytes: int = MEMORY_BYTES,
     directory: Path | None = None,
+    workers: Workers = ONE,
 ) -> TrainingSet:
     """Compute features and bring the alignment to their frames.
 
@@ -186,6 +197,7 @@ def make_training_set(
         ali_shift_s: frame shift of the alignment, seconds.
         memory_bytes: the most that features may take of the memory.
         directory: where the file of more of them is; default: ``TMPDIR``.
+        workers: the processes of the training, which compute some batches of features each.
 
     Raises:
         OSError: the disk has no room for them.
@@ -204,23 +216,27 @@ def make_training_set(
     lengths = [int(front_end.num_feature_frames(size)) for size in used.lengths.values()]
     offsets = np.concatenate([[0], np.cumsum(lengths)])
     shape = int(offsets[-1]), front_end.feature_dim
-    if 4 * math.prod(shape) <= memory_bytes:
+    is_mapped = 4 * math.prod(shape) > memory_bytes
+    if not is_mapped:
         feats = torch.empty(shape, device=device)
     else:
         log.info("%.1f GB of features are in a file while the training lasts", 4e-9 * math.prod(shape))
-        feats = torch.from_numpy(mapped_array(shape, directory or tempfile.gettempdir()))
-    row = {utt: i for i, utt in enumerate(utts)}
-    with torch.no_grad(), tqdm(total=len(utts), desc="features", unit="utt") as progress:
-        for batch in wave_batches(used):
+        feats = torch.from_numpy(workers.mapped(shape, directory or tempfile.gettempdir()))
+    span = {utt: (int(start), int(end)) for utt, start, end in zip(utts, offsets, offsets[1:], strict=False)}
+    plan = workers.portion(plan_waves(used))
+    with torch.no_grad(), workers.progress("features", "utterances", sum(map(len, plan))) as progress:
+        for members in plan:
+            batch = pad(used, members)
             values, _ = front_end.features(
                 torch.from_numpy(batch.wav).to(device),
                 torch.from_numpy(batch.num_samples).to(device),
                 adaptation=model.adaptation_of(batch.utts),
             )
             for i, utt in enumerate(batch.utts):
-                start = offsets[row[utt]]
-                feats[start : start + lengths[row[utt]]] = values[i, : lengths[row[utt]]]
+                start, end = span[utt]
+                feats[start:end] = values[i, : end - start]
             progress.update(len(batch.utts))
+    workers.complete(feats, (span[utt] for members in plan for utt in members))
     shift_s = front_end.frame_shift_s
     targets = []
     for utt, frames in zip(utts, lengths, strict=True):
@@ -228,7 +244,7 @@ def make_training_set(
             _check_factor(utt, len(pdf_alis[utt]), frames, front_end.factor)
         targets.append(_to_frames(utt, pdf_alis[utt], front_end.thinned(frames), shift_s, ali_shift_s))
     pdfs = torch.from_numpy(np.concatenate(targets)).to(device)
-    return TrainingSet(utts, feats, offsets, pdfs, front_end.factor)
+    return TrainingSet(utts, feats, offsets, pdfs, front_end.factor, is_mapped)
 
 
 def _check_factor(utt: str, found: int, num_features: int, factor: int) -> None:

@@ -1,4 +1,7 @@
-"""The minibatches of an epoch: frames in any order, or whole utterances.  Seed and epoch decide which."""
+"""The minibatches of an epoch: frames in any order, or whole utterances.  Seed and epoch decide which.
+
+Several processes have the same minibatches, and each its share of all of them.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +16,7 @@ from torch import Tensor
 from kaldi_uq.feats.frontend import FrontEnd
 from kaldi_uq.nnet.base import AcousticModel
 from kaldi_uq.training.dataset import TrainingSet, spread
+from kaldi_uq.training.parallel import ONE, Workers
 
 
 @dataclass(frozen=True)
@@ -23,15 +27,24 @@ class Minibatch:
         x: frames (F, D); (M, F, D) for an ensemble of frame-wise networks; or utterances (B, T, D).
         pdfs: int64, as ``x`` without its last axis.
         mask: bool (B, T), False in frames without a target; None for frames.
+        weight: share of the whole minibatch that this is.
     """
 
     x: Tensor
     pdfs: Tensor
     mask: Tensor | None = None
+    weight: float = 1.0
 
 
 def minibatches(
-    network: AcousticModel, front_end: FrontEnd, data: TrainingSet, *, batch_size: int, seed: int, epoch: int
+    network: AcousticModel,
+    front_end: FrontEnd,
+    data: TrainingSet,
+    *,
+    batch_size: int,
+    seed: int,
+    epoch: int,
+    workers: Workers = ONE,
 ) -> tuple[int, Iterator[Minibatch]]:
     """All minibatches of an epoch, in random order.
 
@@ -42,40 +55,61 @@ def minibatches(
         batch_size: frames in a minibatch; of utterances, frames at most, with padding.
         seed: seed of the training.
         epoch: number of the epoch, from 0.
+        workers: the processes that share the minibatches.
 
     Returns:
-        How many minibatches there are, and an iterator over them.
+        How many minibatches there are, and an iterator over this process's share of each.
+
+    Raises:
+        UsageError: the minibatches are too small for so many processes.
     """
     if network.frame_wise:
-        return math.ceil(data.num_frames / batch_size), _frames(network, front_end, data, batch_size, seed, epoch)
+        workers.check_minibatches(min(batch_size, data.num_frames), "frames")
+        frames = _frames(network, front_end, data, batch_size, (seed, epoch), workers)
+        return math.ceil(data.num_frames / batch_size), frames
     plan = data.plan(batch_size, generator=np.random.default_rng(np.random.SeedSequence([seed, epoch])))
-    return len(plan), _utterances(front_end, data, plan)
+    workers.check_minibatches(max(map(len, plan)), "utterances")
+    return len(plan), _utterances(front_end, data, plan, workers)
 
 
 def _frames(
-    network: AcousticModel, front_end: FrontEnd, data: TrainingSet, batch_size: int, seed: int, epoch: int
+    network: AcousticModel,
+    front_end: FrontEnd,
+    data: TrainingSet,
+    batch_size: int,
+    seed: tuple[int, int],
+    workers: Workers,
 ) -> Iterator[Minibatch]:
     device = data.feats.device  # which is not where batches are wanted if the features are in a file
-    order = frame_order(data.num_frames, network.num_members, seed, epoch).to(device)
+    order = frame_order(data.num_frames, network.num_members, *seed).to(device)
     offsets = torch.from_numpy(data.offsets).to(device)
     utt_of_frame = torch.repeat_interleave(
         torch.arange(len(data.utts), device=device), offsets.diff(), output_size=len(data.feats)
     )
     rows = torch.from_numpy(data.target_rows).to(device)
     for start in range(0, data.num_frames, batch_size):
-        chosen = order[..., start : start + batch_size]
+        whole = order[..., start : start + batch_size]
+        chosen = whole[..., workers.rows(whole.shape[-1])]
         flat = rows[chosen.reshape(-1)]
         utt = utt_of_frame[flat]
         x = front_end.gather_spliced(data.feats, offsets[utt], offsets[utt + 1], flat)
-        yield Minibatch(x.reshape(*chosen.shape, -1).to(data.device), data.pdfs[chosen.to(data.device)])
+        weight = workers.weight(np.ones(whole.shape[-1]))
+        yield Minibatch(x.reshape(*chosen.shape, -1).to(data.device), data.pdfs[chosen.to(data.device)], weight=weight)
 
 
-def _utterances(front_end: FrontEnd, data: TrainingSet, plan: list[list[int]]) -> Iterator[Minibatch]:
+def _utterances(front_end: FrontEnd, data: TrainingSet, plan: list[list[int]], workers: Workers) -> Iterator[Minibatch]:
+    num_targets = data.num_targets
     for indices in plan:
-        batch = data.batch(indices)
+        batch = data.batch(indices[workers.rows(len(indices))])
         # a network that reads whole utterances has an output for every frame, and targets for some
         pdfs, mask = (spread(values, data.factor, batch.feats.shape[1]) for values in (batch.pdfs, batch.mask))
-        yield Minibatch(front_end.splice(batch.feats, batch.lengths), pdfs, mask)
+        weight = workers.weight(num_targets[indices])
+        yield Minibatch(front_end.splice(batch.feats, batch.lengths), pdfs, mask, weight)
+
+
+def weighted(loss: Tensor, weight: float) -> Tensor:
+    """The loss of a share of a minibatch, as its part of the mean over all of it."""
+    return loss if weight == 1.0 else loss * weight
 
 
 def frame_order(num_frames: int, members: int, seed: int, epoch: int) -> Tensor:

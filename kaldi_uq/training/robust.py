@@ -1,7 +1,8 @@
 """Adversarial training: every minibatch is attacked at the waveform, and the network learns to hold.
 
 The attack goes through the model's own front end.  Half of the minibatches, by default, are attacked away from their
-alignment and half towards the alignment of another utterance, which is what a targeted attack does.
+alignment and half towards the alignment of another utterance, which is what a targeted attack does.  Where several
+processes share a minibatch, all choices are made for the whole of it, and each takes those of its utterances.
 
 Source: Madry et al. 2018; Zhang et al. 2019 (TRADES), on the waveform, with the alignment of the clean speech.
 """
@@ -22,12 +23,14 @@ from kaldi_uq.io.waves import Waves, pad
 from kaldi_uq.nnet.base import AcousticModel
 from kaldi_uq.recogniser.hybrid import HybridModel
 from kaldi_uq.training.config import RobustConfig, TrainConfig
-from kaldi_uq.training.dataset import TrainingSet, spread
+from kaldi_uq.training.dataset import SequenceBatch, TrainingSet, spread
+from kaldi_uq.training.minibatches import weighted
+from kaldi_uq.training.parallel import ONE, Workers
 
 
 @dataclass(frozen=True)
 class Speech:
-    """A minibatch of whole utterances.
+    """A minibatch of whole utterances, B of them, or what this process has of it.
 
     Attributes:
         wav: (B, N) float32.
@@ -37,6 +40,9 @@ class Speech:
         mask: (B, T) bool, False in padded frames.
         num_features: frames of the features of the longest utterance.
         adaptation: what the front end is told of the speakers.
+        minibatch: all utterances of the minibatch.
+        size: how many utterances that has, and samples the longest of them.
+        rows: which of them these are.
     """
 
     wav: Tensor
@@ -46,6 +52,9 @@ class Speech:
     mask: Tensor
     num_features: int
     adaptation: BatchAdaptation
+    minibatch: SequenceBatch
+    size: tuple[int, int]
+    rows: slice
 
 
 class RobustLoss:
@@ -56,12 +65,19 @@ class RobustLoss:
         waves: utt -> (N,) float32 in [-1, 1].
         config: options of the adversarial training, with ``robust_eps`` above 0.
         train: options of the training.
+        workers: the processes that share the minibatches.
     """
 
     def __init__(
-        self, model: HybridModel, waves: Mapping[str, np.ndarray], config: RobustConfig, train: TrainConfig
+        self,
+        model: HybridModel,
+        waves: Mapping[str, np.ndarray],
+        config: RobustConfig,
+        train: TrainConfig,
+        workers: Workers = ONE,
     ) -> None:
         self.model, self.waves, self.config, self.train = model, Waves.of(waves), config, train
+        self.workers = workers
         self.recurrent = any(isinstance(part, nn.RNNBase) for part in model.network.modules())
 
     def of_pass(
@@ -72,6 +88,7 @@ class RobustLoss:
         seed: Sequence[int],
         generator: torch.Generator,
         share: tuple[float, float],
+        draws: torch.Generator | None = None,
     ) -> Iterator[Tensor]:
         """The loss of each minibatch of a pass over the data, for the weights of the moment.
 
@@ -79,26 +96,31 @@ class RobustLoss:
             data: alignments.
             plan: numbers of the utterances of each minibatch.
             seed: seed of the choices that are the same on every device.
-            generator: source of noise and draws, on the model's device.
+            generator: source of noise, on the model's device; the same in all processes.
             share: share of the training that is over when the pass begins, and when it ends.
+            draws: source of the network's draws; default: ``generator``.
 
         Returns:
-            An iterator over scalars, nats a frame; of an ensemble the sum over its members.
+            An iterator over scalars, nats a frame; of an ensemble the sum over its members; times the share of the
+            minibatch that this process has.
         """
+        draws = draws or generator
+        num_targets = data.num_targets
         rng = np.random.default_rng(np.random.SeedSequence(seed))
         for step, indices in enumerate(plan):
             over = share[0] + (share[1] - share[0]) * step / len(plan)
             ramp = min(1.0, over / self.config.robust_ramp) if self.config.robust_ramp else 1.0
             speech = self._speech(data, indices, rng)
             with quick_products():
-                delta = self._attack(speech, ramp, rng, generator)
-                loss = self._loss(speech, delta, data.num_frames, generator)
-            yield loss
+                delta = self._attack(speech, ramp, rng, generator, draws)
+                loss = self._loss(speech, delta, data.num_frames, draws)
+            yield weighted(loss, self.workers.weight(num_targets[indices]))
 
     def _speech(self, data: TrainingSet, indices: list[int], rng: np.random.Generator) -> Speech:
-        targets = data.batch(indices)
+        minibatch, rows = data.batch(indices), self.workers.rows(len(indices))
+        targets = minibatch if len(indices[rows]) == len(indices) else data.batch(indices[rows])
         audio = pad(self.waves, targets.utts)
-        gain = 10.0 ** (rng.uniform(-1.0, 1.0, len(indices)) * self.config.robust_gain_db / 20.0)
+        gain = 10.0 ** (rng.uniform(-1.0, 1.0, len(indices)) * self.config.robust_gain_db / 20.0)[rows]
         if self.model.needs_speakers:  # what is known of them is of the audio as it is
             gain = np.ones_like(gain)
         wav = audio.wav * gain[:, None].astype(np.float32)
@@ -110,20 +132,33 @@ class RobustLoss:
             mask=targets.mask,
             num_features=targets.feats.shape[1],
             adaptation=self.model.adaptation_of(targets.utts),
+            minibatch=minibatch,
+            size=(len(indices), max(self.waves.lengths[utt] for utt in minibatch.utts)),
+            rows=rows,
         )
 
-    def _attack(self, speech: Speech, ramp: float, rng: np.random.Generator, generator: torch.Generator) -> Tensor:
+    def _attack(
+        self,
+        speech: Speech,
+        ramp: float,
+        rng: np.random.Generator,
+        generator: torch.Generator,
+        draws: torch.Generator,
+    ) -> Tensor:
         """A perturbation (B, N): projected gradient descent in steps of one size from a random start."""
         config, wav, network = self.config, speech.wav, self.model.network
-        towards = len(wav) > 1 and rng.random() < config.robust_targeted
-        shift = int(rng.integers(1, len(wav))) if towards else 0
-        targets = other_alignment(speech.pdfs, speech.lengths, shift) if towards else speech.pdfs
-        eps = torch.from_numpy(rng.uniform(0.0, ramp * config.robust_eps, (len(wav), 1))).to(wav)
+        whole, (count, longest), rows = speech.minibatch, speech.size, speech.rows
+        towards = count > 1 and rng.random() < config.robust_targeted
+        shift = int(rng.integers(1, count)) if towards else 0
+        targets = speech.pdfs
+        if towards:
+            targets = other_alignment(whole.pdfs, whole.num_targets, shift)[rows, : targets.shape[1]]
+        eps = torch.from_numpy(rng.uniform(0.0, ramp * config.robust_eps, (count, 1))[rows]).to(wav)
         if config.robust_level:
             level = (wav.square().sum(1, keepdim=True) / speech.num_samples.to(wav)[:, None]).sqrt()
             eps = eps * level / config.robust_level
-        noise = torch.empty_like(wav).uniform_(-1.0, 1.0, generator=generator)
-        delta = eps * noise
+        noise = wav.new_empty(count, longest).uniform_(-1.0, 1.0, generator=generator)
+        delta = eps * noise[rows, : wav.shape[1]]
         num_samples = 1 if network.is_random else None
         wanted, mask = self._as_input(targets, speech), self._as_input(speech.mask, speech)
         network.eval()  # an attack trains nothing: no running statistics, no dropout of a network that has none at test
@@ -131,7 +166,7 @@ class RobustLoss:
             delta.requires_grad_(True)
             with self._differentiable():
                 x = self._input(speech, delta)
-                log_post = network.log_post(x, num_samples=num_samples, generator=generator)
+                log_post = network.log_post(x, num_samples=num_samples, generator=draws)
                 chosen = log_post.mean(0).gather(2, wanted[..., None])[..., 0].masked_fill(~mask, 0.0)
                 (slope,) = torch.autograd.grad(chosen.sum() if towards else -chosen.sum(), delta)
             with torch.no_grad():
@@ -140,23 +175,23 @@ class RobustLoss:
         network.train()
         return delta.detach()
 
-    def _loss(self, speech: Speech, delta: Tensor, num_frames: int, generator: torch.Generator) -> Tensor:
+    def _loss(self, speech: Speech, delta: Tensor, num_frames: int, draws: torch.Generator) -> Tensor:
         config, network = self.config, self.model.network
         attacked = self._input(speech, delta)
         if config.robust_loss == "plain":
-            return self._cross_entropy(attacked, speech, num_frames, generator)
+            return self._cross_entropy(attacked, speech, num_frames, draws)
         clean = self._input(speech, None)
-        loss = self._cross_entropy(clean, speech, num_frames, generator)
+        loss = self._cross_entropy(clean, speech, num_frames, draws)
         count = self.train.num_train_samples or network.default_num_train_samples
-        state = generator.get_state()
-        before = network.log_post(clean, num_samples=count, generator=generator)
-        generator.set_state(state)  # the same draws: only what the attack changes is counted
-        after = network.log_post(attacked, num_samples=count, generator=generator)
+        state = draws.get_state()
+        before = network.log_post(clean, num_samples=count, generator=draws)
+        draws.set_state(state)  # the same draws: only what the attack changes is counted
+        after = network.log_post(attacked, num_samples=count, generator=draws)
         return loss + config.robust_weight * max(network.num_members, 1) * divergence(
             before, after, self._as_input(speech.mask, speech)
         )
 
-    def _cross_entropy(self, x: Tensor, speech: Speech, num_frames: int, generator: torch.Generator) -> Tensor:
+    def _cross_entropy(self, x: Tensor, speech: Speech, num_frames: int, draws: torch.Generator) -> Tensor:
         network: AcousticModel = self.model.network
         pdfs, mask = self._as_input(speech.pdfs, speech), self._as_input(speech.mask, speech)
         return network.training_loss(
@@ -165,7 +200,7 @@ class RobustLoss:
             mask=None if network.frame_wise else mask,
             num_frames_total=num_frames,
             num_samples=self.train.num_train_samples or None,
-            generator=generator,
+            generator=draws,
         )
 
     def _input(self, speech: Speech, delta: Tensor | None) -> Tensor:

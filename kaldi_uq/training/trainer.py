@@ -1,7 +1,7 @@
 """Train a hybrid model on an alignment, then by Viterbi training (section 4.1 of the paper).
 
 A checkpoint is written after every epoch and every random choice is a function of the seed and the epoch, so that a
-killed training resumes to the same weights.
+killed training resumes to the same weights.  Where several processes share the work, all take the same steps.
 """
 
 from __future__ import annotations
@@ -21,7 +21,6 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
-from tqdm import tqdm
 
 from kaldi_uq.engine.base import DecodeConfig, Engine, builder_of
 from kaldi_uq.errors import DataError, UsageError
@@ -34,7 +33,8 @@ from kaldi_uq.nnet.base import FrameModel
 from kaldi_uq.recogniser.hybrid import MODEL_FILE, HybridModel
 from kaldi_uq.training.config import RobustConfig, TrainConfig
 from kaldi_uq.training.dataset import MEMORY_BYTES, TrainingSet, make_training_set
-from kaldi_uq.training.minibatches import minibatches
+from kaldi_uq.training.minibatches import minibatches, weighted
+from kaldi_uq.training.parallel import ONE, Workers
 from kaldi_uq.training.robust import RobustLoss
 
 log = logging.getLogger(__name__)
@@ -90,6 +90,7 @@ class Trainer:
         decode: beams and scales of the Viterbi epochs.
         robust: options of adversarial training; default: ordinary training.
         key: whatever else the training depends on; a checkpoint of another key is not resumed.
+        workers: the processes that train together; their number may be another one when a training is resumed.
     """
 
     def __init__(
@@ -103,7 +104,9 @@ class Trainer:
         decode: DecodeConfig,
         robust: RobustConfig | None = None,
         key: str = "",
+        workers: Workers = ONE,
     ) -> None:
+        self.workers = workers
         self.out_dir, self.model, self.inputs, self.engine = out_dir, model, inputs, engine
         self.config, self.decode, self.robust = config, decode, robust or RobustConfig()
         epochs = config.num_epochs + config.num_viterbi_epochs
@@ -132,6 +135,7 @@ class Trainer:
         )
         num_epochs = config.num_epochs + config.num_viterbi_epochs
         first = self._resume(optimizer, data)
+        self.workers.same(first, f"checkpoints in {self.out_dir}")
         hmm_dir = inputs.ali_dir if first <= config.num_epochs else self._hmm_dir(first - 1)
         for epoch in range(first, num_epochs):
             if epoch >= config.num_epochs:
@@ -144,16 +148,20 @@ class Trainer:
         if self.average is not None:
             self.model.network.load_state_dict(self.average.module.state_dict())
         self.model.set_prior(data.counts(self.model.network.num_pdfs))
+        self.model.eval()
+        self.workers.of_first(lambda: self._write(data, hmm_dir))
+        return self.model
+
+    def _write(self, data: TrainingSet, hmm_dir: Path) -> None:
+        """What a training leaves behind."""
         copy_recorded(hmm_dir, self.out_dir, "final.mdl", "tree")
         write_text(self.out_dir / "phones.txt", (self.inputs.lang.path / "phones.txt").read_text())
         write_json(self.out_dir / "history.json", self.history)
         if data.factor > 1:  # for Kaldi's scripts; the model file says it too
             write_text(self.out_dir / "frame_subsampling_factor", f"{data.factor}\n")
-        self.model.eval()
         self.model.save(self.out_dir / MODEL_FILE)
         (self.out_dir / CHECKPOINT).unlink(missing_ok=True)
         shutil.rmtree(self.out_dir / "viterbi", ignore_errors=True)
-        return self.model
 
     def _training_set(self) -> TrainingSet:
         inputs = self.inputs
@@ -163,8 +171,9 @@ class Trainer:
             inputs.ali_shift_s,
             memory_bytes=inputs.memory_bytes,
             directory=self.out_dir,
+            workers=self.workers,
         )
-        data.normalise(self.model.front_end.norm)
+        data.normalise(self.model.front_end.norm, self.workers)
         return data
 
     @functools.cached_property
@@ -196,7 +205,7 @@ class Trainer:
         passes = self._passes(data, num_epochs)
         decay = math.log(config.final_learning_rate / config.learning_rate)
         total, count = torch.zeros((), device=self.device), 0
-        with tqdm(desc=f"epoch {epoch + 1}/{num_epochs}", unit="step", mininterval=0.5) as bar:
+        with self.workers.progress(f"epoch {epoch + 1}/{num_epochs}", "steps") as bar:
             for number in range(epoch * passes, (epoch + 1) * passes):
                 num_steps, losses = self._losses(data, number, passes, num_epochs)
                 bar.total = passes * num_steps
@@ -206,6 +215,7 @@ class Trainer:
                         group["lr"] = config.learning_rate * math.exp(decay * progress)
                     optimizer.zero_grad(set_to_none=True)
                     loss.backward()  # type: ignore[no-untyped-call]
+                    self.workers.add_gradients(network.parameters())
                     network.clip_gradients(config.max_grad_norm)
                     optimizer.step()
                     if self.average is not None:
@@ -214,6 +224,10 @@ class Trainer:
                     count += 1
                     bar.update()
         network.eval()
+        self.workers.add_up(total)
+        for module in (network, self.average):
+            if module is not None:
+                self.workers.settle(module)
         return float(total) / count
 
     def _passes(self, data: TrainingSet, num_epochs: int) -> int:
@@ -234,25 +248,34 @@ class Trainer:
         """
         config, network = self.config, self.model.network
         generator = torch.Generator(self.device).manual_seed(config.seed * 1_000_003 + number)
+        draws = self.workers.draws(generator, network, (config.seed, number))
         first = self.robust.robust_after * passes
         if self.robust.robust_eps and number >= first:
             plan = data.plan(config.batch_size, generator=np.random.default_rng([config.seed, number]))
             attacked = num_epochs * passes - first
             share = ((number - first) / attacked, (number - first + 1) / attacked)
-            return len(plan), RobustLoss(self.model, self._speech, self.robust, config).of_pass(
-                data, plan, seed=(config.seed, number, 1), generator=generator, share=share
+            self.workers.check_minibatches(max(map(len, plan)), "utterances")
+            return len(plan), RobustLoss(self.model, self._speech, self.robust, config, self.workers).of_pass(
+                data, plan, seed=(config.seed, number, 1), generator=generator, share=share, draws=draws
             )
         num_steps, steps = minibatches(
-            network, self.model.front_end, data, batch_size=config.batch_size, seed=config.seed, epoch=number
+            *(network, self.model.front_end, data),
+            batch_size=config.batch_size,
+            seed=config.seed,
+            epoch=number,
+            workers=self.workers,
         )
         losses = (
-            network.training_loss(
-                minibatch.x,
-                minibatch.pdfs,
-                mask=minibatch.mask,
-                num_frames_total=data.num_frames,
-                num_samples=config.num_train_samples or None,
-                generator=generator,
+            weighted(
+                network.training_loss(
+                    minibatch.x,
+                    minibatch.pdfs,
+                    mask=minibatch.mask,
+                    num_frames_total=data.num_frames,
+                    num_samples=config.num_train_samples or None,
+                    generator=draws,
+                ),
+                minibatch.weight,
             )
             for minibatch in steps
         )
@@ -260,37 +283,48 @@ class Trainer:
 
     def _realign(self, data: TrainingSet, epoch: int, hmm_dir: Path) -> Path:
         """Decode the training data; where the words are right, the decoder's path is the new alignment."""
-        inputs = self.inputs
-        out = self._hmm_dir(epoch)
-        out.mkdir(parents=True, exist_ok=True)
+        inputs, out = self.inputs, self._hmm_dir(epoch)
         self.model.set_prior(data.counts(self.model.network.num_pdfs))
+        self.workers.of_first(lambda: self._make_graph(hmm_dir, out))
+        found = self.engine.decoder(hmm_dir, out / "graph", self.decode).decode(self._loglikes(data, epoch))
+        right = {u: h for u, h in found.items() if h.reached_final and list(h.words) == inputs.text[u]}
+        offsets = data.target_offsets
+        spans = {utt: slice(start, end) for utt, start, end in zip(data.utts, offsets, offsets[1:], strict=False)}
+        tids = np.zeros(data.num_frames, np.int32)  # 0 where there is no new alignment
+        for utt, hypothesis in right.items():
+            tids[spans[utt]] = hypothesis.alignment
+        self.workers.add_up(torch.from_numpy(tids))
+        ordered = [tids[span] for span in spans.values() if tids[span].any()]
+        log.info("epoch %d: %d of %d utterances realigned", epoch + 1, len(ordered), len(data.utts))
+        pdfs = np.where(tids, inputs.tid_to_pdf[tids], data.pdfs.cpu().numpy())
+        data.pdfs = torch.from_numpy(pdfs).to(data.pdfs)
+
+        def write() -> None:
+            copy_recorded(hmm_dir, out, "tree")
+            self.engine.update_transitions(hmm_dir, ordered, out / "final.mdl")
+
+        self.workers.of_first(write)
+        return out
+
+    def _make_graph(self, hmm_dir: Path, out: Path) -> None:
+        out.mkdir(parents=True, exist_ok=True)
         builder_of(self.engine).make_graph(
-            inputs.lang,
+            self.inputs.lang,
             hmm_dir,
             out / "graph",
             transition_scale=self.decode.transition_scale,
             self_loop_scale=self.decode.self_loop_scale,
         )
-        found = self.engine.decoder(hmm_dir, out / "graph", self.decode).decode(self._loglikes(data, epoch))
-        right = {u: h for u, h in found.items() if h.reached_final and list(h.words) == inputs.text[u]}
-        log.info("epoch %d: %d of %d utterances realigned", epoch + 1, len(right), len(data.utts))
-        row = {utt: i for i, utt in enumerate(data.utts)}
-        pdfs, offsets = data.pdfs.cpu().numpy(), data.target_offsets
-        for utt, hypothesis in right.items():
-            start, end = offsets[row[utt]], offsets[row[utt] + 1]
-            pdfs[start:end] = inputs.tid_to_pdf[hypothesis.alignment]
-        data.pdfs = torch.from_numpy(pdfs).to(self.device)
-        copy_recorded(hmm_dir, out, "tree")
-        ordered = [right[utt].alignment for utt in data.utts if utt in right]
-        self.engine.update_transitions(hmm_dir, ordered, out / "final.mdl")
-        return out
 
     def _loglikes(self, data: TrainingSet, epoch: int) -> Iterator[tuple[str, np.ndarray]]:
-        """(utt, (T, C)) over the training set; a random network is averaged over at most 10 draws."""
+        """(utt, (T, C)) of what this process decodes; a random network is averaged over at most 10 draws."""
         network = self.model.network
         num_draws = min(10, network.default_num_samples) if network.is_random else None
-        with tqdm(total=len(data.utts), desc=f"realigning {epoch + 1}", unit="utt") as progress:
-            for number, batch in enumerate(data.batches(REALIGN_FRAMES)):
+        plan = self.workers.portion(list(enumerate(data.plan(REALIGN_FRAMES))))
+        total = sum(len(indices) for _, indices in plan)
+        with self.workers.progress(f"realigning {epoch + 1}", "utterances", total) as progress:
+            for number, indices in plan:
+                batch = data.batch(indices)
                 seed = self.config.seed * 1_000_003 + (epoch << 20) + number
                 generator = torch.Generator(self.device).manual_seed(seed)
                 with torch.no_grad():
@@ -306,19 +340,22 @@ class Trainer:
         return self.out_dir / "viterbi" / str(epoch)
 
     def _checkpoint(self, optimizer: torch.optim.Optimizer, data: TrainingSet, next_epoch: int) -> None:
-        state = {
-            "key": self.key,
-            "epoch": next_epoch,
-            "network": self.model.network.state_dict(),
-            "average": self.average.state_dict() if self.average is not None else {},
-            "optimizer": optimizer.state_dict(),
-            "pdfs": data.pdfs.to(torch.int32),
-            "history": self.history,
-        }
-        packed = io.BytesIO()  # torch.save into a file would hide that the disk is full behind an error of its own
-        torch.save(state, packed)
-        with atomic_write(self.out_dir / CHECKPOINT, "wb") as stream:
-            stream.write(packed.getbuffer())
+        def write() -> None:
+            state = {
+                "key": self.key,
+                "epoch": next_epoch,
+                "network": self.model.network.state_dict(),
+                "average": self.average.state_dict() if self.average is not None else {},
+                "optimizer": optimizer.state_dict(),
+                "pdfs": data.pdfs.to(torch.int32),
+                "history": self.history,
+            }
+            packed = io.BytesIO()  # torch.save into a file would hide that the disk is full behind an error of its own
+            torch.save(state, packed)
+            with atomic_write(self.out_dir / CHECKPOINT, "wb") as stream:
+                stream.write(packed.getbuffer())
+
+        self.workers.of_first(write)
 
     def _resume(self, optimizer: torch.optim.Optimizer, data: TrainingSet) -> int:
         path = self.out_dir / CHECKPOINT

@@ -32,6 +32,7 @@ attack_jobs=1          # <n>: jobs that share an attack; they change no result
 . utils/script.sh
 [ $# -eq 0 ] || usage
 . utils/stages.sh
+. utils/triphones.sh
 command=$(command_line run.sh "${script_args[@]}") # what the report says that made it
 
 one_of preset "$preset" mini full
@@ -63,40 +64,7 @@ if stage_begin 0 "corpus ($preset), lexicon, bigram language model"; then
   stage_end
 fi
 
-if stage_begin 1 "features"; then
-  need 0 data/train/wav.scp data/test/wav.scp
-  make_features conf/mfcc.conf
-  stage_end
-fi
-
-if stage_begin 2 "monophone system and alignments"; then
-  need 0 data/lang/L.fst
-  need 1 data/train/feats.scp data/train/cmvn.scp
-  steps/train_mono.sh --nj "$nj" --cmd "$train_cmd" "${engine_opts[@]}" --seed "$seed" --totgauss 600 \
-    --num-iters "$mono_iters" data/train data/lang exp/mono
-  steps/align_si.sh --nj "$nj" --cmd "$train_cmd" "${engine_opts[@]}" data/train data/lang exp/mono exp/mono_ali
-  stage_end
-fi
-
-if stage_begin 3 "triphone system and alignments"; then
-  need 2 exp/mono_ali/final.mdl exp/mono_ali/ali.1.gz
-  steps/train_deltas.sh --nj "$nj" --cmd "$train_cmd" "${engine_opts[@]}" --seed "$seed" --num-iters "$tri_iters" \
-    "$num_leaves" "$totgauss" data/train data/lang exp/mono_ali exp/tri
-  steps/align_si.sh --nj "$nj" --cmd "$train_cmd" "${engine_opts[@]}" data/train data/lang exp/tri exp/tri_ali
-  stage_end
-fi
-
-if stage_begin 4 "decoding graphs and word error rates of the Gaussian mixtures"; then
-  need 1 data/test/feats.scp data/test/cmvn.scp
-  need 2 exp/mono/final.mdl
-  need 3 exp/tri/final.mdl
-  for m in mono tri; do
-    utils/mkgraph.sh "${engine_opts[@]}" data/lang "exp/$m" "exp/$m/graph"
-    steps/decode.sh --nj "$nj" --cmd "$decode_cmd" "${engine_opts[@]}" --lattices false "exp/$m/graph" data/test "exp/$m/decode_test"
-    kaldi-uq record exp/results.json --clean "$m=exp/$m/decode_test/wer.json"
-  done
-  stage_end
-fi
+triphone_stages # 1 to 4
 
 # From here on it is what any recipe adds: steps/uq on its data, language, alignment and graph directories.
 if stage_begin 5 "acoustic models: $models (progress: exp/<model>/log/train.log)"; then
@@ -134,29 +102,4 @@ if stage_begin 7 "attacks ($attacks) at eps $eps"; then
   stage_end
 fi
 
-if stage_begin 8 "detection"; then
-  need_attacks() {
-    local a e
-    need 6 "exp/$1/score_fit/results.jsonl" "exp/$1/score_test/results.jsonl"
-    for a in $attacks; do
-      for e in $eps; do need 7 "exp/$1/attack_${a}_eps$e/results.jsonl"; done
-    done
-  }
-  detect_model() {
-    local a e
-    for a in $attacks; do
-      for e in $eps; do
-        steps/uq/detect.sh --cmd "$decode_cmd" --seed "$seed" \
-          "exp/$1" "exp/$1/score_fit" "exp/$1/score_test" "exp/$1/attack_${a}_eps$e"
-      done
-    done
-  }
-  each_model detect_model need_attacks
-  stage_end
-fi
-
-if stage_begin 9 "report" exp/results.json; then
-  for m in $models; do need 6 "exp/$m/score_test/results.jsonl"; done
-  kaldi-uq report --command "$command" exp exp/report
-  stage_end
-fi
+detection_stages # 8 and 9

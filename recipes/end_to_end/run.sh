@@ -42,6 +42,8 @@ if [ -n "$data" ]; then
 fi
 . ./path.sh
 . ./cmd.sh
+python3 -c 'import sys, importlib.util as u; sys.exit(u.find_spec("torchaudio") is None)' ||
+  die "net.py needs torchaudio: pip install 'kaldi-uq[torchaudio]'"
 check_eps
 use_run "$run"
 [ -z "$data" ] || ln -sfn "$data" data # so that relative paths in its tables are right if it is called data there too

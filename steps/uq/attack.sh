@@ -14,7 +14,8 @@ cmd=utils/run.pl   # <command>: how to run the jobs
 eps=0.02           # <e>: largest change of a sample, full scale 1
 eps_level=         # <l>: root mean square of the speech that eps is for; it is scaled for each utterance [eps is absolute]
 attack_config=     # <file>: options of the attack, one --name=value a line
-attack=pgd         # <name>: name under which results are filed
+preset=            # <name>: options of an attack that the package knows: paper-pgd, decoder-margin, ...; an unknown name lists all
+attack=            # <name>: name under which results are filed [<preset>, or pgd]
 num_utts=0         # <n>: attack so many utterances, spread over the data; 0: all
 target_text=       # <file>: table of targets: utt words... [random targets]
 results=           # <file>: also record the summary in this results.json
@@ -51,6 +52,7 @@ fi
 need_files "the data preparation" "$data/wav.scp" "$data/text"
 check_nj
 need_files "" ${target_text:+"$target_text"} ${attack_config:+"$attack_config"}
+attack=${attack:-${preset:-pgd}}
 hold_dir "$dir"
 code_opts=(${network:+--network "$network"} ${recogniser:+--recogniser "$recogniser"})
 read -ra extra <<<"$attack_opts"
@@ -59,10 +61,10 @@ read -ra extra <<<"$attack_opts"
 [ -z "$transform_dir" ] || extra+=(--transform-dir "$transform_dir")
 [ -z "$online_ivector_dir" ] || extra+=(--online-ivector-dir "$online_ivector_dir")
 command=(kaldi-uq nnet-attack --eps "$eps" ${eps_level:+--eps-level "$eps_level"} --attack "$attack" --num-utts "$num_utts"
-  --cmvn-from "$cmvn_from" --max-bad "$max_bad" --lang-dir "$lang" ${attack_config:+--config "$attack_config"}
+  --cmvn-from "$cmvn_from" --max-bad "$max_bad" --lang-dir "$lang" ${preset:+--preset "$preset"} ${attack_config:+--config "$attack_config"}
   ${target_text:+--target-text "$target_text"} "${code_opts[@]}" "${model_opts[@]}" "${extra[@]}")
 if [ "$nj" -gt 1 ]; then
-  rm -f "$dir"/log/attack.[0-9]*.log
+  keep_log "$dir"/log/attack.[0-9]*.log
   run_jobs JOB=1:"$nj" "$dir/log/attack.JOB.log" "${command[@]}" --shard "JOB/$nj" "$data" "$model" "$graph" "$dir"
 fi
 # what the jobs made, and what is left to make, is decoded and scored
@@ -71,3 +73,4 @@ run_jobs "$dir/log/attack.log" "${command[@]}" ${results:+--results "$results"} 
 tell_bad "$dir/bad_utterances"
 grep -a '^WARNING (kaldi_uq.cli.nnet_attack)' "$dir/log/attack.log" >&2 || true
 echo "$0: $dir: $(grep -a 'original accuracy' "$dir/log/attack.log" | tail -n 1)" >&2
+tell_page "$results"

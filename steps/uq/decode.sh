@@ -62,7 +62,7 @@ esac
 command=(kaldi-uq nnet-decode --nj "$nj" --cmvn-from "$cmvn_from" --max-bad "$max_bad"
   "${code_opts[@]}" "${model_opts[@]}" "${extra[@]}")
 if [ "$network_nj" -gt 1 ]; then
-  rm -f "$dir"/log/network.[0-9]*.log
+  keep_log "$dir"/log/network.[0-9]*.log
   run_jobs JOB=1:"$network_nj" "$dir/log/network.JOB.log" \
     "${command[@]}" --shard "JOB/$network_nj" "$data" "$model" "$graph" "$dir"
 fi

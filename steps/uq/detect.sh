@@ -38,3 +38,4 @@ run_jobs "$1/detector/log/$name.log" \
 log=$1/detector/log/$name.log
 grep -a '^.*AUROC' "$log" | sed "s|^|$0: |" >&2
 grep -av -e AUROC -e '^#' "$log" >&2 || true # what the default detector catches, of 80 columns
+tell_page "$results"

@@ -36,7 +36,7 @@ command=(kaldi-uq nnet-forward "${flags[@]}" ${device:+--device "$device"} --see
   ${transform_dir:+--transform-dir "$transform_dir"} ${online_ivector_dir:+--online-ivector-dir "$online_ivector_dir"})
 files=("$1" "$2" "$3/loglikes.ark" "$3/loglikes.scp")
 if [ "$nj" -gt 1 ]; then
-  rm -f "$3"/log/forward.[0-9]*.log
+  keep_log "$3"/log/forward.[0-9]*.log
   run_jobs JOB=1:"$nj" "$3/log/forward.JOB.log" "${command[@]}" --shard "JOB/$nj" "${files[@]}"
 fi
 # what the jobs made, and what is left to make, is written

@@ -11,7 +11,6 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
 from kaldi_uq.engine.base import DeltasConfig, Features, Transcripts
 from kaldi_uq.engine.checks import check_failures, check_features
@@ -26,6 +25,7 @@ from kaldi_uq.io.ark import read_alignments
 from kaldi_uq.io.event_map import PDF_CLASS, EventMap, map_event, write_tree
 from kaldi_uq.io.kaldi_model import DiagGmmSet, Topology, TransitionTable, read_topology, read_transitions
 from kaldi_uq.io.lang import Lang
+from kaldi_uq.progress import progressing
 
 log = logging.getLogger(__name__)
 
@@ -67,7 +67,7 @@ def train(
 
     target = float(config.num_leaves)
     increment = max(0.0, (config.totgauss - target) / max(config.max_iter_inc, 1))
-    for iteration in tqdm(range(1, config.num_iters), desc="triphone training", unit="pass"):
+    for iteration in progressing(range(1, config.num_iters), "triphone training", "passes", config.num_iters - 1):
         if iteration in config.realign_iters:
             trainer.realign(config.beam)
         loglike = trainer.update(int(target))

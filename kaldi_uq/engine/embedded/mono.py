@@ -14,7 +14,6 @@ from typing import Any
 import kaldi_hmm_gmm as khg
 import kaldifst
 import numpy as np
-from tqdm import tqdm
 
 from kaldi_uq.engine.base import Features, MonoConfig, Transcripts
 from kaldi_uq.engine.checks import check_failures, check_features
@@ -24,6 +23,7 @@ from kaldi_uq.errors import DataError
 from kaldi_uq.io.digests import recorded
 from kaldi_uq.io.kaldi_model import DiagGmmSet, TransitionTable, read_topology
 from kaldi_uq.io.lang import Lang
+from kaldi_uq.progress import progressing
 
 log = logging.getLogger(__name__)
 
@@ -46,7 +46,7 @@ def train(feats: Features, transcripts: Transcripts, lang: Lang, out_dir: Path, 
 
     increment = max(0.0, (config.totgauss - trainer.gmms.num_gauss) / max(config.max_iter_inc, 1))
     target = float(trainer.gmms.num_gauss)
-    for iteration in tqdm(range(config.num_iters), desc="monophone training", unit="pass"):
+    for iteration in progressing(range(config.num_iters), "monophone training", "passes", config.num_iters):
         if iteration in config.realign_iters:
             trainer.realign(config.initial_beam if iteration == min(config.realign_iters) else config.beam)
         grow = 0 < iteration <= config.max_iter_inc

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import kaldi_hmm_gmm as khg
+import kaldifst
 import numpy as np
 
 from kaldi_uq.engine.checks import last_line, no_path
@@ -21,15 +23,6 @@ from kaldi_uq.io.kaldi_model import TransitionTable
 from kaldi_uq.io.lang import Lang
 from kaldi_uq.io.tree import read_tree_bytes
 from kaldi_uq.lattice.graph import SearchGraph
-
-try:
-    import kaldi_hmm_gmm as khg
-    import kaldifst
-except ImportError as error:  # the engine is chosen before this module is imported, so the message reaches the user
-    raise EngineError(
-        f"the embedded engine needs kaldi-hmm-gmm and kaldifst ({error}); run: pip install -e . "
-        "(or set KALDI_ROOT to use Kaldi's binaries)"
-    ) from None
 
 
 def compiler(transitions: Any, tree: Any, lang: Lang, transition_scale: float, self_loop_scale: float) -> Any:

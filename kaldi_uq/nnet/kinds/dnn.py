@@ -49,7 +49,7 @@ class DnnModel(FrameModel):
     def _iter_logits(
         self, x: Tensor, num_samples: int, chunk: int | None, generator: torch.Generator | None
     ) -> Iterator[Tensor]:
-        hidden = x
+        hidden = x.flatten(0, 1)  # a layer's output of three dimensions would be a view, which relu_ has to copy
         for layer in self.layers[:-1]:
             hidden = layer(hidden).relu_()
-        yield self.layers[-1](hidden).unsqueeze(0)
+        yield self.layers[-1](hidden).reshape(1, *x.shape[:2], self.num_pdfs)

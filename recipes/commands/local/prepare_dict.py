@@ -16,19 +16,17 @@ from collections.abc import Iterable, Sequence
 from functools import cache
 from pathlib import Path
 
+from dictionary import Phones, write_dict
 from grammar import Grammar
 from prepare_synth import ACCENTS, synthesizer
 
 from kaldi_uq.audio.synth import Voice
-from kaldi_uq.cli.main import OneLineParser, ParagraphFormatter
+from kaldi_uq.cli.parser import OneLineParser, ParagraphFormatter
 from kaldi_uq.errors import DataError, KaldiUqError
 from kaldi_uq.io.datadir import read_table
-from kaldi_uq.io.files import write_text
 
 SILENCE_WORD, SILENCE_PHONE = "<SIL>", "sil"
 MIN_SHARE, MAX_PRONUNCIATIONS = 0.1, 4
-
-Phones = tuple[str, ...]
 
 # Phonetic alphabet -> phones, the longest match first.  Stress is dropped; the accents' vowels fall together where an
 # English lexicon has one name for them, and the acoustic models learn the difference.
@@ -121,20 +119,6 @@ def pronunciations(sentences: Iterable[tuple[str, str]], words: Sequence[str]) -
     }
 
 
-def write_dict(lexicon: dict[str, list[Phones]], out: Path) -> None:
-    """Write the directory."""
-    phones = sorted({phone for prons in lexicon.values() for pron in prons for phone in pron})
-    write_text(out / "silence_phones.txt", f"{SILENCE_PHONE}\n")
-    write_text(out / "optional_silence.txt", f"{SILENCE_PHONE}\n")
-    write_text(out / "nonsilence_phones.txt", "".join(f"{phone}\n" for phone in phones))
-    write_text(out / "extra_questions.txt", "")
-    lines = [f"{SILENCE_WORD} {SILENCE_PHONE}"]
-    lines += [f"{word} {' '.join(pron)}" for word in sorted(lexicon) for pron in lexicon[word]]
-    write_text(out / "lexicon.txt", "\n".join(lines) + "\n")
-    entries = len(lines) - 1
-    print(f"{out}: {len(lexicon)} words, {entries / len(lexicon):.2f} pronunciations a word, {len(phones)} phones")
-
-
 def main() -> int:
     """Entry point; returns the exit status."""
     parser = OneLineParser(description=__doc__, formatter_class=ParagraphFormatter)
@@ -149,7 +133,7 @@ def main() -> int:
         chosen = sorted(text)[:: max(1, len(text) // args.max_sentences)]
         words = Grammar(Path(__file__).with_name("grammar.txt")).words
         lexicon = pronunciations(((text[utt], accents[utt2spk[utt]]) for utt in chosen), words)
-        write_dict(lexicon, args.dict_dir)
+        write_dict(lexicon, {SILENCE_WORD: SILENCE_PHONE}, args.dict_dir)
     except (KaldiUqError, OSError) as error:
         print(f"{Path(sys.argv[0]).name}: error: {error}", file=sys.stderr)
         return 1
