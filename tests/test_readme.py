@@ -196,4 +196,4 @@ def test_commands_run_as_they_are_printed(block: Block, working_recipe: Recipe) 
 @pytest.mark.parametrize("block", [block for block in BLOCKS if block.language == "python"], ids=str)
 def test_python_block_runs(block: Block, working_recipe: Recipe, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(working_recipe.path)
-    exec(compile(block.text, str(block), "exec"), {"__name__": "readme"})
+    exec(compile(block.text, str(block), "exec", dont_inherit=True), {"__name__": "readme"})
