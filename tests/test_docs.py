@@ -170,7 +170,8 @@ def run_notebook(place: Path, env: Mapping[str, str], *replace: tuple[str, str])
         for old, new in replace:
             cell.source = cell.source.replace(old, new)
     client = NotebookClient(notebook, timeout=None, resources={"metadata": {"path": str(DOCS)}})
-    client.execute(env={**env, "KALDI_UQ_TUTORIAL": str(place)})
+    inline = "module://matplotlib_inline.backend_inline"  # the tests have a backend that draws nothing
+    client.execute(env={**env, "KALDI_UQ_TUTORIAL": str(place), "MPLBACKEND": inline})
     return notebook
 
 

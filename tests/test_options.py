@@ -279,7 +279,7 @@ class TestOptionFile:
         ids=lambda p: str(p.relative_to(REPO / "recipes")),
     )
     def test_files_of_the_recipe_are_read_by_the_command_they_are_for(self, path: Path) -> None:
-        training = path.stem in (*MODEL_KINDS, "train") or path.stem.startswith("robust")
+        training = path.stem in MODEL_KINDS or path.stem.startswith(("train", "robust"))
         command = "nnet-train" if training else "nnet-attack"
         configs, elsewhere = FLAGS[command]
         known = {
