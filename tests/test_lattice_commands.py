@@ -95,7 +95,7 @@ class TestScore:
         "options, message",
         [
             (("--min-lmwt", "5", "--max-lmwt", "4"), "--min-lmwt 5 is larger than --max-lmwt 4"),
-            (("--min-lmwt", "0"), "expected an integer >= 1"),
+            (("--min-lmwt", "0"), "expected a whole number above 0"),
             (("--word-ins-penalty", "0.0,x"), "expected numbers separated by commas, got '0.0,x'"),
             (("--word-ins-penalty", "../1"), "expected numbers separated by commas"),
             (("--word-ins-penalty", "nan"), "expected numbers separated by commas"),
