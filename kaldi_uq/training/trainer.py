@@ -43,7 +43,6 @@ CHECKPOINT = "checkpoint.pt"
 REALIGN_FRAMES = 1 << 14  # frames in a batch
 _CHECKPOINT_FIELDS = {"key", "epoch", "network", "average", "optimizer", "pdfs", "history"}
 # what PyTorch and the reading of values raise where a checkpoint is whole, but not what a training wrote
-# exceptions of PyTorch and its unpickler at a damaged checkpoint
 _DAMAGED = (
     RuntimeError, LookupError, TypeError, ValueError, AttributeError, ArithmeticError, AssertionError, EOFError,
     OSError, struct.error, pickle.UnpicklingError,
