@@ -16,7 +16,7 @@ from pathlib import Path
 from kaldi_uq.scripts import write_recipe
 
 # for the help, which needs no scripts; a test holds them
-RECIPES = ("tidigits", "commands", "large_vocabulary", "end_to_end", "own_model")
+RECIPES = ("tidigits", "commands", "large_vocabulary", "end_to_end", "own_model", "starter")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
