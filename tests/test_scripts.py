@@ -91,7 +91,10 @@ class TestInit:
 
     def test_an_unknown_recipe_has_a_nearest(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         said = error_of(capsys, "init", tmp_path / "x", "--recipe", "end-to-end")
-        assert "no recipe 'end-to-end': there are commands, end_to_end, large_vocabulary, own_model, starter, tidigits" in said
+        assert (
+            "no recipe 'end-to-end': there are commands, end_to_end, large_vocabulary, own_model, starter, tidigits"
+            in said
+        )
         assert "; did you mean 'end_to_end'?" in said
         with pytest.raises(UsageError, match="no recipe '': there are commands"):
             write_recipe("", tmp_path / "x", PYTHON)
