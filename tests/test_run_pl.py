@@ -124,3 +124,19 @@ def test_signal_ends_the_jobs_and_what_they_started(script_env: dict[str, str], 
         pid = int((tmp_path / f"pid.{job}").read_text())
         stat = Path(f"/proc/{pid}/stat")
         assert not stat.exists() or stat.read_text().split(")")[1].split()[0] == "Z"
+
+
+def test_watch_for_its_caller_does_not_kill_it_at_its_end(script_env: dict[str, str], tmp_path: Path) -> None:
+    (tmp_path / "Slow.pm").write_text(  # Perl's own end takes longer than the time between two looks
+        "package Slow; sub DESTROY { select(undef, undef, undef, 1.5) } our $x = bless {}; $x->{x} = $x; 1;"
+    )
+    slow = {"PERL5LIB": str(tmp_path), "PERL5OPT": "-MSlow", "KALDI_UQ_MASTER": str(os.getpid())}
+    done = subprocess.run(
+        [UTILS / "run.pl", "log/x.log", "true"],
+        env={**script_env, **slow},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=LIMIT_S,
+    )
+    assert (done.returncode, done.stderr) == (0, "")

@@ -34,6 +34,7 @@ my $caller = getppid();
 
 sub fail {
   print STDERR "run.pl: error: @_\n";
+  watch_caller_no_more();
   kill_jobs('TERM');
   exit 1;
 }
@@ -142,6 +143,12 @@ $SIG{ALRM} = sub {
 };
 alarm 1 if $ENV{KALDI_UQ_MASTER};
 
+# Before any end: Perl gives up its handlers a while before it ends, and an alarm that comes then kills it.
+sub watch_caller_no_more {
+  $SIG{ALRM} = sub { };
+  alarm 0;
+}
+
 sub kill_jobs {
   my ($kind) = @_;
   kill $kind, map { -$_ } keys %running if %running;
@@ -226,6 +233,7 @@ while (!$signal && ($next <= $last || %running)) {
     reap(0);
   }
 }
+watch_caller_no_more();
 
 if ($signal) {
   kill_jobs('TERM');    # again: one may have started while the signal came
