@@ -292,6 +292,6 @@ def _optional() -> Iterator[Check]:
     # The package of this name on the index is an empty demonstration: only the real one has kaldi.fstext.
     spec = importlib.util.find_spec("kaldi")
     if spec and any((Path(place) / "fstext").is_dir() for place in spec.submodule_search_locations or ()):
-        yield Check("pykaldi", "ok", "importable; nothing here needs it")
+        yield Check("pykaldi", "ok", "importable; for --engine pykaldi, which is experimental")
     else:
-        yield Check("pykaldi", "optional", "not installed; nothing here needs it")
+        yield Check("pykaldi", "optional", "not installed; only --engine pykaldi, which is experimental, needs it")
