@@ -79,8 +79,15 @@ def run(args: argparse.Namespace) -> None:
         perturbed=_perturbed(args, wanted),
     )
     for line in findings(Run(content)):
-        print(textwrap.fill(line, 78, initial_indent="* ", subsequent_indent="  ", break_on_hyphens=False))
+        print(bullet(line))
     print(f"The whole story, with audio: {page}")
+
+
+def bullet(text: str) -> str:
+    """A point of a list in 80 columns; no line begins with a percent sign."""
+    whole = text.replace(" %", "\N{NO-BREAK SPACE}%")
+    folded = textwrap.fill(whole, 80, initial_indent="* ", subsequent_indent="  ", break_on_hyphens=False)
+    return folded.replace("\N{NO-BREAK SPACE}%", " %")
 
 
 def _earlier_command(out_dir: Path) -> str:

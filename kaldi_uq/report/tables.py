@@ -73,7 +73,7 @@ def clean(run: Run) -> Table:
     ]
     frame = pd.DataFrame(rows, columns=["model", "paper", *names]).astype({"paper": float}).rename(columns=names)
     frame = arrange(frame, "model").set_index("model")
-    return Table.of("clean", "Table 1: word accuracy on benign audio", frame, "The paper's is on TIDIGITS.")
+    return Table.of("clean", "Table 1: word accuracy on benign audio", frame, "The paper's is on TIDIGITS, and its fNN is the DNN.")
 
 
 def attacks(run: Run) -> Table:
