@@ -34,7 +34,7 @@ LAYERS: dict[str, tuple[str, ...]] = {
     "training": ("engine", *MODEL),
     "detector": ("results", *MODEL),
     "attacks": ("registry", "scripts", "detector", "language", "audio", "results", *MODEL),
-    "report": ("detector", "audio", "results", "nnet.config", "io", *BASE),
+    "report": ("detector", "recogniser", "audio", "results", "nnet.config", "io", *BASE),
     "cli": ("",),  # everything
     "__main__": ("cli",),
     "registry": ("errors",),

@@ -19,8 +19,9 @@ from kaldi_uq.cli.main import main
 from kaldi_uq.errors import DataError
 from kaldi_uq.report import plots
 from kaldi_uq.report.build import build_report, results_text
-from kaldi_uq.report.example import EXCESS_DB, LEVELS_DB, Perturbed, entropy_figure, perturbation_figure, wav_bytes
-from kaldi_uq.report.frames import Run
+from kaldi_uq.report.examples import Perturbed, wav_bytes
+from kaldi_uq.report.run import Run
+from kaldi_uq.report.spectrograms import EXCESS_DB, LEVELS_DB, entropy_figure, perturbation_figure
 from kaldi_uq.results.table import Results
 from kaldi_uq.results.word_errors import ErrorRate
 from tests.report import attack_row, detection_row, make_example, sample, write_exp

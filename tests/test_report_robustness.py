@@ -12,7 +12,7 @@ from scipy.stats import binomtest
 from kaldi_uq.report import answer, robustness, tables
 from kaldi_uq.report.build import build_report, results_text
 from kaldi_uq.report.findings import findings
-from kaldi_uq.report.frames import Run
+from kaldi_uq.report.run import Run
 from kaldi_uq.report.table import FAILED, FAILED_NOTE, Table
 from kaldi_uq.results.robustness import robust_auroc
 from kaldi_uq.results.table import Results

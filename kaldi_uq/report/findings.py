@@ -6,8 +6,8 @@ from collections.abc import Iterable, Sequence
 
 import pandas as pd
 
-from kaldi_uq.report.frames import REFERENCE, Run, variants
 from kaldi_uq.report.paper import ATTACK
+from kaldi_uq.report.run import REFERENCE, Run, variants
 from kaldi_uq.results.gate import ADVICE, ENOUGH
 from kaldi_uq.results.names import GATE, PAPER_STATISTIC, attack_name, model_key, model_name, split_level
 
