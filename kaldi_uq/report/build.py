@@ -71,7 +71,7 @@ def build_report(
     pictures = Pictures(run, folder)
     shown = tables.page_tables(run)
     detection = [
-        {"title": f"{attack}, eps {eps:g}", "pictures": drawn, "tables": [tables.statistics(run, attack, eps)]}
+        (f"{attack}, eps {eps:g}", drawn, tables.statistics(run, attack, eps))
         for (attack, eps), drawn in pictures.detection(exp_dir).items()
     ]
     page = {
@@ -90,7 +90,7 @@ def build_report(
         "examples": [(example, pictures.example(example)) for example in examples],
         "perturbed": [pictures.perturbed(example) for example in perturbed],
     }
-    for table in itertools.chain(*shown.values(), *(part["tables"] for part in detection)):
+    for table in itertools.chain(*shown.values(), [table for *_, table in detection]):
         folder.write(f"tables/{file_name(table.slug)}.tex", table.latex() + "\n")
         folder.write(f"tables/{file_name(table.slug)}.csv", table.csv())
     for name, frame in tables.csv_files(run).items():

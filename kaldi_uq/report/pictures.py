@@ -47,10 +47,8 @@ class Pictures:
         models = answer.shown_models(self._run)
         alt = answer.describe(rows, models)
         wide, narrow = (
-            self._draw(
-                answer.answer_figure(rows, models, detector=detector, narrow=narrow), f"answer{'_narrow' * narrow}", alt
-            )
-            for narrow in (False, True)
+            self._draw(answer.answer_figure(rows, models, detector=detector, narrow=is_narrow), name, alt)
+            for name, is_narrow in (("answer", False), ("answer_narrow", True))
         )
         knowing = sorted(set(rows.loc[rows["knows"] & (rows["attack"] != ""), "attack"]))
         blind = {"attack": self._run.reference, "detector": statistic_name(detector), "knowing": ", ".join(knowing)}
@@ -129,8 +127,8 @@ class Pictures:
         name = f"example_{example.model}_{example.attack}_eps{example.eps:g}_{example.utt}"
         audio = "original and attacked" if example.compare else "attacked"
         alt = (
-            f"Spectrogram of {example.utt}, {audio}, the predictive entropy of each frame below it, and the words: said "
-            f"'{example.original}', target '{example.target}', heard '{example.hypothesis}'."
+            f"Spectrogram of {example.utt}, {audio}, the predictive entropy of each frame below it, and the words: "
+            f"said '{example.original}', target '{example.target}', heard '{example.hypothesis}'."
         )
         # a spectrogram is a picture; the lines beside it would make an SVG no smaller
         return self._draw(entropy_figure(example), name, alt, raster=True)

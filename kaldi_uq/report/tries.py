@@ -51,7 +51,7 @@ def commands_to_try(
         (mine, [[*say, "--model-dir", of, "--out", f"mine-{of.name}.wav"] for of in (model, robust) if of.is_dir()]),
         (f"An attacker who knows the detector, on {model_name(whom.name)}", knowing),
     ]
-    return [(title, list(map(_folded, [*begin, *commands]))) for title, commands in tries]
+    return [(title, [_folded(words) for words in [*begin, *commands]]) for title, commands in tries]
 
 
 def _folded(command: Sequence[object], width: int = 88) -> str:
