@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Collection, Sequence
 from pathlib import Path
+from typing import Any
 
 from kaldi_uq.recogniser.hybrid import kind_of
 from kaldi_uq.report.examples import Example
@@ -43,7 +44,7 @@ def commands_to_try(
         knowing = [[*say, "--preset", "adaptive", "--statistics", GATE, "--model-dir", whom, "--out", "knowing.wav"]]
     begin = [[".", "./path.sh"]] if Path("path.sh").is_file() else []
     mine = "The attack by your own hand: choose another text, a smaller eps, the robust model"
-    tries = [
+    tries: list[tuple[str, list[list[Any]]]] = [
         (
             "A verdict on a recording and on its attack",
             [["kaldi-uq", "detect", model, example.original_path, example.attacked_path]],
