@@ -19,10 +19,10 @@ from kaldi_uq.detector import GaussianDetector, evaluate_detection, fit_detector
 from kaldi_uq.errors import DataError
 from kaldi_uq.report import paper, plots, tables
 from kaldi_uq.report.build import build_report, results_text
-from kaldi_uq.report.findings import NONE, TO_TRY, findings
+from kaldi_uq.report.findings import NONE, findings
 from kaldi_uq.report.run import Run
 from kaldi_uq.report.table import FAILED_NOTE, Table
-from kaldi_uq.results.gate import ADVICE
+from kaldi_uq.results.gate import ADVICE, TO_TRY
 from kaldi_uq.results.names import GATE
 from kaldi_uq.results.table import Results
 from kaldi_uq.results.utterances import AttackRecord

@@ -77,9 +77,10 @@ def run(args: argparse.Namespace) -> None:
 
 def bullet(text: str) -> str:
     """A point of a list in 80 columns; no line begins with a percent sign."""
-    whole = text.replace(" %", "\N{NO-BREAK SPACE}%")
-    folded = textwrap.fill(whole, 80, initial_indent="* ", subsequent_indent="  ", break_on_hyphens=False)
-    return folded.replace("\N{NO-BREAK SPACE}%", " %")
+    from kaldi_uq.report.findings import unbroken
+
+    lines = textwrap.fill(unbroken(text), 80, initial_indent="* ", subsequent_indent="  ", break_on_hyphens=False)
+    return lines.replace(unbroken(" %"), " %")
 
 
 def _earlier_command(out_dir: Path) -> str:

@@ -12,9 +12,9 @@ from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 from matplotlib.ticker import PercentFormatter
 
-from kaldi_uq.report.findings import TO_TRY
 from kaldi_uq.report.run import Run, arrange
 from kaldi_uq.report.style import BLUE, INK, ON_DARK, ON_LIGHT, SKY, VERMILION, legend, new_figure, tidy
+from kaldi_uq.results.gate import TO_TRY
 from kaldi_uq.results.names import GATE, PAPER_STATISTIC, ROBUST, model_key, model_name
 from kaldi_uq.results.worst_case import interval
 

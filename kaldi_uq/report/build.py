@@ -14,7 +14,7 @@ import jinja2
 from kaldi_uq.errors import DataError
 from kaldi_uq.report import tables
 from kaldi_uq.report.examples import Example, Perturbed, wav_bytes
-from kaldi_uq.report.findings import BREAKS, findings, span
+from kaldi_uq.report.findings import BREAKS, findings, span, unbroken
 from kaldi_uq.report.folder import Folder
 from kaldi_uq.report.pictures import Pictures, data_uri, file_name
 from kaldi_uq.report.run import Run
@@ -78,7 +78,7 @@ def build_report(
         "command": command,
         "about": _about(run, counts or {}),
         "environment": {name: short_text(value) for name, value in run.content["environment"].items()},
-        "findings": findings(run),
+        "findings": list(map(unbroken, findings(run))),
         "breaks": BREAKS,
         "rate": tables.false_alarms(run),
         "tries": tries,

@@ -8,14 +8,13 @@ import pandas as pd
 
 from kaldi_uq.report.paper import ATTACK
 from kaldi_uq.report.run import REFERENCE, Run, variants
-from kaldi_uq.results.gate import ADVICE, ENOUGH
+from kaldi_uq.results.gate import ADVICE, ENOUGH, TO_TRY
 from kaldi_uq.results.names import GATE, PAPER_STATISTIC, attack_name, model_key, model_name, split_level
 
 BREAKS = 0.5  # share of attacked utterances that reach their target and pass from which on a detector is broken
 AUDIO_STATISTICS = ("level_db", "noise_floor_db")  # of the audio alone
 LOUDNESS = 0.75  # AUROC from which on loudness alone can be said to tell attacks from clean speech
 NONE = "The results hold no attack yet."
-TO_TRY = "kaldi-uq attack --statistics {}"  # how a detector is attacked, by its name
 
 
 def findings(run: Run) -> list[str]:
@@ -26,6 +25,11 @@ def findings(run: Run) -> list[str]:
     """
     lines = [_clean(run), _reached(run), _caught(run), _known(run), _checks(run)]
     return [line for line in lines if line] if len(run.attacks) else [NONE]
+
+
+def unbroken(text: str) -> str:
+    """The same with blanks before percent signs at which no line ends."""
+    return text.replace(" %", "\N{NO-BREAK SPACE}%")
 
 
 def span(values: Iterable[float], form: str = ".3f") -> str:

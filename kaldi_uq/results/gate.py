@@ -8,6 +8,7 @@ from typing import Any
 from kaldi_uq.results.names import GATE
 
 ENOUGH = 0.9  # share of the examples that reach their target which a detector should catch to be relied on
+TO_TRY = "kaldi-uq attack --statistics {}"  # an attack that knows a detector, by the detector's name
 ADVICE = "train the recogniser on attacks as well, best as an ensemble of larger networks"
 
 
