@@ -9,10 +9,9 @@ import numpy as np
 import pytest
 from scipy.stats import binomtest
 
-from kaldi_uq.cli.report import bullet
 from kaldi_uq.report import answer, robustness, tables
 from kaldi_uq.report.build import build_report, results_text
-from kaldi_uq.report.findings import findings
+from kaldi_uq.report.findings import findings, summary
 from kaldi_uq.report.run import Run
 from kaldi_uq.report.table import FAILED, FAILED_NOTE, Table
 from kaldi_uq.results.robustness import robust_auroc
@@ -215,7 +214,7 @@ class TestFinding:
         lines = findings(run_of(results))
         assert (
             "Attacks that know the detector break it, half or more pass and are heard as wanted: at eps 0.02 DNN 80 %; "
-            "nobody has tried an attack that knows the detector on robust DNN (to try: kaldi-uq attack --statistics "
+            "nobody has tried an attack that knows the detector on robust DNN (to try: an attack with --preset adaptive --statistics "
             "all-joint)."
         ) in lines
         assert not any("not break" in line for line in lines)
@@ -278,13 +277,16 @@ class TestAnswer:
         assert "1 %" not in [text.get_text() for text in robust.texts]  # no room for it
         assert [text.get_text() for text in bnn.texts] == [answer.UNTRIED[False]]
         (untried,) = (text.get_text() for text in figure.axes[5].texts)
-        assert "Nobody who knows" in untried and "kaldi-uq attack\n--statistics all-joint" in untried
+        assert "Nobody who knows" in untried and "an attack with\n--preset adaptive\n--statistics all-joint" in untried
         figure.canvas.draw()
 
     def test_page_says_it_in_words_and_keeps_it_as_files(self, counted: Results, tmp_path: Path) -> None:
         page = build_report(tmp_path, tmp_path / "out", command="x").read_text()
         assert page.index('id="answer"') < page.index('id="summary"') < page.index('id="robustness"')
-        assert "eps 0.02: 25 % heard as the attacker wants, 12 % heard as something else, 50 % refused" in page
+        assert (
+            "eps 0.02: 25 % passed, heard as the attacker wants, 12 % passed, heard as something else, 50 % refused"
+            in page
+        )
         assert "robust DNN, an attacker who knows the detector: nobody has tried." in page
         names = {path.name for path in (tmp_path / "out/figures").iterdir()}
         assert {f"answer{end}.{kind}" for end in ("", "_narrow") for kind in ("png", "svg", "pdf")} <= names
@@ -303,7 +305,5 @@ class TestReadme:
                 attack(results, model, name, reached)
                 passed = {"reached": reached, "evasion": reached * (1 - refused), **JOINT}
                 results.add_detection([detection_row(model, name, 0.02, "all", 0.9, **passed)])
-        printed = "\n".join(
-            [*map(bullet, findings(run_of(results))), "The whole story, with audio: exp/report/report.html"]
-        )
-        assert f"```\n{printed}\n```\n" in (REPO / "README.md").read_text()
+        page = "The whole story, with audio: /home/me/kaldi_uq/recipes/tidigits/exp/report/report.html"
+        assert f"```\n{summary(run_of(results))}{page}\n```\n" in (REPO / "README.md").read_text()
