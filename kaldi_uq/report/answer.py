@@ -12,24 +12,25 @@ from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 from matplotlib.ticker import PercentFormatter
 
-from kaldi_uq.report.frames import Run, arrange
+from kaldi_uq.report.run import Run, arrange
 from kaldi_uq.report.style import BLUE, INK, ON_DARK, ON_LIGHT, SKY, VERMILION, legend, new_figure, tidy
+from kaldi_uq.results.gate import TO_TRY
 from kaldi_uq.results.names import GATE, PAPER_STATISTIC, ROBUST, model_key, model_name
 from kaldi_uq.results.worst_case import interval
 
 # What becomes of an utterance, from below: column -> label, colour, colour of text on it, hatching for print.  What is
 # bad for its owner is below and warm, what is good above and blue; told apart with any common colour vision.
 FATES: dict[str, tuple[str, str, str, str]] = {
-    "wins": ("heard as the attacker wants", VERMILION, ON_DARK, "//"),
-    "other": ("heard as something else", "#BDBDBD", ON_LIGHT, ""),
+    "wins": ("passed, heard as the attacker wants", VERMILION, ON_DARK, "//"),
+    "other": ("passed, heard as something else", "#BDBDBD", ON_LIGHT, ""),
     "refused": ("refused by the detector", SKY, ON_LIGHT, ""),
-    "right": ("heard right", BLUE, ON_DARK, ""),
+    "right": ("passed, heard right", BLUE, ON_DARK, ""),
 }
 UNKNOWN = "anything else"  # where nobody counted what was heard right
 ATTACKERS = {False: "An attacker who does not know the detector", True: "An attacker who knows the detector"}
 UNTRIED = {
     False: "Nobody has attacked\nthis model.",
-    True: "Nobody who knows\nthe detector has tried.\n\nTo try:\nkaldi-uq attack\n--statistics {}",
+    True: f"Nobody who knows\nthe detector has tried.\n\nTo try: {TO_TRY}".replace(" --", "\n--"),
 }
 KEY, PLACE, SHARES = ("model", "knows", "eps"), ["model", "attack", "eps"], ("wins", "refused", "right")
 NO_ATTACK = 0.0  # in place of eps: clean speech
@@ -120,7 +121,7 @@ def answer_figure(rows: pd.DataFrame, models: Sequence[str], *, detector: str, n
     groups: Any = figure.subfigures(2, 1) if narrow else figure.subfigures(1, 2)
     for group, (knows, who) in zip(groups, ATTACKERS.items(), strict=True):
         group.suptitle(who, fontsize=11, fontweight="bold", color=INK)
-        panels = group.subplots(len(kinds), len(ends), sharex=True, sharey=True, squeeze=False)
+        panels = group.subplots(len(kinds), len(ends), sharey=True, squeeze=False)
         for axes, model in zip(panels.ravel(), [kind + end for kind in kinds for end in ends], strict=True):
             axes.set_visible(model in models)
             tidy(axes, title=model_name(model), grid=False)
@@ -134,7 +135,7 @@ def answer_figure(rows: pd.DataFrame, models: Sequence[str], *, detector: str, n
                 text = UNTRIED[knows].format(detector)
                 axes.spines[["left", "bottom"]].set_linestyle((0, (2, 3)))
                 axes.text(0.5, 0.5, text, transform=axes.transAxes, ha="center", va="center", fontsize=9, color=INK)
-            axes.set_xticks(range(len(eps)), [_tick(e, rows) for e in eps], fontsize=9)
+            axes.set_xticks(range(len(eps)), [_tick(e, mine) for e in eps], fontsize=9)
             axes.set_xlim(-0.6, len(eps) - 0.4)
             axes.set_ylim(0, 1)
             axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0, symbol=" %"))
