@@ -96,18 +96,18 @@ STEPS = {
         "steps/uq/fit_detector.sh exp/dnn exp/dnn/score_many", ("decode",), ("exp/dnn/detector/*.json",)
     ),
     "attack": Step(
-        f"steps/uq/attack.sh {ENGINE} {ON_CPU} --eps 0.02 --attack-opts '--num-steps 5'"
+        f"steps/uq/attack.sh {ENGINE} {ON_CPU} --eps 0.02 --attack-opts '--num-steps 2'"
         f" data/many data/lang exp/dnn exp/dnn/graph exp/dnn/{ATTACK}",
         (),
         (f"exp/dnn/{ATTACK}",),
-        "steps/uq/attack.sh, five steps",
+        "steps/uq/attack.sh, two steps",
     ),
     "attack-jobs": Step(
-        f"steps/uq/attack.sh {ENGINE} {ON_CPU} --nj 2 --eps 0.02 --attack-opts '--num-steps 5'"
+        f"steps/uq/attack.sh {ENGINE} {ON_CPU} --nj 2 --eps 0.02 --attack-opts '--num-steps 2'"
         f" data/many data/lang exp/dnn exp/dnn/graph exp/dnn/{ATTACK_BY_JOBS}",
         (),
         (f"exp/dnn/{ATTACK_BY_JOBS}",),
-        "steps/uq/attack.sh --nj 2, five steps",
+        "steps/uq/attack.sh --nj 2, two steps",
     ),
     "detect": Step(
         f"steps/uq/detect.sh exp/dnn exp/dnn/score_many exp/dnn/score_many exp/dnn/{ATTACK}",
