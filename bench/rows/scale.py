@@ -161,6 +161,19 @@ class Crowd:
             self._make(Path(setting.recipe_dir).resolve())
             (self.path / "ready").touch()
 
+    @property
+    def env(self) -> dict[str, str]:
+        """The environment of the commands: this code, this Python, no Kaldi."""
+        python = Path(sys.executable)
+        path = os.pathsep.join([str(REPO / "utils/bin"), str(python.parent), os.environ["PATH"]])
+        mine = {
+            "PATH": path,
+            "PYTHONPATH": str(REPO),
+            "KALDI_ROOT": "",
+            "KALDI_UQ_ENV": f"{REPO}:{python.parent}/python3",
+        }
+        return {**os.environ, **mine}
+
     def _make(self, recipe: Path) -> None:
         for name in ("steps", "utils", "local"):
             (self.path / name).symlink_to(REPO / name)
@@ -168,7 +181,17 @@ class Crowd:
         for name in ("data/lang", "exp/mono", "exp/dnn"):
             not_needed = shutil.ignore_patterns("attack_*", "score_*", "decode*", "detector", "log", "transfer_*")
             shutil.copytree(recipe / name, self.path / name, ignore=not_needed)
-        rate = many_utterances(recipe, self.path / "data/many", self.num_utts)
+        # a process's peak begins with that of the one that starts it, so that this one has to stay small
+        words = [
+            sys.executable,
+            "-m",
+            "bench.rows.scale",
+            str(recipe),
+            str(self.path / "data/many"),
+            str(self.num_utts),
+        ]
+        made = subprocess.run(words, cwd=REPO, env=self.env, stdout=subprocess.PIPE, text=True, check=True)
+        rate = int(made.stdout)
         (self.path / "conf").mkdir()
         shutil.copy(recipe / f"conf/mfcc_{rate // 1000}k.conf", self.path / "conf/mfcc.conf")
 
@@ -189,11 +212,8 @@ class Crowd:
         wavs = [line.split()[1] for line in (self.path / "data/many/wav.scp").read_text().splitlines()]
         words = [word for part in shlex.split(step.line) for word in (wavs if part == "{wavs}" else [part])]
         log = self.path / f"{name}.log"
-        path = os.pathsep.join([str(REPO / "utils/bin"), str(Path(sys.executable).parent), os.environ["PATH"]])
-        env = {**os.environ, "PATH": path, "PYTHONPATH": str(REPO), "KALDI_ROOT": ""}
-        env["KALDI_UQ_ENV"] = f"{REPO}:{Path(sys.executable).parent / 'python3'}"
         with log.open("w") as out:
-            process = subprocess.Popen(words, cwd=self.path, env=env, stdout=out, stderr=subprocess.STDOUT)
+            process = subprocess.Popen(words, cwd=self.path, env=self.env, stdout=out, stderr=subprocess.STDOUT)
             _, status, used = os.wait4(process.pid, 0)
             process.returncode = os.waitstatus_to_exitcode(status)
         if process.returncode not in step.statuses:
@@ -216,7 +236,6 @@ def many_utterances(recipe: Path, out: Path, count: int) -> int:
     from kaldi_uq.io.wav import on_grid, to_int16, write_wav
     from kaldi_uq.io.waves import read_waves, sample_rate_of
 
-    here = Path.cwd()
     os.chdir(recipe)  # the paths of its tables are relative to it
     data = DataDir.read(Path("data/train"))
     short = [utt for utt in data.utts if len(data.words(utt)) == 1]
@@ -224,7 +243,6 @@ def many_utterances(recipe: Path, out: Path, count: int) -> int:
         raise ValueError(f"{recipe}/data/train: no utterance of one word")
     rate = sample_rate_of(data)
     spoken = dict(read_waves(data, sample_rate=rate, utts=short).items())
-    os.chdir(here)
     wav_dir = out / "audio"
     wav_dir.mkdir(parents=True)
     wav_scp, text, utt2spk, utt2dur = {}, {}, {}, {}
@@ -258,3 +276,7 @@ def _row(name: str) -> Row:
 
 
 ROWS = tuple(map(_row, STEPS))
+
+
+if __name__ == "__main__":
+    print(many_utterances(Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])))
