@@ -185,7 +185,7 @@ class Crowd:
         words = [
             sys.executable,
             "-m",
-            "bench.rows.scale",
+            "bench.many",
             str(recipe),
             str(self.path / "data/many"),
             str(self.num_utts),
@@ -224,40 +224,6 @@ class Crowd:
         return {"seconds": [cpu / self.num_utts], "peak_mb": used.ru_maxrss / 1024, "utterances": self.num_utts}
 
 
-def many_utterances(recipe: Path, out: Path, count: int) -> int:
-    """Write a data directory of ``count`` utterances of one word each, and return its sample rate in Hz.
-
-    Raises:
-        ValueError: the recipe's training data have no utterance of one word.
-    """
-    import numpy as np
-
-    from kaldi_uq.io.datadir import DataDir, write_data_dir
-    from kaldi_uq.io.wav import on_grid, to_int16, write_wav
-    from kaldi_uq.io.waves import read_waves, sample_rate_of
-
-    os.chdir(recipe)  # the paths of its tables are relative to it
-    data = DataDir.read(Path("data/train"))
-    short = [utt for utt in data.utts if len(data.words(utt)) == 1]
-    if not short:
-        raise ValueError(f"{recipe}/data/train: no utterance of one word")
-    rate = sample_rate_of(data)
-    spoken = dict(read_waves(data, sample_rate=rate, utts=short).items())
-    wav_dir = out / "audio"
-    wav_dir.mkdir(parents=True)
-    wav_scp, text, utt2spk, utt2dur = {}, {}, {}, {}
-    for number in range(count):
-        source = short[number % len(short)]
-        utt = f"{data.utt2spk[source]}-{number:06d}"
-        rng = np.random.default_rng(number)
-        wave = spoken[source] * rng.uniform(0.5, 0.9) + rng.normal(0, 1e-3, len(spoken[source]))
-        write_wav(wav_dir / f"{utt}.wav", to_int16(on_grid(wave.astype(np.float32))), rate)
-        wav_scp[utt] = f"data/many/audio/{utt}.wav"
-        text[utt], utt2spk[utt], utt2dur[utt] = data.text[source], data.utt2spk[source], len(wave) / rate
-    write_data_dir(out, wav_scp=wav_scp, text=text, utt2spk=utt2spk, utt2dur=utt2dur)
-    return rate
-
-
 def measured(setting: Setting, *, name: str, times: int) -> Work:
     """A step on so many times the utterances."""
     crowd = Crowd(setting, times)
@@ -276,7 +242,3 @@ def _row(name: str) -> Row:
 
 
 ROWS = tuple(map(_row, STEPS))
-
-
-if __name__ == "__main__":
-    print(many_utterances(Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])))
