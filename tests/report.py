@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from kaldi_uq.report.example import Example
+from kaldi_uq.report.examples import Example
 from kaldi_uq.results.table import Results
 from kaldi_uq.results.word_errors import ErrorRate
 

@@ -34,7 +34,7 @@ LAYERS: dict[str, tuple[str, ...]] = {
     "training": ("engine", *MODEL),
     "detector": ("results", *MODEL),
     "attacks": ("registry", "scripts", "detector", "language", "audio", "results", *MODEL),
-    "report": ("detector", "audio", "results", "nnet.config", "io", *BASE),
+    "report": ("detector", "recogniser", "audio", "results", "nnet.config", "io", *BASE),
     "cli": ("",),  # everything
     "__main__": ("cli",),
     "registry": ("errors",),
@@ -186,3 +186,14 @@ def test_no_message_below_the_commands_names_a_stage_or_a_script_of_one_recipe()
             if match:
                 found.append(f"kaldi_uq.{name}, line {text.lineno}: {text.value!r}")
     assert found == []
+
+
+def test_report_imports_follow_the_list_of_its_files() -> None:
+    """The docstring of the room names every file of it, each above those that import it."""
+    (room,) = (tree for name, tree in modules() if name == "report")
+    listed = re.findall(r":mod:`\.(\w+)`", ast.get_docstring(room) or "")
+    trees = {name.partition(".")[2]: tree for name, tree in modules() if name.startswith("report.")}
+    assert sorted(listed) == sorted(trees)
+    for place, name in enumerate(listed):
+        inside = {full.split(".")[2] for full in imports(trees[name]) if full.startswith("kaldi_uq.report.")}
+        assert inside <= set(listed[:place]), name

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from kaldi_uq.report.build import build_report
-from kaldi_uq.report.example import Perturbed
+from kaldi_uq.report.examples import Perturbed
 from kaldi_uq.results.table import Results
 from tests.report import attack_row, detection_row, make_example, write_exp
 

@@ -17,10 +17,13 @@ import pytest
 
 from kaldi_uq.cli.main import main
 from kaldi_uq.errors import DataError
+from kaldi_uq.io.files import file_digest
 from kaldi_uq.report import plots
 from kaldi_uq.report.build import build_report, results_text
-from kaldi_uq.report.example import EXCESS_DB, LEVELS_DB, Perturbed, entropy_figure, perturbation_figure, wav_bytes
-from kaldi_uq.report.frames import Run
+from kaldi_uq.report.examples import Perturbed, wav_bytes
+from kaldi_uq.report.folder import LIST
+from kaldi_uq.report.run import Run
+from kaldi_uq.report.spectrograms import EXCESS_DB, LEVELS_DB, entropy_figure, perturbation_figure
 from kaldi_uq.results.table import Results
 from kaldi_uq.results.word_errors import ErrorRate
 from tests.report import attack_row, detection_row, make_example, sample, write_exp
@@ -176,6 +179,30 @@ def test_two_runs_give_the_same_bytes(exp: Path, report: Path, tmp_path: Path) -
     assert content(tmp_path) == content(report)
 
 
+def test_smaller_report_takes_away_what_a_larger_one_left_and_nothing_else(tmp_path: Path) -> None:
+    exp, out = write_exp(tmp_path / "exp"), tmp_path / "out"
+    build_report(exp, out, command=COMMAND, examples=[make_example()])
+    first = {path for path in out.rglob("*") if path.is_file()}
+    mine = {out / "notes.txt", out / "mine.csv", out / "figures/mine.png", out / "tables/mine.tex"}
+    changed = out / "figures/figure1_accuracy_pgd.svg"
+    for path in {*mine, changed}:
+        path.write_text("mine")
+    outside = tmp_path / "outside.csv"
+    outside.write_text("mine")
+    with open(out / LIST, "a") as stream:  # a list from a stranger
+        for name in ("../outside.csv", str(outside), "figures/../../outside.csv", "figures"):
+            stream.write(f"{file_digest(outside)}  {name}\n")
+    results = Results(exp / "results.json")
+    (exp / "results.json").unlink()
+    results.set_clean("dnn", ErrorRate(num_words=10, num_utts=4))
+    build_report(exp, out, command=COMMAND)
+    left = {path for path in out.rglob("*") if path.is_file()}
+    build_report(exp, tmp_path / "fresh", command=COMMAND)
+    fresh = {out / path.relative_to(tmp_path / "fresh") for path in (tmp_path / "fresh").rglob("*") if path.is_file()}
+    assert left == fresh | mine | {changed} and len(first - left) > 20
+    assert all(path.read_text() == "mine" for path in {*mine, changed, outside})
+
+
 def test_report_of_little_is_a_little_report(tmp_path: Path) -> None:
     results = Results(tmp_path / "exp" / "results.json")
     results.set_clean("dnn", ErrorRate(num_words=10, num_utts=4))
@@ -223,7 +250,10 @@ def test_command_makes_the_report_of_a_model_that_is_no_hybrid(
         (folder / "wav.scp").write_text("".join(f"test{n:03d} {folder}/a.wav\n" for n in range(40)))
     options = ["--data-dir", str(tmp_path / "data"), "--num-examples", "1", "--command", COMMAND]
     assert main(["report", str(exp), str(tmp_path / "out"), *options]) == 0
-    assert "Nobody who knows the paper's detector" in " ".join(capsys.readouterr().out.split())
+    said = capsys.readouterr().out.splitlines()
+    assert "* Nobody has tried an attack that knows the paper's detector on DNN, ensemble" in said
+    assert all(len(line) <= 80 for line in said[:-1])
+    assert said[-1] == f"The whole story, with audio: {tmp_path}/out/report.html"
     page = (tmp_path / "out/report.html").read_text()
     assert page.count("<audio") == 2 and len(list((tmp_path / "out/figures").glob("example_*.png"))) == 1
     assert "attack/a.wav</code>" in page and "attack_pgd_eps0.02/a.wav</code>" in page  # what is played has a name
@@ -242,16 +272,16 @@ def lines_of(figure: Any, panel: int) -> dict[str, Any]:
 
 def test_accuracy_figure_draws_the_rows(run: Run) -> None:
     figure = plots.accuracy_figure(run.plain[run.plain["attack"] == "pgd"], title="pgd")
-    target = lines_of(figure, 0)["fNN (dnn)"]
+    target = lines_of(figure, 0)["DNN"]
     assert target.get_xdata().tolist() == [0.02, 0.05] and target.get_ydata().tolist() == [0.8, 0.8]
-    assert lines_of(figure, 1)["deep ensemble"].get_ydata().tolist() == [-0.125, -0.125]
+    assert lines_of(figure, 1)["ensemble"].get_ydata().tolist() == [-0.125, -0.125]
 
 
 def test_model_has_the_same_colour_whichever_models_are_there(run: Run) -> None:
     rows = run.plain[run.plain["attack"] == "pgd"]
-    both = lines_of(plots.accuracy_figure(rows, title=""), 0)["deep ensemble"].get_color()
+    both = lines_of(plots.accuracy_figure(rows, title=""), 0)["ensemble"].get_color()
     alone = plots.accuracy_figure(rows[rows["model"] == "ensemble"], title="")
-    assert lines_of(alone, 0)["deep ensemble"].get_color() == both
+    assert lines_of(alone, 0)["ensemble"].get_color() == both
     assert len({plots.model_style(name, ["a", "b", "dnn"]) for name in ("a", "b", "dnn")}) == 3
 
 
@@ -283,7 +313,7 @@ def test_entropy_figure_puts_frames_and_words_on_one_time_axis() -> None:
 def test_spectrograms_name_the_audio_and_have_a_scale() -> None:
     figure = entropy_figure(make_example())
     titles = [axes.get_title(loc="left") for axes in figure.axes[:2]]
-    assert titles == ["original audio: test<003>", "attacked audio: test<003>, fNN (dnn) under pgd, eps 0.02"]
+    assert titles == ["original audio: test<003>", "attacked audio: test<003>, DNN under pgd, eps 0.02"]
     assert [axes.get_ylabel() for axes in figure.axes[:2]] == ["frequency, kHz"] * 2
     assert figure.axes[3].get_xlabel() == "time, seconds" and figure.axes[-1].get_ylabel() == "level, dB SPL"
     again = entropy_figure(make_example(compare=False))  # of an utterance whose original was shown

@@ -9,14 +9,16 @@ import numpy as np
 import pytest
 from scipy.stats import binomtest
 
+from kaldi_uq.cli.report import bullet
 from kaldi_uq.report import answer, robustness, tables
 from kaldi_uq.report.build import build_report, results_text
 from kaldi_uq.report.findings import findings
-from kaldi_uq.report.frames import Run
+from kaldi_uq.report.run import Run
 from kaldi_uq.report.table import FAILED, FAILED_NOTE, Table
 from kaldi_uq.results.robustness import robust_auroc
 from kaldi_uq.results.table import Results
 from kaldi_uq.results.word_errors import ErrorRate
+from tests.conftest import REPO
 from tests.report import attack_row, detection_row
 
 UNTRIED, BOTH = "not tried", ("dnn", "dnn-robust")
@@ -110,11 +112,11 @@ class TestTable:
     def test_has_a_cell_for_each_claim(self, results: Results) -> None:
         table = robustness.table(run_of(results))
         assert [row[:2] for row in table.rows if row[1] == "0.02"] == [
-            ("fNN (dnn)", "0.02"), ("robust fNN (dnn)", "0.02"), ("robust BNN", "0.02"),
+            ("DNN", "0.02"), ("robust DNN", "0.02"), ("robust BNN", "0.02"),
         ]  # fmt: skip
         bound = robust_auroc(0.99, {0.01: 0.8, 0.05: 0.5})
-        assert row_of(table, "fNN (dnn)", "0.02") == {
-            "model": "fNN (dnn)", "eps": "0.02", "word accuracy": "0.990", "SNR dB": "12.5",
+        assert row_of(table, "DNN", "0.02") == {
+            "model": "DNN", "eps": "0.02", "word accuracy": "0.990", "SNR dB": "12.5",
             "reached, pgd": text_of(0.97), "reached, worst": text_of(0.99),
             "reached and passed, 1 %": text_of(0.8), "reached and passed, 5 %": text_of(0.5),
             "word accuracy, untargeted": "-0.500", "certified": UNTRIED, "AUROC, pgd": "0.900",
@@ -123,7 +125,7 @@ class TestTable:
 
     def test_what_nobody_tried_says_so(self, results: Results) -> None:
         table = robustness.table(run_of(results))
-        robust = row_of(table, "robust fNN (dnn)", "0.02")
+        robust = row_of(table, "robust DNN", "0.02")
         assert [robust[f"reached and passed, {rate} %"] for rate in (1, 5)] == [UNTRIED] * 2
         assert robust["reached, worst"] == UNTRIED and robust["robust AUROC"] == "≥ 0.960"  # 1 - reached
         assert robust["certified"] == "0.750 /\n0.250"
@@ -133,28 +135,28 @@ class TestTable:
     def test_auroc_over_attacks_that_failed_means_nothing(self, results: Results) -> None:
         run = run_of(results)
         table = robustness.table(run)
-        assert row_of(table, "robust fNN (dnn)", "0.02")["AUROC, pgd"] == f"0.900{FAILED}"
+        assert row_of(table, "robust DNN", "0.02")["AUROC, pgd"] == f"0.900{FAILED}"
         assert table.note.endswith(FAILED_NOTE)
         shown = row_of(tables.detectors(run), "joint")
-        assert (shown["fNN (dnn)"], shown["robust fNN (dnn)"]) == ("0.900", f"0.900{FAILED}")
+        assert (shown["DNN"], shown["robust DNN"]) == ("0.900", f"0.900{FAILED}")
         attack(results, "dnn-robust", "pgd", 0.05)  # the fifth utterance
         results.add_detection([detection_row("dnn-robust", "pgd", 0.02, "all", 0.9, **JOINT)])
-        assert row_of(robustness.table(run_of(results)), "robust fNN (dnn)", "0.02")["AUROC, pgd"] == "0.900"
+        assert row_of(robustness.table(run_of(results)), "robust DNN", "0.02")["AUROC, pgd"] == "0.900"
 
     def test_headline_has_no_auroc_over_attacks_that_failed(self, results: Results) -> None:
         for model, area in (("dnn", 0.5), ("dnn-robust", 0.75)):
             results.add_detection([detection_row(model, "pgd", 0.02, "max_predictive_entropy", area)])
         content = results.read()
         content["detection_other"] = []  # else the default detector is spoken of
-        (line,) = (line for line in findings(Run(content)) if line.startswith("AUROC"))
-        assert line == "AUROC of the detectors: pgd max predictive entropy 0.500."
+        (line,) = (line for line in findings(Run(content)) if "AUROC" in line)
+        assert line.endswith(": under pgd 0.500.")
 
     def test_budget_for_a_level_has_a_row_of_its_own(self, results: Results) -> None:
         attack(results, "dnn", "pgd-level0.05", 0.5, eps_level=0.05, snr_db_mean=15.0)
         table = robustness.table(run_of(results))
         assert table.heads[:3] == ("model", "eps", "eps for level")
-        assert row_of(table, "fNN (dnn)", "0.02", "0.05")["reached, pgd"] == text_of(0.5)
-        assert row_of(table, "fNN (dnn)", "0.02", "absolute")["reached, pgd"] == text_of(0.97)
+        assert row_of(table, "DNN", "0.02", "0.05")["reached, pgd"] == text_of(0.5)
+        assert row_of(table, "DNN", "0.02", "absolute")["reached, pgd"] == text_of(0.97)
 
     def test_curve_over_eps_adds_no_rows(self, results: Results) -> None:
         before = robustness.table(run_of(results)).rows
@@ -164,7 +166,7 @@ class TestTable:
 
     def test_attack_without_a_target_is_no_share_of_targets(self, results: Results) -> None:
         knowing(results, "dnn-robust", "adaptive-all-joint-away", 0.01, 1.0, 1.0, target_accuracy=None)
-        row = row_of(robustness.table(run_of(results)), "robust fNN (dnn)", "0.02")
+        row = row_of(robustness.table(run_of(results)), "robust DNN", "0.02")
         assert row["reached and passed, 1 %"] == UNTRIED
 
 
@@ -172,17 +174,17 @@ class TestSections:
     def test_worst_case_by_words_and_by_attack(self, results: Results) -> None:
         by_words, alone = robustness.worst(run_of(results))
         assert by_words.heads == ("model", "worst case", "eps", "all", "1 word", "5 words", "passed")
-        cells = row_of(by_words, "fNN (dnn)", "worst")
+        cells = row_of(by_words, "DNN", "worst")
         assert [cells[head] for head in by_words.heads[3:]] == [
             text_of(0.99), text_of(1.0, 40), text_of(0.5, 60), text_of(0.4, 50),
         ]  # fmt: skip
-        assert row_of(by_words, "fNN (dnn)", "no-target")["1 word"] == UNTRIED
+        assert row_of(by_words, "DNN", "no-target")["1 word"] == UNTRIED
         assert alone.rows == (
             ("worst", "0.02", "pgd", text_of(0.97)), ("worst", "0.02", "ten", text_of(0.9, 50)),
         )  # fmt: skip
 
     def test_certified_shares_have_intervals(self, results: Results) -> None:
-        row = row_of(robustness.certified(run_of(results)), "robust fNN (dnn)", "0.001")
+        row = row_of(robustness.certified(run_of(results)), "robust DNN", "0.001")
         assert list(row.values())[2:] == [text_of(0.75), text_of(0.5), text_of(0.25)]
 
     def test_every_number_is_in_a_csv(self, results: Results) -> None:
@@ -197,9 +199,10 @@ class TestSections:
 
 class TestFinding:
     def test_compares_ordinary_and_robust_and_names_the_worst_case(self, results: Results) -> None:
-        assert findings(run_of(results))[0] == (
-            "Heard as the attacker wants at eps 0.02: paper-pgd 0.48 for fNN (dnn) and 0.02 for robust fNN (dnn); pgd "
-            "0.97 for fNN (dnn) and 0.04 for robust fNN (dnn); any of the attacks tried 0.99 for fNN (dnn)."
+        assert findings(run_of(results))[1] == (
+            "A change of the waveform by at most 0.02 of full scale (eps) makes the recogniser hear what the attacker "
+            "wants in these shares of the utterances: under the paper's attack (paper-pgd) DNN 48 %, robust DNN 2 %; "
+            "under a strong attack (pgd) DNN 97 %, robust DNN 4 %; under any of the attacks tried DNN 99 %."
         )
 
     def test_has_five_lines_at_most_and_none_twice(self, results: Results) -> None:
@@ -210,11 +213,12 @@ class TestFinding:
 
     def test_robust_model_that_nobody_tried_to_pass_neither_holds_nor_breaks(self, results: Results) -> None:
         lines = findings(run_of(results))
-        assert [line for line in lines if "default detector breaks it for fNN (dnn) at eps 0.02 (0.80 heard" in line]
-        assert [
-            line for line in lines if "Nobody who knows the default detector has tried" in line and "robust" in line
-        ]
-        assert not any("not break" in line or "hold" in line for line in lines)
+        assert (
+            "Attacks that know the detector break it, half or more pass and are heard as wanted: at eps 0.02 DNN 80 %; "
+            "nobody has tried an attack that knows the detector on robust DNN (to try: kaldi-uq attack --statistics "
+            "all-joint)."
+        ) in lines
+        assert not any("not break" in line for line in lines)
 
 
 class TestAnswer:
@@ -267,7 +271,7 @@ class TestAnswer:
         detector, rows = answer.fates(run)
         figure = answer.answer_figure(rows, answer.shown_models(run), detector=detector, narrow=narrow)
         titles = [axes.get_title(loc="left") for axes in figure.axes if axes.get_visible()]
-        assert titles == ["fNN (dnn)", "robust fNN (dnn)", "robust BNN"] * 2
+        assert titles == ["DNN", "robust DNN", "robust BNN"] * 2
         blind, robust, bnn = (axes for axes in figure.axes[:4] if axes.get_visible())
         bars = [[bar.get_height() for bar in bars] for bars in blind.containers if hasattr(bars, "patches")]
         assert bars == [pytest.approx(x) for x in ([0.0, 0.25], [0.02, 0.125], [0.01, 0.5], [0.97, 0.125])]
@@ -281,6 +285,25 @@ class TestAnswer:
         page = build_report(tmp_path, tmp_path / "out", command="x").read_text()
         assert page.index('id="answer"') < page.index('id="summary"') < page.index('id="robustness"')
         assert "eps 0.02: 25 % heard as the attacker wants, 12 % heard as something else, 50 % refused" in page
-        assert "robust fNN (dnn), an attacker who knows the detector: nobody has tried." in page
+        assert "robust DNN, an attacker who knows the detector: nobody has tried." in page
         names = {path.name for path in (tmp_path / "out/figures").iterdir()}
         assert {f"answer{end}.{kind}" for end in ("", "_narrow") for kind in ("png", "svg", "pdf")} <= names
+
+
+class TestReadme:
+    """What the README says that the default recipe prints."""
+
+    SHARES = {"dnn": {"paper-pgd": (0.18, 0.82), "pgd": (0.98, 0.56)}, "dnn-robust": {"pgd": (0.25, 0.33)}}
+
+    def test_has_the_closing_lines_of_the_recipe(self, tmp_path: Path) -> None:
+        results = Results(tmp_path / "results.json")
+        for model, right in (("dnn", 994), ("dnn-robust", 959)):
+            results.set_clean(model, ErrorRate(0, 0, 1000 - right, 1000, 300))
+            for name, (reached, refused) in self.SHARES[model].items():
+                attack(results, model, name, reached)
+                passed = {"reached": reached, "evasion": reached * (1 - refused), **JOINT}
+                results.add_detection([detection_row(model, name, 0.02, "all", 0.9, **passed)])
+        printed = "\n".join(
+            [*map(bullet, findings(run_of(results))), "The whole story, with audio: exp/report/report.html"]
+        )
+        assert f"```\n{printed}\n```\n" in (REPO / "README.md").read_text()

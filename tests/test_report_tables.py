@@ -20,8 +20,9 @@ from kaldi_uq.errors import DataError
 from kaldi_uq.report import paper, plots, tables
 from kaldi_uq.report.build import build_report, results_text
 from kaldi_uq.report.findings import NONE, findings
-from kaldi_uq.report.frames import Run
+from kaldi_uq.report.run import Run
 from kaldi_uq.report.table import FAILED_NOTE, Table
+from kaldi_uq.results.gate import ADVICE, TO_TRY
 from kaldi_uq.results.names import GATE
 from kaldi_uq.results.table import Results
 from kaldi_uq.results.utterances import AttackRecord
@@ -207,10 +208,10 @@ class TestTables:
 
     def test_papers_numbers_stand_beside_ours(self, results: Results) -> None:
         made.fill(results)
-        row = row_of(tables.measures(run_of(results)), "fNN (dnn)", "max predictive entropy")
+        row = row_of(tables.measures(run_of(results)), "DNN", "max predictive entropy")
         assert list(row.values())[2:] == ["0.997", "0.993 [0.983, 1.000]", "0.610 [0.600, 0.620]"]
         assert list(row)[2:] == ["eps 0.02: paper", "eps 0.02: paper-pgd", "eps 0.02: pgd"]
-        clean = row_of(tables.clean(run_of(results)), "deep ensemble")
+        clean = row_of(tables.clean(run_of(results)), "ensemble")
         assert (clean["paper"], clean["ours"], clean["substitutions"], clean["words"]) == (
             "0.994",
             "0.994",
@@ -226,11 +227,11 @@ class TestTables:
         run = run_of(results)
         row = row_of(tables.attacks(run), "pgd")
         assert row == {
-            "attack": "pgd", "fNN (dnn)": "0.750 / 0.610", "deep ensemble": "– / 0.970", "SNR dB": "20.7",
+            "attack": "pgd", "DNN": "0.750 / 0.610", "ensemble": "– / 0.970", "SNR dB": "20.7",
             "over masking dB": "3.0",
         }  # fmt: skip
         assert [name for name, *_ in tables.attacks(run).rows] == ["paper-pgd", "pgd", "mine"]
-        row = row_of(tables.every_attack(run), "pgd-2x", "0.02", "fNN (dnn)")
+        row = row_of(tables.every_attack(run), "pgd-2x", "0.02", "DNN")
         assert (row["reach"], row["utterances"], row["original accuracy"]) == ("0.800", "40", "-0.125")
 
     def test_snr_stands_beside_eps_wherever_it_is_known(self, filled: Results) -> None:
@@ -246,7 +247,7 @@ class TestTables:
             "",
         )
         assert row_of(tables.overview(run), "pgd", "0.02")["SNR dB (5 %)"] == "21.0 (12.5)"
-        assert row_of(tables.every_attack(run), "pgd", "0.02", "fNN (dnn)")["SNR dB, 5 %"] == "12.0"
+        assert row_of(tables.every_attack(run), "pgd", "0.02", "DNN")["SNR dB, 5 %"] == "12.0"
         noted = [tables.measures(run), *tables.transfer(run), tables.statistics(run, "pgd", 0.02)]
         assert tables.detectors(run).note.endswith(f"{tables.SNR_NOTE} pgd, eps 0.005: 21.5.")
         for table in noted:
@@ -290,18 +291,18 @@ class TestTables:
         )
         attack(results, "bnn", "pgd", 0.02, 0.9, checks=["gradient is zero"])
         shown = {row[2]: row[-1] for row in tables.every_attack(run_of(results)).rows}
-        assert shown == {"fNN (dnn)": "eps respected: 0.3, limit 0.2", "BNN": "gradient is zero"}
+        assert shown == {"DNN": "eps respected: 0.3, limit 0.2", "BNN": "gradient is zero"}
 
     def test_transfer_is_a_matrix_of_sources_and_listeners(self, filled: Results) -> None:
         (table,) = tables.transfer(run_of(filled))
-        assert table.heads == ("made against", "fNN (dnn)", "deep ensemble")
-        assert table.rows == (("fNN (dnn)", "0.900", "0.125"), ("deep ensemble", "0.125", "0.900"))
+        assert table.heads == ("made against", "DNN", "ensemble")
+        assert table.rows == (("DNN", "0.900", "0.125"), ("ensemble", "0.125", "0.900"))
         assert "80 utterances" in table.note
 
     def test_attack_that_knows_the_detector_stands_beside_the_one_that_does_not(self, filled: Results) -> None:
         table = tables.adaptive(run_of(filled))
         assert table.heads == ("model", "statistic", "eps 0.005", "eps 0.02") and len(table.rows) == 3
-        row = row_of(table, "deep ensemble", "max mutual information")
+        row = row_of(table, "ensemble", "max mutual information")
         assert (row["eps 0.005"], row["eps 0.02"]) == ("0.020 → 0.050 (0.775†)", "0.020 → 0.400 (0.600)")
         assert table.note.endswith(FAILED_NOTE)  # 0.1 of 40 utterances
         overview = {row[0] for row in tables.overview(run_of(filled)).rows}
@@ -309,9 +310,7 @@ class TestTables:
 
     def test_several_detectors_at_once_are_as_the_attack_says(self, filled: Results) -> None:
         attack(filled, "ensemble", f"adaptive-{PAPER}+{MI}", 0.02, 0.5, evasion=0.11)
-        row = row_of(
-            tables.adaptive(run_of(filled)), "deep ensemble", "max predictive entropy and max mutual information"
-        )
+        row = row_of(tables.adaptive(run_of(filled)), "ensemble", "max predictive entropy and max mutual information")
         assert (row["eps 0.005"], row["eps 0.02"]) == ("–", "– → 0.110 (–)")
 
     def test_attack_on_another_form_of_detector_is_measured_on_that_one(self, results: Results) -> None:
@@ -322,7 +321,7 @@ class TestTables:
             detection(results, "dnn", f"adaptive-{name}", 0.02, name, 0.3, evasion=0.8, **other)
             detection(results, "dnn", "pgd", 0.02, name, 0.7, evasion=0.2, **other)
         for statistic in ("mean predictive entropy", "max mutual information"):
-            row = row_of(tables.adaptive(run_of(results)), "fNN (dnn)", statistic)
+            row = row_of(tables.adaptive(run_of(results)), "DNN", statistic)
             assert row["eps 0.02"] == "0.200 → 0.800 (0.300)"
 
     def test_ways_and_false_alarm_rates_have_rows_of_their_own(self, filled: Results) -> None:
@@ -332,7 +331,7 @@ class TestTables:
         run = run_of(filled)
         table = tables.adaptive(run)
         assert table.heads[:3] == ("model", "statistic", "attack")
-        begin = ("fNN (dnn)", "max predictive entropy")
+        begin = ("DNN", "max predictive entropy")
         assert row_of(table, *begin, f"selective-{PAPER}")["eps 0.02"] == "0.020 → 0.950 (–)"
         # what the other attack does to a detector with this threshold was not measured
         assert row_of(table, *begin, f"adaptive-{PAPER}-fpr0.05")["eps 0.02"] == "– → 0.300 (–)"
@@ -347,7 +346,7 @@ class TestTables:
         row |= {"statistic": GATE, "sided": "two", "fpr_at_threshold": 0.02, "auroc": []}
         results.add_negatives([*negatives(), row])
         table = tables.gate_negatives(run_of(results))
-        assert row_of(table, "gain, -20 dB") == {"benign audio": "gain, -20 dB", "fNN (dnn)": "0.020 / 0.750"}
+        assert row_of(table, "gain, -20 dB") == {"benign audio": "gain, -20 dB", "DNN": "0.020 / 0.750"}
 
     def test_negatives_have_a_row_a_disturbance_the_mildest_first(self, results: Results) -> None:
         results.add_negatives(negatives(white0=0.625))
@@ -376,10 +375,10 @@ class TestTables:
             ("my own", "–", "✓ 1", "value limit 0.9"),
         )
         assert tables.failed(run) == [
-            "✗ eps respected: fNN (dnn) change 0.5 in pgd eps 0.02; asked for: at most 0.02. Mend it."
+            "✗ eps respected: DNN change 0.5 in pgd eps 0.02; asked for: at most 0.02. Mend it."
         ]
         attack(results, "dnn", "pgd", 0.02, 0.9)
-        assert found(results, "passed: 1 of 2 for fNN (dnn) and 2 of 2 for BNN")
+        assert found(results, "sound: DNN 1 of 2, BNN 2 of 2.")
         results.set_checks("dnn", {"loss_falls": right})  # a model's checks are replaced as a whole
         assert tables.failed(run_of(results)) == []
         with pytest.raises(ValueError, match="check 'x' of model 'dnn' has no remedy"):
@@ -408,99 +407,118 @@ class TestTables:
         assert row_of(tables.adaptive(run), "tdnn_ctc", "min margin")["eps 0.1"] == "– → 0.700 (0.400)"
         assert row_of(tables.statistics(run, "warp", 0.1), "forest")["tdnn_ctc"].startswith("0.810 [0.800, 0.820] / ")
         text = results_text(run, command="run.sh")
-        assert "Heard as the attacker wants at eps 0.1: warp 0.90 for tdnn_ctc." in text and "| forest" in text
+        assert "at most 0.1 of full scale (eps) makes" in text and ": under warp tdnn_ctc 90 %." in text
+        assert "| forest" in text
         build_report(tmp_path, tmp_path / "out", command="run.sh")  # and its figures
 
 
 class TestFindings:
     def test_paper_detector_breaks_where_half_reach_and_pass(self, filled: Results) -> None:
-        assert found(filled, "An attack that knows") == [
-            "An attack that knows the paper's detector breaks it for fNN (dnn) at eps 0.005; deep ensemble at eps 0.02 "
-            "(0.62 to 0.70 heard as the target and passed)."
+        assert found(filled, "Attacks that know") == [
+            "Attacks that know the paper's detector break it, half or more pass and are heard as wanted: at eps 0.005 "
+            "DNN 62 %, at eps 0.02 ensemble 70 %."
         ]
 
     def test_model_that_holds_is_said_to_hold(self, filled: Results) -> None:
         for eps in EPS:
             detection(filled, "ensemble", f"adaptive-{PAPER}", eps, PAPER, 0.9, evasion=0.1)
-        assert found(filled, "breaks it for fNN (dnn) at eps 0.005 (0.62 heard")
-        assert found(filled, "does not break it for deep ensemble at eps 0.02, the largest tried (0.10 heard")
+        assert found(
+            filled,
+            "break it, half or more pass and are heard as wanted: at eps 0.005 DNN 62 %; they do not break it up to "
+            "the largest eps tried: at eps 0.02 ensemble 10 %.",
+        )
         for eps in EPS:
             detection(filled, "dnn", f"adaptive-{PAPER}", eps, PAPER, 0.9, evasion=0.2)
-        assert not found(filled, "breaks it")
-        assert found(filled, "fNN (dnn) and deep ensemble at eps 0.02, the largest tried (0.10 to 0.20")
+        assert not found(filled, "detector break it")
+        assert found(filled, "do not break it up to the largest eps tried: at eps 0.02 DNN 20 %, ensemble 10 %.")
 
     def test_detector_that_nobody_attacked_is_not_said_to_hold_or_break(self, results: Results) -> None:
         attack(results, "dnn", "pgd", 0.02, 0.9)
         detection(results, "dnn", "pgd", 0.02, PAPER, 0.6, evasion=0.8)
         assert found(
             results,
-            "Nobody who knows the paper's detector has tried to pass it for fNN (dnn); ",
-            f"--statistics {PAPER}",
+            f"Nobody has tried an attack that knows the paper's detector on DNN (to try: {TO_TRY.format(PAPER)}).",
         )
-        assert not found(results, "break") and not found(results, "hold")
+        assert not found(results, "break")
 
     def test_default_detector_says_what_it_refuses_warns_and_who_has_tried(self, results: Results) -> None:
         joint: dict[str, Any] = {"detector": "joint", "fpr": 0.01}
         for model, evasion in (("dnn", 0.4), ("ensemble", 0.0)):
             attack(results, model, "pgd", 0.02, 0.8)
             detection(results, model, "pgd", 0.02, "all", 0.9, reached=0.8, evasion=evasion, **joint)
-        assert found(
-            results,
-            "Of these the default detector (all-joint, 1 % false alarms) refuses: pgd 0.50 for fNN (dnn) and 1.00 for "
-            "deep ensemble. WARNING: it refuses fewer than 0.9 under pgd: do not rely on it alone.",
-        )
+        assert found(results, "refuses") == [
+            "WARNING: the detector (set to 1 % false alarms) refuses too few of these to be relied on alone: under pgd "
+            f"DNN 50 %, ensemble 100 %; {ADVICE}."
+        ]
         assert row_of(tables.gate(run_of(results)), "pgd", "0.02") == {
-            "attack": "pgd", "eps": "0.02", "fNN (dnn)": "0.800 / 0.500", "deep ensemble": "0.800 / 1.000"
+            "attack": "pgd", "eps": "0.02", "DNN": "0.800 / 0.500", "ensemble": "0.800 / 1.000"
         }  # fmt: skip
         assert found(
-            results,
-            "Nobody who knows the default detector",
-            "fNN (dnn) and deep ensemble; ",
-            "kaldi-uq nnet-attack --statistics all-joint.",
+            results, "Nobody has tried an attack that knows the detector on DNN, ensemble (to try: ", "all-joint)."
         )
         detection(results, "dnn", "pgd", 0.02, PAPER, 0.6, evasion=0.8)
         assert not found(results, "the paper's detector")  # it is the default one that counts
         attack(results, "dnn", "adaptive-all-joint", 0.02, 0.9, evasion=0.7)
         detection(results, "dnn", "adaptive-all-joint", 0.02, "all", 0.4, reached=0.9, evasion=0.7, **joint)
         assert found(
-            results, "An attack that knows the default detector breaks it for fNN (dnn) at eps 0.02 (0.70 heard"
+            results,
+            "Attacks that know the detector break it, half or more pass and are heard as wanted: at eps 0.02 DNN 70 %; "
+            "nobody has tried an attack that knows the detector on ensemble (to try",
         )
-        assert found(results, "Nobody who knows the default detector has tried to pass it for deep ensemble;")
-        assert (
-            not found(results, "WARNING", "adaptive") and not found(results, "not break") and not found(results, "hold")
+        assert not found(results, "WARNING", "adaptive") and not found(results, "not break")
+        assert row_of(tables.adaptive(run_of(results)), "DNN")["eps 0.02"] == "0.400 → 0.700 (0.400)"
+
+    def test_detector_that_refuses_enough_has_no_warning(self, results: Results) -> None:
+        attack(results, "dnn", "pgd", 0.02, 0.8)
+        detection(
+            results, "dnn", "pgd", 0.02, "all", 0.9, reached=0.8, evasion=0.08, detector="joint", sided="two", fpr=0.05
         )
-        assert row_of(tables.adaptive(run_of(results)), "fNN (dnn)")["eps 0.02"] == "0.400 → 0.700 (0.400)"
+        assert found(results, "refuses") == [
+            "Of these the detector (set to 5 % false alarms) refuses: under pgd DNN 90 %."
+        ]
 
     def test_weak_and_strong_attack_are_said_to_reach_what_they_reach(self, results: Results) -> None:
         made.fill(results)
-        accuracy, areas, *_ = findings(run_of(results))
+        _, accuracy, areas, *_ = findings(run_of(results))
         assert accuracy == (
-            "Word accuracy of the attacker's text at eps 0.02: paper-pgd 0.26 for fNN (dnn) and 0.26 for deep "
-            "ensemble; pgd 0.80 for fNN (dnn) and 0.80 for deep ensemble."
+            "A change of the waveform by at most 0.02 of full scale (eps) makes the recogniser hear these shares of "
+            "the attacker's words: under the paper's attack (paper-pgd) DNN 26 %, ensemble 26 %; under a strong "
+            "attack (pgd) DNN 80 %, ensemble 80 %."
         )
         assert areas == (
-            "AUROC of the detectors: paper-pgd max predictive entropy 0.993, mean predictive entropy 0.993; pgd max "
-            "predictive entropy 0.610 to 0.970, mean predictive entropy 0.985."
+            "The paper's detector tells attacked from clean speech (AUROC, 1 is always, 0.5 is chance): under "
+            "paper-pgd 0.993, under pgd 0.610 to 0.970."
         )
+
+    def test_bound_for_a_level_says_so(self, results: Results) -> None:
+        attack(results, "dnn", "pgd-level0.05", 0.02, 0.8, eps_level=0.05)
+        assert found(
+            results,
+            "(eps; for speech of root mean square 0.05) makes",
+            "under a strong attack (pgd-level0.05) DNN 80 %.",
+        )
+        attack(results, "dnn", "pgd", 0.02, 0.9)
+        assert found(results, "(eps) makes", "a strong attack (pgd) DNN 90 %;")
 
     def test_loudness_is_said_to_do_only_where_it_does(self, results: Results) -> None:
         attack(results, "dnn", "pgd", 0.02, 0.9)
+        detection(results, "dnn", "pgd", 0.02, PAPER, 0.9)
         row = {"model": "dnn", "kind": "clean", "level": 0.0, "num_utts": 9, "accuracy": 1.0, "sided": "two"}
         row |= {"fpr": 0.01, "fpr_at_threshold": 0.01}
         for audio, ours, said in ((0.44, 0.31, False), (0.9, 0.8, True), (0.9, 0.95, False)):
             for statistic, area in (("level_db", audio), (PAPER, ours)):
                 tells = [{"attack": "pgd", "eps": 0.02, "auroc": area}]
                 results.add_negatives([row | {"statistic": statistic, "auroc": tells}])
-            assert bool(found(results, "loudness of the audio alone tells", "pgd for fNN (dnn) at eps 0.02.")) == said
+            assert bool(found(results, "loudness of the audio alone does as well in 1 of 1 attacks.")) == said
 
     def test_costs_are_the_words_of_clean_speech_and_the_hardest_benign_audio(self, results: Results) -> None:
         attack(results, "dnn", "pgd", 0.02, 0.9)
         for model in ("dnn", "mono"):  # nobody attacks the latter
             results.set_clean(model, ErrorRate(1, 2, 3, 1000, 300))
         results.add_negatives(negatives(white0=0.625, clean0=0.9))
-        assert found(results, "Clean speech") == [
-            "Clean speech: word accuracy 0.994 for fNN (dnn). Benign audio that the paper's detector most often calls "
-            "an attack: white, 0 dB SNR, fNN (dnn), 62.5 % (threshold for 1 %)."
+        assert found(results, "Without an attack") == [
+            "Without an attack these shares of the words are heard right: DNN 99.4 %; of harmless but hard audio "
+            "(white, 0 dB SNR) the paper's detector takes up to 62.5 % for an attack (DNN)."
         ]
 
     def test_without_numbers_nothing_is_said(self, results: Results) -> None:
@@ -531,7 +549,7 @@ class TestCurves:
         for eps, snr, success in ((0.0, None, 0.0), (0.01, 25.0, 0.4), (0.02, 19.0, 0.9)):
             attack(results, "dnn", "pgd", eps, success, snr_db_mean=snr)
         panel = plots.accuracy_figure(run_of(results).plain, title="pgd", x="snr_db_mean").axes[0]
-        (line,) = [line for line in panel.lines if line.get_label() == "fNN (dnn)"]
+        (line,) = [line for line in panel.lines if line.get_label() == "DNN"]
         assert np.asarray(line.get_xydata()).tolist() == [[19.0, 0.9], [25.0, 0.4]]
         assert panel.xaxis_inverted() and panel.get_xlabel() == "mean SNR of an eps, dB"
 
@@ -539,12 +557,12 @@ class TestCurves:
         run = run_of(filled)
         panels = plots.accuracy_figure(run.plain[run.plain["attack"] == "pgd"], title="pgd").axes
         assert panels[0].get_title(loc="left") == "Heard as the target"
-        (line,) = [line for line in panels[0].lines if line.get_label() == "deep ensemble"]
+        (line,) = [line for line in panels[0].lines if line.get_label() == "ensemble"]
         assert np.asarray(line.get_xydata()).tolist() == [[0.005, 0.6], [0.02, 0.9]]
 
     def test_evasion_has_a_panel_a_statistic(self, filled: Results) -> None:
         figure = plots.evasion_figure(run_of(filled).adaptive())
         panels = {axes.get_title(loc="left"): axes for axes in figure.axes if axes.get_visible()}
         assert list(panels) == ["max predictive entropy", "max mutual information"]
-        (line,) = [line for line in panels["max mutual information"].lines if line.get_label() == "deep ensemble"]
+        (line,) = [line for line in panels["max mutual information"].lines if line.get_label() == "ensemble"]
         assert np.asarray(line.get_xydata()).tolist() == [[0.005, 0.05], [0.02, 0.4]]

@@ -10,7 +10,7 @@ import pytest
 
 from kaldi_uq.cli.main import main
 from kaldi_uq.nnet.config import MODEL_KINDS
-from kaldi_uq.results.names import CHECKS
+from kaldi_uq.results.names import CHECKS, model_name
 from kaldi_uq.results.names import PAPER_STATISTIC as PAPER
 from kaldi_uq.results.table import Results
 
@@ -180,5 +180,6 @@ def test_readme_table_holds_the_numbers_of_the_results() -> None:
         ),
     ]
     text = (ROOT / "README.md").read_text()
-    table = text[text.index("| | DNN | ensemble |") :].split("\n\n")[0].splitlines()
+    heads = " | ".join(map(model_name, [*MODEL_KINDS, *hardened]))
+    table = text[text.index(f"| | {heads} |\n") :].split("\n\n")[0].splitlines()
     assert table[2:] == expected

@@ -18,6 +18,7 @@ from kaldi_uq.recogniser.hybrid import MODEL_FILE, HybridModel
 from kaldi_uq.training.config import RobustConfig, TrainConfig
 from kaldi_uq.training.dataset import TrainingSet, make_training_set
 from kaldi_uq.training.robust import RobustLoss, Speech, divergence, other_alignment
+from kaldi_uq.training.speed import Speed
 from kaldi_uq.training.trainer import Trainer
 from tests import tiny
 from tests.test_train import train_in_pieces
@@ -146,6 +147,41 @@ class TestAttack:
         _, delta = self.attack(system, robust_level=0.0, robust_gain_db=20.0)
         assert 0.005 < delta.abs().max() <= 0.01 + 1e-7
 
+    def test_speed_changes_speech_and_alignment_alike(self, system: TinySystem) -> None:
+        model = HybridModel(FLOORED, system.network())
+        data, found = data_of(system, model), set()
+        for seed in range(4):
+            for most in (0.0, 0.4):
+                config = RobustConfig(robust_eps=0.01, robust_gain_db=0, robust_speed=most)
+                speech = RobustLoss(model, system.waves, config, CONFIG)._speech(
+                    data, [0, 3, 5], np.random.default_rng(seed)
+                )
+                sizes = [len(system.waves[data.utts[i]]) for i in (0, 3, 5)]
+                ratio = float(speech.num_samples.sum()) / sum(sizes)
+                np.testing.assert_allclose(speech.num_samples, np.multiply(sizes, ratio), atol=2)
+                assert speech.lengths.tolist() == model.front_end.num_frames(speech.num_samples).tolist()
+                assert speech.num_features == speech.mask.shape[1] == speech.pdfs.shape[1] == max(speech.lengths)
+                for row, i in enumerate((0, 3, 5)):
+                    start, end = data.target_offsets[i : i + 2]
+                    places = np.arange(int(speech.lengths[row])) * (end - start) // int(speech.lengths[row])
+                    assert torch.equal(speech.pdfs[row][speech.mask[row]], data.pdfs[start:end][places])
+                if most:
+                    found.add(ratio)
+                else:
+                    assert ratio == 1.0
+        assert len(found) == 4 and 1 / 1.4 < min(found) < 0.95 and 1.05 < max(found) < 1 / 0.6
+
+    def test_short_speech_keeps_a_frame_however_fast(self, system: TinySystem) -> None:
+        model = HybridModel(FLOORED, system.network())
+        size = model.front_end.min_samples
+        rng = np.random.default_rng(0)
+        waves = {"a": rng.normal(0, 0.1, size).astype(np.float32), "b": rng.normal(0, 0.1, size).astype(np.float32)}
+        data = make_training_set(model, waves, {utt: np.zeros(1, np.int64) for utt in waves}, 0.01)
+        config = RobustConfig(robust_eps=0.01, robust_speed=0.5)
+        speeches = [RobustLoss(model, waves, config, CONFIG)._speech(data, [0, 1], rng) for _ in range(8)]
+        assert all(speech.lengths.min() >= 1 for speech in speeches)
+        assert {int(speech.num_samples[0]) for speech in speeches} > {size}
+
     def test_weights_and_modes_are_left_alone(self, system: TinySystem) -> None:
         model = HybridModel.from_factory(
             FrontEndConfig(**{**FLOORED.__dict__, "left_context": 0, "right_context": 0}),
@@ -173,6 +209,25 @@ def test_divergence_is_the_mean_over_draws_and_valid_frames() -> None:
         for b, t in ((0, 0), (0, 1), (1, 0))
     ]
     assert float(divergence(before, after, mask)) == pytest.approx(np.mean(each), rel=1e-5)
+
+
+def test_speed_moves_a_tone_and_leaves_its_loudness() -> None:
+    rate, tone, sizes = 8000, 500.0, torch.tensor([4001, 2503])
+    wav = 0.3 * torch.sin(2 * torch.pi * tone * torch.arange(4001) / rate) * (torch.arange(4001) < sizes[:, None])
+    for factor in (0.8, 0.93, 1.07, 1.2):
+        speed = Speed(factor, 4001)
+        new = speed.num_samples(sizes)
+        changed = speed(wav, new)
+        assert changed.shape == (2, int(new.max()))
+        np.testing.assert_allclose(new, sizes / factor, rtol=0.015)
+        assert not changed[1, new[1] :].any()
+        for row, size in enumerate(new.tolist()):
+            inside = changed[row, 200 : size - 200]
+            spectrum = torch.fft.rfft(inside * torch.hann_window(len(inside)), 1 << 16).abs()
+            assert float(spectrum.argmax()) * rate / (1 << 16) == pytest.approx(
+                tone * speed.before / speed.after, rel=0.003
+            )
+            assert float(inside.square().mean().sqrt()) == pytest.approx(0.3 / 2**0.5, rel=0.02)
 
 
 def test_other_alignment_keeps_order_and_length() -> None:

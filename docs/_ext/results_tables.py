@@ -17,7 +17,7 @@ from sphinx.util.docutils import SphinxDirective
 from kaldi_uq.nnet.config import MODEL_KINDS
 from kaldi_uq.report import paper
 from kaldi_uq.report.findings import findings
-from kaldi_uq.report.frames import REFERENCE, Run
+from kaldi_uq.report.run import REFERENCE, Run
 from kaldi_uq.report.table import EMPTY, Table
 from kaldi_uq.report.tables import page_tables
 from kaldi_uq.results.names import model_name, statistic_name

@@ -41,11 +41,9 @@ import argparse
 import json
 import os
 import sys
-import textwrap
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-from urllib.parse import quote
+from typing import TYPE_CHECKING
 
 from kaldi_uq.cli.model_options import (
     STDIN,
@@ -65,7 +63,7 @@ from kaldi_uq.cli.options import (
     positive_int,
     rate,
 )
-from kaldi_uq.errors import DataError, KaldiUqError, ModelFileError, UsageError, did_you_mean, one_line, printable
+from kaldi_uq.errors import DataError, KaldiUqError, ModelFileError, UsageError, printable
 from kaldi_uq.io.datadir import read_table
 from kaldi_uq.io.pipes import check_leave
 from kaldi_uq.lattice.names import LATTICE_STATISTICS
@@ -75,16 +73,13 @@ if TYPE_CHECKING:  # --help needs no torch
     import numpy as np
 
     from kaldi_uq.detector import OneClassDetector
-    from kaldi_uq.detector.judge import Outcome, Verdict
+    from kaldi_uq.detector.judge import Verdict
     from kaldi_uq.detector.normal import Normal
-    from kaldi_uq.io.conversion import Conversion, Converted
+    from kaldi_uq.io.conversion import Conversion
     from kaldi_uq.io.recording import Recording
     from kaldi_uq.io.wav import Source
     from kaldi_uq.recogniser.base import BaseRecogniser
 
-WIDTH = 80  # columns
-MAX_SHOWN = 8  # stretches of a file in the text; --json has them all
-MAX_VALUES = 3  # statistics of a file in the text; --json has them all
 MAX_MB = 128  # of a file: more than an hour of 16 kHz
 
 
@@ -139,14 +134,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run the command."""
-    from kaldi_uq.detector.judge import judge_each
+    from kaldi_uq.detector.judge import by_utterance, judge_each
+    from kaldi_uq.detector.shown import outcome_lines, outcome_record
     from kaldi_uq.io.wav import source_name
     from kaldi_uq.recogniser.audio import with_more
 
     take_model_dir(args, "kaldi-uq detect")
     files = _files(args)
     recogniser = open_recogniser(args, words=args.graph_dir is not None)
-    path, detector = find_detector(args, recogniser)
+    path, detector = _detector(args, recogniser)
     if not set(LATTICE_STATISTICS).isdisjoint(detector.statistics):
         recogniser.lattice_statistics = True
         if recogniser.why_no_words:
@@ -160,7 +156,7 @@ def run(args: argparse.Namespace) -> int:
     outcomes = judge_each(
         [wav for _, wav in files],
         lambda wav: _read(args, recogniser, wav, conversion),
-        lambda waves: _judge(args, recogniser, detector, normal, waves),
+        by_utterance(lambda utts: _judge(args, recogniser, detector, normal, utts)),
     )
     for (utt, wav), (_, outcome) in zip(files, outcomes, strict=True):
         if isinstance(outcome, KaldiUqError):
@@ -169,9 +165,13 @@ def run(args: argparse.Namespace) -> int:
             attacks += outcome.attack
         converted = conversion.done.get(source_name(*_source(args, wav)))
         if args.json:
-            _print(json.dumps(_record(utt, wav, outcome, converted, detector, normal), allow_nan=False))
+            record = outcome_record(outcome, detector, normal, converted=converted.record() if converted else None)
+            whose = ({} if utt is None else {"utt": utt}) | {"path": _name(wav)}
+            _print(json.dumps(whose | record, allow_nan=False))
         else:
-            _print(*map(printable, header), *_lines(utt, wav, outcome, converted, detector, normal))
+            name = wav if utt is None else f"{utt} {wav}"
+            lines = outcome_lines(name, outcome, detector, normal, converted=str(converted or ""), path=wav)
+            _print(*map(printable, header), *lines)
             header = []
     conversion.report(args.scp or "audio", len(files))
     if not args.json:
@@ -220,26 +220,17 @@ def _judge(
     normal: Normal | None,
     waves: Mapping[str, np.ndarray | Recording],
 ) -> dict[str, Verdict]:
-    """Judge some waveforms, measured as the detector wants them."""
+    """Judge some utterances, measured as the detector wants them."""
     from kaldi_uq.detector.judge import judge
 
-    keys = {quote(os.fsencode(wav)): wav for wav in waves}  # as utterances: without blanks, for any engine's archives
-    utts = {key: waves[wav] for key, wav in keys.items()}
     measured = None
-    try:
-        if CONSISTENCY in detector.statistics:
-            from kaldi_uq.attacks.consistency import consistency, model_search
+    if CONSISTENCY in detector.statistics:
+        from kaldi_uq.attacks.consistency import consistency, model_search
 
-            whole = {key: wave[:] for key, wave in utts.items()}
-            found = consistency(recogniser, whole, model_search(args.model_dir), alone=True)
-            measured = {key: one.statistics for key, one in found.items()}
-        verdicts = judge(recogniser, detector, utts, normal=normal, seed=args.seed, measured=measured)
-    except DataError as error:
-        message = str(error)
-        for key, wav in keys.items():
-            message = message.replace(f"{key}: ", f"{wav}: ")
-        raise DataError(message) from None
-    return {keys[key]: verdict for key, verdict in verdicts.items()}
+        whole = {utt: wave[:] for utt, wave in waves.items()}
+        found = consistency(recogniser, whole, model_search(args.model_dir), alone=True)
+        measured = {utt: one.statistics for utt, one in found.items()}
+    return judge(recogniser, detector, waves, normal=normal, seed=args.seed, measured=measured)
 
 
 def _files(args: argparse.Namespace) -> list[tuple[str | None, str]]:
@@ -255,20 +246,14 @@ def _files(args: argparse.Namespace) -> list[tuple[str | None, str]]:
     return list(table.items())
 
 
-def find_detector(args: argparse.Namespace, recogniser: BaseRecogniser) -> tuple[Path, OneClassDetector]:
+def _detector(args: argparse.Namespace, recogniser: BaseRecogniser) -> tuple[Path, OneClassDetector]:
     """The detector that the options ask for and its file, with the threshold to use."""
-    from kaldi_uq.detector.normal import FILE_NAME
-    from kaldi_uq.detector.store import default_detector, load_detector
+    from kaldi_uq.detector.store import choose_detector, load_detector
 
-    folder = args.model_dir / "detector"
-    path = args.detector or (folder / f"{args.statistic}.json" if args.statistic else None)
-    path = path or default_detector(args.model_dir, recogniser.recommended_statistic)
-    if path.is_dir():
+    path = args.detector
+    if path and path.is_dir():
         raise UsageError(f"{path}: a directory, expected the JSON file of a detector, such as {path}/{GATE}.json")
-    if not args.detector and not (path.is_file() and path.parent == folder):
-        found = sorted(p.stem for p in folder.glob("*.json") if p.name != FILE_NAME)
-        there = f"; there are {', '.join(found)}{did_you_mean(path.stem, found)}" if found else ""
-        raise DataError(f"{path}: no such detector; kaldi-uq fit-detector makes it of benign speech{there}")
+    path = path or choose_detector(args.model_dir, args.statistic, recommended=recogniser.recommended_statistic)
     detector = load_detector(path)
     if args.fpr is not None:
         detector.calibrate(args.fpr)
@@ -281,7 +266,7 @@ def _normal(
     args: argparse.Namespace, detector_path: Path, detector: OneClassDetector, recogniser: BaseRecogniser
 ) -> Normal | None:
     """What is normal in a frame, for the measure of the statistic; ``None``, with a note, if the file is missing."""
-    from kaldi_uq.detector.normal import FILE_NAME, Normal, load_frame_quantiles
+    from kaldi_uq.detector.normal import FILE_NAME, normal_of
 
     if not set(APART).isdisjoint(detector.statistics):  # of the whole utterance
         return None
@@ -292,23 +277,8 @@ def _normal(
             "it"
         )
         return None
-    quantiles = load_frame_quantiles(path)
-    if quantiles.model != recogniser.model_key:
-        raise DataError(
-            f"{path}: measured with another model than that of {args.model_dir}, so that its detectors do not fit; fit "
-            "them again (kaldi-uq fit-detector)"
-        )
-    statistic = detector.statistics[0]
-    measure = next((name for name in quantiles.measures if statistic.endswith(f"_{name}")), None)
-    if measure is None:  # of this very model, as we know now
-        raise DataError(
-            f"{detector_path}: looks at {statistic!r:.60}, but {args.model_dir} measures only "
-            f"{', '.join(sorted(quantiles.measures))}"
-        )
-    try:
-        return Normal(measure, args.frame_quantile, quantiles.threshold(measure, args.frame_quantile))
-    except DataError as error:
-        raise DataError(f"{path}: {error}") from None
+    of_model = {"model_dir": args.model_dir, "model": recogniser.model_key}
+    return normal_of(path, detector.statistics[0], args.frame_quantile, **of_model)
 
 
 def _name(path: str) -> str:
@@ -318,96 +288,3 @@ def _name(path: str) -> str:
 
 def _note(text: str) -> None:
     print(f"kaldi-uq detect: {printable(text)}", file=sys.stderr)
-
-
-def _record(
-    utt: str | None,
-    wav: str,
-    outcome: Outcome,
-    converted: Converted | None,
-    detector: OneClassDetector,
-    normal: Normal | None,
-) -> dict[str, Any]:
-    """The verdict, or what is wrong with the file, as a JSON object."""
-    record: dict[str, Any] = ({} if utt is None else {"utt": utt}) | {"path": _name(wav)}
-    if isinstance(outcome, KaldiUqError):
-        return record | {"verdict": "error", "error": printable(str(outcome))}
-    stretches = outcome.stretches
-    one = len(outcome.values) == 1
-    return record | {
-        "verdict": "attack" if outcome.attack else "benign",
-        "score": outcome.score,
-        "threshold": detector.threshold,
-        "fpr": detector.fpr,
-        "p_value": outcome.p_value,
-        "statistic": ",".join(detector.statistics),
-        "value": next(iter(outcome.values.values())) if one else outcome.values,
-        "hypothesis": outcome.hypothesis,
-        "converted": converted and converted.record(),
-        "measure": normal.measure if normal else None,
-        "frame_threshold": normal.threshold if normal else None,
-        "suspicious_frames": None if stretches is None else [[s.start_s, s.end_s] for s in stretches],
-        "suspicious_values": None if stretches is None else [s.peak for s in stretches],
-        "suspicious_share": None if stretches is None else outcome.share,
-    }
-
-
-def _lines(
-    utt: str | None,
-    wav: str,
-    outcome: Outcome,
-    converted: Converted | None,
-    detector: OneClassDetector,
-    normal: Normal | None,
-) -> list[str]:
-    """The verdict and the file, in one line, and more of it, or what is wrong with the file, in at most 80 columns."""
-    name = wav if utt is None else f"{utt} {wav}"
-    if isinstance(outcome, KaldiUqError):
-        lines = [f"ERROR {name}", f"  {str(outcome).removeprefix(f'{one_line(wav)}: ')}"]
-    else:
-        lines = [
-            *_verdict_lines(name, outcome, detector, normal),
-            *([f"  converted: {converted}"] if converted else []),
-        ]
-    first, *others = map(printable, lines)
-    return [first, *(part for line in others for part in _wrap(line))]
-
-
-def _verdict_lines(name: str, verdict: Verdict, detector: OneClassDetector, normal: Normal | None) -> list[str]:
-    """The verdict as text."""
-    import numpy as np
-
-    names, order = list(verdict.values), list(range(len(verdict.values)))
-    centers: list[float | None] = [detector.center] if len(names) == 1 else detector.benign_mean.tolist()
-    if len(names) > 1 and centers:  # those that are most unlike benign speech first
-        far = np.abs(detector.deviations({name: [value] for name, value in verdict.values.items()})[0])
-        first: dict[float, int] = {}  # of one posterior several statistics are the same number
-        for i in np.argsort(-far, kind="stable").tolist():
-            first.setdefault(verdict.values[names[i]], i)
-        order = list(first.values())[:MAX_VALUES]
-    means = [centers[i] if centers else None for i in order]  # none of an early release's detector
-    values = ", ".join(
-        f"{names[i].replace('_', ' ')} {verdict.values[names[i]]:.3g}"
-        + ("" if mean is None else f" (benign {mean:.3g})")
-        for i, mean in zip(order, means, strict=True)
-    )
-    certain = verdict.attack and means[0] is not None and verdict.values[names[order[0]]] < means[0]
-    relation = ">" if verdict.attack else "<="
-    lines = [
-        f"{'ATTACK' if verdict.attack else 'benign'} {name}",
-        f"  score {verdict.score:.3g} {relation} {detector.threshold:.3g}, p {verdict.p_value:.2g}: {values}",
-    ]
-    if verdict.hypothesis is not None:
-        lines.append(f"  heard: {verdict.hypothesis or '(nothing)'}")
-    if normal and verdict.stretches is not None:
-        shown = ", ".join(f"{s.start_s:.2f}-{s.end_s:.2f}" for s in verdict.stretches[:MAX_SHOWN])
-        more = len(verdict.stretches) - MAX_SHOWN
-        where = f"{shown} s" + (f" and {more} more" if more > 0 else "") if shown else "no part"
-        where += "; the whole is more certain than benign speech" if certain else ""
-        share = f"{100 * verdict.share:.2g} % of frames"
-        lines.append(f"  suspicious: {where} ({share}, benign {100 * (1 - normal.probability):.2g} %)")
-    return lines
-
-
-def _wrap(line: str) -> list[str]:
-    return textwrap.wrap(line, WIDTH, subsequent_indent="    ", break_long_words=False, break_on_hyphens=False)

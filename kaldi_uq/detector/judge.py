@@ -7,9 +7,11 @@ number in bounded memory, and one that cannot be judged is an error of its own b
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TypeAlias
+from urllib.parse import quote
 
 import numpy as np
 
@@ -137,6 +139,23 @@ def judge_each(
             yield from _outcomes(names, found, decide)
             names, found, size = [], {}, 0
     yield from _outcomes(names, found, decide)
+
+
+def by_utterance(decide: Decide) -> Decide:
+    """``decide`` for names of files, which may be any bytes: it is given utterances without blanks, as for archives."""
+
+    def decide_named(waves: Mapping[str, np.ndarray | Recording]) -> dict[str, Verdict]:
+        utts = {quote(os.fsencode(name)): name for name in waves}
+        try:
+            verdicts = decide({utt: waves[name] for utt, name in utts.items()})
+        except DataError as error:
+            message = str(error)
+            for utt, name in utts.items():
+                message = message.replace(f"{utt}: ", f"{name}: ")
+            raise DataError(message) from None
+        return {utts[utt]: verdict for utt, verdict in verdicts.items()}
+
+    return decide_named
 
 
 def _outcomes(

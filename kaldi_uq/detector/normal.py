@@ -184,6 +184,39 @@ def load_frame_quantiles(path: str | os.PathLike[str]) -> FrameQuantiles:
     return FrameQuantiles(model, num_frames, probabilities, measures)
 
 
+def normal_of(
+    path: str | os.PathLike[str], statistic: str, probability: float, *, model_dir: str | os.PathLike[str], model: str
+) -> Normal:
+    """What is normal in a frame for the measure of a statistic.
+
+    Args:
+        path: a file of :func:`save_frame_quantiles`.
+        statistic: an aggregate of that measure, such as ``max_predictive_entropy``.
+        probability: of the quantile that a suspicious frame exceeds, one of ``PROBABILITIES``.
+        model_dir: the model that listens, for messages.
+        model: its key.
+
+    Raises:
+        DataError: the file is of another model, or has neither this measure nor this quantile.
+    """
+    quantiles = load_frame_quantiles(path)
+    if quantiles.model != model:
+        raise DataError(
+            f"{path}: measured with another model than that of {model_dir}, so that its detectors do not fit; fit "
+            "them again (kaldi-uq fit-detector)"
+        )
+    measure = next((name for name in quantiles.measures if statistic.endswith(f"_{name}")), None)
+    if measure is None:  # of this very model, as we know now
+        raise DataError(
+            f"{path}: the detector looks at {statistic!r:.60}, but {model_dir} measures only "
+            f"{', '.join(sorted(quantiles.measures))}"
+        )
+    try:
+        return Normal(measure, probability, quantiles.threshold(measure, probability))
+    except DataError as error:
+        raise DataError(f"{path}: {error}") from None
+
+
 def _rising(path: str | os.PathLike[str], name: str, values: Any) -> tuple[float, ...]:
     numbers = isinstance(values, list) and all(type(v) in (int, float) and abs(v) <= _HIGH for v in values)
     if not numbers or not values or sorted(values) != values:

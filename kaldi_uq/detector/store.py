@@ -9,9 +9,10 @@ from typing import Any
 
 from kaldi_uq.detector.base import KINDS, QUANTILES, STD_FLOOR, OneClassDetector
 from kaldi_uq.detector.fields import read_matrix, read_number, require_fields
-from kaldi_uq.errors import DataError
+from kaldi_uq.detector.normal import FILE_NAME as FRAME_QUANTILES
+from kaldi_uq.errors import DataError, did_you_mean
 from kaldi_uq.io.files import read_json, write_json
-from kaldi_uq.results.names import GATE
+from kaldi_uq.results.names import DETECTOR_DIR, GATE
 
 log = logging.getLogger(__name__)
 
@@ -85,6 +86,21 @@ def default_detector(model_dir: str | os.PathLike[str], recommended: str = "") -
         return path
     log.warning("%s: no such detector; %s, of one statistic, judges instead: fit again for it", path, other.name)
     return other
+
+
+def choose_detector(model_dir: Path, statistic: str | None = None, *, recommended: str = "") -> Path:
+    """The file of a model's detector by its name, or of the one that judges by default.
+
+    Raises:
+        DataError: there is none; the message says which there are.
+    """
+    folder = model_dir / DETECTOR_DIR
+    path = folder / f"{statistic}.json" if statistic else default_detector(model_dir, recommended)
+    if path.is_file() and path.parent == folder:
+        return path
+    found = sorted(p.stem for p in folder.glob("*.json") if p.name != FRAME_QUANTILES)
+    there = f"; there are {', '.join(found)}{did_you_mean(path.stem, found)}" if found else ""
+    raise DataError(f"{path}: no such detector; kaldi-uq fit-detector makes it of benign speech{there}")
 
 
 def _recommended(model_dir: Path) -> str:

@@ -12,8 +12,9 @@ from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 from matplotlib.ticker import PercentFormatter
 
-from kaldi_uq.report.frames import Run, arrange
+from kaldi_uq.report.run import Run, arrange
 from kaldi_uq.report.style import BLUE, INK, ON_DARK, ON_LIGHT, SKY, VERMILION, legend, new_figure, tidy
+from kaldi_uq.results.gate import TO_TRY
 from kaldi_uq.results.names import GATE, PAPER_STATISTIC, ROBUST, model_key, model_name
 from kaldi_uq.results.worst_case import interval
 
@@ -29,7 +30,7 @@ UNKNOWN = "anything else"  # where nobody counted what was heard right
 ATTACKERS = {False: "An attacker who does not know the detector", True: "An attacker who knows the detector"}
 UNTRIED = {
     False: "Nobody has attacked\nthis model.",
-    True: "Nobody who knows\nthe detector has tried.\n\nTo try:\nkaldi-uq attack\n--statistics {}",
+    True: f"Nobody who knows\nthe detector has tried.\n\nTo try:\n{TO_TRY}".replace(" --", "\n--"),
 }
 KEY, PLACE, SHARES = ("model", "knows", "eps"), ["model", "attack", "eps"], ("wins", "refused", "right")
 NO_ATTACK = 0.0  # in place of eps: clean speech

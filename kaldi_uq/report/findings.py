@@ -1,15 +1,15 @@
-"""The headlines: at most five lines made of the numbers, each of another question."""
+"""The headlines: at most five, each one sentence on another question, for a reader who knows nothing of this yet."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import pandas as pd
 
-from kaldi_uq.report.frames import REFERENCE, SHOWN_STATISTICS, Run, variants
 from kaldi_uq.report.paper import ATTACK
-from kaldi_uq.results.gate import ELSE, ENOUGH
-from kaldi_uq.results.names import GATE, PAPER_STATISTIC, model_key, model_name, split_level, statistic_name
+from kaldi_uq.report.run import REFERENCE, Run, variants
+from kaldi_uq.results.gate import ADVICE, ENOUGH, TO_TRY
+from kaldi_uq.results.names import GATE, PAPER_STATISTIC, attack_name, model_key, model_name, split_level
 
 BREAKS = 0.5  # share of attacked utterances that reach their target and pass from which on a detector is broken
 AUDIO_STATISTICS = ("level_db", "noise_floor_db")  # of the audio alone
@@ -18,23 +18,18 @@ NONE = "The results hold no attack yet."
 
 
 def findings(run: Run) -> list[str]:
-    """What was found, as far as there are numbers: a line a question.
+    """What was found, as far as there are numbers: a sentence a question.
 
-    What attacks reach, what is caught of that, what is left of it against whoever knows the detector, what the defence
-    costs, and whether the attacks are to be believed.
+    What is heard without an attack, what attacks reach, what is caught of that, what is left of it against whoever
+    knows the detector, and whether the attacks are to be believed.
     """
-    lines = [_reached(run), _caught(run), _known(run), _costs(run), _checks(run)]
+    lines = [_clean(run), _reached(run), _caught(run), _known(run), _checks(run)]
     return [line for line in lines if line] if len(run.attacks) else [NONE]
 
 
-def listing(parts: Iterable[str]) -> str:
-    """One, two and three.
-
-    >>> listing(["one"]), listing(["one", "two", "three"])
-    ('one', 'one, two and three')
-    """
-    items = list(parts)
-    return " and ".join([", ".join(items[:-1]), items[-1]] if len(items) > 1 else items)
+def unbroken(text: str) -> str:
+    """The same with blanks before percent signs at which no line ends."""
+    return text.replace(" %", "\N{NO-BREAK SPACE}%")
 
 
 def span(values: Iterable[float], form: str = ".3f") -> str:
@@ -47,29 +42,24 @@ def span(values: Iterable[float], form: str = ".3f") -> str:
     return texts[0] if texts[0] == texts[-1] else f"{texts[0]} to {texts[-1]}"
 
 
-def where(rows: pd.DataFrame) -> str:
-    """The models and eps of some rows, models with the same eps together.
+def each(rows: pd.DataFrame, column: str, digits: int = 0) -> str:
+    """A share of each model as percentage, in the order of all tables; models without one are left out.
 
-    >>> where(pd.DataFrame({"model": ["dnn", "bnn", "mine", "mine"], "eps": [0.02, 0.02, 0.01, 0.02]}))
-    'fNN (dnn) and BNN at eps 0.02; mine at eps 0.01 and 0.02'
-    """
-    together: dict[tuple[float, ...], list[str]] = {}
-    for model in sorted(set(rows["model"]), key=model_key):
-        eps = sorted(set(rows.loc[rows["model"] == model, "eps"]))
-        together.setdefault(tuple(eps), []).append(model_name(model))
-    return "; ".join(f"{listing(models)} at eps {listing(f'{e:g}' for e in eps)}" for eps, models in together.items())
-
-
-def each(rows: pd.DataFrame, column: str, form: str = ".2f") -> str:
-    """A number of each model, in the order of all tables.
-
-    >>> each(pd.DataFrame({"model": ["bnn", "dnn"], "x": [0.5, 1.0]}), "x")
-    '1.00 for fNN (dnn) and 0.50 for BNN'
+    >>> each(pd.DataFrame({"model": ["bnn", "mine", "dnn"], "x": [0.5, None, 0.994]}), "x")
+    'DNN 99 %, BNN 50 %'
     """
     rows = rows[rows[column].notna()].sort_values("model", key=lambda names: names.map(model_key), kind="stable")
-    return listing(
-        f"{value:{form}} for {model_name(model)}" for model, value in zip(rows["model"], rows[column], strict=True)
-    )
+    pairs = zip(rows["model"], rows[column], strict=True)
+    return ", ".join(f"{model_name(model)} {100 * share:.{digits}f} %" for model, share in pairs)
+
+
+def by_eps(rows: pd.DataFrame, column: str) -> str:
+    """The same at each eps.
+
+    >>> by_eps(pd.DataFrame({"model": ["dnn", "bnn"], "eps": [0.02, 0.01], "x": [0.5, 1.0]}), "x")
+    'at eps 0.01 BNN 100 %, at eps 0.02 DNN 50 %'
+    """
+    return ", ".join(f"at eps {eps:g} {each(found, column)}" for eps, found in rows.groupby("eps"))
 
 
 def _here(run: Run, rows: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
@@ -79,45 +69,61 @@ def _here(run: Run, rows: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
     return [(str(name), found) for name, found in (known if len(known) else rows).groupby("attack", sort=False)]
 
 
+def _clean(run: Run) -> str:
+    """What is heard where nobody attacks, and which harmless audio is called an attack."""
+    models = set(run.attacks["model"])
+    rows = [{"model": m, "accuracy": row["accuracy"]} for m, row in run.content["clean"].items() if m in models]
+    shares = each(pd.DataFrame(rows), "accuracy", 1) if rows else ""
+    said = [f"without an attack these shares of the words are heard right: {shares}"] if shares else []
+    kept = GATE if (run.negatives["statistic"] == GATE).any() else PAPER_STATISTIC
+    hard = run.negatives[(run.negatives["statistic"] == kept) & (run.negatives["sided"] == "two")]
+    hard = hard[hard["kind"] != "clean"]
+    if len(hard):
+        worst = hard.loc[hard["fpr_at_threshold"].idxmax()]
+        alarms = f"up to {100 * worst['fpr_at_threshold']:.1f} % for an attack ({model_name(worst['model'])})"
+        whose = "the detector" if kept == GATE else "the paper's detector"
+        said.append(f"of harmless but hard audio ({worst['audio']}) {whose} takes {alarms}")
+    return _sentence(said)
+
+
 def _reached(run: Run) -> str:
     """What attackers who know the model, but no detector, get."""
-    column, what = "target_success", "Heard as the attacker wants"
+    column, what = "target_success", "what the attacker wants in these shares of the utterances"
     if run.plain[column].isna().all():
-        column, what = "target_accuracy", "Word accuracy of the attacker's text"
-    parts = [f"{attack} {each(rows, column)}" for attack, rows in _here(run, run.plain[run.plain[column].notna()])]
+        column, what = "target_accuracy", "these shares of the attacker's words"
+    here = _here(run, run.plain[run.plain[column].notna()])
+    parts = [f"under {attack_name(attack)} {each(rows, column)}" for attack, rows in here]
     worst = run.worst[(run.worst["eps"] == run.eps) & run.worst["by_words"].map(lambda words: isinstance(words, list))]
     worst = worst.sort_values("success", kind="stable").drop_duplicates("model", keep="last")
-    parts += [f"any of the attacks tried {each(worst, 'success')}"] if parts and len(worst) else []
-    return f"{what} at eps {run.eps:g}: {'; '.join(parts)}." if parts else ""
+    parts += [f"under any of the attacks tried {each(worst, 'success')}"] if parts and len(worst) else []
+    levels = {split_level(attack)[1] for attack, _ in here}
+    level = f"; for speech of root mean square {max(levels):g}" if len(levels) == 1 and max(levels) else ""
+    change = f"a change of the waveform by at most {run.eps:g} of full scale (eps{level})"
+    return _sentence([f"{change} makes the recogniser hear {what}: {'; '.join(parts)}"] if parts else [])
 
 
 def _caught(run: Run) -> str:
     """What the default detector, or without it the paper's, makes of these attacks, and where that is not enough."""
     gate = run.gate[(run.gate["knows"] == "") & run.gate["caught"].notna()]
-    parts = [f"{attack} {each(rows, 'caught')}" for attack, rows in _here(run, gate)]
-    line = ""
+    parts = [f"under {attack} {each(rows, 'caught')}" for attack, rows in _here(run, gate)]
     if parts:
-        rate = f"{100 * gate['fpr'].max():g} % false alarms"
-        line = f"Of these the default detector ({GATE}, {rate}) refuses: {'; '.join(parts)}."
-        few = gate.loc[gate["caught"] < ENOUGH, "attack"].unique()
-        line += f" WARNING: it refuses fewer than {ENOUGH:g} under {listing(few)}: {ELSE}" if len(few) else ""
-    else:
-        paper = run.paper[(run.paper["knows"] == "") & ~run.paper["failed"]]
-        for attack, rows in _here(run, paper):
-            areas = rows[rows["statistic"].isin(SHOWN_STATISTICS)].groupby("statistic", sort=False)["auroc"]
-            said = [f"{statistic_name(str(name))} {span(values)}" for name, values in areas]
-            parts += [f"{attack} {', '.join(said)}"] if said else []
-        line = f"AUROC of the detectors: {'; '.join(parts)}." if parts else ""
-    return f"{line} {_loudness(run)}".strip()
+        detector, shares = f"the detector (set to {100 * gate['fpr'].max():g} % false alarms)", "; ".join(parts)
+        if (gate["caught"] >= ENOUGH).all():
+            return _sentence([f"of these {detector} refuses: {shares}"])
+        return f"WARNING: {detector} refuses too few of these to be relied on alone: {shares}; {ADVICE}."
+    paper = run.paper[(run.paper["knows"] == "") & ~run.paper["failed"] & (run.paper["statistic"] == PAPER_STATISTIC)]
+    shares = ", ".join(f"under {attack} {span(rows['auroc'])}" for attack, rows in _here(run, paper))
+    line = f"the paper's detector tells attacked from clean speech (AUROC, 1 is always, 0.5 is chance): {shares}"
+    return _sentence([line, *_loudness(run)] if shares else [])
 
 
 def _known(run: Run) -> str:
     """Where an attack that knows the default or the paper's detector breaks it, and where nobody has tried."""
     points = run.strongest()
     points = points[(points["sided"] == "two") & points["adaptive"].notna()]
-    said = []
+    said: list[str] = []
     for what, statistic, kind, measured in (
-        ("the default detector", GATE, "joint", run.gate),
+        ("the detector", GATE, "joint", run.gate),
         ("the paper's detector", PAPER_STATISTIC, "gaussian", run.paper),
     ):
         mine = points[(points["statistic"] == statistic) & (points["detector"] == kind)]
@@ -126,53 +132,38 @@ def _known(run: Run) -> str:
             continue  # it is the default detector that counts
         broken = mine[mine["adaptive"] >= BREAKS].groupby("model", as_index=False).first()
         held = mine[~mine["model"].isin(broken["model"])].groupby("model", as_index=False).last()
-        for verb, found, end in (("breaks", broken, ""), ("does not break", held, ", the largest tried")):
-            if len(found):
-                shares = f"{span(found['adaptive'], '.2f')} heard as the target and passed"
-                said.append(f"An attack that knows {what} {verb} it for {where(found)}{end} ({shares}).")
+        parts = []
+        if len(broken):
+            parts.append(f"break it, half or more pass and are heard as wanted: {by_eps(broken, 'adaptive')}")
+        if len(held):
+            parts.append(f"do not break it up to the largest eps tried: {by_eps(held, 'adaptive')}")
+        said += [f"attacks that know {what} {'; they '.join(parts)}"] if parts else []
         if untried:
-            names = listing(map(model_name, untried))
-            how = f"kaldi-uq nnet-attack --statistics {statistic}"
-            said.append(f"Nobody who knows {what} has tried to pass it for {names}; to try: {how}.")
-    return " ".join(said)
+            names, how = ", ".join(map(model_name, untried)), TO_TRY.format(statistic)
+            said.append(f"nobody has tried an attack that knows {what} on {names} (to try: {how})")
+    return _sentence(said)
 
 
-def _costs(run: Run) -> str:
-    """What the defence costs those who attack nobody."""
-    models = set(run.attacks["model"])
-    rows = [
-        {"model": name, "accuracy": row["accuracy"]} for name, row in run.content["clean"].items() if name in models
-    ]
-    said = [f"Clean speech: word accuracy {each(pd.DataFrame(rows), 'accuracy', '.3f')}."] if rows else []
-    kept = GATE if (run.negatives["statistic"] == GATE).any() else PAPER_STATISTIC
-    hard = run.negatives[(run.negatives["statistic"] == kept) & (run.negatives["sided"] == "two")]
-    hard = hard[hard["kind"] != "clean"]
-    if len(hard):
-        worst = hard.loc[hard["fpr_at_threshold"].idxmax()]
-        whose = "the default" if kept == GATE else "the paper's"
-        said.append(
-            f"Benign audio that {whose} detector most often calls an "
-            f"attack: {worst['audio']}, {model_name(worst['model'])}, {100 * worst['fpr_at_threshold']:.1f} % "
-            f"(threshold for {100 * worst['fpr']:g} %)."
-        )
-    return " ".join(said)
-
-
-def _loudness(run: Run) -> str:
+def _loudness(run: Run) -> list[str]:
     """Whether a statistic of the audio alone does as well as the model's."""
     told = run.told[(run.told["kind"] == "clean") & (run.told["sided"] == "two") & (run.told["knows"] == "")]
     wide = told.pivot(index=["attack", "eps", "model"], columns="statistic", values="auroc")
     audio = [name for name in AUDIO_STATISTICS if name in wide]
     if not audio or PAPER_STATISTIC not in wide:
-        return ""
-    louder = wide[wide[audio].max(axis=1) >= wide[PAPER_STATISTIC].clip(lower=LOUDNESS)].reset_index()
-    places = "; ".join(f"{attack} for {where(rows)}" for attack, rows in louder.groupby("attack", sort=False))
-    return f"The loudness of the audio alone tells as well as the paper's detector: {places}." if places else ""
+        return []
+    louder = wide[audio].max(axis=1) >= wide[PAPER_STATISTIC].clip(lower=LOUDNESS)
+    line = f"the loudness of the audio alone does as well in {louder.sum()} of {len(louder)} attacks"
+    return [line] if louder.any() else []
 
 
 def _checks(run: Run) -> str:
-    parts = []
-    for model in sorted(set(run.checks["model"]), key=model_key):
-        passed = run.checks.loc[run.checks["model"] == model, "passed"]
-        parts.append(f"{passed.sum()} of {len(passed)} for {model_name(model)}")
-    return f"Checks of the attacks that passed: {listing(parts)}." if parts else ""
+    """Whether the attacks are to be believed."""
+    passed = {model: run.checks.loc[run.checks["model"] == model, "passed"] for model in set(run.checks["model"])}
+    models = sorted(passed, key=model_key)
+    said = ", ".join(f"{model_name(model)} {passed[model].sum()} of {len(passed[model])}" for model in models)
+    return _sentence([f"the attacks passed these checks of whether they are sound: {said}"] if said else [])
+
+
+def _sentence(parts: Sequence[str]) -> str:
+    text = "; ".join(parts)
+    return f"{text[:1].upper()}{text[1:]}." if text else ""

@@ -14,7 +14,7 @@ from matplotlib.ticker import FuncFormatter, PercentFormatter
 
 from kaldi_uq.detector import GaussianDetector, auroc, roc
 from kaldi_uq.nnet.config import MODEL_KINDS
-from kaldi_uq.report.frames import SIDES
+from kaldi_uq.report.run import SIDES
 from kaldi_uq.report.style import ATTACKED, BENIGN, INK, MARKERS, PALETTE, legend, new_figure, tidy
 from kaldi_uq.results.names import AGGREGATES, MEASURES, ROBUST, model_key, model_name, statistic_key, statistic_name
 
@@ -32,7 +32,7 @@ def accuracy_figure(rows: pd.DataFrame, *, title: str, x: str = "eps") -> Figure
     """Figure 1: what an attack reaches, and accuracy against the attacker's and the original text, a line a model.
 
     Args:
-        rows: rows of :attr:`kaldi_uq.report.frames.Run.attacks`, of one attack.
+        rows: rows of :attr:`kaldi_uq.report.run.Run.attacks`, of one attack.
         title: heading.
         x: column of the horizontal axis, of ``AXES``; that of steps is logarithmic.  Over the SNR, which falls to the
             right, only what is reached is shown: the rest is beside eps.
@@ -51,7 +51,7 @@ def evasion_figure(points: pd.DataFrame) -> Figure:
     """Share of utterances that are heard as the target and pass a detector that the attacker knows, by statistic.
 
     Args:
-        points: rows as :meth:`kaldi_uq.report.frames.Run.adaptive` gives them.
+        points: rows as :meth:`kaldi_uq.report.run.Run.adaptive` gives them.
     """
     statistics = sorted(set(points["statistic"]), key=statistic_key)
     points = points.assign(y=points["adaptive"], lo=points["adaptive_lo"], hi=points["adaptive_hi"])

@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from kaldi_uq.report.frames import REFERENCE, Run, arrange, pivot
+from kaldi_uq.report.run import REFERENCE, Run, arrange, pivot
 from kaldi_uq.report.table import FAILED, Table
 from kaldi_uq.results.names import GATE, ROBUST, at_level, split_level
 from kaldi_uq.results.robustness import FEW, robust_auroc

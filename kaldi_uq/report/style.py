@@ -1,17 +1,14 @@
-"""How figures look and how they are written: the same input gives the same bytes."""
+"""How figures look, and a figure as bytes: the same input gives the same bytes."""
 
 from __future__ import annotations
 
 import io
-from pathlib import Path
 from typing import Any
 
 import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-
-from kaldi_uq.io.files import atomic_write
 
 # Okabe and Ito's palette, told apart with any common colour vision; black and grey are left for text and grid.
 BLUE, ORANGE, GREEN, VERMILION, PURPLE, SKY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9"
@@ -77,17 +74,14 @@ def legend(figure: Figure, *, columns: int, title: str | None = None) -> None:
         )
 
 
-def save_figure(figure: Figure, stem: Path) -> dict[str, bytes]:
-    """Write ``stem.png``, ``stem.svg`` and ``stem.pdf``; what is in them, by these endings."""
+def figure_bytes(figure: Figure) -> dict[str, bytes]:
+    """A figure as ``png``, ``svg`` and ``pdf``."""
     contents = {}
     for kind, metadata in _METADATA.items():
         buffer = io.BytesIO()
         with matplotlib.rc_context(_RC):
             figure.savefig(buffer, format=kind, dpi=150, metadata=metadata)
         contents[kind] = buffer.getvalue() if kind != "svg" else _with_dark(buffer.getvalue())
-        # not with_suffix, which would cut a name like eps0.02 at its point
-        with atomic_write(stem.with_name(f"{stem.name}.{kind}"), "wb") as stream:
-            stream.write(contents[kind])
     return contents
 
 

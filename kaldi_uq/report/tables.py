@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 
 from kaldi_uq.report import paper, robustness
-from kaldi_uq.report.frames import (
+from kaldi_uq.report.run import (
     CLEAN,
     REFERENCE,
     SHOWN_STATISTICS,
@@ -73,7 +73,8 @@ def clean(run: Run) -> Table:
     ]
     frame = pd.DataFrame(rows, columns=["model", "paper", *names]).astype({"paper": float}).rename(columns=names)
     frame = arrange(frame, "model").set_index("model")
-    return Table.of("clean", "Table 1: word accuracy on benign audio", frame, "The paper's is on TIDIGITS.")
+    note = "The paper's is on TIDIGITS, and its fNN is the DNN."
+    return Table.of("clean", "Table 1: word accuracy on benign audio", frame, note)
 
 
 def attacks(run: Run) -> Table:

@@ -8,10 +8,8 @@ from typing import Any
 from kaldi_uq.results.names import GATE
 
 ENOUGH = 0.9  # share of the examples that reach their target which a detector should catch to be relied on
-ELSE = (
-    "do not rely on it alone. A model of several posteriors (ensemble, dropout, bnn) is measured in more ways, and one "
-    "that is trained on attacks, best a larger network, is harder to attack."
-)
+TO_TRY = "kaldi-uq attack --statistics {}"  # an attack that knows a detector, by the detector's name
+ADVICE = "train the recogniser on attacks as well, best as an ensemble of larger networks"
 
 
 def is_gate(row: Mapping[str, Any]) -> bool:
@@ -54,6 +52,6 @@ def gate_lines(row: Mapping[str, Any], *, model: str, attack: str, eps: float) -
     if share < ENOUGH:
         lines.append(
             f"WARNING: the default detector of {model} catches fewer than {ENOUGH:g} of what {attack} at eps {eps:g} "
-            f"reaches: {ELSE}"
+            f"reaches: do not rely on it alone, {ADVICE}."
         )
     return lines

@@ -12,13 +12,9 @@ from typing import Any
 from kaldi_uq.lattice.names import LATTICE_STATISTICS
 from kaldi_uq.nnet.config import MODEL_KINDS
 
-MODEL_NAMES = {
-    "dnn": "fNN (dnn)",
-    "ensemble": "deep ensemble",
-    "dropout": "MC dropout",
-    "bnn": "BNN",
-    "mono": "GMM monophone",
-}
+# What a person reads for the models and the attacks of the recipes; the paper's fNN is the DNN.
+MODEL_NAMES = {"dnn": "DNN", "ensemble": "ensemble", "dropout": "MC dropout", "bnn": "BNN", "mono": "GMM monophone"}
+ATTACK_NAMES = {"paper-pgd": "the paper's attack", "pgd": "a strong attack"}
 ROBUST = "-robust"  # ending of a model's name: it was attacked while it was trained
 ATTACK_ORDER = ("nes", "fgsm", "paper-pgd", "pgd")  # from the weakest to the strongest
 # Attacks that know a detector.  The name is one of these, the statistic and what else sets it apart, with dashes.
@@ -63,14 +59,24 @@ CHECKS = {
 
 
 def model_name(model: str) -> str:
-    """The name of a model as the paper's tables have it, the package's kind in brackets where it differs.
+    """A model for people, by the name of its directory; whatever is not of the recipes keeps that name.
 
-    >>> model_name("bnn"), model_name("dnn-robust")
-    ('BNN', 'robust fNN (dnn)')
+    >>> model_name("dropout"), model_name("dnn-robust"), model_name("mine")
+    ('MC dropout', 'robust DNN', 'mine')
     """
     kind = model.removesuffix(ROBUST)
     name = MODEL_NAMES.get(kind, kind)
     return name if kind == model else f"robust {name}"
+
+
+def attack_name(attack: str) -> str:
+    """An attack for people, in a sentence: what it is, and in brackets the name that it has in tables and files.
+
+    >>> attack_name("paper-pgd"), attack_name("pgd-level0.05"), attack_name("mine")
+    ("the paper's attack (paper-pgd)", 'a strong attack (pgd-level0.05)', 'mine')
+    """
+    name = ATTACK_NAMES.get(split_level(attack)[0])
+    return f"{name} ({attack})" if name else attack
 
 
 def statistic_name(statistic: str) -> str:

@@ -80,6 +80,8 @@ class RobustConfig(Config):
         robust_after: epochs of ordinary training before
         robust_ramp: share of the adversarial training in which eps grows to ``robust_eps``, 0 to 1
         robust_gain_db: utterances are made louder or softer at random by up to so much, dB (0 to 40)
+        robust_speed: minibatches are made faster or slower at random, and higher or lower with it, by up to this share
+            (0 to 0.5); neither this nor the gain is for a front end that is told of the speakers
     """
 
     robust_eps: float = 0.0
@@ -92,10 +94,11 @@ class RobustConfig(Config):
     robust_after: int = 0
     robust_ramp: float = 0.3
     robust_gain_db: float = 6.0
+    robust_speed: float = 0.0
 
     GROUPS: ClassVar[Mapping[str, tuple[str, ...]]] = {
         "adversarial training": ("robust_eps", "robust_level", "robust_loss", "robust_weight", "robust_steps")
-        + ("robust_step_size", "robust_targeted", "robust_after", "robust_ramp", "robust_gain_db")
+        + ("robust_step_size", "robust_targeted", "robust_after", "robust_ramp", "robust_gain_db", "robust_speed")
     }
     CHOICES: ClassVar[Mapping[str, tuple[str, ...]]] = {"robust_loss": ("trades", "plain")}
 
@@ -110,3 +113,4 @@ class RobustConfig(Config):
         require(self.robust_after >= 0, f"robust_after must be >= 0, got {self.robust_after}")
         require(0 <= self.robust_ramp <= 1, f"robust_ramp must be in [0, 1], got {self.robust_ramp}")
         require(0 <= self.robust_gain_db <= 40, f"robust_gain_db must be in [0, 40], got {self.robust_gain_db}")
+        require(0 <= self.robust_speed <= 0.5, f"robust_speed must be in [0, 0.5], got {self.robust_speed}")

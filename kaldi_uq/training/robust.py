@@ -19,13 +19,15 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from kaldi_uq.feats.adaptation import BatchAdaptation
+from kaldi_uq.feats.framing import valid_mask
 from kaldi_uq.io.waves import Waves, pad
 from kaldi_uq.nnet.base import AcousticModel
 from kaldi_uq.recogniser.hybrid import HybridModel
 from kaldi_uq.training.config import RobustConfig, TrainConfig
-from kaldi_uq.training.dataset import SequenceBatch, TrainingSet, spread
+from kaldi_uq.training.dataset import TrainingSet, spread
 from kaldi_uq.training.minibatches import weighted
 from kaldi_uq.training.parallel import ONE, Workers
+from kaldi_uq.training.speed import Speed, stretch
 
 
 @dataclass(frozen=True)
@@ -40,8 +42,9 @@ class Speech:
         mask: (B, T) bool, False in padded frames.
         num_features: frames of the features of the longest utterance.
         adaptation: what the front end is told of the speakers.
-        minibatch: all utterances of the minibatch.
-        size: how many utterances that has, and samples the longest of them.
+        whole: the alignments of all utterances of the minibatch and their lengths.
+        num_targets: frames of each of these, int64.
+        size: how many utterances it has, and samples the longest of them.
         rows: which of them these are.
     """
 
@@ -52,7 +55,8 @@ class Speech:
     mask: Tensor
     num_features: int
     adaptation: BatchAdaptation
-    minibatch: SequenceBatch
+    whole: tuple[Tensor, Tensor]
+    num_targets: np.ndarray
     size: tuple[int, int]
     rows: slice
 
@@ -105,7 +109,6 @@ class RobustLoss:
             minibatch that this process has.
         """
         draws = draws or generator
-        num_targets = data.num_targets
         rng = np.random.default_rng(np.random.SeedSequence(seed))
         for step, indices in enumerate(plan):
             over = share[0] + (share[1] - share[0]) * step / len(plan)
@@ -114,26 +117,39 @@ class RobustLoss:
             with quick_products():
                 delta = self._attack(speech, ramp, rng, generator, draws)
                 loss = self._loss(speech, delta, data.num_frames, draws)
-            yield weighted(loss, self.workers.weight(num_targets[indices]))
+            yield weighted(loss, self.workers.weight(speech.num_targets))
 
     def _speech(self, data: TrainingSet, indices: list[int], rng: np.random.Generator) -> Speech:
+        config, front_end = self.config, self.model.front_end
         minibatch, rows = data.batch(indices), self.workers.rows(len(indices))
-        targets = minibatch if len(indices[rows]) == len(indices) else data.batch(indices[rows])
-        audio = pad(self.waves, targets.utts)
-        gain = 10.0 ** (rng.uniform(-1.0, 1.0, len(indices)) * self.config.robust_gain_db / 20.0)[rows]
+        audio = pad(self.waves, minibatch.utts[rows])
+        gain, factor = 10.0 ** (rng.uniform(-1.0, 1.0, len(indices)) * config.robust_gain_db / 20.0)[rows], 1.0
         if self.model.needs_speakers:  # what is known of them is of the audio as it is
             gain = np.ones_like(gain)
-        wav = audio.wav * gain[:, None].astype(np.float32)
+        elif config.robust_speed:
+            factor += config.robust_speed * float(rng.uniform(-1.0, 1.0))
+        wav = torch.from_numpy(audio.wav * gain[:, None].astype(np.float32)).to(data.device)
+        num_samples = torch.tensor([self.waves.lengths[utt] for utt in minibatch.utts])
+        whole, num_targets = (minibatch.pdfs, minibatch.num_targets), data.num_targets[indices]
+        if factor != 1.0:
+            speed = Speed(factor, int(num_samples.max()))
+            num_samples = speed.num_samples(num_samples).clamp(min=front_end.min_samples)
+            wav = speed(wav, num_samples[rows])
+            num_targets = front_end.num_frames(num_samples).numpy()
+            wanted = torch.from_numpy(num_targets).to(data.device)
+            whole = stretch(*whole, wanted), wanted
+        pdfs, lengths = whole[0][rows, : num_targets[rows].max()], whole[1][rows]
         return Speech(
-            wav=torch.from_numpy(wav).to(data.pdfs.device),
-            num_samples=torch.from_numpy(audio.num_samples),
-            pdfs=targets.pdfs,
-            lengths=targets.num_targets,
-            mask=targets.mask,
-            num_features=targets.feats.shape[1],
-            adaptation=self.model.adaptation_of(targets.utts),
-            minibatch=minibatch,
-            size=(len(indices), max(self.waves.lengths[utt] for utt in minibatch.utts)),
+            wav=wav,
+            num_samples=num_samples[rows],
+            pdfs=pdfs,
+            lengths=lengths,
+            mask=valid_mask(lengths, pdfs.shape[1]),
+            num_features=front_end.num_feature_frames(int(num_samples[rows].max())),
+            adaptation=self.model.adaptation_of(audio.utts),
+            whole=whole,
+            num_targets=num_targets,
+            size=(len(indices), int(num_samples.max())),
             rows=rows,
         )
 
@@ -147,12 +163,12 @@ class RobustLoss:
     ) -> Tensor:
         """A perturbation (B, N): projected gradient descent in steps of one size from a random start."""
         config, wav, network = self.config, speech.wav, self.model.network
-        whole, (count, longest), rows = speech.minibatch, speech.size, speech.rows
+        (count, longest), rows = speech.size, speech.rows
         towards = count > 1 and rng.random() < config.robust_targeted
         shift = int(rng.integers(1, count)) if towards else 0
         targets = speech.pdfs
         if towards:
-            targets = other_alignment(whole.pdfs, whole.num_targets, shift)[rows, : targets.shape[1]]
+            targets = other_alignment(*speech.whole, shift)[rows, : targets.shape[1]]
         eps = torch.from_numpy(rng.uniform(0.0, ramp * config.robust_eps, (count, 1))[rows]).to(wav)
         if config.robust_level:
             level = (wav.square().sum(1, keepdim=True) / speech.num_samples.to(wav)[:, None]).sqrt()
@@ -258,8 +274,4 @@ def other_alignment(pdfs: Tensor, lengths: Tensor, shift: int) -> Tensor:
     >>> other_alignment(torch.tensor([[1, 2, 0, 0], [3, 4, 5, 6]]), torch.tensor([2, 4]), 1).tolist()
     [[3, 5, 0, 0], [1, 1, 2, 2]]
     """
-    frames = torch.arange(pdfs.shape[1], device=pdfs.device)
-    others, sizes = pdfs.roll(-shift, 0), lengths.roll(-shift)
-    places = (frames * sizes[:, None]) // lengths[:, None]
-    stretched = others.gather(1, places.clamp(max=pdfs.shape[1] - 1))
-    return stretched.masked_fill(frames >= lengths[:, None], 0)
+    return stretch(pdfs.roll(-shift, 0), lengths.roll(-shift), lengths)

@@ -1,11 +1,8 @@
-"""Attacked utterances to look at and to listen to."""
+"""Pictures of single utterances: spectrograms, entropy over time, words, and what the audio masks of an attack."""
 
 from __future__ import annotations
 
-import io
-import wave
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -16,100 +13,12 @@ from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 
 from kaldi_uq.audio.masking import LOUDEST_DB, ShortTime, margin, masking_threshold, unit_of_sound
+from kaldi_uq.report.examples import Example, Perturbed, Words
 from kaldi_uq.report.style import ATTACKED, BENIGN, INK, ORANGE, new_figure, tidy
 from kaldi_uq.results.names import model_name
 
-Words = Sequence[tuple[str, float, float]]
 LEVELS_DB = {"vmin": 0.0, "vmax": LOUDEST_DB, "cmap": "magma"}  # colours of levels, dB SPL
 EXCESS_DB = {"vmin": -40.0, "vmax": 40.0, "cmap": "RdBu_r"}  # of what is above and below the threshold
-
-
-@dataclass(frozen=True, eq=False)
-class Example:
-    """An utterance before and after an attack.
-
-    Args:
-        utt, model, attack, eps: what was attacked, and how.
-        rate: samples per second.
-        original_samples, attacked_samples: ``(N,)`` float in [-1, 1].
-        original, target, hypothesis: what was said, what the attacker wants, what was recognised in the attacked audio.
-        attacked_entropy, original_entropy: ``(T,)`` predictive entropy of each frame, nats; empty if not measured.
-        frame_shift_s: seconds from frame to frame.
-        original_words, target_words, hypothesis_words: (word, start, end) in seconds; the original's on the original
-            audio, the target's and the hypothesis's on the attacked.
-        snr_db: signal to perturbation ratio, or None.
-        original_path, attacked_path: the files, as a reader can type them.
-        original_verdict, attacked_verdict: score and threshold of the detector, or None if it was not asked.
-        detector: its name.
-        compare: draw the original beside the attacked audio; for an utterance that is shown for the first time.
-    """
-
-    utt: str
-    model: str
-    attack: str
-    eps: float
-    rate: int
-    original_samples: npt.ArrayLike
-    attacked_samples: npt.ArrayLike
-    original: str
-    target: str
-    hypothesis: str
-    attacked_entropy: npt.ArrayLike = ()
-    original_entropy: npt.ArrayLike = ()
-    frame_shift_s: float = 0.01
-    original_words: Words = ()
-    target_words: Words = ()
-    hypothesis_words: Words = ()
-    snr_db: float | None = None
-    original_path: str = ""
-    attacked_path: str = ""
-    original_verdict: tuple[float, float] | None = None
-    attacked_verdict: tuple[float, float] | None = None
-    detector: str = ""
-    compare: bool = True
-
-    def audio(self) -> list[tuple[str, npt.ArrayLike, str, str]]:
-        """What can be played: what it is, samples ``(N,)``, its file, and the verdict on it, or nothing."""
-        return [
-            ("original", self.original_samples, self.original_path, verdict(self.original_verdict)),
-            ("attacked", self.attacked_samples, self.attacked_path, verdict(self.attacked_verdict)),
-        ]
-
-
-def verdict(judged: tuple[float, float] | None) -> str:
-    """What a detector says of a score and its threshold, as ``kaldi-uq detect`` does.
-
-    >>> verdict((4.19, 2.34)), verdict((1.5, 2.34))
-    ('ATTACK, score 4.19 > threshold 2.34', 'benign, score 1.5 ≤ threshold 2.34')
-    """
-    if judged is None:
-        return ""
-    score, threshold = judged
-    word, relation = ("ATTACK", ">") if score > threshold else ("benign", "≤")
-    return f"{word}, score {score:.3g} {relation} threshold {threshold:.3g}"
-
-
-@dataclass(frozen=True, eq=False)
-class Perturbed:
-    """An utterance under several attacks: ``attacked`` has the samples ``(N,)`` in [-1, 1] by name of the attack."""
-
-    utt: str
-    model: str
-    rate: int
-    original: npt.ArrayLike
-    attacked: Mapping[str, npt.ArrayLike]
-
-
-def wav_bytes(samples: npt.ArrayLike, rate: int) -> bytes:
-    """A 16-bit mono WAV file of samples ``(N,)`` in [-1, 1]; what is beyond is clipped."""
-    pcm = np.clip(np.rint(np.asarray(samples, dtype=np.float64) * 32768), -32768, 32767).astype("<i2")
-    stream = io.BytesIO()
-    with wave.open(stream, "wb") as file:
-        file.setnchannels(1)
-        file.setsampwidth(2)
-        file.setframerate(rate)
-        file.writeframes(pcm.tobytes())
-    return stream.getvalue()
 
 
 def entropy_figure(example: Example) -> Figure:

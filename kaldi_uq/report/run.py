@@ -1,10 +1,11 @@
-"""``results.json`` as data frames whose rows stand in the order of all tables, and the one way to pivot them."""
+"""What a run measured: ``results.json`` as data frames in the order of all tables, and the one way to pivot them."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from kaldi_uq.errors import DataError
@@ -155,9 +156,7 @@ class Run:
         frame = pd.DataFrame(rows, columns=[*columns, "num_utts"])
         frame = frame.astype({"eps": float, "plain": float, "adaptive": float})
         frame["level"] = [names.split_level(name)[1] for name in frame["attack"]]
-        counts = zip(frame["adaptive"] * frame["num_utts"], frame["num_utts"], strict=True)
-        edges = [interval(round(n), int(of)) if n == n else (None, None) for n, of in counts]
-        frame["adaptive_lo"], frame["adaptive_hi"] = (pd.Series([e[i] for e in edges], dtype=float) for i in (0, 1))
+        frame["adaptive_lo"], frame["adaptive_hi"] = _edges(_intervals(frame["adaptive"], frame["num_utts"]))
         return arrange(frame, "model", "statistic", "attack", "eps")
 
     def strongest(self) -> pd.DataFrame:
@@ -226,15 +225,27 @@ def _frame(rows: Sequence[Mapping[str, Any]], section: str) -> pd.DataFrame:
 
 def _with_intervals(frame: pd.DataFrame) -> pd.DataFrame:
     """The ends of the intervals: of shares of utterances by Clopper and Pearson, of accuracies as measured."""
-    counts = zip(frame["target_success"] * frame["num_utts"], frame["num_utts"], strict=True)
-    edges = {SIDES[0]: [interval(round(n), int(of)) if n == n else None for n, of in counts]}
-    edges |= {side: frame.pop(f"{side}_ci95") if f"{side}_ci95" in frame else [None] * len(frame) for side in SIDES[1:]}
-    ends = [(side, place, end) for side in SIDES for place, end in enumerate(("lo", "hi"))]
-    columns = {
-        f"{side}_{end}": [pair[place] if isinstance(pair, list | tuple) else None for pair in edges[side]]
-        for side, place, end in ends
-    }
-    return frame.assign(**{name: pd.Series(values, frame.index, dtype=float) for name, values in columns.items()})
+    success, *accuracies = SIDES
+    intervals = {success: _intervals(frame[success], frame["num_utts"])}
+    for side in accuracies:
+        intervals[side] = frame.pop(f"{side}_ci95") if f"{side}_ci95" in frame else [None] * len(frame)
+    for side in SIDES:
+        low, high = _edges(intervals[side])
+        frame = frame.assign(**{f"{side}_lo": low, f"{side}_hi": high})
+    return frame
+
+
+def _intervals(shares: pd.Series, totals: pd.Series) -> list[tuple[float, float] | None]:
+    """The Clopper-Pearson interval of each share that is known."""
+    pairs = zip(shares, totals, strict=True)
+    return [interval(round(share * total), int(total)) if share == share else None for share, total in pairs]
+
+
+def _edges(intervals: Iterable[Any]) -> tuple[np.ndarray, np.ndarray]:
+    """Lower and upper ends; NaN where there is no interval."""
+    pairs = [pair if isinstance(pair, list | tuple) else (None, None) for pair in intervals]
+    low, high = (np.array([pair[side] for pair in pairs], dtype=np.float64) for side in (0, 1))
+    return low, high
 
 
 def _speakers(clean: Mapping[str, Any], attacks: pd.DataFrame) -> pd.DataFrame:
