@@ -36,7 +36,7 @@ cmd=utils/run.pl  # <command>: how to run the jobs
 
 . utils/script.sh
 in_turn shared run_jobs log/x.log bash ./job.sh 2
-flock -n shared true
+flock -w 60 shared true
 echo done
 """
 
