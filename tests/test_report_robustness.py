@@ -239,7 +239,9 @@ class TestAnswer:
     def test_shares_are_of_all_utterances_and_add_up(self, counted: Results) -> None:
         detector, rows = answer.fates(run_of(counted))
         assert detector == "all-joint"
-        assert rows[["wins", "other", "refused", "right"]].sum(axis=1).tolist() == pytest.approx([1.0] * len(rows))
+        assert rows[["wins", "other", "rest", "refused", "right"]].sum(axis=1).tolist() == pytest.approx(
+            [1.0] * len(rows)
+        )
         found = rows.set_index(["model", "knows", "eps"])
         blind = found.loc[("dnn", False, 0.02)]
         assert (blind["attack"], blind["wins"], blind["refused"], blind["right"]) == ("pgd", 0.25, 0.5, 0.125)
@@ -264,7 +266,8 @@ class TestAnswer:
         row = rows.set_index(["model", "knows"]).loc[("dnn", False)]
         # heard as the target and not passed: refused; what was heard of the others nobody counted
         assert row["refused"] == pytest.approx(0.07) and np.isnan(row["right"])
-        assert list(answer._labels(rows).values())[1] == answer.UNKNOWN
+        assert np.isnan(row["other"]) and row["rest"] == pytest.approx(1 - row["refused"] - row["wins"])
+        assert list(answer._labels(rows)) == ["wins", "rest", "refused"]
 
     @pytest.mark.parametrize("narrow", [False, True])
     def test_robust_stands_beside_ordinary_and_what_nobody_tried_says_how(self, counted: Results, narrow: bool) -> None:
