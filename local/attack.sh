@@ -30,6 +30,7 @@ seed=0            # <n>: seed of targets, starts and draws
 
 . utils/script.sh
 [ $# -eq 0 ] || usage
+in_recipe
 . ./path.sh
 
 eps=$(kaldi-uq check-eps "$eps")

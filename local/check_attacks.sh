@@ -26,6 +26,7 @@ cmd=utils/run.pl  # <command>: how to run the jobs
 
 . utils/script.sh
 [ $# -eq 0 ] || usage
+in_recipe
 . ./path.sh
 
 dir=exp/$model

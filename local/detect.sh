@@ -15,6 +15,7 @@ seed=0       # <n>: seed of the bootstrap
 
 . utils/script.sh
 [ $# -eq 0 ] || usage
+in_recipe
 . ./path.sh
 
 eps=$(kaldi-uq check-eps "$eps")

@@ -7,6 +7,7 @@ set -euo pipefail
 
 . utils/script.sh
 [ $# -eq 2 ] || usage
+in_recipe
 . ./path.sh
 
 need_files "" "$1/text"

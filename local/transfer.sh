@@ -21,6 +21,7 @@ cmd=utils/run.pl                    # <command>: how to run the jobs
 
 . utils/script.sh
 [ $# -eq 0 ] || usage
+in_recipe
 . ./path.sh
 
 [[ $seed =~ ^[0-9]+$ ]] || die "--seed must be a whole number, got '$seed'"

@@ -94,8 +94,9 @@ install_packages() {
     if [[ -n $locked ]]; then
       "${pip[@]}" --require-hashes --no-deps -r requirements.lock &&
         "${pip[@]}" --no-deps --no-build-isolation -e . # built with the setuptools of the lock
-    else
-      "${pip[@]}" -e '.[dev]'
+    else # the pin first: pip would fetch the newest torch before it comes to it
+      pin=$(grep -om1 'torch==[0-9.]*' setup.py || true)
+      "${pip[@]}" ${pin:+"$pin"} -e '.[dev]'
     fi
   ) || die "pip could not install the packages, see above; run utils/make_env.sh again to go on from here"
   rm -rf -- "$venv/tmp"

@@ -132,6 +132,9 @@ split_for_jobs() {
   utils/split_data.sh "$@" "$nj" >/dev/null
 }
 
+# in_recipe: an error outside of a directory with a path.sh
+in_recipe() { [ -f path.sh ] || die "there is no path.sh in $PWD; run it in a recipe directory, such as recipes/tidigits"; }
+
 # at_most N FILE: N, or the number of lines of FILE if that is less
 at_most() {
   local lines

@@ -66,17 +66,20 @@ check_eps() {
 # use_run NAME: data and exp become links to runs/RUN/{data,exp}, RUN being NAME with seed and corpus_opts, so that runs with
 # other options neither mix with this one nor lose it; only one run at a time
 use_run() {
-  local link
+  local link before
   run=$1
   [ "$seed" = 0 ] || run=${run}_seed$seed
   read -ra corpus_words <<<"$corpus_opts"
   [ -z "$corpus_opts" ] || run=${run}_$(printf %s "${corpus_words[*]}" | tr -c "[:alnum:]." _)
   mkdir -p "runs/$run/data" "runs/$run/exp"
   hold runs/.lock "another run.sh is at work in $PWD; wait for it, or use another directory"
+  before=$([ ! -L exp ] || readlink exp)
   for link in data exp; do
     [ -L $link ] || [ ! -e $link ] || die "$PWD/$link is a directory of somebody else's, expected none or a link; move it away"
     ln -sfn "runs/$run/$link" $link
   done
+  [[ -z $before || $before == "runs/$run/exp" ]] ||
+    echo "data and exp are now those of runs/$run; those of ${before%/exp} stay there, and come back with the command that made them" >&2
 }
 
 # record_environment NAME=VALUE...: engine, versions, device and these options in results.json
@@ -117,6 +120,13 @@ run_stage() {
     skip=false
   done
   kaldi-uq recipe-stage "$1" "runs/$run" "$stage_number" -- "${words[@]}" "${KALDI_ROOT:-}" "${stage_files[@]}"
+}
+
+# tell_summary REPORT-DIR: what a report says that was not to be made anew
+tell_summary() {
+  [ -f "$1/SUMMARY" ] || return 0
+  cat "$1/SUMMARY"
+  echo "The whole story, with audio: $PWD/$1/report.html"
 }
 
 # need STAGE FILES...: an error if one is missing, which that stage makes

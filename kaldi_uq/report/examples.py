@@ -131,15 +131,17 @@ class AttackedAudio:
         }
 
     def examples(self, count: int) -> list[Example]:
-        """The first model under the strong attack, and the robust one beside it."""
+        """The first model under the strong attack, and the robust one beside it (:func:`choose_examples`)."""
         shown = next((key for key in self._places if key[1] == STRONG), next(iter(self._places), None))
-        if shown is None or count < 1:
+        if shown is None:
             return []
         model, attack, eps = shown
-        records = _choose(read_attacked(self._places[shown] / "results.jsonl"), count)
-        wanted = [(model, record.utt) for record in records]
-        if (f"{model}{ROBUST}", attack, eps) in self._places:  # the same utterance, in place of the last
-            wanted = [wanted[0], (f"{model}{ROBUST}", wanted[0][1]), *wanted[1:]][:count]
+        beside = self._places.get((f"{model}{ROBUST}", attack, eps))
+        records, hardened = (
+            read_attacked(path / "results.jsonl") if path else [] for path in (self._places[shown], beside)
+        )
+        chosen = choose_examples(records, hardened, count)
+        wanted = [(f"{model}{ROBUST}" if is_robust else model, utt) for is_robust, utt in chosen]
         attacks = {name: self._open(name, attack, eps) for name, _ in wanted}
         found, seen = [], set[str]()
         for name, utt in wanted:
@@ -170,6 +172,31 @@ class AttackedAudio:
         recogniser = self._load(model_dir) if kind_of(model_dir) else None
         about: dict[str, Any] = {"model": model, "attack": attack, "eps": eps}
         return _Attack(about, path, self._scp, default_detector(model_dir), recogniser)
+
+
+def choose_examples(
+    records: Sequence[AttackRecord], hardened: Sequence[AttackRecord], count: int
+) -> list[tuple[bool, str]]:
+    """Which utterances to show, the robust model's beside those of the ordinary one.
+
+    First one that the attack turned into its target on the ordinary model, and that the robust one hears as it was
+    spoken, if there is any: on both.  Then where the robust one fails too.
+
+    Args:
+        records, hardened: the attack on the ordinary and on the robust model; no records: there is none.
+        count: the most to show.
+
+    Returns:
+        Whether it is of the robust model, and the utterance.
+    """
+    if not hardened:
+        return [(False, record.utt) for record in _choose(records, count)]
+    held = {record.utt for record in hardened if record.original_errors.errors == 0}
+    first = _choose([r for r in records if r.success and r.utt in held] or records, 1)
+    failed = [(True, record.utt) for record in _choose(hardened, 1) if record.success]
+    both = [(is_robust, record.utt) for record in first for is_robust in (False, True)]
+    others = [(False, record.utt) for record in _choose(records, count)]
+    return list(dict.fromkeys([*both, *failed, *others]))[:count]
 
 
 def _choose(records: Sequence[AttackRecord], count: int) -> list[AttackRecord]:

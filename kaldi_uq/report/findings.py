@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import pandas as pd
 
@@ -25,6 +27,13 @@ def findings(run: Run) -> list[str]:
     """
     lines = [_clean(run), _reached(run), _caught(run), _known(run), _checks(run)]
     return [line for line in lines if line] if len(run.attacks) else [NONE]
+
+
+def summary(run: Run) -> str:
+    """The same as a list in 80 columns; no line begins with a percent sign."""
+    shape: dict[str, Any] = {"initial_indent": "* ", "subsequent_indent": "  ", "break_on_hyphens": False}
+    points = [textwrap.fill(unbroken(line), 80, **shape) for line in findings(run)]
+    return "".join(f"{point}\n" for point in points).replace(unbroken(" %"), " %")
 
 
 def unbroken(text: str) -> str:

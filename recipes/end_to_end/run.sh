@@ -117,4 +117,6 @@ if stage_begin 5 "report" exp/results.json; then
   for m in $models; do need 2 "exp/$m/score_test/results.jsonl"; done
   kaldi-uq report --command "$command" exp exp/report
   stage_end
+elif ((stop_stage >= 5)); then
+  tell_summary exp/report
 fi

@@ -233,7 +233,7 @@ if stage_begin 5 "clean accuracy and uncertainty"; then
   stage_end
 fi
 
-if stage_begin 6 "attacks at eps $eps"; then
+if stage_begin 6 "attacks at eps $eps (progress: exp/<model>/attack_*/log/attack.log)"; then
   need 0 data/attack/wav.scp
   attack_model() { each_attack make_attack "$1" "$attacks"; }
   each_model attack_model need_model
@@ -293,4 +293,6 @@ if stage_begin 9 "report" exp/results.json; then
   for m in $models; do need 5 "exp/$m/score_test/results.jsonl"; done
   kaldi-uq report --command "$command" exp exp/report
   stage_end
+elif ((stop_stage >= 9)); then
+  tell_summary exp/report
 fi
