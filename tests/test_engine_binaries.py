@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import gzip
 import os
 import re
@@ -92,6 +93,16 @@ class TestRoot:
             assert str(error.value) == f"{root / PROGRAMS[name] / name}: no such program; build it with: {build}"
         with pytest.raises(EngineError, match="fstcompile: no such program"):
             KaldiEngine().compile_fst("0\n", tmp_path / "x.fst", sort="ilabel")
+
+
+def test_programs_that_are_looked_for_are_those_that_are_called() -> None:
+    """``kaldi-uq doctor`` looks for ``PROGRAMS``: one that no module calls, or that is not there, would mislead."""
+    called = set()
+    for path in sorted((REPO / "kaldi_uq/engine/binaries").glob("*.py")):
+        if path.name != "jobs.py":
+            nodes = ast.walk(ast.parse(path.read_text()))
+            called |= {node.value for node in nodes if isinstance(node, ast.Constant) and node.value in PROGRAMS}
+    assert called == set(PROGRAMS)
 
 
 class TestDecoderAndAligner:

@@ -229,7 +229,7 @@ def _kaldi_pair() -> Check | None:
 
 
 def _kaldi_root() -> Check:
-    """Whether the programs that the kaldi engine runs are below ``KALDI_ROOT``."""
+    """Whether the programs that the kaldi engine runs are below ``KALDI_ROOT``, and start."""
     from kaldi_uq.engine.binaries.jobs import PROGRAMS, KaldiRoot
 
     name, root = "engine kaldi", os.environ["KALDI_ROOT"]
@@ -242,6 +242,10 @@ def _kaldi_root() -> Check:
         commands = " && ".join(dict.fromkeys(kaldi.how_to_build(program) for program in missing))
         found = f"KALDI_ROOT={root}: {len(missing)} of {len(PROGRAMS)} programs are missing: {', '.join(missing)}"
         return Check(name, "wrong", found, commands)
+    if broken := kaldi.broken():
+        commands = " && ".join(dict.fromkeys(kaldi.how_to_build(program) for program in broken))
+        found = f"KALDI_ROOT={root}: {len(broken)} of {len(PROGRAMS)} programs do not start: {', '.join(broken)}"
+        return Check(name, "wrong", f"{found} ({next(iter(broken.values()))})", commands)
     return Check(name, "ok", f"KALDI_ROOT={root}: Kaldi {kaldi.version}, all {len(PROGRAMS)} programs")
 
 
