@@ -31,6 +31,26 @@ from tests.lattices import all_paths, random_lattice
 from tests.recipe import LIMIT_S, REPO, heed_interrupts, wait_for
 from tests.tiny import TinySystem
 
+# As Kaldi's run.pl, it puts words with a blank into quotes, and the name of the log as it is.
+UNQUOTING = r"""#!/usr/bin/env bash
+range=${1#JOB=} log=$2 words=
+shift 2
+for word; do
+  [[ $word != *[[:blank:]]* ]] || word="\"$word\""
+  words+="$word "
+done
+failed=0
+for job in $(seq "${range%:*}" "${range#*:}"); do
+  logfile=${log//JOB/$job}
+  echo "# $words" >"$logfile"
+  bash -c "( ${words//JOB/$job}) 2>>$logfile >> $logfile"
+  status=$?
+  ((status == 0)) || failed=1
+  echo "# Ended (code $status) at noon" >>"$logfile"
+done
+exit $failed
+"""
+
 
 @pytest.fixture(scope="module")
 def system(tmp_path_factory: pytest.TempPathFactory) -> TinySystem:
@@ -307,6 +327,48 @@ class TestJobs:
     )
     def test_command_that_cannot_run_is_named(self, tmp_path: Path, cmd: str, why: str) -> None:
         with pytest.raises(EngineError, match=why):
+            run(tmp_path, "true", cmd=cmd)
+
+    def unquoting(self, tmp_path: Path, text: str = UNQUOTING) -> str:
+        (tmp_path / "unquoting.sh").write_text(text)
+        (tmp_path / "unquoting.sh").chmod(0o755)
+        return str(tmp_path / "unquoting.sh")
+
+    @pytest.mark.parametrize("linked", [False, True], ids=["here", "through a link"])
+    def test_log_below_a_directory_with_a_blank_is_written_by_a_command_that_quotes_none(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, linked: bool
+    ) -> None:
+        recipe = tmp_path / "my recipe"
+        (recipe / "exp").mkdir(parents=True)
+        (tmp_path / "a link").symlink_to(recipe)
+        monkeypatch.chdir(recipe)
+        runner = jobs(
+            tmp_path, cmd=self.unquoting(tmp_path), nj=2, work_dir=(tmp_path / "a link/exp") if linked else Path("exp")
+        )
+        with runner.workspace() as (work, logs):
+            ran = runner.run(
+                "x", lambda job: [[["echo", f"two  blanks {job}"]]], scripts=work, logs=logs, numbers=[1, 2]
+            )
+        assert ["two  blanks 1\n" in ran[0].read_text(), "two  blanks 2\n" in ran[1].read_text()] == [True, True]
+        assert sorted(path.name for path in (recipe / "exp/log").iterdir()) == ["x.1.log", "x.2.log"]
+        assert [path.name for path in recipe.iterdir()] == ["exp"]
+
+    def test_log_that_a_command_would_not_quote_is_refused_before_it_starts(self, tmp_path: Path) -> None:
+        cmd = self.unquoting(tmp_path)
+        with pytest.raises(EngineError) as error:
+            run(tmp_path, "true", cmd=cmd)
+        log = tmp_path / "work dir/log/step.JOB.log"
+        assert str(error.value).startswith(f"{log}: {cmd} does not quote the name of a log, which has a blank")
+        assert "\n" not in str(error.value)
+        assert not log.parent.exists()
+
+    def test_empty_log_has_what_the_command_said(self, tmp_path: Path) -> None:
+        cmd = self.unquoting(
+            tmp_path, UNQUOTING.replace("$logfile", "${logfile}")
+        )  # nobody sees that it does not quote
+        with pytest.raises(
+            EngineError, match=r"step\.1\.log: the job ended with status \d+: its log is empty; .*: .*line 1"
+        ):
             run(tmp_path, "true", cmd=cmd)
 
     def test_earlier_log_is_not_taken_for_that_of_this_job(self, tmp_path: Path) -> None:

@@ -133,6 +133,22 @@ def test_grid_that_fails_though_the_jobs_did_not_is_told(folder: Path, step: Ste
     assert line == "./three.sh: error: ./broken.sh failed, though no job did; what it says is above"
 
 
+@pytest.mark.parametrize(("array", "log"), [("", "x.log"), ("JOB=1:3", "x.JOB.log")])
+def test_log_below_the_directory_of_the_recipe_is_given_from_there(
+    folder: Path, run_script: RunScript, array: str, log: str
+) -> None:
+    recipe = folder / "a recipe"  # Kaldi's run.pl does not quote the name of a log
+    recipe.mkdir()
+    (recipe / "utils").symlink_to(REPO / "utils")
+    (recipe / "step.sh").write_text(STEP.format(array=array, log=f'"$PWD/log/{log}"'))
+    (recipe / "tell.sh").write_text('#!/bin/sh\nprintf "<%s>" "$@"\n')
+    for path in recipe.glob("*.sh"):
+        path.chmod(0o755)
+    done = run_script("./step.sh", "--cmd", "./tell.sh", cwd=recipe)
+    words = [*array.split(), f"log/{log}", "bash", "./job.sh", "JOB"]
+    assert done.stdout == "".join(f"<{word}>" for word in words) + "done\n"
+
+
 def test_own_run_pl_has_said_it_already(step: Step) -> None:
     done = step("three", "utils/run.pl -tc 2", "echo x: error: $1; [ $1 = 1 ]")
     assert error_line(done) == "x: error: 2"

@@ -156,7 +156,10 @@ tell_bad() { [ ! -s "$1" ] || echo "$0: $(wc -l <"$1") bad utterances are left o
 # run_jobs [JOB=1:N] LOG COMMAND...: have $cmd, or $driver, run them; if a job fails, an error of one line with the name of
 # its log and what that ends with, which the programs of a grid do not say.  Ours, run.pl, does.
 run_jobs() {
-  local count=1 pattern=$1 runner=${driver:-$cmd} program job log failed=()
+  local count=1 pattern runner=${driver:-$cmd} program job log failed=()
+  # relative below this directory: Kaldi's run.pl quotes no name of a log, and this directory's may have a blank
+  if [[ $1 == JOB=1:* ]]; then set -- "$1" "${2#"$PWD"/}" "${@:3}"; else set -- "${1#"$PWD"/}" "${@:2}"; fi
+  pattern=$1
   if [[ $1 == JOB=1:* ]]; then
     count=${1#JOB=1:}
     pattern=$2

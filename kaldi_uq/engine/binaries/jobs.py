@@ -11,6 +11,7 @@ import contextlib
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -72,6 +73,9 @@ _NOT_STARTED = 127  # exit status of a program whose libraries are not found
 _TAIL_LINES = 8
 # how run.pl, and how queue.pl, slurm.pl and ssh.pl end a log; "0; signal 9" is no 0
 _ENDED = re.compile(r"^# (?:Ended \(code |Finished at .* with status )(\d+(?:; signal \d+)?)", re.MULTILINE)
+# a program that puts the name of a log into a line of shell as it is, as Kaldi's run.pl, queue.pl, slurm.pl and pbs.pl
+_LOG_UNQUOTED = re.compile(r">\s*\$logfile\b")
+_SHELL = re.compile(r"[\s\"'`$\\&;|<>()]")  # what such a name cannot have
 
 
 @dataclass(frozen=True)
@@ -209,17 +213,18 @@ class Jobs:
             the log of each job.
 
         Raises:
-            EngineError: a job failed; the message has the end of its log.
+            EngineError: a job failed; the message has the end of its log.  Or the command cannot write such a log.
         """
         numbers = list(numbers) or [self.options.first_job]
+        command = [*_split_command(self.options.cmd), f"JOB={numbers[0]}:{numbers[-1]}"]
+        command += [_from_here(logs / f"{name}.JOB.log"), "bash", _from_here(scripts / f"{name}.JOB.sh")]
+        _check_log(command[0], command[-3])
         logs.mkdir(parents=True, exist_ok=True)
         for number in numbers:
             write_text(scripts / f"{name}.{number}.sh", _script(pipelines(number)))
         paths = [logs / f"{name}.{number}.log" for number in numbers]
         for path in paths:
             path.unlink(missing_ok=True)  # what is read below must be of these jobs
-        command = [*_split_command(self.options.cmd), f"JOB={numbers[0]}:{numbers[-1]}"]
-        command += [str(logs / f"{name}.JOB.log"), "bash", str(scripts / f"{name}.JOB.sh")]
         status, said = _start(command)
         if status:
             failed = [path for path in paths if not _ended_well(path)]
@@ -227,7 +232,7 @@ class Jobs:
                 failed = [path for path in failed if not _did_nothing(path, nothing_done)]
                 if not failed and all(path.is_file() for path in paths):
                     return paths
-            raise EngineError(_failure(name, failed, said or f"exit status {status}", command))
+            raise EngineError(_failure(name, failed, _gist(said), status, command))
         return paths
 
     def output(self, name: str, *arguments: str | os.PathLike[str]) -> str:
@@ -280,6 +285,26 @@ def _split_command(cmd: str) -> list[str]:
     return words
 
 
+def _from_here(path: Path) -> str:
+    """A path as a recipe writes it, relative if it is below the working directory."""
+    here = os.getcwd()
+    for known in (os.path.abspath(path), os.path.realpath(path)):
+        if Path(known).is_relative_to(here):
+            return os.path.relpath(known, here)
+    return str(path)
+
+
+def _check_log(program: str, log: str) -> None:
+    """Refuse a log that the program of ``--cmd`` would write elsewhere, or not at all."""
+    found = shutil.which(program)
+    if not (found and _SHELL.search(log) and _LOG_UNQUOTED.search(Path(found).read_text(errors="replace"))):
+        return
+    raise EngineError(
+        f"{log}: {program} does not quote the name of a log, which has a blank or another character of the shell: "
+        "work in a directory from which the path to it has none, or rename its directories"
+    )
+
+
 def _start(command: list[str]) -> tuple[int, str]:
     """Run a command; its status and output.  If this process is interrupted, the command and its jobs are ended."""
     try:
@@ -324,13 +349,14 @@ def _gist(text: str) -> str:
     return "\n".join(errors[:2] or lines[-_TAIL_LINES:])
 
 
-def _failure(name: str, failed: Sequence[Path], said: str, command: list[str]) -> str:
+def _failure(name: str, failed: Sequence[Path], said: str, status: int, command: list[str]) -> str:
     if not failed:
-        return f"{name}: {command[0]} failed: {_gist(said)}"
+        return f"{name}: {command[0]} failed: {said or f'exit status {status}'}"
     first = failed[0]
     more = f" ({len(failed)} jobs failed)" if len(failed) > 1 else ""
     if not first.is_file():
-        return f"{name}: {command[0]} failed and wrote no log {first}: {_gist(said)}"
+        return f"{name}: {command[0]} failed and wrote no log {first}: {said or f'exit status {status}'}"
     end = _ENDED.findall(first.read_text(errors="replace"))
     state = f"ended with status {end[-1]}" if end else "did not end: killed?"
-    return f"{first}: the job {state}{more}: {_gist(log_text(first)) or 'it said nothing'}"
+    why = _gist(log_text(first)) or (f"its log is empty; {command[0]} said: {said}" if said else "it said nothing")
+    return f"{first}: the job {state}{more}: {why}"
