@@ -14,11 +14,12 @@ import torch
 
 from kaldi_uq.attacks.goal import Say
 from kaldi_uq.attacks.pgd import PGD
+from kaldi_uq.cli.main import main
 from kaldi_uq.detector import GaussianDetector
 from kaldi_uq.detector.judge import judge
 from kaldi_uq.engine.base import Aligner, Decoder
 from kaldi_uq.engine.embedded.engine import EmbeddedEngine
-from kaldi_uq.errors import DataError, ModelFileError
+from kaldi_uq.errors import DataError, EngineError, ModelFileError
 from kaldi_uq.io.files import file_digest
 from kaldi_uq.io.wav import to_int16
 from kaldi_uq.io.waves import CPU_BATCH_SAMPLES
@@ -188,6 +189,32 @@ class TestOpening:
         assert recogniser.hear(speech[0], words=False)["utt00"].words is None
         shutil.copy(system.graph / name, graph)
         assert recogniser.hear(speech[0])["utt00"].words  # nothing was kept of the failure
+
+    @pytest.mark.parametrize("command", ["", "nnet-decode", "nnet-attack"])
+    def test_graph_of_another_model_is_refused(
+        self, system: TinySystem, tmp_path: Path, command: str, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        graph, model = tmp_path / "graph", system.mono.parent / "exp/dnn"
+        shutil.copytree(system.graph, graph)
+        (graph / "num_pdfs").write_text("67\n")
+        expected = (
+            f"{graph / 'num_pdfs'}: the graph is of another model: it has 67 pdfs, {model} has {system.table.num_pdfs}"
+            "; take the graph of this model, which steps/uq/train.sh or utils/mkgraph.sh makes"
+        )
+        if command:
+            data = tiny.write_set(tmp_path / "data", *tiny.make_waves(1))
+            options = ["--device", "cpu", "--engine", "embedded"]
+            options += ["--lang-dir", str(system.lang.path)] if command == "nnet-attack" else []
+            words = [command, *options, *map(str, (data, model, graph, tmp_path / "out"))]
+            assert main(words) == 1
+            assert capsys.readouterr().err.splitlines()[-1] == f"kaldi-uq {command}: error: {expected}"
+            assert not list((tmp_path / "out").glob("*"))
+            return
+        with pytest.raises(EngineError) as error:
+            load(system, graph_dir=graph)
+        assert str(error.value) == expected
+        (graph / "num_pdfs").unlink()  # as of a graph that Kaldi's mkgraph.sh did not make
+        load(system, graph_dir=graph)
 
     def test_missing_lexicon_says_how_to_name_it(
         self, system: TinySystem, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

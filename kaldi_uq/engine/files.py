@@ -12,6 +12,7 @@ from pathlib import Path
 
 from kaldi_uq.errors import DataError, EngineError, KaldiUqError, ModelFileError
 from kaldi_uq.io.digests import check_digest
+from kaldi_uq.io.files import read_integers
 from kaldi_uq.io.fst import FstArrays, read_fst_arrays
 from kaldi_uq.io.fst_checks import Labels, graph_labels
 from kaldi_uq.io.kaldi_model import TransitionTable, read_transitions
@@ -104,6 +105,30 @@ def graph_files(graph_dir: Path) -> list[str]:
     for path in paths:
         check_digest(Path(path), EngineError)
     return paths
+
+
+def check_num_pdfs(graph_dir: Path, model_dir: Path, num_pdfs: int) -> None:
+    """Whether a graph is of a model, as far as ``num_pdfs`` of the graph tells, which not every graph has.
+
+    Args:
+        graph_dir: directory of the graph.
+        model_dir: directory of the model, for the message.
+        num_pdfs: pdfs of the model.
+
+    Raises:
+        EngineError: it is of another model: it would be searched without an error, for words that were not said.
+        DataError: ``num_pdfs`` is no number.
+    """
+    path = Path(graph_dir) / "num_pdfs"
+    if not path.is_file():
+        return
+    found = read_integers(path)
+    if found != [num_pdfs]:
+        of_graph = " ".join(map(str, found)) or "no number of"
+        raise EngineError(
+            f"{path}: the graph is of another model: it has {of_graph} pdfs, {model_dir} has {num_pdfs}; take the "
+            "graph of this model, which steps/uq/train.sh or utils/mkgraph.sh makes"
+        )
 
 
 def open_graph(graph_dir: Path, num_tids: int) -> GraphFiles:

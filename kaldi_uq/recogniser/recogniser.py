@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from kaldi_uq.engine.base import Aligner, DecodeConfig, Decoder, Engine
 from kaldi_uq.engine.batched import BatchAligner, BatchDecoder
+from kaldi_uq.engine.files import check_num_pdfs
 from kaldi_uq.engine.select import select_engine
 from kaldi_uq.errors import DataError, ModelFileError
 from kaldi_uq.feats import framing
@@ -91,6 +92,7 @@ class Recogniser(BaseRecogniser):
         self.model, self._engine = model, engine
         self.model_dir, self.lang_dir = Path(model_dir), lang_dir
         self.graph_dir = Path(graph_dir) if graph_dir is not None else self.model_dir / "graph"
+        check_num_pdfs(self.graph_dir, self.model_dir, model.network.num_pdfs)
         self.decode_config = decode or DecodeConfig()
         self.num_draws = num_draws
         self.sample_rate, self.min_samples = front_end.sample_rate, front_end.min_samples
@@ -127,6 +129,7 @@ class Recogniser(BaseRecogniser):
 
         Raises:
             ModelFileError: a file is missing or damaged.
+            EngineError: the graph is of a model with another number of pdfs.
             ValueError: a device that is not there, or draws of a network that is not random.
         """
         model_dir = Path(model_dir)
