@@ -21,6 +21,7 @@ from kaldi_uq.feats.config import FrontEndConfig
 from kaldi_uq.io.kaldi_model import read_transitions
 from kaldi_uq.nnet.config import MODEL_KINDS
 from kaldi_uq.recogniser.hybrid import MODEL_FILE, HybridModel
+from kaldi_uq.training import trainer
 from kaldi_uq.training.config import TrainConfig
 from kaldi_uq.training.dataset import _to_frames, make_training_set
 from kaldi_uq.training.minibatches import frame_order
@@ -283,6 +284,29 @@ class TestResult:
         assert after.tuples == before.tuples
         assert not np.array_equal(after.log_probs, before.log_probs)
         assert (trained / "tree").read_bytes() == (mono / "tree").read_bytes()
+
+    @pytest.mark.parametrize(("num_odd", "enough", "warns"), [(0, None, False), (1, None, True), (1, 7 / 8, False)])
+    def test_few_realigned_utterances_are_a_warning(
+        self,
+        system: TinySystem,
+        tmp_path: Path,
+        num_odd: int,
+        enough: float | None,
+        warns: bool,
+        caplog: pytest.LogCaptureFixture,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        if enough is not None:
+            monkeypatch.setattr(trainer, "ENOUGH_REALIGNED", enough)
+        odd = {utt: [*system.text[utt], "zebra"] for utt in list(system.text)[:num_odd]}
+        config = TrainConfig(num_epochs=20, num_viterbi_epochs=1, batch_size=32, learning_rate=0.01)
+        with caplog.at_level(logging.INFO, logger=trainer.__name__):
+            make_trainer(system, tmp_path, config=config, text={**system.text, **odd}).run()
+        (record,) = (record for record in caplog.records if "utterances realigned" in record.message)
+        assert record.levelname == ("WARNING" if warns else "INFO")
+        assert record.message.startswith(f"epoch 21: {8 - num_odd} of 8 utterances realigned")
+        assert warns == (", fewer than 95 %: " in record.message)
+        assert warns == (f"; 1 have words that are not in {system.lang.path / 'words.txt'}; " in record.message)
 
     def test_prior_is_that_of_the_last_alignment(self, trained: Path) -> None:
         prior = HybridModel.load(trained).log_prior.exp()

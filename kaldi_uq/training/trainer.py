@@ -13,7 +13,7 @@ import math
 import pickle
 import shutil
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -41,6 +41,7 @@ log = logging.getLogger(__name__)
 
 CHECKPOINT = "checkpoint.pt"
 REALIGN_FRAMES = 1 << 14  # frames in a batch
+ENOUGH_REALIGNED = 0.95  # share of the utterances; with fewer, something is wrong with the graph or the search
 _CHECKPOINT_FIELDS = {"key", "epoch", "network", "average", "optimizer", "pdfs", "history"}
 # what PyTorch and the reading of values raise where a checkpoint is whole, but not what a training wrote
 _DAMAGED = (
@@ -294,7 +295,7 @@ class Trainer:
             tids[spans[utt]] = hypothesis.alignment
         self.workers.add_up(torch.from_numpy(tids))
         ordered = [tids[span] for span in spans.values() if tids[span].any()]
-        log.info("epoch %d: %d of %d utterances realigned", epoch + 1, len(ordered), len(data.utts))
+        self._tell_realigned(epoch, [utt for utt, span in spans.items() if not tids[span].any()], len(spans))
         pdfs = np.where(tids, inputs.tid_to_pdf[tids], data.pdfs.cpu().numpy())
         data.pdfs = torch.from_numpy(pdfs).to(data.pdfs)
 
@@ -304,6 +305,21 @@ class Trainer:
 
         self.workers.of_first(write)
         return out
+
+    def _tell_realigned(self, epoch: int, left: Sequence[str], num_utts: int) -> None:
+        """Log how many utterances have a new alignment: all but those that are left."""
+        lang, realigned = self.inputs.lang, num_utts - len(left)
+        if realigned >= ENOUGH_REALIGNED * num_utts:
+            log.info("epoch %d: %d of %d utterances realigned", epoch + 1, realigned, num_utts)
+            return
+        log.warning(
+            "epoch %d: %d of %d utterances realigned, fewer than %.0f %%: of the others the decoder found no path to "
+            "the end, or other words than their text, and they keep their alignment; %d have words that are not in %s; "
+            "does the grammar have the words of the rest, and is --beam %g wide enough?",
+            *(epoch + 1, realigned, num_utts, 100 * ENOUGH_REALIGNED),
+            sum(not lang.words.keys() >= set(self.inputs.text[utt]) for utt in left),
+            *(lang.path / "words.txt", self.decode.beam),
+        )
 
     def _make_graph(self, hmm_dir: Path, out: Path) -> None:
         out.mkdir(parents=True, exist_ok=True)

@@ -74,6 +74,7 @@ run_jobs "$dir/log/train.log" \
   "${launcher[@]}" kaldi-uq nnet-train ${model:+--model "$model"} ${network:+--network "$network"} "${features[@]}" --cmvn-from "$cmvn_from" --max-bad "$max_bad" \
   ${opts_dir:+--opts-dir "$opts_dir"} ${transform_dir:+--transform-dir "$transform_dir"} ${online_ivector_dir:+--online-ivector-dir "$online_ivector_dir"} ${train_config:+--config "$train_config"} "${model_opts[@]}" "${extra[@]}" "$data" "$lang" "$ali" "$dir"
 tell_bad "$dir/bad_utterances"
+grep -a '^WARNING (kaldi_uq.training.' "$dir/log/train.log" >&2 || true
 if [ ! -f "$lang/G.fst" ]; then
   echo "$0: $dir/final.safetensors; $lang has no G.fst: take the recipe's own graph for decoding" >&2
   exit 0
