@@ -149,6 +149,19 @@ def test_log_below_the_directory_of_the_recipe_is_given_from_there(
     assert done.stdout == "".join(f"<{word}>" for word in words) + "done\n"
 
 
+def test_log_that_a_command_would_not_quote_is_refused_before_it_starts(folder: Path, step: Step) -> None:
+    for name in ("one", "three"):
+        path = folder / f"{name}.sh"
+        path.write_text(path.read_text().replace("log/x", '"a log/x"'))
+    (folder / "broken.sh").write_text("#!/bin/sh\nlogfile=$1\ntouch started\necho >$logfile\n")  # as Kaldi's run.pl
+    for name, log in (("one", "x.log"), ("three", "x.JOB.log")):
+        line = f"./{name}.sh: error: a log/{log}: ./broken.sh does not quote the name of a log, which has a blank; "
+        assert error_line(step(name, "./broken.sh", "true")).startswith(line)
+    assert not (folder / "started").exists()
+    (folder / "a log").mkdir()
+    assert step("one", "utils/run.pl", "true").returncode == 0  # ours quotes it
+
+
 def test_own_run_pl_has_said_it_already(step: Step) -> None:
     done = step("three", "utils/run.pl -tc 2", "echo x: error: $1; [ $1 = 1 ]")
     assert error_line(done) == "x: error: 2"

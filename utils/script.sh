@@ -164,9 +164,12 @@ run_jobs() {
     count=${1#JOB=1:}
     pattern=$2
   fi
+  read -r program _ <<<"$runner"
+  if [[ $pattern == *[[:blank:]]* ]] && grep -qsE '>[[:blank:]]*[$]logfile' -- "$(type -P -- "$program")"; then
+    die "$pattern: $program does not quote the name of a log, which has a blank; choose a directory whose path from here has none"
+  fi
   for job in $(seq "$count"); do keep_log "$(job_log "$1" "$pattern" "$job")"; done # what is read below is of these jobs
   $runner "$@" && return
-  read -r program _ <<<"$runner"
   [[ ! $program -ef $(dirname -- "${BASH_SOURCE[0]}")/run.pl ]] || exit 1
   for job in $(seq "$count"); do
     log=$(job_log "$1" "$pattern" "$job")
