@@ -5,6 +5,7 @@ One file: the commands are asked about the recogniser whose parts the tests befo
 
 from __future__ import annotations
 
+import copy
 import itertools
 import json
 import re
@@ -257,6 +258,77 @@ class TestModule:
         assert len(keys) == 4
 
 
+class Normed(Tones):
+    """With batch normalisation, which a pass in training mode changes."""
+
+    def __init__(self, scale: float = 1.0) -> None:
+        super().__init__(dropout=0.3)
+        self.norm = nn.BatchNorm1d(16)
+        self.load_state_dict(tones.trained(), strict=False)
+        self.last.weight.data *= scale
+
+    def forward(self, wav: Tensor) -> Tensor:
+        frames = nn.functional.pad(wav, (2 * 80, 2 * 80)).unfold(1, 160, 80)
+        energies = (100 * torch.fft.rfft(frames * self.window).abs().square()).log1p() / 4
+        hidden = self.drop(self.norm(self.first(energies.transpose(1, 2)).relu()))
+        logits: Tensor = self.last(hidden.transpose(1, 2))
+        return logits
+
+
+class TestOneModuleOfSeveralRecognisers:
+    WAVES = make_waves(2, seed=5)[0]
+    WRAPS: dict[str, Callable[[nn.Module], nn.Module]] = {
+        "plain": lambda net: net,
+        "rare": lambda net: mc_dropout(net, p=0.05, num_samples=4),
+        "often": lambda net: mc_dropout(net, p=0.6, num_samples=4),
+        "members": lambda net: ensemble([net, Normed(0.5)]),
+        "bayesian": lambda net: vmg(net, num_samples=2),
+    }
+
+    def entropies(self, recogniser: CtcRecogniser) -> list[float]:
+        return [one.statistics["mean_predictive_entropy"] for one in recogniser.hear(self.WAVES).values()]
+
+    @pytest.mark.parametrize("first, second", [*itertools.permutations(WRAPS, 2)])
+    def test_wrappers_do_not_feel_each_other(self, first: str, second: str) -> None:
+        torch.manual_seed(0)
+        net = Normed().train()
+        state = copy.deepcopy(net.state_dict())
+        one = CtcRecogniser(self.WRAPS[first](net), TOKENS, RATE)
+        before = self.entropies(one)
+        other = CtcRecogniser(self.WRAPS[second](net), TOKENS, RATE)
+        assert self.entropies(one) == before != self.entropies(other)
+        assert self.entropies(one) == before
+        assert net.drop.p == 0.3 and all(layer.training for layer in net.modules())
+        assert all(torch.equal(value, state[name]) for name, value in net.state_dict().items())
+
+    @pytest.mark.parametrize("wrap", WRAPS)
+    def test_training_mode_neither_changes_what_is_heard_nor_is_changed(self, wrap: str) -> None:
+        net = Normed().eval()
+        model = self.WRAPS[wrap](net)
+        recogniser = CtcRecogniser(model, TOKENS, RATE)
+        before = self.entropies(recogniser)
+        model.train()
+        net.train()
+        state = copy.deepcopy(model.state_dict())
+        assert self.entropies(recogniser) == before
+        waves = {utt: on_grid(wave) for utt, wave in self.WAVES.items()}
+        PGD(eps=0.01, num_steps=2, loss="ctc")(recogniser, waves, Say(dict.fromkeys(waves, "one")))
+        assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
+        assert all(layer.training for layer in [*model.modules(), *net.modules()])
+
+    def test_further_training_is_heard_and_gives_another_key(self) -> None:
+        net = Normed()
+        recogniser = CtcRecogniser(net, TOKENS, RATE)
+        assert recogniser.model.module is net
+        before, key = self.entropies(recogniser), recogniser.model_key
+        assert recogniser.model_key == key
+        with torch.no_grad():
+            net.last.weight.mul_(0.5)
+        assert self.entropies(recogniser) != before and recogniser.model_key != key
+        net.last.weight.data = 2 * net.last.weight.data
+        assert self.entropies(recogniser) == before and recogniser.model_key == key
+
+
 class TestAttacks:
     WAVES = {utt: on_grid(wave) for utt, wave in make_waves(4, seed=5)[0].items()}
     TARGETS = dict(zip(WAVES, ("one", "three two", "two two", "one three"), strict=True))
@@ -284,6 +356,22 @@ class TestAttacks:
         adversarial = PGD(eps=0.05, num_steps=40, loss="ctc")(recogniser, self.WAVES, Untargeted())
         before, after = recogniser.hear(self.WAVES), recogniser.hear(adversarial.waves)
         assert all(before[utt].words != after[utt].words for utt in self.WAVES)
+
+    @pytest.mark.parametrize("loss", ["ctc", "cross_entropy", "margin"])
+    @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+    def test_network_of_another_precision_is_attacked(self, dtype: torch.dtype, loss: str) -> None:
+        class Cast(Tones):
+            def forward(self, wav: Tensor) -> Tensor:
+                return super().forward(wav).to(dtype)
+
+        network = Cast()
+        network.load_state_dict(tones.trained())
+        network = network.double() if dtype == torch.float64 else network
+        recogniser = CtcRecogniser(network, TOKENS, RATE)
+        adversarial = PGD(eps=0.05, num_steps=40, loss=loss)(recogniser, self.WAVES, Say(self.TARGETS))
+        assert {wave.dtype for wave in adversarial.waves.values()} == {np.dtype(np.float32)}
+        heard = recogniser.hear(adversarial.waves)
+        assert {utt: " ".join(one.words or ()) for utt, one in heard.items()} == self.TARGETS
 
     def test_adaptive_attack_says_whether_the_detector_passes_it(self) -> None:
         recogniser = tones.recogniser()

@@ -173,7 +173,8 @@ class _Run:
         def shares_of(perturbation: Tensor) -> Tensor:
             return self.goal.shares(self._log_post(perturbation, rows), rows)
 
-        return self.estimate(shares_of, delta)
+        loss, slope = self.estimate(shares_of, delta)
+        return loss.to(delta.dtype), slope  # a model may compute in another precision than that of the audio
 
     def mean_log_post(self, delta: Tensor, rows: Tensor) -> Tensor:
         with torch.no_grad():

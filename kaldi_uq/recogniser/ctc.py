@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import functools
 import hashlib
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -20,6 +19,7 @@ from kaldi_uq.io.waves import Waves, plan_waves
 from kaldi_uq.language.targets import random_target
 from kaldi_uq.nnet import deterministic
 from kaldi_uq.nnet.base import AcousticModel
+from kaldi_uq.nnet.sequence import layers_set
 from kaldi_uq.recogniser.base import BaseRecogniser
 from kaldi_uq.recogniser.ctc_search import beam_search, best_path, frames_needed, greedy
 
@@ -51,8 +51,11 @@ class CtcRecogniser(BaseRecogniser):
         num_draws: draws of a random module; ``None`` for its default.
         min_samples: samples of the shortest audio that the module takes; 0: tried out.
 
+    The recogniser shares the weights of the module, so that it hears what further training makes of them, and nothing
+    else: for each pass the module is in evaluation mode, whatever mode it is in, and it is put back afterwards.
+
     Attributes:
-        model: the network with the members or draws on axis 0, in evaluation mode.
+        model: the network with the members or draws on axis 0: the module itself, or ``model.module`` is it.
 
     Raises:
         ValueError: tokens or module do not fit each other, or an option is out of range.
@@ -93,10 +96,6 @@ class CtcRecogniser(BaseRecogniser):
         if beam < 0 or sample_rate < 1:
             raise ValueError(f"beam must be >= 0 and sample_rate >= 1, got {beam} and {sample_rate}")
         self.model: AcousticModel = module if isinstance(module, AcousticModel) else deterministic(module)
-        self.model.eval()
-        for layer in self.model.modules():
-            if isinstance(layer, nn.RNNBase) and not layer.dropout:
-                layer.training = True  # cuDNN has a gradient only in this mode, which changes nothing without dropout
         self.is_random = self.model.is_random
         if num_draws is not None and num_draws > 1 and not self.is_random:
             raise ValueError(f"{num_draws} draws: the module is not random, leave the number out")
@@ -105,6 +104,7 @@ class CtcRecogniser(BaseRecogniser):
         self.device, self._dtype = first.device, torch.float32
         self._count, self._counted = num_frames, dict[int, int]()
         self._padding_checked = False
+        self._digested: tuple[list[tuple[int, int]], str] | None = None
         self._check_output()
         self.min_samples = min_samples or self._shortest()
         self.frame_shift_s = self._shift() / sample_rate
@@ -112,15 +112,18 @@ class CtcRecogniser(BaseRecogniser):
 
     @property
     def model_key(self) -> str:
-        return digest(self._weights_digest, self.tokens, self.ctc_blank)
+        return digest(self._weights_digest(), self.tokens, self.ctc_blank)
 
-    @functools.cached_property
     def _weights_digest(self) -> str:
-        checksum = hashlib.sha256()
-        for name, tensor in self.model.state_dict().items():
-            checksum.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-            checksum.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
-        return checksum.hexdigest()
+        tensors = self.model.state_dict()
+        state = [(tensor.data_ptr(), tensor._version) for tensor in tensors.values()]  # changed by training
+        if self._digested is None or self._digested[0] != state:
+            checksum = hashlib.sha256()
+            for name, tensor in tensors.items():
+                checksum.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+                checksum.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+            self._digested = state, checksum.hexdigest()
+        return self._digested[1]
 
     @property
     def recommended_statistic(self) -> str:
@@ -175,7 +178,7 @@ class CtcRecogniser(BaseRecogniser):
         generator: torch.Generator | None = None,
     ) -> tuple[Iterator[Tensor], Tensor]:
         wav = self._without_excess(wav, num_samples)
-        chunks = self.model.iter_log_post(wav, num_samples=num_draws, generator=generator)
+        chunks = self._passes(self.model.iter_log_post(wav, num_samples=num_draws, generator=generator))
         first = next(chunks)
         return itertools.chain([first], chunks), self._lengths(num_samples, first.shape[2])
 
@@ -183,9 +186,23 @@ class CtcRecogniser(BaseRecogniser):
         self, wav: Tensor, num_samples: Tensor, utts: Sequence[str], *, generator: torch.Generator | None = None
     ) -> Tensor:
         draws = self.num_draws if self.is_random else None
-        mean: Tensor = self.model(self._without_excess(wav, num_samples), num_samples=draws, generator=generator)
+        mean = self._mean(self._without_excess(wav, num_samples), draws, generator)
         self._lengths(num_samples, mean.shape[1])
         return mean
+
+    def _mean(self, wav: Tensor, num_draws: int | None, generator: torch.Generator | None) -> Tensor:
+        with layers_set(self.model, evaluating=True):
+            mean: Tensor = self.model(wav, num_samples=num_draws, generator=generator)
+        return mean.to(self._dtype)
+
+    def _passes(self, chunks: Iterator[Tensor]) -> Iterator[Tensor]:
+        """Chunks of draws, each computed in evaluation mode; between them the module is as it was."""
+        while True:
+            with layers_set(self.model, evaluating=True):
+                chunk = next(chunks, None)
+            if chunk is None:
+                return
+            yield chunk.to(self._dtype)
 
     def _without_excess(self, wav: Tensor, num_samples: Tensor) -> Tensor:
         """The batch without padding that all have, as where an attack is done with the longest one; and checked."""
@@ -218,8 +235,7 @@ class CtcRecogniser(BaseRecogniser):
     def _of_one_draw(self, wav: Tensor) -> Tensor:
         draws = 1 if self.is_random else None
         generator = torch.Generator(self.device).manual_seed(0)
-        found: Tensor = self.model(wav, num_samples=draws, generator=generator)
-        return found
+        return self._mean(wav, draws, generator)
 
     def _check_output(self) -> None:
         size = round(PROBE_S * self.sample_rate)
