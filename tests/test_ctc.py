@@ -342,6 +342,13 @@ class TestAttacks:
         assert {utt: " ".join(one.words or ()) for utt, one in heard.items()} == self.TARGETS
         assert all(check["passed"] for check in check(recogniser, adversarial).values())
 
+    def test_attack_that_was_written_is_read_as_it_was(self, tmp_path: Path) -> None:
+        recogniser = tones.recogniser()
+        adversarial = PGD(eps=0.05, num_steps=3, loss="ctc")(recogniser, self.WAVES, Say(self.TARGETS))
+        for utt, samples in adversarial.waves.items():
+            write_wav(tmp_path / "x.wav", samples, RATE)
+            assert np.array_equal(read_wav(tmp_path / "x.wav")[0], samples)
+
     def test_random_target_is_reached_through_the_mean_of_a_random_network(self) -> None:
         recogniser = CtcRecogniser(mc_dropout(tones.network(), num_samples=10), TOKENS, RATE)
         waves = {utt: self.WAVES[utt] for utt in list(self.WAVES)[:2]}
