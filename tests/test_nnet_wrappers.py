@@ -164,7 +164,7 @@ class TestMcDropout:
         module = Fails().train()
         model = mc_dropout(module, p=0.7)
         model.training = False
-        with pytest.raises(RuntimeError, match="^no$"):
+        with pytest.raises(RuntimeError, match=r"^no$"):
             model.log_post(features())
         assert all(layer.training for layer in module.modules()) and module.dropout.p == 0.3
 
@@ -318,13 +318,13 @@ class TestEnsemble:
         model.log_post(features())
         assert "all 2 draws are equal" in caplog.text
 
-
     def test_networks_that_are_there_are_members(self) -> None:
         networks = [Tdnn().eval(), Tdnn().train(), Tdnn().eval()]
         for given in (networks, tuple(networks), nn.ModuleList(networks)):
             model = ensemble(given)
             assert [member.module for member in model.members] == networks
-        assert torch.equal(ensemble(networks, 3).eval().log_post(features())[1], networks[1](features()).log_softmax(-1))
+        second = ensemble(networks, 3).eval().log_post(features())[1]
+        assert torch.equal(second, networks[1](features()).log_softmax(-1))
         networks[1].train()
         assert [network.training for network in networks] == [False, True, False]
 

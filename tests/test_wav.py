@@ -218,7 +218,7 @@ class TestWriting:
             (np.array([0.5, np.nan]), "x.wav: 1 samples are NaN or infinite"),
         ],
     )
-    def test_what_would_be_another_sound_is_not_written(self, tmp_path: Path, samples: np.ndarray, message: str) -> None:
+    def test_another_sound_is_not_written(self, tmp_path: Path, samples: np.ndarray, message: str) -> None:
         with pytest.raises(ValueError, match=message):
             write_wav(tmp_path / "x.wav", samples, RATE)
         assert not (tmp_path / "x.wav").exists()

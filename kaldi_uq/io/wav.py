@@ -94,6 +94,10 @@ def as_float(samples: npt.ArrayLike, *, name: str = "audio") -> np.ndarray:
     Traceback (most recent call last):
     ValueError: call 7: samples reach 900, expected at most 1: looks like 16-bit values; divide by 32768
     """
+    if isinstance(samples, (str, os.PathLike)):
+        raise ValueError(f"{name}: a path, expected samples; read it first, read_wav(path)[0] or read_wavs")
+    if isinstance(samples, tuple) and len(samples) == 2 and np.ndim(samples[0]) and not np.ndim(samples[1]):
+        raise ValueError(f"{name}: samples and their rate, expected samples: take the first, read_wav(path)[0]")
     detach = getattr(samples, "detach", None)  # a tensor that takes part in a computation of gradients
     data = np.asarray(detach() if callable(detach) else samples)
     if data.ndim != 1:

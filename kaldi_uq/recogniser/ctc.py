@@ -19,14 +19,14 @@ from kaldi_uq.io.waves import Waves, plan_waves
 from kaldi_uq.language.targets import random_target
 from kaldi_uq.nnet import deterministic
 from kaldi_uq.nnet.base import AcousticModel
-from kaldi_uq.nnet.sequence import layers_set
+from kaldi_uq.nnet.sequence import SequenceModel, layers_set
 from kaldi_uq.recogniser.base import BaseRecogniser
+from kaldi_uq.recogniser.ctc_checks import SHOWN, blank_index, checked_tokens, outputs_of, probed, require_logits
 from kaldi_uq.recogniser.ctc_search import beam_search, best_path, frames_needed, greedy
 
 SEPARATORS = ("|", " ")  # between words, where tokens are characters
 PROBE_S = 1.0  # length of the noise that the module hears once, to see what it gives
 PADDING_LIMIT = 1e-3  # largest difference of a posterior that padding may make
-SHOWN = 60  # tokens that a message lists
 
 FrameCount = Callable[[Any], Any]
 
@@ -58,7 +58,9 @@ class CtcRecogniser(BaseRecogniser):
         model: the network with the members or draws on axis 0: the module itself, or ``model.module`` is it.
 
     Raises:
-        ValueError: tokens or module do not fit each other, or an option is out of range.
+        TypeError: the module is a class, tokens are no names, or ``num_frames`` is no function.
+        ValueError: tokens or module do not fit each other, the module fails or gives probabilities, or an option is out
+            of range.
 
     >>> class Sign(nn.Module):
     ...     def forward(self, wav):  # (B, N) -> (B, N // 4, 3)
@@ -84,9 +86,9 @@ class CtcRecogniser(BaseRecogniser):
         num_draws: int | None = None,
         min_samples: int = 0,
     ) -> None:
-        self.tokens = tuple(tokens)
+        self.tokens = checked_tokens(tokens)
         self.sample_rate, self.beam = sample_rate, beam
-        self.ctc_blank = _index_of(blank, self.tokens)
+        self.ctc_blank = blank_index(blank, self.tokens)
         self.separator = next((mark for mark in SEPARATORS if mark in self.tokens), None)
         self._is_text = [
             index != self.ctc_blank and not (token.startswith("<") and token.endswith(">"))
@@ -102,6 +104,8 @@ class CtcRecogniser(BaseRecogniser):
         self.num_draws = num_draws
         first = next(itertools.chain(self.model.parameters(), self.model.buffers()), torch.zeros(()))
         self.device, self._dtype = first.device, torch.float32
+        if num_frames is not None and not callable(num_frames):
+            raise TypeError(f"num_frames must be a function from samples to frames, got {type(num_frames).__name__}")
         self._count, self._counted = num_frames, dict[int, int]()
         self._padding_checked = False
         self._digested: tuple[list[tuple[int, int]], str] | None = None
@@ -109,6 +113,10 @@ class CtcRecogniser(BaseRecogniser):
         self.min_samples = min_samples or self._shortest()
         self.frame_shift_s = self._shift() / sample_rate
         self.words = {word: self._room(word) for word in words or ([] if self.separator else self._ids)}
+
+    def _parts(self) -> list[str]:
+        shown = self.model.module if isinstance(self.model, SequenceModel) else self.model
+        return [type(shown).__name__, f"{len(self.tokens)} tokens", *super()._parts()]
 
     @property
     def model_key(self) -> str:
@@ -239,7 +247,9 @@ class CtcRecogniser(BaseRecogniser):
 
     def _check_output(self) -> None:
         size = round(PROBE_S * self.sample_rate)
-        found = self._try(size)
+        with probed(f"(1, {size}) float32"), outputs_of(self.model) as given:
+            found = self._try(size)
+        require_logits(given)
         if found.shape[2] != len(self.tokens):
             raise ValueError(f"{len(self.tokens)} tokens, but the module gives {found.shape[2]} classes")
         if not bool(found.isfinite().any(2).all()):
@@ -353,19 +363,6 @@ class CtcRecogniser(BaseRecogniser):
     def _words_of(self, found: Sequence[int]) -> tuple[str, ...]:
         text = [self.tokens[index] for index in found if self._is_text[index]]
         return tuple(text if self.separator is None else filter(None, "".join(text).split(self.separator)))
-
-
-def _index_of(blank: int | str, tokens: Sequence[str]) -> int:
-    twice = [token for token in tokens if tokens.count(token) > 1] if len(set(tokens)) < len(tokens) else []
-    if twice:
-        raise ValueError(f"token {twice[0]!r} is there twice")
-    if isinstance(blank, str):
-        if blank not in tokens:
-            raise ValueError(f"blank {blank!r} is no token; there are {' '.join(tokens[:SHOWN])}")
-        return tokens.index(blank)
-    if not 0 <= blank < len(tokens):
-        raise ValueError(f"blank must be the index of one of {len(tokens)} tokens, got {blank}")
-    return blank
 
 
 def _wrong_count(expected: int, num_samples: int, found: int) -> str:
