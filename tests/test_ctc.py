@@ -9,6 +9,7 @@ import copy
 import itertools
 import json
 import re
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ from kaldi_uq.attacks.goal import Say, Untargeted
 from kaldi_uq.attacks.pgd import PGD
 from kaldi_uq.cli.main import main
 from kaldi_uq.detector import GaussianDetector
-from kaldi_uq.errors import AlignmentError, DataError
+from kaldi_uq.errors import AlignmentError, DataError, MissingDependencyError
 from kaldi_uq.io.datadir import write_table
 from kaldi_uq.io.wav import on_grid, read_wav, to_int16, write_wav
 from kaldi_uq.nnet import ensemble, mc_dropout, vmg
@@ -342,6 +343,13 @@ class TestAttacks:
         heard = recogniser.hear(adversarial.waves)
         assert {utt: " ".join(one.words or ()) for utt, one in heard.items()} == self.TARGETS
         assert all(check["passed"] for check in check(recogniser, adversarial).values())
+
+    def test_only_attacks_need_torchaudio(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setitem(sys.modules, "torchaudio.functional", None)  # as where it is not installed
+        recogniser = tones.recogniser()
+        assert recogniser.hear(self.WAVES).keys() == self.WAVES.keys()
+        with pytest.raises(MissingDependencyError, match=r"align its target with torchaudio .*uq\[torchaudio\]"):
+            PGD(eps=0.05, num_steps=1)(recogniser, self.WAVES, Say(self.TARGETS))
 
     def test_attack_that_was_written_is_read_as_it_was(self, tmp_path: Path) -> None:
         recogniser = tones.recogniser()

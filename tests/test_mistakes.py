@@ -16,6 +16,7 @@ from kaldi_uq.detector.judge import _warn_of_kind
 from kaldi_uq.io.wav import on_grid
 from kaldi_uq.recogniser.ctc import CtcRecogniser
 from tests import tones
+from tests.conftest import REPO
 from tests.tiny import RATE, make_waves
 from tests.tones import TOKENS, Tones
 
@@ -99,6 +100,23 @@ def test_a_text_is_no_goal_of_an_untargeted_attack(recogniser: CtcRecogniser) ->
     with pytest.raises(ValueError, match=r"the attack is untargeted, but the goal is a text: take Untargeted\(\)"):
         uq.attacks.preset("untargeted", num_steps=1)(recogniser, WAVES, uq.Say(dict.fromkeys(WAVES, "one")))
     assert uq.attacks.preset("untargeted", num_steps=1)(recogniser, WAVES, uq.Untargeted()).waves.keys() == WAVES.keys()
+
+
+def test_what_refuses_a_ctc_network_is_what_its_page_names(recogniser: CtcRecogniser) -> None:
+    page = (REPO / "docs/ctc.md").read_text()
+    refused = []
+    for name in uq.attacks.presets():
+        if name not in ("adaptive", "orthogonal", "selective"):  # which need detectors
+            goal = uq.Untargeted() if name == "untargeted" else uq.Say()
+            try:
+                uq.attacks.preset(name).prepare(recogniser, WAVES, goal)
+            except ValueError as error:
+                assert "does not say when a word begins and ends" in str(error) and f"`{name}`" in page
+                refused.append(name)
+    assert refused == ["logit-match", "speech-start", "strongest"]
+    with pytest.raises(ValueError, match="no certificate for a CtcRecogniser: certify a hybrid Recogniser"):
+        uq.certify(recogniser, WAVES, [1e-5])
+    assert "`uq.certify` and `nnet-certify`" in page
 
 
 @pytest.mark.parametrize("name", ["<blank>", "<blk>"])

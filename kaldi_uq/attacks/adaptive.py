@@ -66,7 +66,9 @@ class Adaptive(Attack):
         if isinstance(detectors, OneClassDetector):
             raise TypeError(f"detectors must be a list: Adaptive([detector]); got one {type(detectors).__name__}")
         if isinstance(detectors, Mapping):
-            raise TypeError(f"detectors must be a list, got a mapping: take some of {', '.join(map(str, detectors)):.200}")
+            raise TypeError(
+                f"detectors must be a list, got a mapping: take some of {', '.join(map(str, detectors)):.200}"
+            )
         super().__init__(config, **options)
         self.search = search or AdaptiveConfig()
         self.sentries = Sentries.of(detectors, aim=self.search.aim)
