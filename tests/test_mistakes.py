@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Callable
 from pathlib import Path
@@ -104,16 +105,13 @@ def test_a_text_is_no_goal_of_an_untargeted_attack(recogniser: CtcRecogniser) ->
 
 def test_what_refuses_a_ctc_network_is_what_its_page_names(recogniser: CtcRecogniser) -> None:
     page = (REPO / "docs/ctc.md").read_text()
-    refused = []
-    for name in uq.attacks.presets():
-        if name not in ("adaptive", "orthogonal", "selective"):  # which need detectors
-            goal = uq.Untargeted() if name == "untargeted" else uq.Say()
-            try:
-                uq.attacks.preset(name).prepare(recogniser, WAVES, goal)
-            except ValueError as error:
-                assert "does not say when a word begins and ends" in str(error) and f"`{name}`" in page
-                refused.append(name)
-    assert refused == ["logit-match", "speech-start", "strongest"]
+    refused = ("logit-match", "speech-start", "strongest")
+    for name in set(uq.attacks.presets()) - {"adaptive", "orthogonal", "selective"}:  # which need detectors
+        goal = uq.Untargeted() if name == "untargeted" else uq.Say()
+        says_why = pytest.raises(ValueError, match="does not say when a word begins and ends")
+        with says_why if name in refused else contextlib.nullcontext():
+            uq.attacks.preset(name).prepare(recogniser, WAVES, goal)
+    assert all(f"`{name}`" in page for name in refused)
     with pytest.raises(ValueError, match="no certificate for a CtcRecogniser: certify a hybrid Recogniser"):
         uq.certify(recogniser, WAVES, [1e-5])
     assert "`uq.certify` and `nnet-certify`" in page
