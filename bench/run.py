@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import fnmatch
 import importlib.metadata
 import importlib.util
 import json
@@ -37,7 +38,12 @@ def parser() -> OneLineParser:
     """The options."""
     found = OneLineParser(prog="python3 -m bench.run", description=(__doc__ or "").split("\n")[0])
     found.add_argument("--list", action="store_true", help="name the rows and what they need, measure nothing")
-    found.add_argument("--only", default="", metavar="ROW,...", help="measure these rows [all that are not optional]")
+    found.add_argument(
+        "--only",
+        default="",
+        metavar="ROW,...",
+        help="measure these rows; 'scale-*': all that begin so [all that are not optional]",
+    )
     found.add_argument("--recipe-dir", default="", metavar="DIR", help="a recipe that has run, with exp/dnn in it")
     found.add_argument("--device", default="", choices=("cpu", "cuda"), help="measure on this one [all there are]")
     found.add_argument("--num-utts", type=positive_int, default=60, help="utterances of a case [60]")
@@ -56,10 +62,9 @@ def chosen(names: str) -> list[Row]:
     rows = {row.name: row for row in all_rows()}
     if not names:
         return [row for row in rows.values() if not row.optional]
-    wanted = [name.strip() for name in names.split(",") if name.strip()]
-    unknown = [name for name in wanted if name not in rows]
-    require(not unknown and bool(wanted), f"--only {names}: no such row; there are {', '.join(rows)}")
-    return [rows[name] for name in wanted]
+    wanted = {name.strip(): fnmatch.filter(rows, name.strip()) for name in names.split(",") if name.strip()}
+    require(bool(wanted) and all(wanted.values()), f"--only {names}: no such row; there are {', '.join(rows)}")
+    return [rows[name] for found in wanted.values() for name in found]
 
 
 def isolated(row: Row, case: Case, setting: Setting) -> Figure:

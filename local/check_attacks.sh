@@ -61,8 +61,7 @@ done <"$dir/checks/plan"
 # noise as large as the attack, on the same audio; it is the same for all models, which may be checked at the same time
 if [ -z "$eps_level" ]; then
   noise=${data}_uniform$eps
-  keep_log "$dir/checks/log/disturb.log"
-  flock "$data/wav.scp" $cmd "$dir/checks/log/disturb.log" \
+  in_turn "$data/wav.scp" run_jobs "$dir/checks/log/disturb.log" \
     kaldi-uq disturb-data --kind uniform --eps "$eps" --seed "$seed" "$data" "$noise"
   steps/uq/decode.sh --cmd "$cmd" "${model_opts[@]}" "$dir/graph" "$noise" "$dir" "$dir/score_$(basename "$noise")"
 fi

@@ -20,7 +20,7 @@ from corpus import run_script
 from digits import random_generator
 from tqdm import tqdm
 
-from kaldi_uq.audio.disturb import amplify, babble, choose_talkers, microphone, reverberate, white_noise
+from kaldi_uq.audio.disturb import Talkers, amplify, babble, microphone, reverberate, white_noise
 from kaldi_uq.cli.main import OneLineParser, ParagraphFormatter
 from kaldi_uq.errors import UsageError
 from kaldi_uq.io.datadir import DataDir, write_data_dir
@@ -39,12 +39,13 @@ def speech_alone(wav: np.ndarray, rate: float) -> np.ndarray:
     return wav[loud[0] * size : (loud[-1] + 1) * size]
 
 
-def mixed(args: argparse.Namespace, data: DataDir, waves: Waves, utt: str, rate: float) -> np.ndarray:
+def mixed(args: argparse.Namespace, talkers: Talkers, waves: Waves, utt: str, rate: float) -> np.ndarray:
     """One utterance, disturbed; (N,) float32 on the 16-bit grid.
 
     Args:
         args: seed, and whether the ends are cut.
-        data, waves: the set that the utterance and the other talkers are of.
+        talkers: chooses the others of a babble.
+        waves: the set that all are of.
         utt: its id.
         rate: sample rate in Hz.
     """
@@ -57,7 +58,7 @@ def mixed(args: argparse.Namespace, data: DataDir, waves: Waves, utt: str, rate:
         wav = reverberate(wav, sample_rate=rate, generator=draw, **room).wav
     noise = draw.random()
     if noise < 0.3:
-        others = [waves[name] for name in choose_talkers(utt, data.utt2spk, NUM_TALKERS, seed=args.seed)]
+        others = [waves[name] for name in talkers.choose(utt, NUM_TALKERS)]
         wav = babble(wav, others, float(draw.uniform(10, 30)), generator=draw).wav
     elif noise < 0.6:
         wav = white_noise(wav, float(draw.uniform(10, 35)), generator=draw).wav
@@ -80,9 +81,9 @@ def disturb_all(args: argparse.Namespace) -> None:
         return
     stamp.clear()
     scp = {utt: str(args.out_dir / "wav" / f"{utt}.wav") for utt in data.utts}
-    lengths = {}
+    talkers, lengths = Talkers(data.utt2spk, seed=args.seed), {}
     for utt in tqdm(data.utts, desc=args.out_dir.name, unit="utt", disable=None):
-        samples = to_int16(mixed(args, data, waves, utt, rate))
+        samples = to_int16(mixed(args, talkers, waves, utt, rate))
         write_wav(scp[utt], samples, int(rate))
         lengths[utt] = len(samples) / rate
     write_data_dir(args.out_dir, wav_scp=scp, text=data.text, utt2spk=data.utt2spk, utt2dur=lengths)

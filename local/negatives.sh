@@ -55,8 +55,7 @@ negative() { # kind level options of kaldi-uq disturb-data...
   local kind=$1 level=$2 set=${data}_$1$2
   shift 2
   # the audio is the same for all models, which may be measured at the same time
-  keep_log "$dir/negatives/log/disturb_$(basename "$set").log"
-  flock "$data/wav.scp" $cmd "$dir/negatives/log/disturb_$(basename "$set").log" \
+  in_turn "$data/wav.scp" run_jobs "$dir/negatives/log/disturb_$(basename "$set").log" \
     kaldi-uq disturb-data --kind "$kind" --seed "$seed" "$@" "$data" "$set"
   steps/uq/decode.sh --cmd "$cmd" "${model_opts[@]}" "$dir/graph" "$set" "$dir" "$dir/score_$(basename "$set")"
   measure "$kind" "$level" "$set"

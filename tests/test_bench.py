@@ -12,10 +12,14 @@ import pytest
 
 from bench import measure as measuring
 from bench import run, table
+from bench.many import many_utterances
 from bench.measure import Case, Figure, Row, Setting, measure
-from bench.rows import all_rows
+from bench.rows import all_rows, scale
 from bench.viterbi import ViterbiGraph
+from kaldi_uq.io.datadir import DataDir
 from kaldi_uq.io.fst import ARC, FstArrays
+from kaldi_uq.io.waves import read_waves
+from tests import tiny
 
 SMALLEST = ("--num-utts", "2", "--num-steps", "2", "--repeats", "1", "--device", "cpu")
 
@@ -59,6 +63,52 @@ def test_a_wrong_row_is_one_line_that_names_the_others(only: str, capsys: pytest
     assert f"--only {only}: no such row" in line and "mfcc-gradient" in line
 
 
+def test_rows_are_chosen_by_the_beginning_of_their_names() -> None:
+    assert [row.name for row in run.chosen("scale-d*, pgd")] == [
+        f"scale-{name}" for name in scale.STEPS if name[0] == "d"
+    ] + ["pgd"]
+
+
+def test_steps_of_a_scale_name_what_they_read_and_what_they_replace() -> None:
+    for name, step in scale.STEPS.items():
+        earlier = list(scale.STEPS)[: list(scale.STEPS).index(name)]
+        assert set(step.after) <= set(earlier), name  # a run of all measures each once
+        assert not {path for other in earlier for path in scale.STEPS[other].makes} & set(step.makes), name
+
+
+def test_a_step_is_measured_as_a_process_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scale.Crowd, "_make", have_data)
+    hungry = 'python3 -c \'from pathlib import Path; Path("made").mkdir(); x = b"1" * 10**8\' {wavs}'
+    monkeypatch.setitem(scale.STEPS, "eat", scale.Step(hungry, (), ("made",)))
+    monkeypatch.setitem(scale.STEPS, "fail", scale.Step("python3 -c 'raise SystemExit(\"no food\")'", ("eat",)))
+    setting = Setting(str(tmp_path), num_utts=5, repeats=1, recipe_dir=str(tmp_path))
+    work = scale.measured(setting, name="eat", times=4)
+    for _ in range(2):  # what is there is taken away before
+        facts = work()
+        assert facts["utterances"] == 20 and facts["peak_mb"] > 95 and facts["seconds"][0] > 0
+    with pytest.raises(RuntimeError, match="python3: no food"):
+        scale.measured(setting, name="fail", times=4)()
+
+
+def have_data(crowd: scale.Crowd, _: Path) -> None:
+    (crowd.path / "data/many").mkdir(parents=True)
+    (crowd.path / "data/many/wav.scp").write_text("a-0 data/a.wav\n")
+
+
+def test_many_utterances_are_a_data_directory_of_one_word_each(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    waves, text = tiny.make_waves(6)
+    words = {utt: said[:1] if utt == "utt01" or utt == "utt03" else ["one", "two"] for utt, said in text.items()}
+    assert set(words) >= {"utt01", "utt03"}
+    tiny.write_set(tmp_path / "recipe/data/train", waves, words)
+    monkeypatch.chdir(tmp_path)
+    assert many_utterances(tmp_path / "recipe", tmp_path / "out/data/many", 7) == tiny.RATE
+    monkeypatch.chdir(tmp_path / "out")
+    data = DataDir.read("data/many")
+    assert len(data.utts) == 7 and {len(data.words(utt)) for utt in data.utts} == {1}
+    read = read_waves(data, sample_rate=tiny.RATE)
+    assert len({wave.tobytes() for wave in read.values()}) == 7
+
+
 def test_wrong_options_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run.main(["--recipe-dir", str(tmp_path)]) == 1
     assert "no exp/dnn/final.safetensors there" in capsys.readouterr().err
@@ -77,7 +127,8 @@ def test_rows_and_cases_have_names_of_their_own() -> None:
         assert not row.cases[0].aim  # a ratio is of another case
         for case in row.cases:
             assert not case.aim or isinstance(table.meets(1.0, case.aim), bool)
-    assert [row.name for row in all_rows() if row not in run.chosen("")] == ["suite"]
+    asked = [row.name for row in all_rows() if row not in run.chosen("")]
+    assert asked == ["suite", *(row.name for row in run.chosen("scale-*"))]
 
 
 @pytest.mark.parametrize(

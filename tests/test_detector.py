@@ -26,6 +26,7 @@ from kaldi_uq.detector import (
     OneClassDetector,
     auroc,
     base,
+    density,
     evaluate_detection,
     fit_detectors,
     load_detector,
@@ -153,6 +154,24 @@ def test_kernel_density_scores_its_fitting_set_leaving_each_out() -> None:
     expected = [-np.log(stats.norm.pdf(z[i], np.delete(z, i), 0.5).mean()) for i in range(6)]
     # the largest score of the six is the threshold if fewer than one in six may exceed it
     assert detector.threshold_at(0.01) == pytest.approx(max(expected), rel=1e-7)
+
+
+def test_kernel_density_of_many_utterances_is_made_of_some_that_are_evenly_spread(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Each score takes as long as the fitting set is large, and so does loading each score of that set."""
+    fit, new = draws(14).normal(size=5000), draws(15).normal(size=300)
+    whole = KernelDensityDetector(["x"]).fit(fit[: density.MAX_CENTRES])
+    assert whole.benign is not None and len(whole.benign) == density.MAX_CENTRES
+    monkeypatch.setattr(density, "MAX_CENTRES", 500)
+    detector = KernelDensityDetector(["x"]).fit(fit)
+    assert detector.benign is not None and detector.benign.shape == (500, 1)
+    assert (detector.benign[[0, -1], 0] == fit[[0, -1]]).all() and np.isin(detector.benign, fit).all()
+    assert stats.pearsonr(detector.score(new), whole.score(new)).statistic > 0.9
+    detector.calibrate(0.05)
+    assert np.mean(detector.score(new) > detector.threshold) == pytest.approx(0.05, abs=0.04)
+    save_detector(detector, tmp_path / "x.json")
+    np.testing.assert_array_equal(load_detector(tmp_path / "x.json").score(new), detector.score(new))
 
 
 @pytest.mark.parametrize("make", ALL_DETECTORS[2:])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,9 @@ import pytest
 from kaldi_uq.audio.disturb import (
     KINDS,
     Disturbed,
+    Talkers,
     amplify,
     babble,
-    choose_talkers,
     disturb,
     reverberate,
     room_impulse_response,
@@ -216,18 +217,49 @@ class TestDisturb:
 
     def test_babble_has_neither_the_utterance_nor_its_speaker(self) -> None:
         _, utt2spk = directory_of(30)
+        chooser = Talkers(utt2spk, seed=0)
         for utt in utt2spk:
-            talkers = choose_talkers(utt, utt2spk, 6, seed=0)
+            talkers = chooser.choose(utt, 6)
             assert len(set(talkers)) == 6
             assert utt2spk[utt] not in {utt2spk[talker] for talker in talkers}
 
     def test_talkers_differ_between_utterances_and_another_utterance_changes_few(self) -> None:
         _, utt2spk = directory_of(60)
-        chosen = {utt: set(choose_talkers(utt, utt2spk, 4, seed=0)) for utt in utt2spk}
+        chooser = Talkers(utt2spk, seed=0)
+        chosen = {utt: set(chooser.choose(utt, 4)) for utt in utt2spk}
         assert len({frozenset(talkers) for talkers in chosen.values()}) > 50
-        larger = utt2spk | {"s9-new": "s9"}
-        changed = sum(set(choose_talkers(utt, larger, 4, seed=0)) != chosen[utt] for utt in utt2spk)
+        larger = Talkers({"s9-new": "s9"} | utt2spk, seed=0)
+        changed = sum(set(larger.choose(utt, 4)) != chosen[utt] for utt in utt2spk)
         assert 0 < changed < 15  # about 4 in 41 choose the new one
+
+    @pytest.mark.parametrize("share", [0.5, 0.99])
+    def test_work_of_a_choice_does_not_grow_with_the_directory(self, share: float) -> None:
+        """Not even for a speaker who has nearly all utterances, of whom none can be chosen."""
+        looks = []
+
+        class Counted(dict[str, str]):
+            def __getitem__(self, utt: str) -> str:
+                looks.append(utt)
+                return super().__getitem__(utt)
+
+        per_choice = []
+        for size in (1000, 8000):
+            rng = np.random.default_rng(0)
+            utt2spk = Counted({f"u{i}": "main" if rng.random() < share else f"s{i % 50}" for i in range(size)})
+            chooser = Talkers(utt2spk, seed=0)
+            some = [f"u{i}" for i in range(0, size, size // 100)]
+            looks.clear()
+            chosen = {utt: chooser.choose(utt, 6) for utt in some}
+            per_choice.append(len(looks) / len(some))
+            assert all(len(set(talkers)) == 6 for talkers in chosen.values())
+            assert all(utt2spk[utt] not in {utt2spk[talker] for talker in chosen[utt]} for utt in some)
+        assert per_choice[1] < 1.5 * per_choice[0] < 75
+
+    def test_every_utterance_is_chosen_about_as_often(self) -> None:
+        utt2spk = {f"s{i % 20}-{i}": f"s{i % 20}" for i in range(400)}
+        chooser = Talkers(utt2spk, seed=0)
+        count = Counter(other for utt in utt2spk for other in chooser.choose(utt, 6))
+        assert len(count) > 0.8 * len(utt2spk) and max(count.values()) < 60  # 6 on average
 
     def test_too_few_other_speakers_for_a_babble(self) -> None:
         waves, utt2spk = directory_of(5)

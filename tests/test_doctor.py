@@ -6,6 +6,7 @@ import ast
 import importlib.util
 import json
 import re
+import shutil
 import sys
 from collections.abc import Callable
 from importlib.machinery import ModuleSpec
@@ -16,6 +17,7 @@ import pytest
 
 from kaldi_uq.cli import doctor
 from kaldi_uq.cli.main import main
+from kaldi_uq.engine.binaries.jobs import PROGRAMS
 from tests.conftest import REPO, RunScript
 from tests.kaldi import fake_kaldi
 from tests.recipe import LIMIT_S
@@ -134,6 +136,29 @@ def test_programs_that_kaldi_lacks_are_named_with_the_command_that_builds_them(
     assert (status, checks["engine kaldi"]["status"]) == (1, "wrong")
     assert "programs are missing: gmm-est, lattice-1best" in checks["engine kaldi"]["found"]
     assert checks["engine kaldi"]["remedy"] == f"make -C {tmp_path}/src gmmbin && make -C {tmp_path}/src latbin"
+
+
+@pytest.mark.usefixtures("quick")
+def test_kaldi_that_is_built_in_part_is_not_ok(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    fake_kaldi(tmp_path)
+    monkeypatch.setenv("KALDI_ROOT", str(tmp_path))
+    shutil.rmtree(tmp_path / "src/latbin")
+    _, checks = report(capsys)
+    lacking = sorted(name for name, place in PROGRAMS.items() if place == "src/latbin")
+    assert checks["engine kaldi"]["status"] == "wrong" and "engine" not in checks
+    assert checks["engine kaldi"]["found"].endswith(
+        f"{len(lacking)} of {len(PROGRAMS)} programs are missing: {', '.join(lacking)}"
+    )
+    lost = "error while loading shared libraries: libkaldi-lat.so: cannot open shared object file"
+    fake_kaldi(tmp_path, {name: f"echo '{lost}' >&2; exit 127" for name in lacking})
+    (tmp_path / "src/bin/tree-info").write_bytes(b"\x7fELF")  # cut off
+    _, checks = report(capsys)
+    assert checks["engine kaldi"]["status"] == "wrong" and "engine" not in checks
+    broken = ", ".join([*lacking, "tree-info"])
+    assert checks["engine kaldi"]["found"].endswith(f"programs do not start: {broken} ({lost})")
+    assert checks["engine kaldi"]["remedy"] == f"make -C {tmp_path}/src latbin && make -C {tmp_path}/src bin"
 
 
 def test_wheels_that_do_not_match_are_found(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import gzip
 import os
 import re
@@ -22,6 +23,8 @@ from kaldi_uq.engine.select import select_engine
 from kaldi_uq.errors import EngineError, ModelFileError
 from kaldi_uq.io.datadir import read_table
 from kaldi_uq.io.lattice import Lattice, read_lattices, write_lattices
+from kaldi_uq.recogniser.hybrid import HybridModel
+from kaldi_uq.recogniser.recogniser import Recogniser
 from tests import tiny
 from tests.kaldi import fake_kaldi
 from tests.lattices import all_paths, random_lattice
@@ -90,6 +93,16 @@ class TestRoot:
             assert str(error.value) == f"{root / PROGRAMS[name] / name}: no such program; build it with: {build}"
         with pytest.raises(EngineError, match="fstcompile: no such program"):
             KaldiEngine().compile_fst("0\n", tmp_path / "x.fst", sort="ilabel")
+
+
+def test_programs_that_are_looked_for_are_those_that_are_called() -> None:
+    """``kaldi-uq doctor`` looks for ``PROGRAMS``: one that no module calls, or that is not there, would mislead."""
+    called = set()
+    for path in sorted((REPO / "kaldi_uq/engine/binaries").glob("*.py")):
+        if path.name != "jobs.py":
+            nodes = ast.walk(ast.parse(path.read_text()))
+            called |= {node.value for node in nodes if isinstance(node, ast.Constant) and node.value in PROGRAMS}
+    assert called == set(PROGRAMS)
 
 
 class TestDecoderAndAligner:
@@ -168,6 +181,14 @@ class TestDecoderAndAligner:
                 assert np.array_equal(alignment, system.alignments[utt])
         with pytest.raises(EngineError, match="the pdfs of"):
             aligner.align([(utt, matrix[:, 1:]) for utt, matrix in scores.items()], texts)
+
+    def test_recogniser_asks_for_the_times_of_words_under_a_name_that_kaldi_takes(
+        self, engine: KaldiEngine, system: TinySystem, scores: dict[str, np.ndarray], tmp_path: Path
+    ) -> None:
+        model = HybridModel(tiny.FRONT_END, system.network())
+        who = Recogniser(model, engine, system.mono, graph_dir=system.graph, lang_dir=system.lang.path)
+        assert who.word_times(["one"], scores["utt00"]) == []  # the stand-in knows others alone
+        assert "align-compiled-mapped" in (tmp_path / "seen").read_text()
 
     def test_missing_files_are_named_before_anything_runs(
         self, engine: KaldiEngine, system: TinySystem, tmp_path: Path
@@ -327,6 +348,12 @@ class TestParts:
         assert parts.of_job == {4: ("u1", "u3", "u5"), 5: ("u7", "u9")}
         for job, utts in parts.of_job.items():
             assert tuple(read_table(tmp_path / f"feats.{job}.scp")) == utts
+
+    @pytest.mark.parametrize("utt", ["", "a b", "a\t"])
+    def test_name_that_no_table_of_kaldi_can_hold_is_refused(self, tmp_path: Path, utt: str) -> None:
+        with pytest.raises(EngineError, match=re.escape(f"utterance {utt!r}: Kaldi's programs take no name")):
+            write_parts(tmp_path, [(utt, np.zeros((1, 2), np.float32))], EngineOptions())
+        assert list(tmp_path.iterdir()) == []
 
     def test_no_more_jobs_than_utterances_and_none_for_those_without_frames(self, tmp_path: Path) -> None:
         items = [("a", np.zeros((0, 2), np.float32)), ("b", np.zeros((1, 2), np.float32))]

@@ -171,7 +171,7 @@ class TestMonophoneTraining:
         pdfs = np.arange(300) % 2
         ones = np.ones((1, 2), np.float32)
         start = DiagGmmSet((np.ones(1, np.float32),) * 3, (ones,) * 3, (ones,) * 3)
-        found, counts, _ = reestimate(start, frames, pdfs, min_occupancy=3)
+        found, counts, _ = reestimate(start, [(frames, pdfs)], min_occupancy=3)
         assert counts.tolist() == [150, 150, 0]
         for pdf in (0, 1):
             np.testing.assert_allclose(1 / found.inv_vars[pdf][0], frames[pdf::2].var(0), rtol=1e-4)
@@ -186,12 +186,12 @@ class TestMonophoneTraining:
         pdfs = np.zeros(400, dtype=np.int64)
         one = np.ones((1, 2), np.float32)
         gmms = DiagGmmSet((np.ones(1, np.float32),), (0 * one,), (one,))
-        gmms, counts, _ = reestimate(gmms, frames, pdfs, min_occupancy=3)
+        gmms, counts, _ = reestimate(gmms, [(frames, pdfs)], min_occupancy=3)
         gmms = split(gmms, counts, 4, 0.25, rng)
         assert gmms.num_gauss == 4
         totals = []
         for _ in range(8):
-            gmms, _, total = reestimate(gmms, frames, pdfs, min_occupancy=3)
+            gmms, _, total = reestimate(gmms, [(frames, pdfs)], min_occupancy=3)
             totals.append(total)
         assert np.all(np.diff(totals) > -1e-3 * abs(totals[0]) * 1e-3)
         assert totals[-1] > totals[0] + 10

@@ -53,6 +53,7 @@ class StandIn:
         self.inputs: list[tuple[Any, ...]] = []
         self.failing: Exception | None = None
         self.fails_below_beam = 0.0
+        self.spells = True
         self.final = True
         self.counts: np.ndarray | None = None
         self.log_probs = read_transitions(model).log_probs
@@ -80,6 +81,13 @@ class StandIn:
                     raise outer.failing
                 return {"alignment": [2, 1, 4], "words": [2, 3], "text": "2 3", "likelihood": -7.5}
 
+        class GraphCompiler:
+            def compile_graph_from_text(self, transcript: list[int]) -> str:
+                assert all(isinstance(word, int) for word in transcript)
+                if not outer.spells:
+                    raise RuntimeError("")
+                return "graph"
+
         class MappedAligner:
             @classmethod
             def from_files(
@@ -99,6 +107,7 @@ class StandIn:
                 aligner = cls()
                 aligner.decoder_opts = Options()
                 aligner.decoder_opts.beam = beam
+                aligner.graph_compiler = GraphCompiler()
                 return aligner
 
             @staticmethod
@@ -107,6 +116,7 @@ class StandIn:
                 return TransitionModel()
 
             decoder_opts: Any
+            graph_compiler: Any
 
             def align(self, input: Matrix, text: str) -> dict[str, Any]:
                 outer.inputs.append((input.array, text, self.decoder_opts.beam))
@@ -325,14 +335,22 @@ class TestAlignment:
         assert engine.aligner(system.mono, system.lang, retry).align(pairs, texts).keys() == {"a", "b"}
         assert [beam for *_, beam in stand_in.inputs] == [20.0, 40.0, 20.0, 40.0]
 
+    @pytest.mark.parametrize("error", [RuntimeError(""), ValueError(""), KeyError("two")])
     def test_text_without_a_path_is_named(
-        self, engine: Engine, stand_in: StandIn, system: TinySystem, scores: np.ndarray
+        self, error: Exception, engine: Engine, stand_in: StandIn, system: TinySystem, scores: np.ndarray
     ) -> None:
-        stand_in.failing = ValueError("")
+        stand_in.failing, stand_in.spells = error, False
         with pytest.raises(EngineError, match=r"L\.fst: no path for the text 'one two'"):
             engine.aligner(system.mono, system.lang, CONFIG).align(
                 [("a", scores)], {"a": system.word_ids("one", "two")}
             )
+
+    def test_failure_of_a_text_that_has_a_graph_is_no_fault_of_the_text(
+        self, engine: Engine, stand_in: StandIn, system: TinySystem, scores: np.ndarray
+    ) -> None:
+        stand_in.failing = RuntimeError("")  # what Kaldi says is in PyKaldi's log, not in the error
+        with pytest.raises(EngineError, match=r"^a: PyKaldi failed: RuntimeError;"):
+            engine.aligner(system.mono, system.lang, CONFIG).align([("a", scores)], {"a": system.word_ids("one")})
 
 
 class TestFiles:

@@ -16,6 +16,7 @@ from kaldi_uq.errors import AlignmentError, EngineError
 from kaldi_uq.io.ark import read_alignments
 from kaldi_uq.io.kaldi_model import TransitionTable, read_gmm_model, read_transitions
 from kaldi_uq.io.lang import Lang
+from kaldi_uq.recogniser.hybrid import HybridModel
 from tests import tiny
 from tests.kaldi import tid_to_phone
 from tests.tiny import TinySystem
@@ -150,6 +151,17 @@ class TestAlign:
             spoken = [names[p] for p in phones]
             # the same word twice without silence between is one run of its phone
             assert [w for w, _ in itertools.groupby(spoken)] == merged
+
+    def test_recogniser_says_when_the_words_of_a_text_are_spoken(
+        self, system: TinySystem, loglikes: dict[str, np.ndarray]
+    ) -> None:
+        who = system.recogniser(HybridModel(tiny.FRONT_END, system.network()))
+        _, text = tiny.make_waves(6, seed=9)
+        for utt, scores in loglikes.items():
+            times = who.word_times(text[utt], scores)
+            assert [word for word, _, _ in times] == text[utt]
+            edges = [edge for _, begin, end in times for edge in (begin, end)]
+            assert edges == sorted(edges) and 0 <= edges[0] and edges[-1] <= len(scores) * who.frame_shift_s
 
     def test_utterance_too_short_for_its_text_is_absent_and_others_are_not(self, system: TinySystem) -> None:
         pdfs = system.table.num_pdfs

@@ -196,6 +196,9 @@ def test_second_run_finds_every_stage_done(tiny_recipe: Recipe, tmp_path: Path) 
     stages = [line for line in done.stderr.splitlines() if line.startswith("=== stage ")]
     assert len(stages) == 9
     assert all(line.endswith(": up to date") for line in stages), stages
+    page = recipe.path / "exp/report/report.html"
+    assert done.stdout == f"{(page.parent / 'SUMMARY').read_text()}The whole story, with audio: {page}\n"
+    assert "The whole story" not in recipe.run_sh(*TINY_OPTIONS, "--stop-stage", 3).stdout
     assert recipe.results() == tiny_recipe.results()
 
 
@@ -255,7 +258,8 @@ def _feats(path: Path) -> list[tuple[str, np.ndarray]]:
 def test_phone_lexicon_has_a_run_of_its_own_and_recognises(tiny_recipe: Recipe, tmp_path: Path) -> None:
     recipe = tiny_recipe.clone(tmp_path / "phones")
     words_run = Path(os.readlink(recipe.path / "exp")).parent
-    recipe.run_sh(*TINY_OPTIONS, "--lexicon", "phones", "--stop-stage", 3)
+    done = recipe.run_sh(*TINY_OPTIONS, "--lexicon", "phones", "--stop-stage", 3)
+    assert f"those of {words_run} stay there, and come back with the command that made them" in done.stderr
     phones_run = Path(os.readlink(recipe.path / "exp")).parent
     assert phones_run != words_run
     assert (recipe.path / words_run / "exp/results.json").is_file()

@@ -11,11 +11,13 @@ from scipy.stats import binomtest
 
 from kaldi_uq.report import answer, robustness, tables
 from kaldi_uq.report.build import build_report, results_text
+from kaldi_uq.report.examples import choose_examples
 from kaldi_uq.report.findings import findings, summary
 from kaldi_uq.report.run import Run
 from kaldi_uq.report.table import FAILED, FAILED_NOTE, Table
 from kaldi_uq.results.robustness import robust_auroc
 from kaldi_uq.results.table import Results
+from kaldi_uq.results.utterances import AttackRecord
 from kaldi_uq.results.word_errors import ErrorRate
 from tests.conftest import REPO
 from tests.report import attack_row, detection_row
@@ -214,8 +216,8 @@ class TestFinding:
         lines = findings(run_of(results))
         assert (
             "Attacks that know the detector break it, half or more pass and are heard as wanted: at eps 0.02 DNN 80 %; "
-            "nobody has tried an attack that knows the detector on robust DNN (to try: an attack with --preset adaptive --statistics "
-            "all-joint)."
+            "nobody has tried an attack that knows the detector on robust DNN (to try: an attack with --preset "
+            "adaptive --statistics all-joint)."
         ) in lines
         assert not any("not break" in line for line in lines)
 
@@ -237,7 +239,9 @@ class TestAnswer:
     def test_shares_are_of_all_utterances_and_add_up(self, counted: Results) -> None:
         detector, rows = answer.fates(run_of(counted))
         assert detector == "all-joint"
-        assert rows[["wins", "other", "refused", "right"]].sum(axis=1).tolist() == pytest.approx([1.0] * len(rows))
+        assert rows[["wins", "other", "rest", "refused", "right"]].sum(axis=1).tolist() == pytest.approx(
+            [1.0] * len(rows)
+        )
         found = rows.set_index(["model", "knows", "eps"])
         blind = found.loc[("dnn", False, 0.02)]
         assert (blind["attack"], blind["wins"], blind["refused"], blind["right"]) == ("pgd", 0.25, 0.5, 0.125)
@@ -262,7 +266,8 @@ class TestAnswer:
         row = rows.set_index(["model", "knows"]).loc[("dnn", False)]
         # heard as the target and not passed: refused; what was heard of the others nobody counted
         assert row["refused"] == pytest.approx(0.07) and np.isnan(row["right"])
-        assert list(answer._labels(rows).values())[1] == answer.UNKNOWN
+        assert np.isnan(row["other"]) and row["rest"] == pytest.approx(1 - row["refused"] - row["wins"])
+        assert list(answer._labels(rows)) == ["wins", "rest", "refused"]
 
     @pytest.mark.parametrize("narrow", [False, True])
     def test_robust_stands_beside_ordinary_and_what_nobody_tried_says_how(self, counted: Results, narrow: bool) -> None:
@@ -290,6 +295,22 @@ class TestAnswer:
         assert "robust DNN, an attacker who knows the detector: nobody has tried." in page
         names = {path.name for path in (tmp_path / "out/figures").iterdir()}
         assert {f"answer{end}.{kind}" for end in ("", "_narrow") for kind in ("png", "svg", "pdf")} <= names
+
+
+class TestExamples:
+    def record(self, utt: str, *, heard: str, said: str = "one two", target: str = "six five") -> AttackRecord:
+        wrong = {text: ErrorRate(substitutions=int(heard != text), num_words=2, num_utts=1) for text in (said, target)}
+        return AttackRecord(utt, 0.02, target, said, heard, wrong[target], wrong[said], None, {})
+
+    def test_robust_model_is_shown_where_it_holds_and_where_it_fails(self) -> None:
+        ordinary = [self.record(utt, heard="six five") for utt in "abcd"] + [self.record("e", heard="one two")]
+        heard = {"a": "four", "b": "six five", "c": "one two", "d": "four", "e": "one two"}
+        hardened = [self.record(utt, heard=text) for utt, text in heard.items()]
+        shown = [(False, "c"), (True, "c"), (True, "b"), (False, "a")]
+        for count in range(5):
+            assert choose_examples(ordinary, hardened, count) == shown[:count]
+        assert choose_examples(ordinary, hardened[:1], 3) == [(False, "a"), (True, "a"), (False, "b")]
+        assert choose_examples(ordinary, [], 2) == [(False, "a"), (False, "b")]
 
 
 class TestReadme:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -22,6 +24,19 @@ cmd=utils/run.pl  # <command>: how to run the jobs
 
 . utils/script.sh
 run_jobs {array} {log} bash ./job.sh JOB
+echo done
+"""
+
+TURN = """#!/usr/bin/env bash
+# A step whose job no other may run at the same time.
+#
+# Usage: $0
+set -euo pipefail
+cmd=utils/run.pl  # <command>: how to run the jobs
+
+. utils/script.sh
+in_turn shared run_jobs log/x.log bash ./job.sh 2
+flock -w 60 shared true
 echo done
 """
 
@@ -49,9 +64,11 @@ def folder(tmp_path: Path) -> Path:
     """A directory with steps of one and of three jobs, and commands that run them."""
     (tmp_path / "utils").symlink_to(REPO / "utils")
     (tmp_path / "log").mkdir()
+    (tmp_path / "shared").touch()
     for name, text in (
         ("one.sh", STEP.format(array="", log="log/x.log")),
         ("three.sh", STEP.format(array="JOB=1:3", log="log/x.JOB.log")),
+        ("turn.sh", TURN),
         ("grid.sh", GRID),
         ("broken.sh", 'echo "broken: no queue" >&2; exit 3'),
     ):
@@ -87,12 +104,13 @@ def step(folder: Path, run_script: RunScript) -> Step:
 def test_failed_job_is_one_line_with_its_log_and_what_that_ends_with(step: Step, line: str, end: str) -> None:
     done = step("three", "./grid.sh", f"[ $1 != 2 ] || {{ {line}; }}")
     assert error_line(done) == f"./three.sh: error: 1 of 3 jobs failed: log/x.2.log: {end}"
-    done = step("one", "./grid.sh", line.replace("$1", "2"))
-    assert error_line(done) == f"./one.sh: error: 1 of 1 jobs failed: log/x.log: {end}"
+    for name in ("one", "turn"):
+        done = step(name, "./grid.sh", line.replace("$1", "2"))
+        assert error_line(done) == f"./{name}.sh: error: 1 of 1 jobs failed: log/x.log: {end}"
 
 
 def test_jobs_that_end_well_are_no_error_whatever_they_say(step: Step) -> None:
-    for name in ("one", "three"):
+    for name in ("one", "three", "turn"):
         for cmd in ("./grid.sh", "utils/run.pl"):
             done = step(name, cmd, "echo x: error: none")
             assert (done.returncode, done.stdout) == (0, "done\n"), done.stderr
@@ -137,3 +155,25 @@ def test_step_that_does_not_start_moves_no_log_twice(folder: Path, step: Step) -
     step("one", "utils/run.pl", "echo third")
     assert sorted(path.name for path in (folder / "log").iterdir()) == ["x.log", "x.log.1"]
     assert "first" in (folder / "log/x.log.1").read_text()
+
+
+def test_job_waits_for_its_turn_and_gives_it_back(folder: Path, step: Step) -> None:
+    """Two steps whose jobs would find each other's traces if they ran at the same time."""
+    line = "[ ! -e there ] || { echo x: error: not alone; exit 1; }; touch there; sleep 0.3; rm there"
+    with subprocess.Popen(["flock", "shared", "sleep", "0.5"], cwd=folder), ThreadPoolExecutor() as pool:
+        both = [pool.submit(step, "turn", "utils/run.pl", line) for _ in range(2)]
+    for one in both:
+        assert (one.result().returncode, one.result().stdout) == (0, "done\n"), one.result().stderr
+
+
+def test_every_script_gives_its_jobs_to_run_jobs() -> None:
+    """A command for jobs is only passed on as --cmd; whoever starts it himself says nothing of a job that failed."""
+    started = re.compile(r"""(?<!=)\$\w*cmd (?:"|JOB=|\S*log)""")
+    found = [
+        f"{path.relative_to(REPO)}:{number}: {line.strip()}"
+        for folder in ("local", "steps", "recipes", "utils")
+        for path in sorted((REPO / folder).rglob("*.sh"))
+        for number, line in enumerate(path.read_text().splitlines(), 1)
+        if started.search(line) and path != REPO / "utils/script.sh"
+    ]
+    assert not found

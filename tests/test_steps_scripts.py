@@ -73,6 +73,15 @@ def test_help_needs_neither_data_nor_python_nor_kaldi_and_fits_80_columns(script
     assert sorted(path.name for path in bare.iterdir()) == ["local", "recipes", "steps", "tools", "utils"]
 
 
+@pytest.mark.parametrize("script", ["local/attack.sh", "local/detect.sh", "local/check_attacks.sh"])
+def test_outside_of_a_recipe_directory_one_line_says_where_to_go(script: str, bare: Path) -> None:
+    done = run_bare(bare, script)
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[1:] == [
+        f"./{script}: error: there is no path.sh in {bare}; run it in a recipe directory, such as recipes/tidigits"
+    ]
+
+
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_wrong_number_of_arguments_shows_the_usage(script: str, bare: Path) -> None:
     if script == "utils/run.pl":

@@ -92,6 +92,15 @@ hold() {
   printf 'process %d on %s since %(%F %T)T: %s\n' $$ "${HOSTNAME:-this machine}" -1 "$0 ${script_args[*]}" >"$1"
 }
 
+# in_turn FILE COMMAND...: run COMMAND, which may be a function, while no other script is at FILE
+in_turn() {
+  local turn
+  exec {turn}<"$1"
+  ! type -P flock >/dev/null || flock "$turn"
+  "${@:2}"
+  exec {turn}<&-
+}
+
 # hold_dir DIR [PLACE]: make DIR/PLACE [log], and hold a lock there: nobody else writes into DIR
 hold_dir() {
   local place=$1/${2-log}

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from bench.measure import Row
-from bench.rows import attacks, commands, decoding, features, models
+from bench.rows import attacks, commands, decoding, features, models, scale
 
 
 def all_rows() -> list[Row]:
     """Every row, in the order of the table."""
-    return [*attacks.ROWS, *decoding.ROWS, *features.ROWS, *models.ROWS, *commands.ROWS]
+    return [*attacks.ROWS, *decoding.ROWS, *features.ROWS, *models.ROWS, *commands.ROWS, *scale.ROWS]

@@ -8,9 +8,11 @@ leaves, as an attack is.
 
 from __future__ import annotations
 
+import bisect
 import hashlib
 import math
 import zlib
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -87,14 +89,15 @@ def disturb(
     """
     if kind not in KINDS:
         raise ValueError(f"kind must be one of {', '.join(KINDS)}, got {kind!r}")
+    talkers = Talkers(utt2spk, seed=seed)
     for utt, wav in waves.items():
         generator = np.random.default_rng([seed, zlib.crc32(kind.encode()), zlib.crc32(utt.encode())])
         try:
             if kind == "white":
                 yield utt, white_noise(wav, level, generator=generator)
             elif kind == "babble":
-                talkers = choose_talkers(utt, utt2spk, num_talkers, seed=seed)
-                yield utt, babble(wav, [waves[u] for u in talkers], level, generator=generator)
+                others = [waves[u] for u in talkers.choose(utt, num_talkers)]
+                yield utt, babble(wav, others, level, generator=generator)
             elif kind == "reverb":
                 yield utt, reverberate(wav, level, sample_rate, drr_db=drr_db, generator=generator)
             elif kind == "gain":
@@ -134,20 +137,61 @@ def babble(wav: Wave, talkers: Sequence[Wave], snr_db: float, *, generator: np.r
     return _add(wav, noise, snr_db)
 
 
-def choose_talkers(utt: str, utt2spk: Mapping[str, str], count: int, *, seed: int) -> list[str]:
-    """Choose ``count`` utterances of other speakers by a hash: another utterance in the directory changes few choices.
+class Talkers:
+    """Chooses utterances of other speakers by hashes, so that another utterance in the directory changes few choices.
 
-    Raises:
-        DataError: other speakers have fewer utterances.
+    Every utterance has a place on a ring, by its hash.  A choice is the next place behind a point that is the hash of
+    whom it is for: all choices together take no longer than to sort the utterances (consistent hashing; Karger et al.,
+    "Consistent hashing and random trees", 1997).
+
+    Args:
+        utt2spk: utt -> spk.
+        seed: seed for the choices.
     """
-    others = [u for u, spk in utt2spk.items() if spk != utt2spk[utt]]
-    if len(others) < count:
-        raise DataError(
-            f"a babble of {count} talkers needs as many utterances of other speakers than {utt2spk[utt]!r}, found "
-            f"{len(others)}; use a larger data directory or a smaller --num-talkers"
-        )
-    # a checksum would do for a seed, but not here: it maps similar names to similar numbers
-    return sorted(others, key=lambda other: hashlib.blake2b(f"{seed} {utt} {other}".encode()).digest())[:count]
+
+    def __init__(self, utt2spk: Mapping[str, str], *, seed: int) -> None:
+        self._utt2spk, self._seed = utt2spk, seed
+        self._places = sorted((self._hash(utt), utt) for utt in utt2spk)
+        self._num_utts = Counter(utt2spk.values())
+        speakers = [utt2spk[utt] for _, utt in self._places]
+        # steps from a place to the next one of another speaker: behind as many of one speaker no choice gets slow
+        self._steps = [1] * len(speakers)
+        for place in range(2 * len(speakers) - 2, -1, -1):  # twice round, as the ring has no end
+            here, after = place % len(speakers), (place + 1) % len(speakers)
+            if speakers[here] == speakers[after] and self._steps[after] < len(speakers):
+                self._steps[here] = self._steps[after] + 1
+
+    def _hash(self, *words: str | int) -> bytes:
+        # a checksum would do for a seed, but not here: it maps similar names to similar numbers
+        return hashlib.blake2b(" ".join(map(str, (self._seed, *words))).encode()).digest()
+
+    def choose(self, utt: str, count: int) -> list[str]:
+        """Choose ``count`` utterances of other speakers than that of ``utt``.
+
+        Raises:
+            DataError: other speakers have fewer utterances.
+        """
+        own = self._utt2spk[utt]
+        others = len(self._utt2spk) - self._num_utts[own]
+        if others < count:
+            raise DataError(
+                f"a babble of {count} talkers needs as many utterances of other speakers than {own!r}, found {others}; "
+                "use a larger data directory or a smaller --num-talkers"
+            )
+        chosen: dict[str, None] = {}
+        for number in range(count):
+            place = bisect.bisect(self._places, (self._hash(utt, number), ""))
+            while True:
+                place %= len(self._places)
+                other = self._places[place][1]
+                if self._utt2spk[other] == own:
+                    place += self._steps[place]
+                elif other in chosen:
+                    place += 1
+                else:
+                    break
+            chosen[other] = None
+        return list(chosen)
 
 
 def reverberate(

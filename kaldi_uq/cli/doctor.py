@@ -229,7 +229,7 @@ def _kaldi_pair() -> Check | None:
 
 
 def _kaldi_root() -> Check:
-    """Whether the programs that the kaldi engine runs are below ``KALDI_ROOT``."""
+    """Whether the programs that the kaldi engine runs are below ``KALDI_ROOT``, and start."""
     from kaldi_uq.engine.binaries.jobs import PROGRAMS, KaldiRoot
 
     name, root = "engine kaldi", os.environ["KALDI_ROOT"]
@@ -242,6 +242,10 @@ def _kaldi_root() -> Check:
         commands = " && ".join(dict.fromkeys(kaldi.how_to_build(program) for program in missing))
         found = f"KALDI_ROOT={root}: {len(missing)} of {len(PROGRAMS)} programs are missing: {', '.join(missing)}"
         return Check(name, "wrong", found, commands)
+    if broken := kaldi.broken():
+        commands = " && ".join(dict.fromkeys(kaldi.how_to_build(program) for program in broken))
+        found = f"KALDI_ROOT={root}: {len(broken)} of {len(PROGRAMS)} programs do not start: {', '.join(broken)}"
+        return Check(name, "wrong", f"{found} ({next(iter(broken.values()))})", commands)
     return Check(name, "ok", f"KALDI_ROOT={root}: Kaldi {kaldi.version}, all {len(PROGRAMS)} programs")
 
 
@@ -292,6 +296,6 @@ def _optional() -> Iterator[Check]:
     # The package of this name on the index is an empty demonstration: only the real one has kaldi.fstext.
     spec = importlib.util.find_spec("kaldi")
     if spec and any((Path(place) / "fstext").is_dir() for place in spec.submodule_search_locations or ()):
-        yield Check("pykaldi", "ok", "importable; nothing here needs it")
+        yield Check("pykaldi", "ok", "importable; for --engine pykaldi, which is experimental")
     else:
-        yield Check("pykaldi", "optional", "not installed; nothing here needs it")
+        yield Check("pykaldi", "optional", "not installed; only --engine pykaldi, which is experimental, needs it")

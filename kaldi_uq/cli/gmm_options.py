@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -57,6 +57,15 @@ class GmmInput:
         from kaldi_uq.io.feats_dir import gmm_features
 
         return gmm_features(self.data, allow_pipes=self.allow_pipes)
+
+    def stored_features(self) -> Mapping[str, np.ndarray]:
+        """The same in a temporary file, for what reads them again and again."""
+        from kaldi_uq.io.spool import Spool
+
+        stored = Spool()
+        for utt, feats in self.features():
+            stored.put(utt, feats)
+        return stored
 
     def transcripts(self, lang: Lang) -> dict[str, list[int]]:
         """Word-ids of each utterance to train on; words that ``lang`` does not know become its oov word.

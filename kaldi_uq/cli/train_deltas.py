@@ -34,5 +34,5 @@ def run(args: argparse.Namespace) -> None:
     lang = Lang.read(args.lang_dir)
     lang.check_phones(args.ali_dir)
     transcripts = source.transcripts(lang)
-    builder.train_deltas(dict(source.features()), transcripts, lang, args.ali_dir, args.exp_dir, config)
+    builder.train_deltas(source.stored_features(), transcripts, lang, args.ali_dir, args.exp_dir, config)
     report_aligned("train-deltas", source.data, read_alignments(args.exp_dir))

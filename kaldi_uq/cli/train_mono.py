@@ -30,5 +30,5 @@ def run(args: argparse.Namespace) -> None:
     builder = builder_of(source.engine)
     lang = Lang.read(args.lang_dir)
     transcripts = source.transcripts(lang)
-    builder.train_mono(dict(source.features()), transcripts, lang, args.exp_dir, config)
+    builder.train_mono(source.stored_features(), transcripts, lang, args.exp_dir, config)
     report_aligned("train-mono", source.data, read_alignments(args.exp_dir))

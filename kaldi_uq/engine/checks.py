@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
+from kaldi_uq.engine.blocks import blocks_of
 from kaldi_uq.errors import AlignmentError, EngineError
 from kaldi_uq.io.lang import Lang
 
@@ -64,8 +65,14 @@ def check_features(feats: Mapping[str, np.ndarray]) -> tuple[np.ndarray, np.ndar
     Raises:
         EngineError: a dimension is constant, so that no Gaussian can be fitted to it.
     """
-    frames = np.concatenate(list(feats.values()))
-    mean, variance = frames.mean(0, dtype=np.float64), frames.var(0, dtype=np.float64)
+    lengths = {utt: len(frames) for utt, frames in feats.items()}
+    total = sum(lengths.values())
+
+    def blocks() -> Iterator[np.ndarray]:
+        return (np.concatenate([feats[utt] for utt in block]) for block in blocks_of(lengths))
+
+    mean = sum(frames.sum(0, dtype=np.float64) for frames in blocks()) / total
+    variance = sum(np.square(frames - mean).sum(0) for frames in blocks()) / total
     if np.any(variance < 1e-10):
         raise EngineError(f"feature dimension {int(np.argmin(variance))} is constant over the data; check the features")
     return mean, variance

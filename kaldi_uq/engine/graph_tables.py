@@ -1,5 +1,6 @@
-"""A small graph as tables for a search in batches: every step takes a frame, and every state has a column of scores.
+"""A small graph as dense tables, for the best paths of a batch: without silent arcs, as a lattice's graph has them.
 
+That one is :mod:`kaldi_uq.lattice.graph`.  Here every step takes a frame, and every state has a column of scores.
 A transducer has arcs that take no frame, and arcs with different columns that lead to one state.  Here a state stands
 for a state of the transducer together with the column by which it was entered, and a step is an arc that takes a frame
 with the best way of silent arcs to where it begins.  Silent arcs behind the last frame are in the costs of ending.

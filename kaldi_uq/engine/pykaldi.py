@@ -1,9 +1,9 @@
 """The pykaldi engine, experimental: PyKaldi's recogniser and aligner, for those who have PyKaldi.
 
-Written against the source of PyKaldi 0.2.2 (commit bfbf78f, January 2025) and tested with a stand-in of the same
-signatures; it has not been run with PyKaldi itself.  It decodes, aligns, re-estimates transition probabilities and
-compiles FSTs; it does not train GMMs and composes no decoding graph.  It decodes to the best path and writes no
-lattices.
+Written against the source of PyKaldi 0.2.2 (commit bfbf78f, January 2025) and tested with stand-ins of the same
+interface, one of which decodes and aligns; it has not been run with PyKaldi itself.  It decodes, aligns, re-estimates
+transition probabilities and compiles FSTs; it does not train GMMs and composes no decoding graph.  It decodes to the
+best path and writes no lattices.
 """
 
 from __future__ import annotations
@@ -186,8 +186,20 @@ class PyKaldiAligner(Aligner):
         with _failures_of(utt):
             try:
                 return _unless_no_path(self._aligner.align, matrix, text)
-            except (ValueError, KeyError):  # the graph compiler's failure, or a word that words.txt lacks
+            except KeyError:  # a word that words.txt lacks
                 raise no_path(self._lang, words) from None
+            except (RuntimeError, ValueError):
+                if self._spells(words):
+                    raise
+                raise no_path(self._lang, words) from None
+
+    def _spells(self, words: Sequence[int]) -> bool:
+        """Whether there is a training graph: PyKaldi's failures to compile one have no text to know them by."""
+        try:
+            self._aligner.graph_compiler.compile_graph_from_text(list(words))
+        except (RuntimeError, ValueError):
+            return False
+        return True
 
 
 def _matrix(scores: np.ndarray) -> Any:

@@ -1,4 +1,8 @@
-"""A decoding graph as arrays for the search: arcs that take a frame and arcs that take none, by their source."""
+"""A decoding graph of any size, arc for arc, for the search that makes lattices: arcs with a frame, and silent ones.
+
+A lattice keeps every arc of its paths, silent ones too.  :mod:`kaldi_uq.engine.graph_tables`, for the one best path of
+many utterances at once, has none: it composes silent ways into dense tables, which only small graphs allow.
+"""
 
 from __future__ import annotations
 

@@ -301,13 +301,14 @@ class Recogniser(BaseRecogniser):
         return self._sample(utt, original, num_frames, self._word_frames[1], seed=seed, attempt=attempt)
 
     def word_times(self, words: Sequence[str], scores: np.ndarray) -> list[tuple[str, float, float]]:
-        found = (
-            self._aligner().align([("", scores)], {"": self.lang.word_ids(words, where="word times")}) if words else {}
-        )
-        if not found:
+        if not words:
+            return []
+        utt = "utt"  # Kaldi's programs take no empty name
+        found = self._aligner().align([(utt, scores)], {utt: self.lang.word_ids(words, where="word times")})
+        if utt not in found:
             return []
         silence = frozenset(read_integers(self.lang.path / "phones/silence.int"))
-        return word_times(found[""], words, self._table, read_pronunciations(self.lang), silence, self.frame_shift_s)
+        return word_times(found[utt], words, self._table, read_pronunciations(self.lang), silence, self.frame_shift_s)
 
     def decode_batch(self, scores: FrameScores) -> dict[str, tuple[str, ...]]:
         search = self._batch_decoder()

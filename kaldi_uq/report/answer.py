@@ -23,10 +23,10 @@ from kaldi_uq.results.worst_case import interval
 FATES: dict[str, tuple[str, str, str, str]] = {
     "wins": ("passed, heard as the attacker wants", VERMILION, ON_DARK, "//"),
     "other": ("passed, heard as something else", "#BDBDBD", ON_LIGHT, ""),
+    "rest": ("anything else, not counted", "#EDEDED", ON_LIGHT, ".."),
     "refused": ("refused by the detector", SKY, ON_LIGHT, ""),
     "right": ("passed, heard right", BLUE, ON_DARK, ""),
 }
-UNKNOWN = "anything else"  # where nobody counted what was heard right
 ATTACKERS = {False: "An attacker who does not know the detector", True: "An attacker who knows the detector"}
 UNTRIED = {
     False: "Nobody has attacked\nthis model.",
@@ -45,7 +45,7 @@ def fates(run: Run) -> tuple[str, pd.DataFrame]:
         the attacker knows the detector) and ``eps`` (0: clean speech): ``attack``, ``num_utts``, ``snr_db_mean``, and
         shares that add up to 1: ``wins`` (heard as the attacker wants and passed; ``lo``, ``hi``: 95 % interval),
         ``refused`` (whatever is heard), ``right`` (heard as it was spoken and passed; missing if not counted) and
-        ``other``.
+        ``other`` or, where that is missing, ``rest``.
     """
     is_gate = bool(run.gate["evasion"].notna().any())
     name, kind = (GATE, "joint") if is_gate else (PAPER_STATISTIC, "gaussian")
@@ -77,7 +77,8 @@ def fates(run: Run) -> tuple[str, pd.DataFrame]:
     # an attack measured itself with draws of its own: what it claims comes first
     frame["refused"] = frame["refused"].clip(upper=1 - frame["wins"])
     frame["right"] = frame["right"].clip(upper=1 - frame["wins"] - frame["refused"])
-    frame["other"] = (1 - frame[list(SHARES)].sum(axis=1)).clip(lower=0.0)
+    rest, counted = (1 - frame[list(SHARES)].sum(axis=1)).clip(lower=0.0), frame["right"].notna()
+    frame["other"], frame["rest"] = rest.where(counted), rest.where(~counted)
     pairs = zip(frame["wins"], frame["num_utts"].astype(int), frame["attack"], strict=True)
     edges = [interval(round(share * n), n) if attack else (share, share) for share, n, attack in pairs]
     frame["lo"], frame["hi"] = ([edge[side] for edge in edges] for side in (0, 1))
@@ -143,15 +144,13 @@ def answer_figure(rows: pd.DataFrame, models: Sequence[str], *, detector: str, n
             axes.set_xlabel("eps, mean SNR", color=INK, fontsize=9)
         for axes in panels[:, 0]:
             axes.set_ylabel("utterances", color=INK)
-    legend(figure, columns=2 if narrow else len(FATES) + 1)
+    legend(figure, columns=2 if narrow else 3)
     return figure
 
 
 def _labels(rows: pd.DataFrame) -> dict[str, str]:
-    """The fates that were counted, with their labels."""
-    if rows["right"].isna().all():
-        return {fate: UNKNOWN if fate == "other" else FATES[fate][0] for fate in FATES if fate != "right"}
-    return {fate: label for fate, (label, *_) in FATES.items()}
+    """The fates that there are, with their labels."""
+    return {fate: label for fate, (label, *_) in FATES.items() if rows[fate].notna().any()}
 
 
 def _tick(eps: float, rows: pd.DataFrame) -> str:

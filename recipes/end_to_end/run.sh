@@ -61,7 +61,8 @@ if stage_begin 1 "networks: $models (progress: exp/<model>/log/train.log)"; then
     local options
     read -ra options <<<"$net_opts"
     mkdir -p "exp/$1/log"
-    $train_cmd "exp/$1/log/train.log" ./net.py --kind "$1" --seed "$seed" "${options[@]}" data/train "exp/$1"
+    driver=$train_cmd run_jobs "exp/$1/log/train.log" \
+      ./net.py --kind "$1" --seed "$seed" "${options[@]}" data/train "exp/$1"
   }
   each_model train_model
   stage_end

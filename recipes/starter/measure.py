@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 
 import kaldi_uq as uq
-from kaldi_uq.audio.disturb import amplify, babble, choose_talkers, reverberate, white_noise
+from kaldi_uq.audio.disturb import Talkers, amplify, babble, reverberate, white_noise
 from kaldi_uq.audio.synth import EspeakSynthesizer, Voice
 from kaldi_uq.detector import OneClassDetector
 from kaldi_uq.io.datadir import DataDir
@@ -56,7 +56,8 @@ def disturbed(waves: Waves, utt2spk: Mapping[str, str]) -> Iterable[tuple[str, W
 
     yield "white noise, 20 dB", {u: white_noise(w, 20, generator=draw(u)).wav for u, w in waves.items()}
     yield "white noise, 10 dB", {u: white_noise(w, 10, generator=draw(u)).wav for u, w in waves.items()}
-    talkers = {u: [waves[o] for o in choose_talkers(u, utt2spk, 6, seed=0)] for u in waves}
+    choice = Talkers(utt2spk, seed=0)
+    talkers = {u: [waves[o] for o in choice.choose(u, 6)] for u in waves}
     yield "babble, 20 dB", {u: babble(w, talkers[u], 20, generator=draw(u)).wav for u, w in waves.items()}
     yield "reverberation, 0.3 s", {u: reverberate(w, 0.3, RATE, generator=draw(u)).wav for u, w in waves.items()}
     yield "20 dB quieter", {u: amplify(w, -20).wav for u, w in waves.items()}

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from kaldi_uq.engine.base import EngineOptions, Matrices, Transcripts
+from kaldi_uq.errors import EngineError
 from kaldi_uq.io.ark import MatrixWriter
 from kaldi_uq.io.datadir import c_sorted, read_table, write_table
 from kaldi_uq.io.files import write_text
@@ -48,10 +49,19 @@ class Parts:
 
 
 def write_parts(folder: Path, matrices: Matrices, options: EngineOptions) -> Parts:
-    """Write matrices (T, D) as float32; those without a frame are left out."""
+    """Write matrices (T, D) as float32; those without a frame are left out.
+
+    Raises:
+        EngineError: an utterance has a name that Kaldi's tables cannot hold.
+    """
     utts = []
     with MatrixWriter(folder / "feats.ark", folder / "feats.scp") as writer:
         for utt, matrix in matrices:
+            if utt.split() != [utt]:
+                raise EngineError(
+                    f"utterance {utt!r}: Kaldi's programs take no name that is empty or has a blank; give it another, "
+                    "or use --engine embedded"
+                )
             if len(matrix):
                 writer.write(utt, np.ascontiguousarray(matrix, dtype=np.float32))
                 utts.append(utt)

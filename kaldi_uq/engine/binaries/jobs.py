@@ -68,6 +68,7 @@ PROGRAMS: dict[str, str] = {
 
 Pipeline = Sequence[Sequence[str]]  # commands, the output of each the input of the next; a command is its words
 
+_NOT_STARTED = 127  # exit status of a program whose libraries are not found
 _TAIL_LINES = 8
 # how run.pl, and how queue.pl, slurm.pl and ssh.pl end a log; "0; signal 9" is no 0
 _ENDED = re.compile(r"^# (?:Ended \(code |Finished at .* with status )(\d+(?:; signal \d+)?)", re.MULTILINE)
@@ -120,6 +121,21 @@ class KaldiRoot:
     def missing(self) -> list[str]:
         """The programs that have not been built."""
         return [name for name, place in PROGRAMS.items() if not os.access(self.path / place / name, os.X_OK)]
+
+    def broken(self) -> dict[str, str]:
+        """The programs that are there and do not start, as without Kaldi's shared libraries: name -> why."""
+        found = {}
+        for name in PROGRAMS.keys() - set(self.missing()):
+            try:
+                command = [self.program(name), "--help"]
+                done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, check=False)
+            except OSError as error:  # of another machine, or cut off
+                found[name] = error.strerror or str(error)
+                continue
+            if done.returncode == _NOT_STARTED or done.returncode < 0:
+                said = done.stderr.decode(errors="replace").strip().splitlines()
+                found[name] = said[-1] if said else f"exit status {done.returncode}"
+        return dict(sorted(found.items()))
 
     @property
     def version(self) -> str:

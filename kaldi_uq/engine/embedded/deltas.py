@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from kaldi_uq.engine.base import DeltasConfig, Features, Transcripts
+from kaldi_uq.engine.blocks import blocks_of
 from kaldi_uq.engine.checks import check_failures, check_features
 from kaldi_uq.engine.embedded import wheels
 from kaldi_uq.engine.embedded.gmm import split
@@ -134,8 +135,16 @@ def convert_alignments(
         source, table: the old and the new transition model, with equal topologies.
         tree: the decision tree of the new model, context of one phone on each side.
     """
-    if not alignments:
-        return {}
+    converted: dict[str, np.ndarray] = {}
+    for utts in blocks_of({utt: len(alignment) for utt, alignment in alignments.items()}):
+        converted |= _convert({utt: alignments[utt] for utt in utts}, source, table, tree)
+    return converted
+
+
+def _convert(
+    alignments: Mapping[str, np.ndarray], source: TransitionTable, table: TransitionTable, tree: EventMap
+) -> dict[str, np.ndarray]:
+    """The same of some utterances."""
     frames = frames_of(list(alignments.values()), source)
     columns = (frames.left, frames.central, frames.right, frames.state, frames.pdf_class)
     states, index = np.unique(np.stack(columns, axis=1), axis=0, return_inverse=True)

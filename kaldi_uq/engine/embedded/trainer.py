@@ -5,6 +5,7 @@ Utterances are handled in a fixed order by one process, so the number of jobs ca
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import kaldi_hmm_gmm as khg
 import numpy as np
 
 from kaldi_uq.engine.base import DeltasConfig, Features, MonoConfig, Transcripts
+from kaldi_uq.engine.blocks import blocks_of
 from kaldi_uq.engine.checks import check_failures
 from kaldi_uq.engine.embedded import wheels
 from kaldi_uq.engine.embedded.gmm import reestimate, split
@@ -57,16 +59,15 @@ class Trainer:
         config: MonoConfig | DeltasConfig,
     ) -> None:
         self._feats = feats
-        self._keys = {utt: tuple(transcripts[utt]) for utt in feats}
+        self._utts: dict[tuple[int, ...], list[str]] = {}  # word-ids -> whoever says them
+        for utt in feats:
+            self._utts.setdefault(tuple(transcripts[utt]), []).append(utt)
         self._transitions = transitions
         self._config = config
         self._rng = np.random.default_rng(config.seed)
         self._tid_to_pdf = wheels.tid_to_pdf_array(transitions)
         compiler = wheels.compiler(transitions, tree, lang, 0.0, 0.0)
-        self.graphs: dict[tuple[int, ...], Any] = {}
-        for key in self._keys.values():
-            if key not in self.graphs:
-                self.graphs[key] = wheels.compile_graph(compiler, key, lang)
+        self.graphs: dict[tuple[int, ...], Any] = {key: wheels.compile_graph(compiler, key, lang) for key in self._utts}
 
     @property
     def num_pdfs(self) -> int:
@@ -76,18 +77,16 @@ class Trainer:
     def realign(self, beam: float) -> None:
         """Align all utterances with the current model."""
         config = self._config
-        weighted: dict[tuple[int, ...], Any] = {}
-        alignments = {}
-        for utt, features in self._feats.items():
-            key = self._keys[utt]
-            if key not in weighted:
-                graph = self.graphs[key].copy()
-                khg.add_transition_probs(self._transitions, [], config.transition_scale, config.self_loop_scale, graph)
-                weighted[key] = graph
-            scaled = wheels.scaled_by_tid(self.gmms.loglikes(features), self._tid_to_pdf, config.acwt)
-            alignment = wheels.viterbi_align(utt, weighted[key], scaled, beam, config.retry_beam)
-            if alignment is not None:
-                alignments[utt] = alignment
+        found: dict[str, np.ndarray] = {}
+        for key, utts in self._utts.items():
+            graph = self.graphs[key].copy()
+            khg.add_transition_probs(self._transitions, [], config.transition_scale, config.self_loop_scale, graph)
+            for utt in utts:
+                scaled = wheels.scaled_by_tid(self.gmms.loglikes(self._feats[utt]), self._tid_to_pdf, config.acwt)
+                alignment = wheels.viterbi_align(utt, graph, scaled, beam, config.retry_beam)
+                if alignment is not None:
+                    found[utt] = alignment
+        alignments = {utt: found[utt] for utt in self._feats if utt in found}
         check_failures(list(self._feats), alignments, config.max_failed)
         self.alignments = alignments
 
@@ -102,11 +101,15 @@ class Trainer:
             log-likelihood per frame before the update.
         """
         wheels.update_transitions(self._transitions, self.alignments.values())
-        frames = np.concatenate([self._feats[utt] for utt in self.alignments])
-        pdfs = self._tid_to_pdf[np.concatenate(list(self.alignments.values()))]
-        self.gmms, counts, loglike = reestimate(self.gmms, frames, pdfs, min_occupancy=min_occupancy)
+        self.gmms, counts, loglike = reestimate(self.gmms, self._blocks(), min_occupancy=min_occupancy)
         self.gmms = split(self.gmms, counts, target, self._config.power, self._rng)
-        return loglike / len(frames)
+        return loglike / float(counts.sum())
+
+    def _blocks(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Frames (T, D) and their pdfs (T,), some utterances at a time."""
+        for utts in blocks_of({utt: len(alignment) for utt, alignment in self.alignments.items()}):
+            frames = np.concatenate([self._feats[utt] for utt in utts])
+            yield frames, self._tid_to_pdf[np.concatenate([self.alignments[utt] for utt in utts])]
 
     def finish(self, out_dir: Path, table: TransitionTable) -> None:
         """Write ``final.mdl``, align once more, and write ``ali.1.gz`` and ``num_jobs``.

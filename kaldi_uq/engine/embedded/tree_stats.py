@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from kaldi_uq.engine.blocks import blocks_of
 from kaldi_uq.io.event_map import PDF_CLASS
 from kaldi_uq.io.kaldi_model import TransitionTable
 
@@ -128,7 +129,26 @@ def accumulate(
         table: the transition model of the alignments.
         context_independent: phones whose context does not count: silence.
     """
-    frames = frames_of(list(alignments.values()), table)
+    parts = [
+        _accumulate({utt: feats[utt] for utt in utts}, [alignments[utt] for utt in utts], table, context_independent)
+        for utts in blocks_of({utt: len(alignment) for utt, alignment in alignments.items()})
+    ]
+    if len(parts) == 1:
+        return parts[0]
+    events, index = np.unique(np.concatenate([part.events for part in parts]), axis=0, return_inverse=True)
+    sums = np.zeros((len(events), parts[0].sums.shape[1]))
+    np.add.at(sums, index.reshape(-1), np.concatenate([part.sums for part in parts]))
+    return TreeStats(events, sums)
+
+
+def _accumulate(
+    feats: Mapping[str, np.ndarray],
+    alignments: Sequence[np.ndarray],
+    table: TransitionTable,
+    context_independent: Collection[int],
+) -> TreeStats:
+    """Sums of the events in some utterances."""
+    frames = frames_of(alignments, table)
     free = np.isin(frames.central, sorted(context_independent))
     left, right = (np.where(free, UNKNOWN, side) for side in (frames.left, frames.right))
     every = np.stack([left, frames.central, right, frames.pdf_class], axis=1)
@@ -136,7 +156,7 @@ def accumulate(
     index = index.reshape(-1)
     order = np.argsort(index, kind="stable")
     starts = np.searchsorted(index[order], np.arange(len(events)))
-    x = np.concatenate([feats[utt] for utt in alignments]).astype(np.float64)[order]
+    x = np.concatenate(list(feats.values())).astype(np.float64)[order]
     counts = np.bincount(index, minlength=len(events)).astype(np.float64)
     first, second = (np.add.reduceat(values, starts, axis=0) for values in (x, x**2))
     return TreeStats(events, np.concatenate([counts[:, None], first, second], axis=1))
