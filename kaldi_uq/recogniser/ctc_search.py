@@ -96,7 +96,7 @@ def best_path(log_post: np.ndarray, tokens: Sequence[int], blank: int) -> np.nda
     except (ImportError, OSError) as error:  # OSError: made for another PyTorch
         raise MissingDependencyError(
             f"attacks on a CTC network align its target with torchaudio of torch's release, {torch.__version__}, and "
-            f"it cannot be imported ({error}); run: pip install 'kaldi-uq[torchaudio]', which brings a pair of one release"
+            f"it cannot be imported ({error}); run: pip install 'kaldi-uq[torchaudio]', which brings such a pair"
         ) from error
     if not tokens or frames_needed(tokens) > len(log_post):
         return None
