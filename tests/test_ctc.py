@@ -5,9 +5,11 @@ One file: the commands are asked about the recogniser whose parts the tests befo
 
 from __future__ import annotations
 
+import copy
 import itertools
 import json
 import re
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -23,7 +25,7 @@ from kaldi_uq.attacks.goal import Say, Untargeted
 from kaldi_uq.attacks.pgd import PGD
 from kaldi_uq.cli.main import main
 from kaldi_uq.detector import GaussianDetector
-from kaldi_uq.errors import AlignmentError, DataError
+from kaldi_uq.errors import AlignmentError, DataError, MissingDependencyError
 from kaldi_uq.io.datadir import write_table
 from kaldi_uq.io.wav import on_grid, read_wav, to_int16, write_wav
 from kaldi_uq.nnet import ensemble, mc_dropout, vmg
@@ -251,10 +253,82 @@ class TestModule:
 
     def test_key_is_of_weights_and_tokens(self) -> None:
         keys = {tones.recogniser().model_key for _ in range(2)}
-        keys.add(tones.recogniser(blank=1).model_key)
-        keys.add(CtcRecogniser(tones.network(), TOKENS[::-1], RATE).model_key)
+        plain = ("-", *TOKENS[1:])
+        keys |= {CtcRecogniser(tones.network(), plain, RATE, blank=blank).model_key for blank in (0, 1)}
+        keys.add(CtcRecogniser(tones.network(), TOKENS[::-1], RATE, blank=3).model_key)
         keys.add(CtcRecogniser(Tones(), TOKENS, RATE).model_key)
-        assert len(keys) == 4
+        assert len(keys) == 5
+
+
+class Normed(Tones):
+    """With batch normalisation, which a pass in training mode changes."""
+
+    def __init__(self, scale: float = 1.0) -> None:
+        super().__init__(dropout=0.3)
+        self.norm = nn.BatchNorm1d(16)
+        self.load_state_dict(tones.trained(), strict=False)
+        self.last.weight.data *= scale
+
+    def forward(self, wav: Tensor) -> Tensor:
+        frames = nn.functional.pad(wav, (2 * 80, 2 * 80)).unfold(1, 160, 80)
+        energies = (100 * torch.fft.rfft(frames * self.window).abs().square()).log1p() / 4
+        hidden = self.drop(self.norm(self.first(energies.transpose(1, 2)).relu()))
+        logits: Tensor = self.last(hidden.transpose(1, 2))
+        return logits
+
+
+class TestOneModuleOfSeveralRecognisers:
+    WAVES = make_waves(2, seed=5)[0]
+    WRAPS: dict[str, Callable[[nn.Module], nn.Module]] = {
+        "plain": lambda net: net,
+        "rare": lambda net: mc_dropout(net, p=0.05, num_samples=4),
+        "often": lambda net: mc_dropout(net, p=0.6, num_samples=4),
+        "members": lambda net: ensemble([net, Normed(0.5)]),
+        "bayesian": lambda net: vmg(net, num_samples=2),
+    }
+
+    def entropies(self, recogniser: CtcRecogniser) -> list[float]:
+        return [one.statistics["mean_predictive_entropy"] for one in recogniser.hear(self.WAVES).values()]
+
+    @pytest.mark.parametrize("first, second", [*itertools.permutations(WRAPS, 2)])
+    def test_wrappers_do_not_feel_each_other(self, first: str, second: str) -> None:
+        torch.manual_seed(0)
+        net = Normed().train()
+        state = copy.deepcopy(net.state_dict())
+        one = CtcRecogniser(self.WRAPS[first](net), TOKENS, RATE)
+        before = self.entropies(one)
+        other = CtcRecogniser(self.WRAPS[second](net), TOKENS, RATE)
+        assert self.entropies(one) == before != self.entropies(other)
+        assert self.entropies(one) == before
+        assert net.drop.p == 0.3 and all(layer.training for layer in net.modules())
+        assert all(torch.equal(value, state[name]) for name, value in net.state_dict().items())
+
+    @pytest.mark.parametrize("wrap", WRAPS)
+    def test_training_mode_neither_changes_what_is_heard_nor_is_changed(self, wrap: str) -> None:
+        net = Normed().eval()
+        model = self.WRAPS[wrap](net)
+        recogniser = CtcRecogniser(model, TOKENS, RATE)
+        before = self.entropies(recogniser)
+        model.train()
+        net.train()
+        state = copy.deepcopy(model.state_dict())
+        assert self.entropies(recogniser) == before
+        waves = {utt: on_grid(wave) for utt, wave in self.WAVES.items()}
+        PGD(eps=0.01, num_steps=2, loss="ctc")(recogniser, waves, Say(dict.fromkeys(waves, "one")))
+        assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
+        assert all(layer.training for layer in [*model.modules(), *net.modules()])
+
+    def test_further_training_is_heard_and_gives_another_key(self) -> None:
+        net = Normed()
+        recogniser = CtcRecogniser(net, TOKENS, RATE)
+        assert recogniser.model.module is net
+        before, key = self.entropies(recogniser), recogniser.model_key
+        assert recogniser.model_key == key
+        with torch.no_grad():
+            net.last.weight.mul_(0.5)
+        assert self.entropies(recogniser) != before and recogniser.model_key != key
+        net.last.weight.data = 2 * net.last.weight.data
+        assert self.entropies(recogniser) == before and recogniser.model_key == key
 
 
 class TestAttacks:
@@ -270,6 +344,20 @@ class TestAttacks:
         assert {utt: " ".join(one.words or ()) for utt, one in heard.items()} == self.TARGETS
         assert all(check["passed"] for check in check(recogniser, adversarial).values())
 
+    def test_only_attacks_need_torchaudio(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setitem(sys.modules, "torchaudio.functional", None)  # as where it is not installed
+        recogniser = tones.recogniser()
+        assert recogniser.hear(self.WAVES).keys() == self.WAVES.keys()
+        with pytest.raises(MissingDependencyError, match=r"align its target with torchaudio .*uq\[torchaudio\]"):
+            PGD(eps=0.05, num_steps=1)(recogniser, self.WAVES, Say(self.TARGETS))
+
+    def test_attack_that_was_written_is_read_as_it_was(self, tmp_path: Path) -> None:
+        recogniser = tones.recogniser()
+        adversarial = PGD(eps=0.05, num_steps=3, loss="ctc")(recogniser, self.WAVES, Say(self.TARGETS))
+        for samples in adversarial.waves.values():
+            write_wav(tmp_path / "x.wav", samples, RATE)
+            assert np.array_equal(read_wav(tmp_path / "x.wav")[0], samples)
+
     def test_random_target_is_reached_through_the_mean_of_a_random_network(self) -> None:
         recogniser = CtcRecogniser(mc_dropout(tones.network(), num_samples=10), TOKENS, RATE)
         waves = {utt: self.WAVES[utt] for utt in list(self.WAVES)[:2]}
@@ -284,6 +372,22 @@ class TestAttacks:
         adversarial = PGD(eps=0.05, num_steps=40, loss="ctc")(recogniser, self.WAVES, Untargeted())
         before, after = recogniser.hear(self.WAVES), recogniser.hear(adversarial.waves)
         assert all(before[utt].words != after[utt].words for utt in self.WAVES)
+
+    @pytest.mark.parametrize("loss", ["ctc", "cross_entropy", "margin"])
+    @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+    def test_network_of_another_precision_is_attacked(self, dtype: torch.dtype, loss: str) -> None:
+        class Cast(Tones):
+            def forward(self, wav: Tensor) -> Tensor:
+                return super().forward(wav).to(dtype)
+
+        network = Cast()
+        network.load_state_dict(tones.trained())
+        network = network.double() if dtype == torch.float64 else network
+        recogniser = CtcRecogniser(network, TOKENS, RATE)
+        adversarial = PGD(eps=0.05, num_steps=40, loss=loss)(recogniser, self.WAVES, Say(self.TARGETS))
+        assert {wave.dtype for wave in adversarial.waves.values()} == {np.dtype(np.float32)}
+        heard = recogniser.hear(adversarial.waves)
+        assert {utt: " ".join(one.words or ()) for utt, one in heard.items()} == self.TARGETS
 
     def test_adaptive_attack_says_whether_the_detector_passes_it(self) -> None:
         recogniser = tones.recogniser()

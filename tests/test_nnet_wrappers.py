@@ -136,14 +136,45 @@ class TestMcDropout:
     def test_dropout_stays_on_at_test_and_nothing_else_does(self) -> None:
         module = tdnn()
         model = mc_dropout(module).train().eval()
-        assert module.dropout.training
-        assert not module.norm.training
+        modes = []
+        module.output.register_forward_hook(lambda *_: modes.append((module.dropout.training, module.norm.training)))
         assert model.log_post(features(), num_samples=8, generator=seeded()).var(0).max() > 1e-3
+        assert modes == [(True, False)] * 8 and not module.dropout.training
 
-    def test_p_sets_the_probability(self) -> None:
-        module = tdnn(0.0)
-        mc_dropout(module, p=0.4)
-        assert module.dropout.p == 0.4
+    def test_p_is_of_the_wrapper_and_not_of_the_module(self) -> None:
+        module = tdnn(0.1).eval()
+        few, many, own = mc_dropout(module, p=0.05), mc_dropout(module, p=0.9), mc_dropout(module)
+        assert (module.dropout.p, module.dropout.training, many.training) == (0.1, False, False)
+
+        def spread(model: AcousticModel) -> float:
+            return model.log_post(features(), num_samples=20, generator=seeded()).var(0).mean().item()
+
+        before = [spread(model) for model in (few, own, many)]
+        assert before == sorted(before) and before[2] > 2 * before[0] > 0
+        assert [spread(model) for model in (few, own, many)] == before
+        assert (module.dropout.p, module.dropout.training) == (0.1, False)
+        assert mc_dropout(tdnn(0.0), p=0.4).eval().log_post(features(), num_samples=4).var(0).max() > 1e-3
+
+    def test_modes_are_put_back_where_the_module_fails(self) -> None:
+        class Fails(Tdnn):
+            def forward(self, x: Tensor) -> Tensor:
+                assert self.dropout.p == 0.7 and self.dropout.training and not self.training
+                raise RuntimeError("no")
+
+        module = Fails().train()
+        model = mc_dropout(module, p=0.7)
+        model.training = False
+        with pytest.raises(RuntimeError, match=r"^no$"):
+            model.log_post(features())
+        assert all(layer.training for layer in module.modules()) and module.dropout.p == 0.3
+
+    def test_training_the_wrapper_trains_the_module(self) -> None:
+        module = tdnn()
+        model = mc_dropout(module).train()
+        assert [*map(id, model.parameters())] == [*map(id, module.parameters())]
+        before = module.norm.running_mean.clone()
+        model.training_loss(features(), torch.zeros(2, 9, dtype=torch.long), num_frames_total=9).backward()
+        assert module.first.weight.grad is not None and not torch.equal(module.norm.running_mean, before)
 
     def test_frames_use_masks_of_the_right_rate(self) -> None:
         class Mask(nn.Module):
@@ -286,6 +317,41 @@ class TestEnsemble:
         model.members[1].load_state_dict(model.members[0].state_dict())
         model.log_post(features())
         assert "all 2 draws are equal" in caplog.text
+
+    def test_networks_that_are_there_are_members(self) -> None:
+        networks = [Tdnn().eval(), Tdnn().train(), Tdnn().eval()]
+        for given in (networks, tuple(networks), nn.ModuleList(networks)):
+            model = ensemble(given)
+            assert [member.module for member in model.members] == networks
+        second = ensemble(networks, 3).eval().log_post(features())[1]
+        assert torch.equal(second, networks[1](features()).log_softmax(-1))
+        networks[1].train()
+        assert [network.training for network in networks] == [False, True, False]
+
+    def test_networks_that_are_no_ensemble_are_refused(self) -> None:
+        one = Tdnn()
+        for words, kind, message in (
+            (([one, Tdnn()], 3), ValueError, "num_members is 3, but 2 networks are given: leave it out"),
+            (([one, Tdnn()], None, 7), ValueError, "leave it out with networks"),
+            (([],), ValueError, "at least one member"),
+            (([one, one],), ValueError, "members 1 and 2 have equal weights.*give each network once"),
+            (([one, Tdnn],), TypeError, r"got the class Tdnn: call it, Tdnn\(\.\.\.\)"),
+            (([one, mc_dropout(Tdnn())],), TypeError, "expected a network without a wrapper, got a SequenceDropout"),
+            ((one, 3), TypeError, "or a list of networks; got one Tdnn"),
+            ((Tdnn,), TypeError, "say num_members"),
+        ):
+            with pytest.raises(kind, match=message):
+                ensemble(*words)  # type: ignore[call-overload]
+
+
+@pytest.mark.parametrize("wrap", [deterministic, mc_dropout, vmg])
+def test_a_class_or_a_wrapper_is_no_network(wrap: Callable[..., AcousticModel]) -> None:
+    with pytest.raises(TypeError, match=r"expected a network, got the class Tdnn: call it, Tdnn\(\.\.\.\)"):
+        wrap(Tdnn)
+    with pytest.raises(TypeError, match="expected a network without a wrapper, got a SequenceModel"):
+        wrap(deterministic(tdnn()))
+    with pytest.raises(TypeError, match=r"expected an nn.Module, got function"):
+        wrap(tdnn)
 
 
 class TestVmg:

@@ -20,6 +20,39 @@ from tests.conftest import REPO, RunScript
 PYTHON = "/some where/bin/python3"
 
 
+# runs each program of a directory with --help, and imports the modules beside them; says the names of all
+IMPORT_ALL = """
+import contextlib, importlib, io, os, pathlib, runpy, sys
+local = pathlib.Path(sys.argv[1])
+sys.path.insert(0, str(local))
+for path in sorted(local.glob("*.py")):
+    if "__main__" in path.read_text():
+        sys.argv = [str(path), "--help"]
+        try:
+            with contextlib.redirect_stdout(io.StringIO()) as said:
+                runpy.run_path(str(path), run_name="__main__")
+        except SystemExit as end:
+            assert not end.code and "usage: " in said.getvalue(), path
+        else:
+            raise AssertionError(f"{path} has no --help")
+    else:
+        importlib.import_module(path.stem)
+    print(path.name)
+"""
+
+
+def installed_share(share: Path) -> Path:
+    """The scripts as a wheel brings them: links to files are files, links to folders are left out."""
+
+    def left_out(folder: str, found: list[str]) -> list[str]:
+        links = [name for name in found if Path(folder, name).is_symlink() and Path(folder, name).is_dir()]
+        return [*links, *({"results", "runs", "data", "exp", "__pycache__"} & set(found))]
+
+    for name in ("local", "steps", "utils", "recipes"):
+        shutil.copytree(REPO / name, share / name, ignore=left_out)
+    return share
+
+
 def names(place: Path) -> set[str]:
     return {path.name for path in place.iterdir()}
 
@@ -157,6 +190,20 @@ class TestInit:
         assert done.returncode == 1
         assert done.stderr.endswith("error: net.py needs torchaudio: pip install 'kaldi-uq[torchaudio]'\n")
         assert names(tmp_path / "mine") == before
+
+    @pytest.mark.parametrize("name", RECIPES)
+    def test_every_program_of_local_finds_what_it_imports(
+        self, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, run_script: RunScript
+    ) -> None:
+        share = installed_share(tmp_path / "an installation")
+        monkeypatch.setattr(scripts, "share", lambda: share)
+        write_recipe(name, tmp_path / "mine", PYTHON)
+        local = tmp_path / "mine/local"
+        assert not (share / "recipes" / name / "local").is_symlink() and local.resolve().is_relative_to(share)
+        assert {path.name for path in local.glob("prepare_*.py")}
+        done = run_script(sys.executable, "-c", IMPORT_ALL, local)
+        assert done.returncode == 0 and not done.stderr, done.stderr
+        assert len(done.stdout.split()) == len(list(local.glob("*.py")))
 
     def test_what_a_clone_has_beside_the_recipe_is_not_copied(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

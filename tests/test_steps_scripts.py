@@ -78,7 +78,7 @@ def test_outside_of_a_recipe_directory_one_line_says_where_to_go(script: str, ba
     done = run_bare(bare, script)
     assert done.returncode == 1
     assert done.stderr.splitlines()[1:] == [
-        f"./{script}: error: there is no path.sh in {bare}; run it in a recipe directory, such as recipes/tidigits"
+        f"./{script}: error: there is no path.sh in {bare}; run it in the directory of a recipe"
     ]
 
 

@@ -13,7 +13,7 @@ from scipy.io import wavfile
 
 from kaldi_uq.errors import DataError
 from kaldi_uq.io.datadir import DataDir
-from kaldi_uq.io.wav import as_float, read_wav, to_int16, write_wav
+from kaldi_uq.io.wav import as_float, on_grid, read_wav, to_int16, write_wav
 from kaldi_uq.io.waves import pad, plan_batches, read_waves, wave_batches, waves_digest
 
 RATE = 8000
@@ -209,11 +209,27 @@ class TestAudioFromPython:
 
 
 class TestWriting:
-    @pytest.mark.parametrize("samples", [np.zeros(4, np.float32), np.zeros((4, 1), np.int16), np.zeros(4, np.int32)])
-    def test_only_mono_16_bit_is_written(self, tmp_path: Path, samples: np.ndarray) -> None:
-        with pytest.raises(TypeError, match=r"\(N,\) int16"):
+    @pytest.mark.parametrize(
+        "samples, message",
+        [
+            (np.ones((4, 1), np.int16), r"x.wav: shape \(4, 1\), expected one channel"),
+            (np.ones(4, np.int32), "x.wav: samples are int32, expected int16 or float"),
+            (np.array([0.5, 1.5]), r"x.wav: samples reach 1.5, expected at most 1"),
+            (np.array([0.5, np.nan]), "x.wav: 1 samples are NaN or infinite"),
+        ],
+    )
+    def test_another_sound_is_not_written(self, tmp_path: Path, samples: np.ndarray, message: str) -> None:
+        with pytest.raises(ValueError, match=message):
             write_wav(tmp_path / "x.wav", samples, RATE)
         assert not (tmp_path / "x.wav").exists()
+
+    @pytest.mark.parametrize("dtype", [np.float32, np.float64])
+    def test_floats_on_the_grid_come_back_exactly(self, tmp_path: Path, dtype: type) -> None:
+        samples = (np.arange(-32768, 32768) / 32768).astype(dtype)
+        write_wav(tmp_path / "x.wav", samples, RATE)
+        assert np.array_equal(read_wav(tmp_path / "x.wav")[0], samples)
+        write_wav(tmp_path / "x.wav", [1.0, 0.3, -1.0], RATE)
+        assert read_wav(tmp_path / "x.wav")[0].tolist() == on_grid(np.array([1.0, 0.3, -1.0])).tolist()
 
     def test_rounding_is_to_the_nearest_and_clips(self) -> None:
         steps = np.array([-2.0, -1.0, 0.4 / 32768, 0.6 / 32768, -0.6 / 32768, 1.0, 7.0])

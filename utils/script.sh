@@ -133,7 +133,7 @@ split_for_jobs() {
 }
 
 # in_recipe: an error outside of a directory with a path.sh
-in_recipe() { [ -f path.sh ] || die "there is no path.sh in $PWD; run it in a recipe directory, such as recipes/tidigits"; }
+in_recipe() { [ -f path.sh ] || die "there is no path.sh in $PWD; run it in the directory of a recipe"; }
 
 # at_most N FILE: N, or the number of lines of FILE if that is less
 at_most() {

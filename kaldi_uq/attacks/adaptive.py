@@ -47,6 +47,9 @@ class Adaptive(Attack):
         detectors: detectors with a threshold, of any class, all of which have to be passed.
         config, options: options of the attack without penalty.
         search: options of the search.
+
+    Raises:
+        TypeError: no list of detectors.
     """
 
     asked_by = "statistics"
@@ -60,9 +63,21 @@ class Adaptive(Attack):
         search: AdaptiveConfig | None = None,
         **options: Any,
     ) -> None:
+        if isinstance(detectors, OneClassDetector):
+            raise TypeError(f"detectors must be a list: Adaptive([detector]); got one {type(detectors).__name__}")
+        if isinstance(detectors, Mapping):
+            raise TypeError(
+                f"detectors must be a list, got a mapping: take some of {', '.join(map(str, detectors)):.200}"
+            )
         super().__init__(config, **options)
         self.search = search or AdaptiveConfig()
         self.sentries = Sentries.of(detectors, aim=self.search.aim)
+
+    def _parts(self) -> list[str]:
+        watched = [sentry.detector.statistics for sentry in self.sentries.members]
+        names = ", ".join(some[0] if len(some) == 1 else f"{len(some)} statistics" for some in watched[:3])
+        more = f", and {len(watched) - 3} more" if len(watched) > 3 else ""
+        return [f"[{names}{more}]", f"way={self.search.way!r}", *super()._parts()]
 
     @property
     def settings(self) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -76,6 +76,15 @@ class Attack:
         STEP_RULES.get(self.config.step_rule)
         LOSSES.get(self.config.loss)
 
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({', '.join(self._parts())})"
+
+    def _parts(self) -> list[str]:
+        """What the representation says: eps, and the options that are not the default."""
+        default = {f.name: f.default for f in fields(self.config)}
+        chosen = {name: value for name, value in self.config.to_dict().items() if value != default[name]}
+        return [f"{name}={value!r}" for name, value in {"eps": self.config.eps, **chosen}.items()]
+
     @property
     def settings(self) -> dict[str, Any]:
         """JSON-able options that the result depends on."""
@@ -97,6 +106,8 @@ class Attack:
             ValueError: goal and options do not fit each other; and as of :meth:`Goal.choose`.
         """
         config = self.config
+        if config.untargeted and not goal.away:
+            raise ValueError("the attack is untargeted, but the goal is a text: take Untargeted(), or another attack")
         if config.num_targets > 1 and not goal.is_random:
             raise ValueError(f"num_targets {config.num_targets} is of random targets: leave it 1, or give no targets")
         words = goal.choose(recogniser, waves, config.seed)
@@ -134,7 +145,12 @@ class Attack:
         Raises:
             DataError: audio that cannot be used, or words that the recogniser does not know.
             AlignmentError: words that do not fit into the audio.
+            TypeError: arguments of another kind, or in another order.
         """
+        if not isinstance(recogniser, BaseRecogniser):
+            raise TypeError(f"expected a recogniser, then audio and a goal, got {type(recogniser).__name__} first")
+        if not isinstance(goal, Goal):
+            raise TypeError(f"the goal must be Say({{name: text}}) or Untargeted(), got {type(goal).__name__}")
         originals = Waves.of(recogniser.check_audio(waves, what="attacked")).map(on_grid)
         who = recogniser.with_speakers(originals)
         goal, words = self.prepare(who, originals, goal)

@@ -15,6 +15,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from kaldi_uq.attacks.donors import Donors
+from kaldi_uq.attacks.texts import Texts, require_texts, shown
+from kaldi_uq.attacks.texts import as_words as as_words
 from kaldi_uq.errors import AlignmentError, DataError
 from kaldi_uq.io.waves import Waves
 from kaldi_uq.recogniser.base import BaseRecogniser
@@ -26,13 +28,12 @@ CONFIDENCE = 5.0  # nats by which the margin loss wants the target ahead: more b
 MAX_ATTEMPTS = 5  # random targets of an utterance, one after the other, while no path of one survives the beam
 
 Words = Mapping[str, Sequence[str]]
-Texts = Mapping[str, "str | Sequence[str]"]
 Audio = Mapping[str, np.ndarray]
 BatchGoalT = TypeVar("BatchGoalT", bound="BatchGoal")
 FrameGoalT = TypeVar("FrameGoalT", bound="FrameGoal")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Goal(ABC):
     """What is wanted of a set of utterances.
 
@@ -47,6 +48,16 @@ class Goal(ABC):
     donors: Donors | None = None
 
     away: ClassVar[bool] = False  # from the words, instead of towards them
+
+    def __post_init__(self) -> None:
+        require_texts("spoken", self.spoken)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({', '.join(self._parts())})"
+
+    def _parts(self) -> list[str]:
+        """What the representation says."""
+        return [] if self.spoken is None else [f"spoken={shown(self.spoken)}"]
 
     @property
     def is_random(self) -> bool:
@@ -85,7 +96,7 @@ class Goal(ABC):
         return words
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Say(Goal):
     """Be heard as a text: the given one, or a random one.
 
@@ -109,6 +120,11 @@ class Say(Goal):
     ) -> None:
         for name, value in (("targets", targets), ("spoken", spoken), ("where", where), ("donors", donors)):
             object.__setattr__(self, name, value)
+        require_texts("targets", targets)
+        require_texts("spoken", spoken)
+
+    def _parts(self) -> list[str]:
+        return ["random targets" if self.targets is None else shown(self.targets), *super()._parts()]
 
     @property
     def is_random(self) -> bool:
@@ -146,7 +162,7 @@ class Say(Goal):
         return who.random_target(utt, as_words(said), len(scores), seed=seed, attempt=attempt)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Untargeted(Goal):
     """Be heard as anything but what is spoken."""
 
@@ -154,15 +170,6 @@ class Untargeted(Goal):
 
     def choose(self, recogniser: BaseRecogniser, waves: Audio, seed: int) -> dict[str, list[str]]:
         return self._checked(recogniser, waves, self.said(recogniser, waves))
-
-
-def as_words(text: str | Sequence[str]) -> list[str]:
-    """A text as words.
-
-    >>> as_words("one two"), as_words(["one", "two"])
-    (['one', 'two'], ['one', 'two'])
-    """
-    return text.split() if isinstance(text, str) else list(text)
 
 
 # The loss of a batch -------------------------------------------------------------------------------------------------

@@ -19,6 +19,11 @@ from kaldi_uq.attacks.goal import BatchGoal, mean_log_post
 from kaldi_uq.attacks.steps import make_stepper
 from kaldi_uq.io.wav import INT16_SCALE
 
+NO_GRADIENT = (
+    "what the model gives has no gradient with respect to the audio: detach(), torch.no_grad() or NumPy in its "
+    "forward; compute it in torch throughout, or attack by queries alone (BlackBox)"
+)
+
 
 @dataclass(frozen=True)
 class Verdict:
@@ -99,6 +104,9 @@ def run_attack(
     Returns:
         the perturbed waveforms, rounded to 16 bit inside the constraint, and what happened: the last of a start without
         a judge, otherwise the best that it saw.  A further start goes on with the targets of the one before.
+
+    Raises:
+        ValueError: the model has no gradient.
     """
     size, device = len(wav), wav.device
     nothing = torch.zeros(size, device=device)
@@ -171,9 +179,18 @@ class _Run:
 
     def gradient(self, delta: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
         def shares_of(perturbation: Tensor) -> Tensor:
-            return self.goal.shares(self._log_post(perturbation, rows), rows)
+            try:
+                log_post = self._log_post(perturbation, rows)
+            except RuntimeError as error:  # PyTorch's own advice, to detach, would lead to an attack that does nothing
+                if "numpy()" not in str(error):
+                    raise
+                raise ValueError(NO_GRADIENT) from error
+            if perturbation.requires_grad and torch.is_grad_enabled() and not log_post.requires_grad:
+                raise ValueError(NO_GRADIENT)
+            return self.goal.shares(log_post, rows)
 
-        return self.estimate(shares_of, delta)
+        loss, slope = self.estimate(shares_of, delta)
+        return loss.to(delta.dtype), slope  # a model may compute in another precision than that of the audio
 
     def mean_log_post(self, delta: Tensor, rows: Tensor) -> Tensor:
         with torch.no_grad():
@@ -189,7 +206,9 @@ class _Run:
 def _autograd(shares_of: Shares, delta: Tensor) -> tuple[Tensor, Tensor]:
     delta = delta.detach().requires_grad_(True)
     loss = shares_of(delta).sum(1)
-    (slope,) = torch.autograd.grad(loss.sum(), delta)
+    (slope,) = torch.autograd.grad(loss.sum(), delta, allow_unused=True)
+    if slope is None:
+        raise ValueError(NO_GRADIENT)
     return loss.detach(), slope
 
 

@@ -6,6 +6,8 @@ number in bounded memory, and one that cannot be judged is an error of its own b
 
 from __future__ import annotations
 
+import functools
+import logging
 import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -21,6 +23,9 @@ from kaldi_uq.errors import DataError, KaldiUqError, ModelFileError
 from kaldi_uq.io.recording import Recording
 from kaldi_uq.recogniser.base import BaseRecogniser
 from kaldi_uq.recogniser.heard import Heard
+from kaldi_uq.uncertainty import NEED_DRAWS
+
+log = logging.getLogger(__name__)
 
 GROUP_SAMPLES = 1 << 22  # samples of the files that are judged together: 4 minutes of 16 kHz audio
 
@@ -77,7 +82,14 @@ def judge(
     Raises:
         DataError: audio that cannot be judged.
         ModelFileError: the recogniser does not measure what the detector looks at.
+        TypeError: arguments of another kind, or in another order.
     """
+    if not isinstance(recogniser, BaseRecogniser):
+        raise TypeError(f"expected a recogniser, then a detector and audio, got {type(recogniser).__name__} first")
+    if isinstance(detector, Mapping):
+        raise TypeError(f"expected one detector, got a mapping: take one of {', '.join(map(str, detector)):.200}")
+    if not isinstance(detector, OneClassDetector):
+        raise TypeError(f"expected a detector between recogniser and audio, got {type(detector).__name__}")
     # the verdict on a file must not depend on the files beside it
     alone = recogniser.is_random
     heard = recogniser.hear(waves, seed=seed, alone=alone, words=not recogniser.why_no_words, desc="judging")
@@ -85,6 +97,7 @@ def judge(
     values = {name: _values(name, {**one.statistics, **more.get(name, {})}, detector) for name, one in heard.items()}
     if not heard:
         return {}
+    _check_kind(detector, next(iter(heard.values())).statistics)
     table = {statistic: [row[statistic] for row in values.values()] for statistic in detector.statistics}
     columns = (detector.is_attack(table), detector.score(table), detector.p_value(table))
     for name, score in zip(values, columns[1], strict=True):
@@ -101,6 +114,23 @@ def judge(
         )
         for (name, one), attack, score, p_value in zip(heard.items(), *columns, strict=True)
     }
+
+
+def _check_kind(detector: OneClassDetector, measured: Mapping[str, float]) -> None:
+    """Warn of a detector of several statistics to which what the model's draws or members tell is nothing."""
+    of_draws = [name for name in measured if name.partition("_")[2] in NEED_DRAWS]
+    if len(detector.statistics) > 1 and of_draws and not set(of_draws) & set(detector.statistics):
+        _warn_of_kind(len(detector.statistics), of_draws[0])
+
+
+@functools.cache  # said once, and not of each group of files
+def _warn_of_kind(count: int, example: str) -> None:
+    log.warning(
+        "the detector looks at %d statistics, none of which is of several draws or members, such as %s, which this "
+        "model measures: it looks fitted on another kind of model; fit one on this model",
+        count,
+        example,
+    )
 
 
 def judge_each(

@@ -32,19 +32,24 @@ INT16_SCALE = 32768.0
 EXCESS = 1e-6  # how far rounding may carry samples of good audio beyond full scale
 
 
-def write_wav(path: str | os.PathLike[str], samples: np.ndarray, sample_rate: int) -> None:
+def write_wav(path: str | os.PathLike[str], samples: npt.ArrayLike, sample_rate: int) -> None:
     """Write a mono 16-bit PCM file atomically.
 
     Args:
         path: the file.
-        samples: waveform, (N,) int16; :func:`to_int16` converts floats.
+        samples: waveform, (N,) int16, or real numbers in [-1, 1], which are rounded to the 16-bit grid as
+            :func:`to_int16` does: :func:`read_wav` gives audio that is on it, such as an attack's, exactly as it was.
         sample_rate: sample rate in Hz.
+
+    Raises:
+        ValueError: as of :func:`as_float`; nothing is written.
     """
-    if samples.dtype != np.int16 or samples.ndim != 1:
-        raise TypeError(f"samples must be (N,) int16, got {samples.shape} {samples.dtype}")
+    data = np.asarray(samples) if isinstance(samples, np.ndarray) else None
+    if data is None or data.dtype != np.int16 or data.ndim != 1:
+        data = to_int16(as_float(samples, name=os.fspath(path)))
     with atomic_write(path, "wb") as stream, wave.open(stream, "wb") as writer:
-        writer.setparams((1, 2, int(sample_rate), len(samples), "NONE", ""))
-        writer.writeframesraw(samples.astype("<i2", copy=False).tobytes())
+        writer.setparams((1, 2, int(sample_rate), len(data), "NONE", ""))
+        writer.writeframesraw(data.astype("<i2", copy=False).tobytes())
 
 
 def to_int16(samples: np.ndarray) -> np.ndarray:
@@ -89,6 +94,10 @@ def as_float(samples: npt.ArrayLike, *, name: str = "audio") -> np.ndarray:
     Traceback (most recent call last):
     ValueError: call 7: samples reach 900, expected at most 1: looks like 16-bit values; divide by 32768
     """
+    if isinstance(samples, (str, os.PathLike)):
+        raise ValueError(f"{name}: a path, expected samples; read it first, read_wav(path)[0] or read_wavs")
+    if isinstance(samples, tuple) and len(samples) == 2 and np.ndim(samples[0]) and not np.ndim(samples[1]):
+        raise ValueError(f"{name}: samples and their rate, expected samples: take the first, read_wav(path)[0]")
     detach = getattr(samples, "detach", None)  # a tensor that takes part in a computation of gradients
     data = np.asarray(detach() if callable(detach) else samples)
     if data.ndim != 1:
@@ -226,7 +235,8 @@ def check_rate(rate: int, expected: float | None, name: str) -> None:
     if expected is not None and rate != expected:
         raise OtherAudioError(
             f"{name}: sample rate {rate} Hz, expected {expected:g} Hz (--sample-frequency of the feature "
-            "configuration); resample the audio, or have it resampled with --resample, or change the configuration",
+            "configuration); resample the audio, or have it resampled with --resample (in Python read_wavs(..., "
+            "resample=True) of a recogniser, or resampler= of read_wav), or change the configuration",
             ("--resample",),
         )
 

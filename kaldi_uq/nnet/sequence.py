@@ -1,7 +1,8 @@
 """Acoustic models around a user's module that reads whole sequences; ``wrappers`` makes them.
 
 A user's module draws from PyTorch's global generators.  While it runs, these are seeded from the generator that was
-passed, and afterwards they are as they were.
+passed, and afterwards they are as they were.  So are the modes of its layers and its dropout: a wrapper shares the
+weights of the module and nothing else, and several wrappers of one module do not feel each other.
 """
 
 from __future__ import annotations
@@ -25,10 +26,16 @@ TRANSFORMER_LAYERS = (nn.TransformerEncoderLayer, nn.TransformerDecoderLayer)
 class SequenceModel(AcousticModel):
     """A deterministic module, M = 1; base of the other wrappers.
 
+    In evaluation mode, which is the wrapper's own and at first that of the module, the layers are in it for each pass,
+    whatever mode the module is in; in training mode they are as they were set.
+
     Args:
         module: features ``(B, T, D)`` to logits ``(B, T, C)``, with as many frames out as in; or waveforms ``(B, N)``
             to logits with any number of frames.
         num_pdfs: C, if it is to be checked against what the module gives.
+
+    Attributes:
+        module: the user's module itself, whose weights are shared.
     """
 
     frame_wise = False
@@ -37,6 +44,7 @@ class SequenceModel(AcousticModel):
         super().__init__()
         self.module = module
         self.num_pdfs = num_pdfs
+        self.training = module.training
 
     def _iter_logits(
         self, x: Tensor, num_samples: int, chunk: int | None, generator: torch.Generator | None
@@ -49,7 +57,8 @@ class SequenceModel(AcousticModel):
             yield torch.stack(logits)
 
     def _run(self, x: Tensor) -> Any:
-        return self.module(x)
+        with layers_set(self.module, evaluating=not self.training):
+            return self.module(x)
 
     def _check_logits(self, logits: Any, x: Tensor) -> Tensor:
         if not isinstance(logits, Tensor):
@@ -68,18 +77,11 @@ class SequenceDropout(SequenceModel):
     is_random = True
     recommended_statistic = "mean_akld"
 
-    def __init__(self, module: nn.Module, *, num_samples: int, num_pdfs: int = 0) -> None:
+    def __init__(self, module: nn.Module, *, num_samples: int, p: float | None = None, num_pdfs: int = 0) -> None:
         super().__init__(module, num_pdfs=num_pdfs)
         self.default_num_samples = num_samples
+        self._p = p
         self._is_watched = self._is_compared = False
-        self.train(self.training)
-
-    def train(self, mode: bool = True) -> SequenceDropout:
-        """Set the mode of all layers but those that drop units, which stay in training mode."""
-        super().train(mode)
-        for layer in dropout_layers(self.module):
-            layer.training = True
-        return self
 
     def _iter_logits(
         self, x: Tensor, num_samples: int, chunk: int | None, generator: torch.Generator | None
@@ -92,10 +94,12 @@ class SequenceDropout(SequenceModel):
         return warn_of_equal_draws(chunks, what)
 
     def _run(self, x: Tensor) -> Any:
-        if self._is_watched:
-            return self.module(x)
-        with watched(self.module, dropout_layers(self.module)):
-            logits = self.module(x)
+        layers = dropout_layers(self.module)
+        with layers_set(self.module, evaluating=not self.training, dropping=layers, p=self._p):
+            if self._is_watched:
+                return self.module(x)
+            with watched(self.module, layers):
+                logits = self.module(x)
         self._is_watched = True
         return logits
 
@@ -204,6 +208,46 @@ def seeded(generator: torch.Generator | None, device: torch.device) -> Iterator[
             with torch.cuda.device(device):
                 torch.cuda.manual_seed(seed)
         yield
+
+
+@contextlib.contextmanager
+def layers_set(
+    module: nn.Module, *, evaluating: bool, dropping: Sequence[nn.Module] = (), p: float | None = None
+) -> Iterator[None]:
+    """Set layers of a user's module for the length of the block, then put back all that was changed.
+
+    Args:
+        module: the module; its methods ``train`` and ``eval`` are not called.
+        evaluating: whether all other layers are in evaluation mode, or as they are.
+        dropping: layers of :func:`dropout_layers` that drop.
+        p: their dropout probability; ``None`` for their own.
+    """
+    changed: list[tuple[nn.Module, str, Any]] = []
+
+    def put(layer: nn.Module, name: str, value: object) -> None:
+        old = getattr(layer, name)
+        if old != value:
+            changed.append((layer, name, old))
+            setattr(layer, name, value)
+
+    drop = set(dropping)
+    try:
+        for layer in module.modules() if evaluating else ():
+            # cuDNN has a gradient of a recurrent layer only in training mode, which changes nothing without dropout
+            put(layer, "training", layer in drop or (isinstance(layer, nn.RNNBase) and not layer.dropout))
+        for layer in dropping:
+            put(layer, "training", True)
+            if p is not None and not isinstance(layer, TRANSFORMER_LAYERS):
+                put(layer, probability_name(layer), p)
+        yield
+    finally:
+        for layer, name, value in reversed(changed):
+            setattr(layer, name, value)
+
+
+def probability_name(layer: nn.Module) -> str:
+    """The attribute that has the dropout probability of a layer that is no transformer layer."""
+    return "p" if isinstance(layer, _DropoutNd) else "dropout"
 
 
 def dropout_layers(module: nn.Module) -> list[nn.Module]:

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import copy
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import nn
-from torch.nn.modules.dropout import _DropoutNd
 
+from kaldi_uq.nnet.base import AcousticModel
 from kaldi_uq.nnet.kinds.ensemble import member_seeds
 from kaldi_uq.nnet.sequence import (
     TRANSFORMER_LAYERS,
@@ -22,6 +22,7 @@ from kaldi_uq.nnet.sequence import (
     SequenceModel,
     SequenceVmg,
     dropout_layers,
+    probability_name,
     seeded,
 )
 from kaldi_uq.nnet.vmg_conv import VmgConv1d, VmgConv2d
@@ -29,7 +30,11 @@ from kaldi_uq.nnet.vmg_linear import VmgLinear
 
 
 def deterministic(module: nn.Module, *, num_pdfs: int = 0) -> SequenceModel:
-    """The module as it is, one member: predictive entropy is its only measure."""
+    """The module as it is, one member: predictive entropy is its only measure.
+
+    The weights are those of ``module``, which is not changed; see :class:`.sequence.SequenceModel` for the modes.
+    """
+    _check_module(module)
     return SequenceModel(module, num_pdfs=num_pdfs)
 
 
@@ -38,12 +43,13 @@ def mc_dropout(
 ) -> SequenceDropout:
     """Keep the dropout of ``module`` active at test.
 
-    Dropout modules, stacks of recurrent layers with ``dropout`` and attention with ``dropout`` count.  The module
-    itself is wrapped, not a copy.
+    Dropout modules, stacks of recurrent layers with ``dropout`` and attention with ``dropout`` count.  The weights are
+    those of ``module``, so that training one trains the other; its modes and its dropout are set for each pass only,
+    so that it stays as it is and may have other wrappers, with another ``p``, too.
 
     Args:
         module: features ``(B, T, D)`` to logits ``(B, T, C)``.
-        p: new dropout probability of all these layers; None keeps theirs.
+        p: dropout probability of all these layers in this wrapper; None keeps theirs.
         num_samples: draws at test.
         num_pdfs: C, if it is to be checked.
 
@@ -55,6 +61,7 @@ def mc_dropout(
         raise ValueError(f"p must be in (0, 1), got {p}")
     if num_samples < 1:
         raise ValueError(f"num_samples must be >= 1, got {num_samples}")
+    _check_module(module)
     layers = [layer for layer in dropout_layers(module) if not isinstance(layer, TRANSFORMER_LAYERS)]
     if not layers:
         single = [m for m in module.modules() if isinstance(m, nn.RNNBase) and m.dropout > 0]
@@ -63,31 +70,56 @@ def mc_dropout(
             f"{type(module).__name__} has no dropout layers{but}, so all draws would be equal; "
             "add nn.Dropout to it, or use ensemble() or vmg()"
         )
-    names = ["p" if isinstance(layer, _DropoutNd) else "dropout" for layer in layers]
-    if p is not None:
-        for layer, name in zip(layers, names, strict=True):
-            setattr(layer, name, p)
-    if all(getattr(layer, name) == 0 for layer, name in zip(layers, names, strict=True)):
+    if p is None and all(getattr(layer, probability_name(layer)) == 0 for layer in layers):
         raise ValueError(f"the dropout layers of {type(module).__name__} have probability 0; give p, such as p=0.5")
-    return SequenceDropout(module, num_samples=num_samples, num_pdfs=num_pdfs)
+    return SequenceDropout(module, num_samples=num_samples, p=p, num_pdfs=num_pdfs)
+
+
+def _check_module(module: object) -> None:
+    """Refuse what is no network; also one that has a wrapper already.
+
+    Raises:
+        TypeError: it is.
+    """
+    if isinstance(module, type) and issubclass(module, nn.Module):
+        raise TypeError(f"expected a network, got the class {module.__name__}: call it, {module.__name__}(...)")
+    if not isinstance(module, nn.Module):
+        raise TypeError(f"expected an nn.Module, got {type(module).__name__}")
+    if isinstance(module, AcousticModel):
+        raise TypeError(f"expected a network without a wrapper, got a {type(module).__name__}: give the module in it")
 
 
 def ensemble(
-    factory: Callable[[], nn.Module], num_members: int, seed: int | None = None, *, num_pdfs: int = 0
+    factory: Callable[[], nn.Module] | Sequence[nn.Module],
+    num_members: int | None = None,
+    seed: int | None = None,
+    *,
+    num_pdfs: int = 0,
 ) -> SequenceEnsemble:
-    """Independent networks from one constructor, each with initial weights of its own.
+    """Independent networks: from one constructor, each with initial weights of its own, or those that you have trained.
+
+    The posteriors of a frame are averaged.  CTC networks that were trained apart say a token at different frames, so
+    that the average says fewer tokens than any member does: look at the word error rate first (``docs/ctc.md``).
 
     Args:
-        factory: builds a module on the CPU; called once a member, with the global CPU generator seeded for it.
-        num_members: how many, M.
+        factory: builds a module on the CPU; called once a member, with the global CPU generator seeded for it.  Or a
+            sequence of modules, whose weights are shared and which are not changed.
+        num_members: how many, M; of a sequence its length, and best left out.
         seed: seed of the initial weights: member m depends on ``seed`` and m only.  None draws one from PyTorch's
-            global generator.
+            global generator.  None for a sequence.
         num_pdfs: C, if it is to be checked.
 
     Raises:
-        ValueError: fewer than one member, or two members with equal weights.
+        ValueError: fewer than one member, another number or a seed with a sequence, or two members with equal weights.
         TypeError: the factory gives the same module twice, or no module.
     """
+    if isinstance(factory, Sequence | nn.ModuleList):
+        return SequenceEnsemble(_given(list(factory), num_members, seed), num_pdfs=num_pdfs)
+    if isinstance(factory, nn.Module) or not callable(factory):
+        given = type(factory).__name__
+        raise TypeError(f"expected a function that builds a network, or a list of networks; got one {given}")
+    if num_members is None:
+        raise TypeError("say num_members: how many networks the factory is to build")
     if num_members < 1:
         raise ValueError(f"num_members must be >= 1, got {num_members}")
     if seed is None:
@@ -98,13 +130,30 @@ def ensemble(
             modules.append(factory())
     if not all(isinstance(module, nn.Module) for module in modules) or len({id(m) for m in modules}) < num_members:
         raise TypeError("factory must build a new nn.Module at every call, such as lambda: MyNet(dim=40)")
+    _check_different(
+        modules, "factory must draw new weights at every call: no copy of a module, no torch.manual_seed() in it"
+    )
+    return SequenceEnsemble(modules, num_pdfs=num_pdfs)
+
+
+def _given(modules: list[nn.Module], num_members: int | None, seed: int | None) -> list[nn.Module]:
+    """The members that are there already, checked."""
+    if not modules:
+        raise ValueError("an ensemble needs at least one member, got an empty sequence")
+    if num_members not in (None, len(modules)):
+        raise ValueError(f"num_members is {num_members}, but {len(modules)} networks are given: leave it out")
+    if seed is not None:
+        raise ValueError("seed is of the initial weights that a factory draws: leave it out with networks")
+    for module in modules:
+        _check_module(module)
+    _check_different(modules, "give each network once")
+    return modules
+
+
+def _check_different(modules: Sequence[nn.Module], what_to_do: str) -> None:
     for (i, first), (k, second) in itertools.combinations(enumerate(modules, 1), 2):
         if _equal_weights(first, second):
-            raise ValueError(
-                f"members {i} and {k} have equal weights, so they are one network; factory must draw new weights at "
-                "every call: no copy of a module, no torch.manual_seed() in it"
-            )
-    return SequenceEnsemble(modules, num_pdfs=num_pdfs)
+            raise ValueError(f"members {i} and {k} have equal weights, so they are one network; {what_to_do}")
 
 
 def _equal_weights(first: nn.Module, second: nn.Module) -> bool:
@@ -129,6 +178,7 @@ def vmg(module: nn.Module, *, init_log_var: float = -9.0, num_samples: int = 5, 
     """
     if num_samples < 1:
         raise ValueError(f"num_samples must be >= 1, got {num_samples}")
+    _check_module(module)
     if any(isinstance(m, TRANSFORMER_LAYERS) for m in module.modules()):
         raise ValueError(
             "nn.TransformerEncoderLayer and nn.TransformerDecoderLayer use their weights without calling their layers; "

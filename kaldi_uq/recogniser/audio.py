@@ -112,7 +112,9 @@ def checked_waves(
 
     Raises:
         DataError: audio that would be misheard, or too short; names it and lists further ones.
+        TypeError: no mapping of names to samples.
     """
+    require_names(waves)
     found: dict[str, np.ndarray] = {}
     problems: dict[str, str | DataError] = {}
     sizes = waves.lengths if isinstance(waves, Waves) else None
@@ -129,6 +131,18 @@ def checked_waves(
             problems[name] = str(error)
     raise_first(problems, what)
     return waves if sizes is not None else found
+
+
+def require_names(waves: object) -> None:
+    """Refuse audio that has no names.
+
+    Raises:
+        TypeError: no mapping.
+    """
+    if isinstance(waves, (str, os.PathLike)):
+        raise TypeError('expected names with samples, got a path: read it first, recogniser.read_wavs({"a": path})')
+    if not isinstance(waves, Mapping):
+        raise TypeError(f'expected names with samples, such as {{"a": samples}}, got {type(waves).__name__}')
 
 
 def read_files(

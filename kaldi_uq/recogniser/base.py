@@ -18,7 +18,7 @@ from kaldi_uq.io.resample import Resampler
 from kaldi_uq.io.wav import Source
 from kaldi_uq.io.waves import Waves, read_waves, waves_digest
 from kaldi_uq.lattice.posteriors import NO_LATTICE
-from kaldi_uq.recogniser.audio import checked_waves, read_files
+from kaldi_uq.recogniser.audio import checked_waves, read_files, require_names
 from kaldi_uq.recogniser.heard import FrameScores, Heard, Listening
 from kaldi_uq.recogniser.memory import alone as alone_in_memory
 from kaldi_uq.recogniser.parts import Parts
@@ -49,6 +49,14 @@ class BaseRecogniser(Scorer):
     random_targets = "words"  # words strung together, or sentences of a grammar where there is one
     lattice_statistics = False
     code: Path | None = None  # file of the user's own code that it is made of, for runs that resume
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({', '.join(self._parts())})"
+
+    def _parts(self) -> list[str]:
+        """What the representation says."""
+        draws = [f"{self.num_draws} draws" if self.num_draws else "random"] if self.is_random else []
+        return [f"{self.sample_rate} Hz", *draws, f"on {self.device}"]
 
     # what a subclass supplies
 
@@ -248,6 +256,7 @@ class BaseRecogniser(Scorer):
 
         Raises:
             DataError: audio that would be misheard: another shape, values beyond full scale or not finite, too short.
+            TypeError: no mapping of names to samples.
         """
         samples = Waves.of(self._checked(waves))
         who = self.with_speakers(samples)
@@ -277,10 +286,12 @@ class BaseRecogniser(Scorer):
 
     def _checked(self, waves: Mapping[str, np.ndarray | Recording]) -> Mapping[str, framing.Samples]:
         """What :meth:`hear` was given, checked: recordings and waveforms of a directory were when they were opened."""
+        require_names(waves)
         if isinstance(waves, Waves):
             return self.check_audio(waves)
         unread = {utt: wave for utt, wave in waves.items() if isinstance(wave, Recording) and self._is_long(len(wave))}
-        checked = self.check_audio({utt: wave[:] for utt, wave in waves.items() if utt not in unread})
+        others = {utt: wave for utt, wave in waves.items() if utt not in unread}
+        checked = self.check_audio({u: wave[:] if isinstance(wave, Recording) else wave for u, wave in others.items()})
         return {utt: unread[utt] if utt in unread else checked[utt] for utt in waves}
 
     def check_audio(self, waves: Mapping[str, np.ndarray], *, what: str = "judged") -> Mapping[str, np.ndarray]:

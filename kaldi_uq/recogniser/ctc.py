@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import functools
 import hashlib
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -20,13 +19,14 @@ from kaldi_uq.io.waves import Waves, plan_waves
 from kaldi_uq.language.targets import random_target
 from kaldi_uq.nnet import deterministic
 from kaldi_uq.nnet.base import AcousticModel
+from kaldi_uq.nnet.sequence import SequenceModel, layers_set
 from kaldi_uq.recogniser.base import BaseRecogniser
+from kaldi_uq.recogniser.ctc_checks import SHOWN, blank_index, checked_tokens, outputs_of, probed, require_logits
 from kaldi_uq.recogniser.ctc_search import beam_search, best_path, frames_needed, greedy
 
 SEPARATORS = ("|", " ")  # between words, where tokens are characters
 PROBE_S = 1.0  # length of the noise that the module hears once, to see what it gives
 PADDING_LIMIT = 1e-3  # largest difference of a posterior that padding may make
-SHOWN = 60  # tokens that a message lists
 
 FrameCount = Callable[[Any], Any]
 
@@ -51,11 +51,16 @@ class CtcRecogniser(BaseRecogniser):
         num_draws: draws of a random module; ``None`` for its default.
         min_samples: samples of the shortest audio that the module takes; 0: tried out.
 
+    The recogniser shares the weights of the module, so that it hears what further training makes of them, and nothing
+    else: for each pass the module is in evaluation mode, whatever mode it is in, and it is put back afterwards.
+
     Attributes:
-        model: the network with the members or draws on axis 0, in evaluation mode.
+        model: the network with the members or draws on axis 0: the module itself, or ``model.module`` is it.
 
     Raises:
-        ValueError: tokens or module do not fit each other, or an option is out of range.
+        TypeError: the module is a class, tokens are no names, or ``num_frames`` is no function.
+        ValueError: tokens or module do not fit each other, the module fails or gives probabilities, or an option is out
+            of range.
 
     >>> class Sign(nn.Module):
     ...     def forward(self, wav):  # (B, N) -> (B, N // 4, 3)
@@ -81,9 +86,9 @@ class CtcRecogniser(BaseRecogniser):
         num_draws: int | None = None,
         min_samples: int = 0,
     ) -> None:
-        self.tokens = tuple(tokens)
+        self.tokens = checked_tokens(tokens)
         self.sample_rate, self.beam = sample_rate, beam
-        self.ctc_blank = _index_of(blank, self.tokens)
+        self.ctc_blank = blank_index(blank, self.tokens)
         self.separator = next((mark for mark in SEPARATORS if mark in self.tokens), None)
         self._is_text = [
             index != self.ctc_blank and not (token.startswith("<") and token.endswith(">"))
@@ -93,34 +98,40 @@ class CtcRecogniser(BaseRecogniser):
         if beam < 0 or sample_rate < 1:
             raise ValueError(f"beam must be >= 0 and sample_rate >= 1, got {beam} and {sample_rate}")
         self.model: AcousticModel = module if isinstance(module, AcousticModel) else deterministic(module)
-        self.model.eval()
-        for layer in self.model.modules():
-            if isinstance(layer, nn.RNNBase) and not layer.dropout:
-                layer.training = True  # cuDNN has a gradient only in this mode, which changes nothing without dropout
         self.is_random = self.model.is_random
         if num_draws is not None and num_draws > 1 and not self.is_random:
             raise ValueError(f"{num_draws} draws: the module is not random, leave the number out")
         self.num_draws = num_draws
         first = next(itertools.chain(self.model.parameters(), self.model.buffers()), torch.zeros(()))
         self.device, self._dtype = first.device, torch.float32
+        if num_frames is not None and not callable(num_frames):
+            raise TypeError(f"num_frames must be a function from samples to frames, got {type(num_frames).__name__}")
         self._count, self._counted = num_frames, dict[int, int]()
         self._padding_checked = False
+        self._digested: tuple[list[tuple[int, int]], str] | None = None
         self._check_output()
         self.min_samples = min_samples or self._shortest()
         self.frame_shift_s = self._shift() / sample_rate
         self.words = {word: self._room(word) for word in words or ([] if self.separator else self._ids)}
 
+    def _parts(self) -> list[str]:
+        shown = self.model.module if isinstance(self.model, SequenceModel) else self.model
+        return [type(shown).__name__, f"{len(self.tokens)} tokens", *super()._parts()]
+
     @property
     def model_key(self) -> str:
-        return digest(self._weights_digest, self.tokens, self.ctc_blank)
+        return digest(self._weights_digest(), self.tokens, self.ctc_blank)
 
-    @functools.cached_property
     def _weights_digest(self) -> str:
-        checksum = hashlib.sha256()
-        for name, tensor in self.model.state_dict().items():
-            checksum.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-            checksum.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
-        return checksum.hexdigest()
+        tensors = self.model.state_dict()
+        state = [(tensor.data_ptr(), tensor._version) for tensor in tensors.values()]  # changed by training
+        if self._digested is None or self._digested[0] != state:
+            checksum = hashlib.sha256()
+            for name, tensor in tensors.items():
+                checksum.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+                checksum.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+            self._digested = state, checksum.hexdigest()
+        return self._digested[1]
 
     @property
     def recommended_statistic(self) -> str:
@@ -175,7 +186,7 @@ class CtcRecogniser(BaseRecogniser):
         generator: torch.Generator | None = None,
     ) -> tuple[Iterator[Tensor], Tensor]:
         wav = self._without_excess(wav, num_samples)
-        chunks = self.model.iter_log_post(wav, num_samples=num_draws, generator=generator)
+        chunks = self._passes(self.model.iter_log_post(wav, num_samples=num_draws, generator=generator))
         first = next(chunks)
         return itertools.chain([first], chunks), self._lengths(num_samples, first.shape[2])
 
@@ -183,9 +194,23 @@ class CtcRecogniser(BaseRecogniser):
         self, wav: Tensor, num_samples: Tensor, utts: Sequence[str], *, generator: torch.Generator | None = None
     ) -> Tensor:
         draws = self.num_draws if self.is_random else None
-        mean: Tensor = self.model(self._without_excess(wav, num_samples), num_samples=draws, generator=generator)
+        mean = self._mean(self._without_excess(wav, num_samples), draws, generator)
         self._lengths(num_samples, mean.shape[1])
         return mean
+
+    def _mean(self, wav: Tensor, num_draws: int | None, generator: torch.Generator | None) -> Tensor:
+        with layers_set(self.model, evaluating=True):
+            mean: Tensor = self.model(wav, num_samples=num_draws, generator=generator)
+        return mean.to(self._dtype)
+
+    def _passes(self, chunks: Iterator[Tensor]) -> Iterator[Tensor]:
+        """Chunks of draws, each computed in evaluation mode; between them the module is as it was."""
+        while True:
+            with layers_set(self.model, evaluating=True):
+                chunk = next(chunks, None)
+            if chunk is None:
+                return
+            yield chunk.to(self._dtype)
 
     def _without_excess(self, wav: Tensor, num_samples: Tensor) -> Tensor:
         """The batch without padding that all have, as where an attack is done with the longest one; and checked."""
@@ -218,12 +243,13 @@ class CtcRecogniser(BaseRecogniser):
     def _of_one_draw(self, wav: Tensor) -> Tensor:
         draws = 1 if self.is_random else None
         generator = torch.Generator(self.device).manual_seed(0)
-        found: Tensor = self.model(wav, num_samples=draws, generator=generator)
-        return found
+        return self._mean(wav, draws, generator)
 
     def _check_output(self) -> None:
         size = round(PROBE_S * self.sample_rate)
-        found = self._try(size)
+        with probed(f"(1, {size}) float32"), outputs_of(self.model) as given:
+            found = self._try(size)
+        require_logits(given)
         if found.shape[2] != len(self.tokens):
             raise ValueError(f"{len(self.tokens)} tokens, but the module gives {found.shape[2]} classes")
         if not bool(found.isfinite().any(2).all()):
@@ -337,19 +363,6 @@ class CtcRecogniser(BaseRecogniser):
     def _words_of(self, found: Sequence[int]) -> tuple[str, ...]:
         text = [self.tokens[index] for index in found if self._is_text[index]]
         return tuple(text if self.separator is None else filter(None, "".join(text).split(self.separator)))
-
-
-def _index_of(blank: int | str, tokens: Sequence[str]) -> int:
-    twice = [token for token in tokens if tokens.count(token) > 1] if len(set(tokens)) < len(tokens) else []
-    if twice:
-        raise ValueError(f"token {twice[0]!r} is there twice")
-    if isinstance(blank, str):
-        if blank not in tokens:
-            raise ValueError(f"blank {blank!r} is no token; there are {' '.join(tokens[:SHOWN])}")
-        return tokens.index(blank)
-    if not 0 <= blank < len(tokens):
-        raise ValueError(f"blank must be the index of one of {len(tokens)} tokens, got {blank}")
-    return blank
 
 
 def _wrong_count(expected: int, num_samples: int, found: int) -> str:

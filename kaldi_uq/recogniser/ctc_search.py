@@ -11,7 +11,8 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from torchaudio.functional import forced_align
+
+from kaldi_uq.errors import MissingDependencyError
 
 
 def greedy(log_post: np.ndarray, blank: int) -> tuple[int, ...]:
@@ -86,7 +87,17 @@ def best_path(log_post: np.ndarray, tokens: Sequence[int], blank: int) -> np.nda
 
     Returns:
         (T,) int64, a token or the blank for each frame; ``None`` if there are too few frames.
+
+    Raises:
+        MissingDependencyError: torchaudio cannot be imported.
     """
+    try:
+        from torchaudio.functional import forced_align
+    except (ImportError, OSError) as error:  # OSError: made for another PyTorch
+        raise MissingDependencyError(
+            f"attacks on a CTC network align its target with torchaudio of torch's release, {torch.__version__}, and "
+            f"it cannot be imported ({error}); run: pip install 'kaldi-uq[torchaudio]', which brings such a pair"
+        ) from error
     if not tokens or frames_needed(tokens) > len(log_post):
         return None
     path, _ = forced_align(torch.from_numpy(log_post)[None], torch.tensor([list(tokens)]), blank=blank)

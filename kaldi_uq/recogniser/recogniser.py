@@ -106,6 +106,9 @@ class Recogniser(BaseRecogniser):
         self._batch_decoder = functools.cache(self._open_batch_decoder)
         self._batch_aligner = functools.cache(self._open_batch_aligner)
 
+    def _parts(self) -> list[str]:
+        return [repr(str(self.model_dir)), self.kind, *super()._parts()]
+
     @classmethod
     def load(
         cls,

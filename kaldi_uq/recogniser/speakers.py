@@ -340,7 +340,6 @@ def speaker_stats(
     if problem:
         if source == "scp":
             raise DataError(f"{problem}; compute them with the feature options of the model, or pass --cmvn-from waves")
-        if data.cmvn_scp:
-            log.info("%s: computed from the waveforms instead", problem)
+        log.info("%s: computed from the waveforms instead", problem)
     found = stats_of_waves(front_end, waves, data.utt2spk)
     return {utt: found[data.utt2spk[utt]] for utt in waves}

@@ -46,7 +46,7 @@ dir=$5
 
 if [ -z "$recogniser" ]; then
   need_files utils/mkgraph.sh "$graph/HCLG.fst"
-  need_files steps/uq/train.sh "$model/final.safetensors"
+  need_files "$(dirname -- "$0")/train.sh" "$model/final.safetensors"
   need_files utils/prepare_lang.sh "$lang/L.fst"
 fi
 need_files "the data preparation" "$data/wav.scp" "$data/text"

@@ -40,7 +40,7 @@ model=$3
 dir=$4
 
 [ -n "$recogniser" ] || need_files utils/mkgraph.sh "$graph/HCLG.fst"
-[ -n "$recogniser" ] || need_files steps/uq/train.sh "$model/final.safetensors"
+[ -n "$recogniser" ] || need_files "$(dirname -- "$0")/train.sh" "$model/final.safetensors"
 need_files "the data preparation" "$data/wav.scp" "$data/text"
 check_nj
 [[ $network_nj =~ ^[1-9][0-9]*$ ]] || die "--network-nj must be a whole number above 0, got '$network_nj'"
@@ -67,6 +67,8 @@ if [ "$network_nj" -gt 1 ]; then
     "${command[@]}" --shard "JOB/$network_nj" "$data" "$model" "$graph" "$dir"
 fi
 run_jobs "$dir/log/decode.log" "${command[@]}" ${results:+--results "$results"} "$data" "$model" "$graph" "$dir"
+lattices=("$dir"/lat.*.gz)
+[ ! -e "${lattices[0]}" ] || echo ${#lattices[@]} >"$dir/num_jobs" # Kaldi's scripts ask for it
 
 if [ "$score_lattices" = true ]; then
   run_jobs "$dir/log/score_lattices.log" \

@@ -20,8 +20,8 @@ seed=0             # <n>: seed of the bootstrap
 # shellcheck source=../../utils/recipe_env.sh
 . "$(dirname -- "${BASH_SOURCE[0]}")/../../utils/recipe_env.sh"
 
-need_files steps/uq/decode.sh "$2/results.jsonl" "$3/results.jsonl"
-need_files steps/uq/attack.sh "$4/results.jsonl"
+need_files "$(dirname -- "$0")/decode.sh" "$2/results.jsonl" "$3/results.jsonl"
+need_files "$(dirname -- "$0")/attack.sh" "$4/results.jsonl"
 name=$(basename "$4")
 if [ -z "$attack" ] || [ -z "$eps" ]; then
   [[ $name =~ ^attack_(.+)_eps([^_]+)$ ]] || die "$4: not named attack_<name>_eps<eps>; say both with --attack and --eps"

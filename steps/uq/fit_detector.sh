@@ -16,7 +16,7 @@ fpr=0.01           # <rate>: false-positive rate of the thresholds
 . "$(dirname -- "${BASH_SOURCE[0]}")/../../utils/recipe_env.sh"
 
 [ -d "$1" ] || die "$1: no such directory; steps/uq/train.sh makes it"
-need_files steps/uq/decode.sh "$2/results.jsonl"
+need_files "$(dirname -- "$0")/decode.sh" "$2/results.jsonl"
 hold_dir "$1/detector"
 run_jobs "$1/detector/log/fit.log" kaldi-uq fit-detector --fpr "$fpr" --scored "$2/results.jsonl" "$1"
 

@@ -25,7 +25,7 @@ seed=0             # <n>: seed of the draws
 . "$(dirname -- "${BASH_SOURCE[0]}")/../../utils/recipe_env.sh"
 
 need_files "the data preparation" "$1/wav.scp"
-[ -n "$recogniser" ] || need_files steps/uq/train.sh "$2/final.safetensors"
+[ -n "$recogniser" ] || need_files "$(dirname -- "$0")/train.sh" "$2/final.safetensors"
 check_nj
 hold_dir "$3"
 flags=(${network:+--network "$network"} ${recogniser:+--recogniser "$recogniser"})

@@ -54,7 +54,7 @@ need_files "the data preparation" "$data/wav.scp" "$data/text"
 need_files utils/prepare_lang.sh "$lang/L.fst"
 need_files "" "${features[1]}" ${train_config:+"$train_config"}
 need_files steps/align_si.sh "$ali/final.mdl" "$ali/tree" "$ali/ali.1.gz" "$ali/num_jobs"
-for n in $(seq "$(cat "$ali/num_jobs")"); do need_files "another alignment" "$ali/ali.$n.gz"; done
+for n in $(seq "$(cat "$ali/num_jobs")"); do need_files "the alignment of $ali/num_jobs jobs" "$ali/ali.$n.gz"; done
 [ "$allow_pipes" = false ] || features+=(--allow-pipes)
 [ "$resample" = false ] || features+=(--resample)
 [ -z "$graph_dir" ] || need_files utils/mkgraph.sh "$graph_dir/HCLG.fst"
@@ -75,14 +75,14 @@ run_jobs "$dir/log/train.log" \
   ${opts_dir:+--opts-dir "$opts_dir"} ${transform_dir:+--transform-dir "$transform_dir"} ${online_ivector_dir:+--online-ivector-dir "$online_ivector_dir"} ${train_config:+--config "$train_config"} "${model_opts[@]}" "${extra[@]}" "$data" "$lang" "$ali" "$dir"
 tell_bad "$dir/bad_utterances"
 grep -a '^WARNING (kaldi_uq.training.' "$dir/log/train.log" >&2 || true
-if [ ! -f "$lang/G.fst" ]; then
-  echo "$0: $dir/final.safetensors; $lang has no G.fst: take the recipe's own graph for decoding" >&2
-  exit 0
-fi
 if [ -n "$graph_dir" ] && cmp -s "$ali/final.mdl" "$dir/final.mdl" && cmp -s "$ali/tree" "$dir/tree"; then
   [ -L "$dir/graph" ] || rm -rf "$dir/graph"
   ln -sfnr "$graph_dir" "$dir/graph"
   echo "$0: $dir/final.safetensors; $dir/graph is $graph_dir" >&2
+  exit 0
+fi
+if [ ! -f "$lang/G.fst" ]; then
+  echo "$0: $dir/final.safetensors; $lang has no G.fst: take the recipe's own graph for decoding" >&2
   exit 0
 fi
 [ ! -L "$dir/graph" ] || rm "$dir/graph"

@@ -1,0 +1,1 @@
+../../../local/flite.py
