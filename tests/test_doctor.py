@@ -73,7 +73,7 @@ def test_this_environment_can_run_the_recipe(run_script: RunScript) -> None:
     assert "ok       kaldi-hmm-gmm with kaldifst" in done.stdout
     assert "ok       engine: embedded (KALDI_ROOT is not set)" in done.stdout
     for line in done.stdout.splitlines():
-        assert len(line) <= 80 or " " not in line.strip()
+        assert len(line) <= 80 or " " not in line.strip() or line.startswith("         run: ")  # to be copied
     statuses = {line.split()[0] for line in done.stdout.splitlines() if not line.startswith(" ")}
     assert statuses <= {"ok", "optional", "The"}
 

@@ -81,7 +81,7 @@ class RobustConfig(Config):
         robust_ramp: share of the adversarial training in which eps grows to ``robust_eps``, 0 to 1
         robust_gain_db: utterances are made louder or softer at random by up to so much, dB (0 to 40)
         robust_speed: minibatches are made faster or slower at random, and higher or lower with it, by up to this share
-            (0 to 0.5); neither this nor the gain is for a front end that is told of the speakers
+            (0 to 1, such as 0.1; 0: not); neither this nor the gain is for a front end that is told of the speakers
     """
 
     robust_eps: float = 0.0
@@ -113,4 +113,4 @@ class RobustConfig(Config):
         require(self.robust_after >= 0, f"robust_after must be >= 0, got {self.robust_after}")
         require(0 <= self.robust_ramp <= 1, f"robust_ramp must be in [0, 1], got {self.robust_ramp}")
         require(0 <= self.robust_gain_db <= 40, f"robust_gain_db must be in [0, 40], got {self.robust_gain_db}")
-        require(0 <= self.robust_speed <= 0.5, f"robust_speed must be in [0, 0.5], got {self.robust_speed}")
+        require(0 <= self.robust_speed < 1, f"robust_speed must be in [0, 1), got {self.robust_speed}")
