@@ -330,6 +330,15 @@ class TestCommand:
         line = [*options, "--graph-dir", "exp/several/graph", "train", "lang", "ali", "exp/shared"]
         assert run_script("steps/uq/train.sh", *line, cwd=recipe).returncode == 0
         assert shared.is_symlink() and shared.resolve() == graph
+        shutil.copytree(recipe / "lang", recipe / "lang_nog", ignore=shutil.ignore_patterns("G.fst"))
+        done = run_script("steps/uq/train.sh", *line[:-3], "lang_nog", "ali", "exp/no_grammar", cwd=recipe)
+        assert done.returncode == 0, done.stderr
+        assert (recipe / "exp/no_grammar/graph").resolve() == graph
+        # Kaldi's scripts ask a directory of lattices how many jobs made them
+        decode = ["--network", "net.py:several", "--device", "cpu", "--engine", "embedded", "--lattices", "true"]
+        done = run_script("steps/uq/decode.sh", *decode, graph, "train", "exp/several", "exp/score", cwd=recipe)
+        assert done.returncode == 0, done.stderr
+        assert (recipe / "exp/score/lat.1.gz").is_file() and (recipe / "exp/score/num_jobs").read_text() == "1\n"
         done = run_script("steps/uq/train.sh", "--graph-opts", "--self-loop-scale 1", *line, cwd=recipe)
         assert (done.returncode, "--graph-opts is for a graph that is composed here" in done.stderr) == (1, True)
         line[line.index("--train-opts") + 1] = "--num-epochs 1 --num-viterbi-epochs 1 --delta-order 1"
