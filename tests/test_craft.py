@@ -1,4 +1,7 @@
-"""Attacking a data directory: what is written keeps the promises of the attack, and a killed run goes on."""
+"""Attacking a data directory: what is written keeps the promises of the attack, and a killed run goes on.
+
+One file: every test attacks with the same recogniser, which takes seconds to make.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""The kaldi engine where no Kaldi is: how its programs are found and run, on programs that stand in for them."""
+"""The kaldi engine where no Kaldi is: how its programs are found and run, on programs that stand in for them.
+
+One file: all tests use the same stand-ins of Kaldi's programs.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""kaldi-uq detect as a gate: exit statuses, bad files beside good ones, standard input, bounds, names of any bytes."""
+"""kaldi-uq detect as a gate: exit statuses, bad files beside good ones, standard input, bounds, names of any bytes.
+
+One file: all tests put files before the same gate.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Training: the same seed gives the same weights, also when it is killed and goes on; targets meet their frames."""
+"""Training: the same seed gives the same weights, also when it is killed and goes on; targets meet their frames.
+
+One file: every test trains on the same small system, which takes seconds to make.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""What an attack wants of a recogniser: the words of each utterance, and a loss that says how near they are."""
+"""What an attack wants of a recogniser: the words of each utterance, and a loss that says how near they are.
+
+One file: a goal makes the loss of its batches, so that the two are read together; further losses are in ``losses``.
+"""
 
 from __future__ import annotations
 
@@ -15,8 +18,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from kaldi_uq.attacks.donors import Donors
-from kaldi_uq.attacks.texts import Texts, require_texts, shown
-from kaldi_uq.attacks.texts import as_words as as_words
+from kaldi_uq.attacks.texts import Texts, as_words, require_texts, shown
 from kaldi_uq.errors import AlignmentError, DataError
 from kaldi_uq.io.waves import Waves
 from kaldi_uq.recogniser.base import BaseRecogniser

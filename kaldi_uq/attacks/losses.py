@@ -20,12 +20,12 @@ from kaldi_uq.attacks.goal import (
     Goal,
     Words,
     align_all,
-    as_words,
     chosen,
     fitted,
     mean_log_post,
     packed,
 )
+from kaldi_uq.attacks.texts import as_words
 from kaldi_uq.errors import AlignmentError
 from kaldi_uq.recogniser.base import BaseRecogniser
 from kaldi_uq.recogniser.heard import FrameScores

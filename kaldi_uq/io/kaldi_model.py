@@ -1,6 +1,8 @@
 """Kaldi's ``final.mdl`` of a GMM system and the topology in it, binary and text, as plain Python objects.
 
 Source of the format: Kaldi ``src/hmm/hmm-topology.cc``, ``src/hmm/transition-model.cc``, ``src/gmm/diag-gmm.cc``.
+
+One file: what is read, what is refused and what is written are of one format and share its parts.
 """
 
 from __future__ import annotations

@@ -83,7 +83,7 @@ def probed(given: str) -> Iterator[None]:
         yield
     except (ValueError, MemoryError, torch.cuda.OutOfMemoryError):
         raise
-    except Exception as error:
+    except Exception as error:  # a user's module raises whatever it likes: all of it is told, and chained
         raise ValueError(
             f"the module was called with {given} and raised: {type(error).__name__}: {one_line(str(error))}; it must "
             "take waveforms (B, N)"

@@ -1,4 +1,7 @@
-"""A hybrid recogniser: acoustic model, lexicon and decoding graph of a Kaldi recipe, opened once."""
+"""A hybrid recogniser: acoustic model, lexicon and decoding graph of a Kaldi recipe, opened once.
+
+One file: one class, which fills in what every recogniser offers and hands each part to the room that does it.
+"""
 
 from __future__ import annotations
 

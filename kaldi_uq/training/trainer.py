@@ -2,6 +2,8 @@
 
 A checkpoint is written after every epoch and every random choice is a function of the seed and the epoch, so that a
 killed training resumes to the same weights.  Where several processes share the work, all take the same steps.
+
+One file: one class, whose epochs, realignments and checkpoints change one state, that of a training.
 """
 
 from __future__ import annotations

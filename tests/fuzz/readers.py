@@ -1,4 +1,7 @@
-"""Every reader of a file, with good files of each form that it takes."""
+"""Every reader of a file, with good files of each form that it takes.
+
+One file: it is the list of the readers; one that is added goes beside the others.
+"""
 
 from __future__ import annotations
 
