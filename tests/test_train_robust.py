@@ -135,9 +135,9 @@ class TestAttack:
     @pytest.mark.parametrize("targeted", [0.0, 1.0])
     def test_budget_is_relative_to_the_level_of_each_utterance(self, system: TinySystem, targeted: float) -> None:
         speech, delta = self.attack(system, robust_targeted=targeted, robust_gain_db=20.0)
-        valid = torch.arange(delta.shape[1]) < speech.num_samples[:, None]
+        valid = torch.arange(delta.shape[1]) < speech.sizes.num_samples[:, None]
         assert (speech.wav[~valid] == 0).all()
-        level = (speech.wav.square().sum(1) / speech.num_samples).sqrt()
+        level = (speech.wav.square().sum(1) / speech.sizes.num_samples).sqrt()
         share = (delta * valid).abs().amax(1) / level / (0.01 / 0.05)
         assert (share <= 1 + 1e-5).all()
         assert share.max() > 0.5  # eps is uniform, up to the largest
@@ -157,9 +157,9 @@ class TestAttack:
                     data, [0, 3, 5], np.random.default_rng(seed)
                 )
                 sizes = [len(system.waves[data.utts[i]]) for i in (0, 3, 5)]
-                ratio = float(speech.num_samples.sum()) / sum(sizes)
-                np.testing.assert_allclose(speech.num_samples, np.multiply(sizes, ratio), atol=2)
-                assert speech.lengths.tolist() == model.front_end.num_frames(speech.num_samples).tolist()
+                ratio = float(speech.sizes.num_samples.sum()) / sum(sizes)
+                np.testing.assert_allclose(speech.sizes.num_samples, np.multiply(sizes, ratio), atol=2)
+                assert speech.lengths.tolist() == model.front_end.num_frames(speech.sizes.num_samples).tolist()
                 assert speech.num_features == speech.mask.shape[1] == speech.pdfs.shape[1] == max(speech.lengths)
                 for row, i in enumerate((0, 3, 5)):
                     start, end = data.target_offsets[i : i + 2]
@@ -180,7 +180,7 @@ class TestAttack:
         config = RobustConfig(robust_eps=0.01, robust_speed=0.5)
         speeches = [RobustLoss(model, waves, config, CONFIG)._speech(data, [0, 1], rng) for _ in range(8)]
         assert all(speech.lengths.min() >= 1 for speech in speeches)
-        assert {int(speech.num_samples[0]) for speech in speeches} > {size}
+        assert {int(speech.sizes.num_samples[0]) for speech in speeches} > {size}
 
     def test_weights_and_modes_are_left_alone(self, system: TinySystem) -> None:
         model = HybridModel.from_factory(

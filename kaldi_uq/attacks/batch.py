@@ -18,6 +18,15 @@ from kaldi_uq.results.word_errors import align_words
 from kaldi_uq.uncertainty import measures_from_draws, utterance_statistics
 
 
+@dataclass(frozen=True)
+class _Passes:
+    """The model as a function of the audio of some rows (all: ``None``), which the steps of an attack share."""
+
+    rows: Tensor | None
+    num_draws: int | None
+    log_post: Callable[[Tensor], Tensor]
+
+
 @dataclass
 class Batch:
     """A batch, its goal and everything random about it.
@@ -46,6 +55,7 @@ class Batch:
     noise: Callable[[int], Tensor]
     seed: int
     _generators: dict[str, torch.Generator] = field(default_factory=dict)
+    _passes: _Passes | None = field(default=None, init=False)
 
     @property
     def num_samples(self) -> Tensor:
@@ -105,9 +115,10 @@ class Batch:
         if config.eot_draws == "fixed":
             generator.manual_seed(self.seed)
         num_draws = config.eot_samples if self.recogniser.is_random else None
-        chunks, _ = self.recogniser.draws(wav, sizes, self._utts(rows), num_draws=num_draws, generator=generator)
-        draws = list(chunks)
-        return draws[0] if len(draws) == 1 else torch.cat(draws)
+        if self._passes is None or self._passes.rows is not rows or self._passes.num_draws != num_draws:
+            function = self.recogniser.passes(sizes, self._utts(rows), num_draws=num_draws, generator=generator)
+            self._passes = _Passes(rows, num_draws, function)
+        return self._passes.log_post(wav)
 
     def hear(self, wav: Tensor, rows: Tensor) -> tuple[list[tuple[str, ...]], dict[str, Tensor]]:
         """Words and statistics (b,) of candidates (b, N) of some rows, with draws of their own."""

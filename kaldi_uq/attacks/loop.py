@@ -18,6 +18,7 @@ from kaldi_uq.attacks.constraints import Constraint
 from kaldi_uq.attacks.goal import BatchGoal, mean_log_post
 from kaldi_uq.attacks.steps import make_stepper
 from kaldi_uq.io.wav import INT16_SCALE
+from kaldi_uq.nnet.precision import quick_products
 
 NO_GRADIENT = (
     "what the model gives has no gradient with respect to the audio: detach(), torch.no_grad() or NumPy in its "
@@ -189,7 +190,8 @@ class _Run:
                 raise ValueError(NO_GRADIENT)
             return self.goal.shares(log_post, rows)
 
-        loss, slope = self.estimate(shares_of, delta)
+        with quick_products(delta.device):
+            loss, slope = self.estimate(shares_of, delta)
         return loss.to(delta.dtype), slope  # a model may compute in another precision than that of the audio
 
     def mean_log_post(self, delta: Tensor, rows: Tensor) -> Tensor:

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from kaldi_uq.feats.config import FrameConfig
+from kaldi_uq.feats.sizes import Sizes
 
 
 def _ms_to_samples(sample_frequency: float, duration_ms: float) -> int:
@@ -148,17 +149,16 @@ def scaled(wav: Tensor, num_samples: Tensor, scale: float) -> Tensor:
     return _Scaled.apply(wav, num_samples, scale)  # type: ignore[no-untyped-call, no-any-return]
 
 
-def check_batch(wav: Tensor, num_samples: Tensor, minimum: int) -> int:
+def check_batch(wav: Tensor, num_samples: Tensor | Sizes, minimum: int) -> Sizes:
     """Check a padded batch of waveforms.
 
     Args:
         wav: waveforms, ``(B, N)`` float32 or float64.
-        num_samples: number of samples of each utterance, ``(B,)`` int64, between ``minimum`` and N.  On the CPU
-            it costs no synchronisation of a GPU.
+        num_samples: number of samples of each utterance, ``(B,)`` int64, between ``minimum`` and N.
         minimum: number of samples of the shortest utterance that has a frame.
 
     Returns:
-        The largest of ``num_samples``.
+        ``num_samples``, on the CPU and on the device of ``wav``.
 
     Raises:
         TypeError: ``wav`` or ``num_samples`` has another dtype.
@@ -166,13 +166,12 @@ def check_batch(wav: Tensor, num_samples: Tensor, minimum: int) -> int:
     """
     if wav.dtype not in (torch.float32, torch.float64):
         raise TypeError(f"wav must be float32 or float64 in [-1, 1], got {wav.dtype}")
-    if num_samples.is_floating_point() or num_samples.dtype == torch.bool:
-        raise TypeError(f"num_samples must be int64, got {num_samples.dtype}")
-    if wav.dim() != 2 or num_samples.shape != wav.shape[:1] or not len(wav):
+    sizes = Sizes.of(num_samples, wav.device)
+    if wav.dim() != 2 or sizes.num_samples.shape != wav.shape[:1] or not len(wav):
         raise ValueError(
-            f"wav must be (B, N) and num_samples (B,), got {tuple(wav.shape)} and {tuple(num_samples.shape)}"
+            f"wav must be (B, N) and num_samples (B,), got {tuple(wav.shape)} and {tuple(sizes.num_samples.shape)}"
         )
-    counts = num_samples.tolist()
+    counts = sizes.counts
     shortest, longest = min(counts), max(counts)
     if shortest < minimum:
         raise ValueError(
@@ -183,7 +182,7 @@ def check_batch(wav: Tensor, num_samples: Tensor, minimum: int) -> int:
         raise ValueError(
             f"utterance {counts.index(longest)} of the batch has {longest} samples, but wav holds {wav.shape[1]}"
         )
-    return int(longest)
+    return sizes
 
 
 def reflect_ends(wav: Tensor, num_samples: Tensor, left: int, right: int, *, repeat_edge: bool) -> Tensor:

@@ -16,6 +16,7 @@ from kaldi_uq.feats.deltas import Deltas
 from kaldi_uq.feats.level import scale_to_level, to_level
 from kaldi_uq.feats.mfcc import Fbank, Mfcc
 from kaldi_uq.feats.packing import Packing
+from kaldi_uq.feats.sizes import Sizes
 from kaldi_uq.feats.splice import gather_spliced, splice, splice_frames
 from kaldi_uq.feats.torchaudio_mfcc import TorchaudioMfcc
 from kaldi_uq.feats.transforms import FixedTransform, transform
@@ -117,11 +118,11 @@ class FrontEnd(nn.Module):
         """
         return (frames + self.factor - 1) // self.factor
 
-    def cepstra_of(self, wav: Tensor, num_samples: Tensor) -> tuple[Tensor, Tensor]:
+    def cepstra_of(self, wav: Tensor, num_samples: Tensor | Sizes) -> tuple[Tensor, Tensor]:
         """Cepstra, or filter banks, ``(B, T, D)`` and lengths ``(B,)``: what CMVN statistics are gathered from."""
         if self.config.level:
-            framing.check_batch(wav, num_samples, self.min_samples)
-            wav = to_level(wav, num_samples, self.config.level)
+            num_samples = framing.check_batch(wav, num_samples, self.min_samples)
+            wav = to_level(wav, num_samples.num_samples, self.config.level)
         return self.cepstra(wav, num_samples)  # type: ignore[no-any-return]
 
     def long_cepstra(self, samples: framing.Samples) -> Tensor:
@@ -160,13 +161,13 @@ class FrontEnd(nn.Module):
                 yield spliced[:, first - begin : stop - begin : self.factor]
 
     def features(
-        self, wav: Tensor, num_samples: Tensor, *, adaptation: BatchAdaptation = NOTHING
+        self, wav: Tensor, num_samples: Tensor | Sizes, *, adaptation: BatchAdaptation = NOTHING
     ) -> tuple[Tensor, Tensor]:
         """Compute normalised features, without context.
 
         Args:
             wav: waveforms, ``(B, N)`` float32 in [-1, 1].
-            num_samples: number of samples of each utterance, ``(B,)`` int64.
+            num_samples: number of samples of each utterance, ``(B,)`` int64, or :class:`.sizes.Sizes`.
             adaptation: what is known of each utterance's speaker: statistics if the configuration has
                 ``cmvn="speaker"``, transforms if it has ``fmllr``, i-vectors of ``ivector_dim``, and nothing else.
 
@@ -227,14 +228,15 @@ class FrontEnd(nn.Module):
             return feats, None
         return feats[..., : self.acoustic_dim].contiguous(), feats[..., self.acoustic_dim :]
 
-    def splice_packed(self, feats: Tensor, lengths: Tensor) -> tuple[Tensor, Packing]:
+    def splice_packed(self, feats: Tensor, lengths: Tensor, packing: Packing | None = None) -> tuple[Tensor, Packing]:
         """Add context frames to those of the output: (F, output_dim), and where in its batch they are, without padding.
 
         Args:
             feats: (B, T, feature_dim).
             lengths: (B,) int64, frames of the features.
+            packing: where the frames are, if that is known.
         """
-        packing = Packing.of(self.thinned(lengths), self.thinned(feats.shape[1]))
+        packing = packing or Packing.of(self.thinned(lengths), self.thinned(feats.shape[1]))
         index = packing.index
         if self.factor > 1:
             index = index // packing.size * feats.shape[1] + index % packing.size * self.factor
@@ -253,20 +255,34 @@ class FrontEnd(nn.Module):
         spliced = gather_spliced(feats[:, : self.acoustic_dim], start, end, index, left=left, right=right)
         return torch.cat([spliced, feats[index, self.acoustic_dim :]], dim=-1)
 
+    def packing(self, sizes: Sizes) -> Packing:
+        """Where in its batch the frames of the output are."""
+        frames = self.num_frames(sizes.num_samples)
+        return Packing.of(frames, self.num_frames(sizes.longest))
+
     def packed(
-        self, wav: Tensor, num_samples: Tensor, *, adaptation: BatchAdaptation = NOTHING
+        self,
+        wav: Tensor,
+        num_samples: Tensor | Sizes,
+        *,
+        adaptation: BatchAdaptation = NOTHING,
+        packing: Packing | None = None,
     ) -> tuple[Tensor, Packing, Tensor]:
-        """Compute the input of a network that reads frame by frame; it takes the arguments of :meth:`features`.
+        """Compute the input of a network that reads frame by frame.
+
+        Args:
+            wav, num_samples, adaptation: as of :meth:`features`.
+            packing: that of these sizes, where it is known.
 
         Returns:
             ``(F, output_dim)`` of the output's frames, without padding, utterance after utterance, where in the batch
             they are, and lengths ``(B,)`` int64 of the output.
         """
         feats, lengths = self.features(wav, num_samples, adaptation=adaptation)
-        return *self.splice_packed(feats, lengths), self.thinned(lengths)
+        return *self.splice_packed(feats, lengths, packing), self.thinned(lengths)
 
     def forward(
-        self, wav: Tensor, num_samples: Tensor, *, adaptation: BatchAdaptation = NOTHING
+        self, wav: Tensor, num_samples: Tensor | Sizes, *, adaptation: BatchAdaptation = NOTHING
     ) -> tuple[Tensor, Tensor]:
         """Compute the input of a network that reads whole utterances; it takes the arguments of :meth:`features`.
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from kaldi_uq.feats import framing, melbanks
 from kaldi_uq.feats.config import FbankConfig, MfccConfig
 from kaldi_uq.feats.framing import num_frames
+from kaldi_uq.feats.sizes import Sizes
 from kaldi_uq.feats.spectrum import filter_power, windowed_frames
 
 __all__ = ["Fbank", "Mfcc", "num_frames"]
@@ -83,7 +84,7 @@ class _KaldiFeatures(nn.Module, abc.ABC):
             mel, energy = mel[..., :-1], mel[..., -1]
         return mel, energy
 
-    def forward(self, wav: Tensor, num_samples: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, wav: Tensor, num_samples: Tensor | Sizes) -> tuple[Tensor, Tensor]:
         """Compute the features.
 
         Args:
@@ -96,8 +97,8 @@ class _KaldiFeatures(nn.Module, abc.ABC):
         Raises:
             ValueError: an utterance is too short for one frame, or the shapes do not fit.
         """
-        longest = framing.check_batch(wav, num_samples, self.min_samples)
-        num_samples = num_samples.to(wav.device)
+        sizes = framing.check_batch(wav, num_samples, self.min_samples)
+        num_samples, longest = sizes.num_samples, sizes.longest
         lengths = num_frames(num_samples, self.config)
         size = num_frames(longest, self.config)
         if len(wav) == 1 and size > framing.LONG_FRAMES and not wav.requires_grad:

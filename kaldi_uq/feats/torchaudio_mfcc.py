@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from kaldi_uq.errors import MissingDependencyError
 from kaldi_uq.feats.framing import check_batch, in_parts, reflect_ends, valid_mask
+from kaldi_uq.feats.sizes import Sizes
 from kaldi_uq.feats.spectrum import filter_power, windowed_frames
 
 FRAME_LENGTH_S = 0.025
@@ -92,7 +93,7 @@ class TorchaudioMfcc(nn.Module):
         frames = (num_samples - self.fft_size % 2) // self.shift + 1
         return frames * (num_samples >= self.min_samples)
 
-    def forward(self, wav: Tensor, num_samples: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, wav: Tensor, num_samples: Tensor | Sizes) -> tuple[Tensor, Tensor]:
         """Compute the features.
 
         Args:
@@ -105,8 +106,8 @@ class TorchaudioMfcc(nn.Module):
         Raises:
             ValueError: an utterance is shorter than ``min_samples``, or the shapes do not fit.
         """
-        longest = check_batch(wav, num_samples, self.min_samples)
-        num_samples = num_samples.to(wav.device)
+        sizes = check_batch(wav, num_samples, self.min_samples)
+        num_samples, longest = sizes.num_samples, sizes.longest
         lengths = self.num_frames(num_samples)
         size = self.num_frames(longest)
         return in_parts(self._part, wav[:, :longest], num_samples, lengths, size), lengths

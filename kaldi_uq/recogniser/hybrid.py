@@ -22,6 +22,8 @@ from kaldi_uq.errors import ModelFileError, UsageError
 from kaldi_uq.feats.adaptation import NOTHING, Adaptation, BatchAdaptation
 from kaldi_uq.feats.config import FrontEndConfig
 from kaldi_uq.feats.frontend import FrontEnd
+from kaldi_uq.feats.packing import Packing
+from kaldi_uq.feats.sizes import Sizes
 from kaldi_uq.io.digests import check_digest, recorded
 from kaldi_uq.io.files import atomic_write
 from kaldi_uq.nnet.base import AcousticModel, FrameModel, build_model
@@ -164,20 +166,22 @@ class HybridModel(nn.Module):
     def iter_log_post(
         self,
         wav: Tensor,
-        num_samples: Tensor,
+        num_samples: Tensor | Sizes,
         *,
         num_draws: int | None = None,
         generator: torch.Generator | None = None,
         adaptation: BatchAdaptation = NOTHING,
+        packing: Packing | None = None,
     ) -> tuple[Iterator[Tensor], Tensor]:
         """Log-posteriors in chunks of draws.
 
         Args:
             wav: (B, N) float32 in [-1, 1].
-            num_samples: (B,) int64.
+            num_samples: (B,) int64, or these as they are known on the CPU too.
             num_draws: draws of a random network; ``None`` for its default.
             generator: source of the draws.
             adaptation: what is known of the speakers, see :meth:`adaptation_of`.
+            packing: that of the front end for these sizes, where it is known.
 
         Returns:
             an iterator of (m, B, T, C) chunks, and the lengths (B,) int64 in frames; padded frames have no meaning.
@@ -186,7 +190,7 @@ class HybridModel(nn.Module):
             x, lengths = self.front_end(wav, num_samples, adaptation=adaptation)
             whole = self.network.iter_log_post(x, num_samples=num_draws, generator=generator)
             return (chunk[:, :, :: self.front_end.factor] for chunk in whole), self.front_end.thinned(lengths)
-        frames, packing, lengths = self.front_end.packed(wav, num_samples, adaptation=adaptation)
+        frames, packing, lengths = self.front_end.packed(wav, num_samples, adaptation=adaptation, packing=packing)
         chunks = self.network.iter_log_post(frames.unsqueeze(0), num_samples=num_draws, generator=generator)
         return (packing.unpack(chunk.squeeze(1)) for chunk in chunks), lengths
 

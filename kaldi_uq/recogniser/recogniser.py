@@ -23,6 +23,7 @@ from kaldi_uq.engine.select import select_engine
 from kaldi_uq.errors import DataError, ModelFileError
 from kaldi_uq.feats import framing
 from kaldi_uq.feats.adaptation import Adaptation, BatchAdaptation, adaptations_digest
+from kaldi_uq.feats.sizes import Sizes
 from kaldi_uq.io.datadir import DataDir
 from kaldi_uq.io.files import file_digest, read_integers
 from kaldi_uq.io.kaldi_model import TransitionTable, read_transitions
@@ -39,9 +40,11 @@ from kaldi_uq.language.targets import (
     target_words,
 )
 from kaldi_uq.lattice.posteriors import lattice_statistics
+from kaldi_uq.nnet.base import FrameModel, concatenate
 from kaldi_uq.recogniser.base import BaseRecogniser, Statistics
 from kaldi_uq.recogniser.heard import FrameScores, Listening, Pieces
 from kaldi_uq.recogniser.hybrid import MODEL_FILE, HybridModel, select_device
+from kaldi_uq.recogniser.replay import Replay
 from kaldi_uq.recogniser.speakers import (
     DEFAULT_SOURCES,
     Sources,
@@ -255,6 +258,29 @@ class Recogniser(BaseRecogniser):
         return self.model.iter_log_post(
             wav, num_samples, num_draws=num_draws, generator=generator, adaptation=self.adaptation(utts)
         )
+
+    def passes(
+        self,
+        num_samples: Tensor,
+        utts: Sequence[str],
+        *,
+        num_draws: int | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Callable[[Tensor], Tensor]:
+        model, adaptation = self.model, self.adaptation(utts)
+        sizes = Sizes.of(num_samples, self.device)
+        packing = model.front_end.packing(sizes) if model.network.frame_wise else None
+
+        def one(wav: Tensor) -> Tensor:
+            chunks, _ = model.iter_log_post(
+                wav, sizes, num_draws=num_draws, generator=generator, adaptation=adaptation, packing=packing
+            )
+            return concatenate(chunks)
+
+        # what speakers bring comes from the CPU, and what somebody else's module does nobody knows
+        if self.device.type == "cuda" and isinstance(model.network, FrameModel) and not model.needs_speakers:
+            return Replay(one, generator)
+        return one
 
     def pieces(self, utt: str, samples: framing.Samples, *, generator: torch.Generator) -> Pieces:
         network = self.model.network

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import overload
 
 import numpy as np
@@ -13,6 +13,7 @@ from torch import Tensor
 
 from kaldi_uq.feats import framing
 from kaldi_uq.io.waves import CPU_BATCH_SAMPLES, MAX_BATCH_SAMPLES, WaveBatch, Waves, pad, plan_waves
+from kaldi_uq.nnet.base import concatenate
 from kaldi_uq.progress import Progress
 from kaldi_uq.recogniser.heard import Listening, Pieces, Scored, heard_of
 from kaldi_uq.recogniser.memory import alone as alone_in_memory
@@ -76,6 +77,25 @@ class Scorer(ABC):
         """What decoder and aligner take, from log-posteriors (B, T, C)."""
 
     # what a subclass may do in another way
+
+    def passes(
+        self,
+        num_samples: Tensor,
+        utts: Sequence[str],
+        *,
+        num_draws: int | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Callable[[Tensor], Tensor]:
+        """:meth:`draws` for many passes over one batch: a function of its audio (B, N), which gives (M, B, T, C).
+
+        Its draws go on from pass to pass.  A subclass may do once what is the same in every pass.
+        """
+
+        def one(wav: Tensor) -> Tensor:
+            chunks, _ = self.draws(wav, num_samples, utts, num_draws=num_draws, generator=generator)
+            return concatenate(chunks)
+
+        return one
 
     def pieces(self, utt: str, samples: framing.Samples, *, generator: torch.Generator) -> Pieces:
         """Log-posteriors as of :meth:`draws` of one long utterance, without gradients: one stretch after the other.

@@ -160,9 +160,9 @@ class TrainingSet:
 
     def batch(self, indices: list[int]) -> SequenceBatch:
         """The utterances of these numbers, padded."""
-        offsets, places = self.offsets, self.target_offsets
+        offsets = self.offsets
         feats = [self.feats[offsets[i] : offsets[i + 1]].to(self.device) for i in indices]
-        pdfs = pad_sequence([self.pdfs[places[i] : places[i + 1]] for i in indices], batch_first=True)
+        pdfs = self.targets(indices)
         num_targets = torch.from_numpy(self.num_targets[indices]).to(self.device)
         return SequenceBatch(
             utts=tuple(self.utts[i] for i in indices),
@@ -172,6 +172,14 @@ class TrainingSet:
             num_targets=num_targets,
             mask=valid_mask(num_targets, pdfs.shape[1]),
         )
+
+    def targets(self, indices: list[int]) -> Tensor:
+        """The targets (B, T') of the utterances of these numbers, 0 in padded frames."""
+        counts = self.num_targets[indices]
+        inside = np.arange(counts.max()) < counts[:, None]
+        places = self.target_offsets[indices][:, None] + np.arange(counts.max())
+        index = torch.from_numpy(np.where(inside, places, 0)).to(self.device)
+        return self.pdfs[index] * torch.from_numpy(inside).to(self.device)
 
     def batches(self, max_frames: int, *, generator: np.random.Generator | None = None) -> Iterator[SequenceBatch]:
         """All utterances in padded batches; the arguments are those of :meth:`plan`."""

@@ -20,8 +20,11 @@ from torch.nn import functional as F
 
 from kaldi_uq.feats.adaptation import BatchAdaptation
 from kaldi_uq.feats.framing import valid_mask
+from kaldi_uq.feats.packing import Packing
+from kaldi_uq.feats.sizes import Sizes
 from kaldi_uq.io.waves import Waves, pad
 from kaldi_uq.nnet.base import AcousticModel
+from kaldi_uq.nnet.precision import quick_products
 from kaldi_uq.recogniser.hybrid import HybridModel
 from kaldi_uq.training.config import RobustConfig, TrainConfig
 from kaldi_uq.training.dataset import TrainingSet, spread
@@ -36,10 +39,11 @@ class Speech:
 
     Attributes:
         wav: (B, N) float32.
-        num_samples: (B,) int64, on the CPU.
+        sizes: samples of each, on the CPU and on the device.
         pdfs: (B, T) int64, the alignment; 0 in padded frames.
         lengths: (B,) int64, frames of the alignment.
         mask: (B, T) bool, False in padded frames.
+        packing: of a frame-wise network: where the frames are without padding.
         num_features: frames of the features of the longest utterance.
         adaptation: what the front end is told of the speakers.
         whole: the alignments of all utterances of the minibatch and their lengths.
@@ -49,10 +53,11 @@ class Speech:
     """
 
     wav: Tensor
-    num_samples: Tensor
+    sizes: Sizes
     pdfs: Tensor
     lengths: Tensor
     mask: Tensor
+    packing: Packing | None
     num_features: int
     adaptation: BatchAdaptation
     whole: tuple[Tensor, Tensor]
@@ -114,38 +119,41 @@ class RobustLoss:
             over = share[0] + (share[1] - share[0]) * step / len(plan)
             ramp = min(1.0, over / self.config.robust_ramp) if self.config.robust_ramp else 1.0
             speech = self._speech(data, indices, rng)
-            with quick_products():
+            with quick_products(data.device):
                 delta = self._attack(speech, ramp, rng, generator, draws)
                 loss = self._loss(speech, delta, data.num_frames, draws)
             yield weighted(loss, self.workers.weight(speech.num_targets))
 
     def _speech(self, data: TrainingSet, indices: list[int], rng: np.random.Generator) -> Speech:
         config, front_end = self.config, self.model.front_end
-        minibatch, rows = data.batch(indices), self.workers.rows(len(indices))
-        audio = pad(self.waves, minibatch.utts[rows])
+        utts, rows = [data.utts[i] for i in indices], self.workers.rows(len(indices))
+        num_targets = data.num_targets[indices]
+        audio = pad(self.waves, utts[rows])
         gain, factor = 10.0 ** (rng.uniform(-1.0, 1.0, len(indices)) * config.robust_gain_db / 20.0)[rows], 1.0
         if self.model.needs_speakers:  # what is known of them is of the audio as it is
             gain = np.ones_like(gain)
         elif config.robust_speed:
             factor += config.robust_speed * float(rng.uniform(-1.0, 1.0))
         wav = torch.from_numpy(audio.wav * gain[:, None].astype(np.float32)).to(data.device)
-        num_samples = torch.tensor([self.waves.lengths[utt] for utt in minibatch.utts])
-        whole, num_targets = (minibatch.pdfs, minibatch.num_targets), data.num_targets[indices]
+        num_samples = torch.tensor([self.waves.lengths[utt] for utt in utts])
+        whole = data.targets(indices), torch.from_numpy(num_targets).to(data.device)
         if factor != 1.0:
             speed = Speed(factor, int(num_samples.max()))
             num_samples = speed.num_samples(num_samples).clamp(min=front_end.min_samples)
             wav = speed(wav, num_samples[rows])
-            num_targets = front_end.num_frames(num_samples).numpy()
-            wanted = torch.from_numpy(num_targets).to(data.device)
-            whole = stretch(*whole, wanted), wanted
+            wanted = front_end.num_frames(num_samples)
+            num_targets = wanted.numpy()
+            whole = stretch(*whole, wanted.to(data.device), int(wanted.max())), wanted.to(data.device)
         pdfs, lengths = whole[0][rows, : num_targets[rows].max()], whole[1][rows]
+        sizes = Sizes.of(num_samples[rows], data.device)
         return Speech(
             wav=wav,
-            num_samples=num_samples[rows],
+            sizes=sizes,
             pdfs=pdfs,
             lengths=lengths,
             mask=valid_mask(lengths, pdfs.shape[1]),
-            num_features=front_end.num_feature_frames(int(num_samples[rows].max())),
+            packing=front_end.packing(sizes) if self.model.network.frame_wise else None,
+            num_features=front_end.num_feature_frames(sizes.longest),
             adaptation=self.model.adaptation_of(audio.utts),
             whole=whole,
             num_targets=num_targets,
@@ -171,7 +179,7 @@ class RobustLoss:
             targets = other_alignment(*speech.whole, shift)[rows, : targets.shape[1]]
         eps = torch.from_numpy(rng.uniform(0.0, ramp * config.robust_eps, (count, 1))[rows]).to(wav)
         if config.robust_level:
-            level = (wav.square().sum(1, keepdim=True) / speech.num_samples.to(wav)[:, None]).sqrt()
+            level = (wav.square().sum(1, keepdim=True) / speech.sizes.num_samples.to(wav)[:, None]).sqrt()
             eps = eps * level / config.robust_level
         noise = wav.new_empty(count, longest).uniform_(-1.0, 1.0, generator=generator)
         delta = eps * noise[rows, : wav.shape[1]]
@@ -224,29 +232,18 @@ class RobustLoss:
         wav = speech.wav if delta is None else speech.wav + delta
         front_end, adaptation = self.model.front_end, speech.adaptation
         if self.model.network.frame_wise:
-            return front_end.packed(wav, speech.num_samples, adaptation=adaptation)[0].unsqueeze(0)
-        return front_end(wav, speech.num_samples, adaptation=adaptation)[0]  # type: ignore[no-any-return]
+            return front_end.packed(wav, speech.sizes, adaptation=adaptation, packing=speech.packing)[0].unsqueeze(0)
+        return front_end(wav, speech.sizes, adaptation=adaptation)[0]  # type: ignore[no-any-return]
 
     def _as_input(self, values: Tensor, speech: Speech) -> Tensor:
         """A value of each target, (B, T), in the shape of the network's output: (1, F) of a frame-wise one."""
-        if self.model.network.frame_wise:
-            return values[speech.mask].unsqueeze(0)
+        if speech.packing is not None:
+            return values.flatten()[speech.packing.index].unsqueeze(0)
         return spread(values, self.model.front_end.factor, speech.num_features)
 
     def _differentiable(self) -> contextlib.AbstractContextManager[None]:
         # cuDNN has no gradient of a recurrent network in evaluation mode; PyTorch's own implementation has
         return torch.backends.cudnn.flags(enabled=False) if self.recurrent else contextlib.nullcontext()
-
-
-@contextlib.contextmanager
-def quick_products() -> Iterator[None]:
-    """Let a GPU round the factors of matrix products to 10 bits (TF32), which a training does not feel."""
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("high")
-    try:
-        yield
-    finally:
-        torch.set_float32_matmul_precision(before)
 
 
 def divergence(before: Tensor, after: Tensor, mask: Tensor) -> Tensor:
@@ -274,4 +271,4 @@ def other_alignment(pdfs: Tensor, lengths: Tensor, shift: int) -> Tensor:
     >>> other_alignment(torch.tensor([[1, 2, 0, 0], [3, 4, 5, 6]]), torch.tensor([2, 4]), 1).tolist()
     [[3, 5, 0, 0], [1, 1, 2, 2]]
     """
-    return stretch(pdfs.roll(-shift, 0), lengths.roll(-shift), lengths)
+    return stretch(pdfs.roll(-shift, 0), lengths.roll(-shift), lengths, pdfs.shape[1])

@@ -50,20 +50,21 @@ class Speed:
         return changed.masked_fill(places >= num_samples.to(wav.device)[:, None], 0.0)
 
 
-def stretch(values: Tensor, lengths: Tensor, wanted: Tensor) -> Tensor:
+def stretch(values: Tensor, lengths: Tensor, wanted: Tensor, size: int) -> Tensor:
     """What each frame of an utterance has, for the same utterance in another number of frames.
 
     Args:
         values: (B, T) of any dtype.
         lengths: (B,) int64, frames of each.
         wanted: (B,) int64, frames that it is to have.
+        size: the most of these.
 
     Returns:
-        (B, max(wanted)), 0 in padded frames.
+        (B, size), 0 in padded frames.
 
-    >>> stretch(torch.tensor([[1, 2, 0], [3, 4, 5]]), torch.tensor([2, 3]), torch.tensor([4, 2])).tolist()
+    >>> stretch(torch.tensor([[1, 2, 0], [3, 4, 5]]), torch.tensor([2, 3]), torch.tensor([4, 2]), 4).tolist()
     [[1, 1, 2, 2], [3, 4, 0, 0]]
     """
-    frames = torch.arange(int(wanted.max()), device=values.device)
+    frames = torch.arange(size, device=values.device)
     places = (frames * lengths[:, None]) // wanted[:, None]
     return values.gather(1, places.clamp(max=values.shape[1] - 1)).masked_fill(frames >= wanted[:, None], 0)
