@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -24,7 +25,10 @@ from kaldi_uq.recogniser.heard import FrameScores
 from kaldi_uq.recogniser.hybrid import HybridModel
 from kaldi_uq.recogniser.memory import in_halves
 from kaldi_uq.recogniser.recogniser import Recogniser
+from kaldi_uq.training import recorded
 from kaldi_uq.training.config import RobustConfig
+from kaldi_uq.training.trainer import Trainer
+from tests.test_train import train_in_pieces
 from tests.test_train_robust import CONFIG, FLOORED, recurrent
 from tests.test_viterbi import CPU, WIDE, graph_dir, random_graph, random_scores
 from tests.tiny import FRONT_END, TinySystem, make_system, make_waves
@@ -127,6 +131,33 @@ def test_steps_that_are_replayed_are_those_that_are_computed(
         made.append(PGD(eps=0.05, num_steps=20, num_starts=2, realign_every=7, eot_samples=3)(who, waves, goal).waves)
     for utt in waves:
         np.testing.assert_array_equal(made[0][utt], made[1][utt])
+
+
+@pytest.mark.parametrize("kind", ["dnn", "ensemble", "dropout", "bnn"])
+def test_training_that_is_replayed_is_the_one_that_is_computed(
+    system: TinySystem, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    config = dataclasses.replace(CONFIG, num_epochs=3, num_viterbi_epochs=1, batch_size=100)
+    for name, warm_up in (("replayed", recorded.WARM_UP), ("computed", 10**9)):
+        monkeypatch.setattr(recorded, "WARM_UP", warm_up)
+        model = HybridModel(FRONT_END, system.network(kind)).to(GPU)
+        system.trainer(tmp_path / name, model, config).run()
+    for name in ("history.json", "final.safetensors"):
+        assert (tmp_path / "replayed" / name).read_bytes() == (tmp_path / "computed" / name).read_bytes(), name
+
+
+def test_replayed_training_resumes_to_the_same_bits(
+    system: TinySystem, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = dataclasses.replace(CONFIG, num_epochs=3, num_viterbi_epochs=0, batch_size=100)
+
+    def make(out: str) -> Trainer:
+        return system.trainer(tmp_path / out, HybridModel(FRONT_END, system.network("dropout")).to(GPU), config)
+
+    make("whole").run()
+    train_in_pieces(lambda: make("pieces"), monkeypatch)
+    one, other = ((tmp_path / out / "final.safetensors").read_bytes() for out in ("whole", "pieces"))
+    assert one == other
 
 
 def test_gradient_of_a_pass_is_not_that_of_another() -> None:

@@ -8,6 +8,7 @@ One file: one class, whose epochs, realignments and checkpoints change one state
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import io
 import logging
@@ -15,7 +16,7 @@ import math
 import pickle
 import shutil
 import struct
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -32,11 +33,13 @@ from kaldi_uq.io.files import atomic_write, digest, write_json, write_text
 from kaldi_uq.io.lang import Lang
 from kaldi_uq.io.waves import Waves
 from kaldi_uq.nnet.base import FrameModel
+from kaldi_uq.nnet.precision import quick_products
 from kaldi_uq.recogniser.hybrid import MODEL_FILE, HybridModel
 from kaldi_uq.training.config import RobustConfig, TrainConfig
 from kaldi_uq.training.dataset import MEMORY_BYTES, TrainingSet, make_training_set
-from kaldi_uq.training.minibatches import minibatches, weighted
+from kaldi_uq.training.minibatches import Minibatch, minibatches, weighted
 from kaldi_uq.training.parallel import ONE, Workers
+from kaldi_uq.training.recorded import RecordedStep
 from kaldi_uq.training.robust import RobustLoss
 
 log = logging.getLogger(__name__)
@@ -125,6 +128,7 @@ class Trainer:
         average = get_ema_multi_avg_fn(config.average)
         self.average = AveragedModel(model.network, multi_avg_fn=average) if config.average else None
         self.history: list[dict[str, float]] = []
+        self._recorded: RecordedStep | None = None
 
     def run(self) -> HybridModel:
         """Train, resuming from the last checkpoint if there is one of the same configuration."""
@@ -135,6 +139,7 @@ class Trainer:
         optimizer = torch.optim.Adam(
             self.model.network.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, fused=True
         )
+        self._make_recordable(optimizer)
         num_epochs = config.num_epochs + config.num_viterbi_epochs
         first = self._resume(optimizer, data)
         self.workers.same(first, f"checkpoints in {self.out_dir}")
@@ -209,20 +214,20 @@ class Trainer:
         total, count = torch.zeros((), device=self.device), 0
         with self.workers.progress(f"epoch {epoch + 1}/{num_epochs}", "steps") as bar:
             for number in range(epoch * passes, (epoch + 1) * passes):
-                num_steps, losses = self._losses(data, number, passes, num_epochs)
+                num_steps, steps = self._steps(optimizer, data, number, passes, num_epochs)
                 bar.total = passes * num_steps
-                for step, loss in enumerate(losses):
+                for step, take in enumerate(steps):
                     progress = (number * num_steps + step) / (num_epochs * passes * num_steps)
+                    rate = config.learning_rate * math.exp(decay * progress)
                     for group in optimizer.param_groups:
-                        group["lr"] = config.learning_rate * math.exp(decay * progress)
-                    optimizer.zero_grad(set_to_none=True)
-                    loss.backward()  # type: ignore[no-untyped-call]
-                    self.workers.add_gradients(network.parameters())
-                    network.clip_gradients(config.max_grad_norm)
-                    optimizer.step()
+                        if isinstance(group["lr"], Tensor):
+                            group["lr"].fill_(rate)
+                        else:
+                            group["lr"] = rate
+                    loss = take()
                     if self.average is not None:
                         self.average.update_parameters(network)
-                    total += loss.detach() / max(network.num_members, 1)
+                    total += loss / max(network.num_members, 1)
                     count += 1
                     bar.update()
         network.eval()
@@ -232,56 +237,101 @@ class Trainer:
                 self.workers.settle(module)
         return float(total) / count
 
+    def _learn(self, optimizer: torch.optim.Optimizer, loss: Tensor) -> Tensor:
+        """Take the step that makes the loss smaller; returns the loss before it, without its gradient."""
+        network = self.model.network
+        optimizer.zero_grad(set_to_none=True)
+        with quick_products(self.device) if self.robust.robust_eps else contextlib.nullcontext():
+            loss.backward()  # type: ignore[no-untyped-call]
+        self.workers.add_gradients(network.parameters())
+        network.clip_gradients(self.config.max_grad_norm)
+        optimizer.step()
+        return loss.detach()
+
+    @functools.cached_property
+    def _records(self) -> bool:
+        """Whether the steps of an ordinary training are recorded: on a GPU, of networks that are known."""
+        return self.device.type == "cuda" and self.workers is ONE and isinstance(self.model.network, FrameModel)
+
+    def _make_recordable(self, optimizer: torch.optim.Optimizer) -> None:
+        """Put the learning rate where a recorded step reads it, whatever a checkpoint says."""
+        for group in optimizer.param_groups:
+            group["capturable"] = self._records
+            group["lr"] = torch.tensor(float(group["lr"]), device=self.device) if self._records else float(group["lr"])
+
+    @functools.cached_property
+    def _generator(self) -> torch.Generator:
+        """Source of noise and draws; seeded anew for each pass."""
+        return torch.Generator(self.device)
+
     def _passes(self, data: TrainingSet, num_epochs: int) -> int:
         """How many passes over the data an epoch is."""
         if not self.config.min_steps:
             return 1
         last = num_epochs - 1  # an adversarial one, if there are any
-        return max(1, math.ceil(self.config.min_steps / (num_epochs * self._losses(data, last, 1, num_epochs)[0])))
+        num_steps = len(self._plan(data, last)) if self._is_attacked(last) else self._minibatches(data, last)[0]
+        return max(1, math.ceil(self.config.min_steps / (num_epochs * num_steps)))
 
-    def _losses(self, data: TrainingSet, number: int, passes: int, num_epochs: int) -> tuple[int, Iterator[Tensor]]:
-        """How many steps a pass has, and the loss of each for the weights of the moment.
+    def _is_attacked(self, number: int, passes: int = 1) -> bool:
+        """Whether a pass of this number is one of adversarial training."""
+        return self.robust.robust_eps > 0 and number >= self.robust.robust_after * passes
+
+    def _plan(self, data: TrainingSet, number: int) -> list[list[int]]:
+        """The minibatches of a pass of adversarial training."""
+        return data.plan(self.config.batch_size, generator=np.random.default_rng([self.config.seed, number]))
+
+    def _minibatches(self, data: TrainingSet, number: int) -> tuple[int, Iterator[Minibatch]]:
+        """Those of a pass of ordinary training, and how many they are."""
+        return minibatches(
+            *(self.model.network, self.model.front_end, data),
+            batch_size=self.config.batch_size,
+            seed=self.config.seed,
+            epoch=number,
+            workers=self.workers,
+        )
+
+    def _steps(
+        self, optimizer: torch.optim.Optimizer, data: TrainingSet, number: int, passes: int, num_epochs: int
+    ) -> tuple[int, Iterator[Callable[[], Tensor]]]:
+        """How many steps a pass has, and functions that take them and return the loss before each.
 
         Args:
+            optimizer: changes the weights.
             data: features and alignments.
             number: number of the pass.
             passes: passes in an epoch.
             num_epochs: epochs of the training.
         """
         config, network = self.config, self.model.network
-        generator = torch.Generator(self.device).manual_seed(config.seed * 1_000_003 + number)
+        generator = self._generator.manual_seed(config.seed * 1_000_003 + number)
         draws = self.workers.draws(generator, network, (config.seed, number))
-        first = self.robust.robust_after * passes
-        if self.robust.robust_eps and number >= first:
-            plan = data.plan(config.batch_size, generator=np.random.default_rng([config.seed, number]))
+        if self._is_attacked(number, passes):
+            plan, first = self._plan(data, number), self.robust.robust_after * passes
             attacked = num_epochs * passes - first
             share = ((number - first) / attacked, (number - first + 1) / attacked)
             self.workers.check_minibatches(max(map(len, plan)), "utterances")
-            return len(plan), RobustLoss(self.model, self._speech, self.robust, config, self.workers).of_pass(
+            losses = RobustLoss(self.model, self._speech, self.robust, config, self.workers).of_pass(
                 data, plan, seed=(config.seed, number, 1), generator=generator, share=share, draws=draws
             )
-        num_steps, steps = minibatches(
-            *(network, self.model.front_end, data),
-            batch_size=config.batch_size,
-            seed=config.seed,
-            epoch=number,
-            workers=self.workers,
-        )
-        losses = (
-            weighted(
-                network.training_loss(
-                    minibatch.x,
-                    minibatch.pdfs,
-                    mask=minibatch.mask,
-                    num_frames_total=data.num_frames,
-                    num_samples=config.num_train_samples or None,
-                    generator=draws,
-                ),
-                minibatch.weight,
+            return len(plan), (functools.partial(self._learn, optimizer, loss) for loss in losses)
+
+        def learn(minibatch: Minibatch) -> Tensor:
+            loss = network.training_loss(
+                minibatch.x,
+                minibatch.pdfs,
+                mask=minibatch.mask,
+                num_frames_total=data.num_frames,
+                num_samples=config.num_train_samples or None,
+                generator=draws,
             )
-            for minibatch in steps
-        )
-        return num_steps, losses
+            return self._learn(optimizer, weighted(loss, minibatch.weight))
+
+        num_steps, steps = self._minibatches(data, number)
+        if not self._records:
+            return num_steps, (functools.partial(learn, minibatch) for minibatch in steps)
+        if self._recorded is None:
+            self._recorded = RecordedStep(lambda x, pdfs: learn(Minibatch(x, pdfs)), generator)
+        return num_steps, (functools.partial(self._recorded, minibatch.x, minibatch.pdfs) for minibatch in steps)
 
     def _realign(self, data: TrainingSet, epoch: int, hmm_dir: Path) -> Path:
         """Decode the training data; where the words are right, the decoder's path is the new alignment."""
@@ -400,6 +450,7 @@ class Trainer:
             if any(entry.keys() != _ADAM_FIELDS for entry in state["optimizer"]["state"].values()):
                 raise ValueError("the state of the optimiser")
             optimizer.load_state_dict(state["optimizer"])
+            self._make_recordable(optimizer)
             if state["pdfs"].shape != data.pdfs.shape or not 0 < int(state["epoch"]):
                 raise ValueError("the alignments or the epoch")
             data.pdfs = state["pdfs"].long()
