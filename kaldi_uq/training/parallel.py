@@ -202,7 +202,7 @@ class SeveralWorkers(Workers):
     def add_up(self, values: Tensor) -> None:
         with _reaching_others():
             for part in values.view(-1).split(_CHUNK):
-                dist.all_reduce(part, group=None if part.is_cuda else self._waiting)
+                dist.all_reduce(part, group=self._group(part))
 
     def add_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
         trained = [parameter for parameter in parameters if parameter.requires_grad]
@@ -220,15 +220,19 @@ class SeveralWorkers(Workers):
             for buffer in module.buffers():
                 if buffer.is_floating_point():
                     total = buffer.double().contiguous()  # so that the mean of equal numbers is that number
-                    dist.all_reduce(total)
+                    dist.all_reduce(total, group=self._group(total))
                     buffer.copy_(total / self.count)
                 else:
                     self._take_first(buffer)
 
     def _take_first(self, value: Tensor) -> None:
         sent = value.detach().contiguous()
-        dist.broadcast(sent, src=0)
+        dist.broadcast(sent, src=0, group=self._group(sent))
         value.copy_(sent)
+
+    def _group(self, value: Tensor) -> dist.ProcessGroup | None:
+        """Who exchanges a tensor: NCCL takes those of GPUs alone."""
+        return None if value.device == self._device else self._waiting
 
     def mapped(self, shape: tuple[int, ...], directory: str | os.PathLike[str]) -> np.ndarray:
         with contextlib.ExitStack() as stack:
@@ -319,8 +323,8 @@ def _reaching_others() -> Iterator[None]:
     except RuntimeError as error:
         if is_out_of_memory(error):
             raise
-        log.debug("%s", error)
+        said = str(error).strip().splitlines() or [type(error).__name__]
         raise LostWorkerError(
             "another process of this training has ended, or cannot be reached: what it said is here, or in the log of "
-            "its machine; the same command goes on after the last epoch"
+            f"its machine; the same command goes on after the last epoch (PyTorch says: {said[0]:.200})"
         ) from error
