@@ -34,6 +34,7 @@ ROBUST = {
 # directory of results.json.gz -> the command that made them, which opens their part of RESULTS
 RUNS = {RECIPE / "results" / run: command for run, command in (COMMANDS | ROBUST).items()}
 RUNS[ROOT / "recipes/commands/results"] = WORDS
+RUNS[ROOT / "recipes/large_vocabulary/results"] = "run.sh --preset full --robust false --model-jobs 4 --nj 8"
 
 
 def results(run: str) -> dict[str, Any]:
@@ -183,3 +184,39 @@ def test_readme_table_holds_the_numbers_of_the_results() -> None:
     heads = " | ".join(map(model_name, [*MODEL_KINDS, *hardened]))
     table = text[text.index(f"| | {heads} |\n") :].split("\n\n")[0].splitlines()
     assert table[2:] == expected
+
+
+def test_table_of_the_large_vocabulary_holds_the_numbers_of_its_results() -> None:
+    large = Results(ROOT / "recipes/large_vocabulary/results/results.json").read()
+    digits, models = results("synth_full"), ("tdnn", "ensemble", "dropout", "bnn")
+    knows = "adaptive-max_predictive_entropy"
+
+    def values(content: dict[str, Any], names: tuple[str, ...], section: str, attack: str, value: str) -> list[float]:
+        rows = {
+            row["model"]: row[value]
+            for row in content[section]
+            if (row["attack"], row["eps"]) == (attack, 0.02) and row.get("statistic", PAPER) == PAPER
+        }
+        return [rows[name] for name in names]
+
+    def line(label: str, section: str, attack: str, value: str, digits_after: int) -> str:
+        here = values(large, models, section, attack, value)
+        there = values(digits, tuple(MODEL_KINDS), section, attack, value)
+        shown = [
+            *(f"{x:.{digits_after}f}" for x in here),
+            " to ".join(f"{f(there):.{digits_after}f}" for f in (min, max)),
+        ]
+        return f"| {label} | {' | '.join(shown)} |"
+
+    clean = " | ".join(f"{large['clean'][model]['accuracy']:.3f}" for model in models)
+    of_digits = [digits["clean"][model]["accuracy"] for model in MODEL_KINDS]
+    expected = [
+        f"| clean speech: words right | {clean} | {min(of_digits):.3f} to {max(of_digits):.3f} |",
+        line("the paper's attack: heard as the attacker wants", "attacks", "paper-pgd", "target_success", 2),
+        line("... the paper's detector: AUROC", "detection", "paper-pgd", "auroc", 3),
+        line("a better attack, `pgd`: heard as the attacker wants", "attacks", "pgd", "target_success", 2),
+        line("... the paper's detector: AUROC", "detection", "pgd", "auroc", 3),
+        line("one that knows the paper's detector: heard and passed", "attacks", knows, "evasion", 2),
+    ]
+    text = (ROOT / "recipes/large_vocabulary/README.md").read_text(encoding="utf-8")
+    assert [row for row in expected if row not in text] == []

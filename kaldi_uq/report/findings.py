@@ -114,12 +114,17 @@ def _reached(run: Run) -> str:
 def _caught(run: Run) -> str:
     """What the default detector, or without it the paper's, makes of these attacks, and where that is not enough."""
     gate = run.gate[(run.gate["knows"] == "") & run.gate["caught"].notna()]
-    parts = [f"under {attack} {each(rows, 'caught')}" for attack, rows in _here(run, gate)]
-    if parts:
-        detector, shares = f"the detector (set to {100 * gate['fpr'].max():g} % false alarms)", "; ".join(parts)
-        if (gate["caught"] >= ENOUGH).all():
-            return _sentence([f"of these {detector} refuses: {shares}"])
-        return f"WARNING: {detector} refuses too few of these to be relied on alone: {shares}; {ADVICE}."
+
+    def shares_of(gate: pd.DataFrame) -> str:
+        return "; ".join(f"under {attack} {each(rows, 'caught')}" for attack, rows in _here(run, gate))
+
+    low, enough = shares_of(gate[gate["caught"] < ENOUGH]), shares_of(gate[gate["caught"] >= ENOUGH])
+    detector = f"the detector (set to {100 * gate['fpr'].max():g} % false alarms)"
+    if low:
+        rest = f" (but {enough})" if enough else ""
+        return f"WARNING: {detector} refuses too few of these to be relied on alone: {low}{rest}; {ADVICE}."
+    if enough:
+        return _sentence([f"of these {detector} refuses: {enough}"])
     paper = run.paper[(run.paper["knows"] == "") & ~run.paper["failed"] & (run.paper["statistic"] == PAPER_STATISTIC)]
     shares = ", ".join(f"under {attack} {span(rows['auroc'])}" for attack, rows in _here(run, paper))
     line = f"the paper's detector tells attacked from clean speech (AUROC, 1 is always, 0.5 is chance): {shares}"

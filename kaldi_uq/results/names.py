@@ -13,7 +13,15 @@ from kaldi_uq.lattice.names import LATTICE_STATISTICS
 from kaldi_uq.nnet.config import MODEL_KINDS
 
 # What a person reads for the models and the attacks of the recipes; the paper's fNN is the DNN.
-MODEL_NAMES = {"dnn": "DNN", "ensemble": "ensemble", "dropout": "MC dropout", "bnn": "BNN", "mono": "GMM monophone"}
+MODEL_NAMES = {
+    "dnn": "DNN",
+    "tdnn": "TDNN",
+    "ensemble": "ensemble",
+    "dropout": "MC dropout",
+    "bnn": "BNN",
+    "mono": "GMM monophone",
+    "tri": "GMM triphone",
+}
 ATTACK_NAMES = {"paper-pgd": "the paper's attack", "pgd": "a strong attack"}
 ROBUST = "-robust"  # ending of a model's name: it was attacked while it was trained
 ATTACK_ORDER = ("nes", "fgsm", "paper-pgd", "pgd")  # from the weakest to the strongest
