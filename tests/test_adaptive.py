@@ -75,6 +75,7 @@ def sentries_of(benign: Mapping[str, np.ndarray], options: AdaptiveConfig) -> Se
 
 
 class TestPenalty:
+    @pytest.mark.long
     @pytest.mark.parametrize("sided", ["one", "two", "both"])
     @pytest.mark.parametrize("statistic", [*STATISTICS, ",".join(STATISTICS)])
     def test_gradient_is_that_of_finite_differences(self, statistic: str, sided: str) -> None:
@@ -106,6 +107,7 @@ class TestPenalty:
             optimiser.step()
         assert (sentries.excess(statistics_of(logits.detach().log_softmax(-1))) <= 0).all()
 
+    @pytest.mark.long
     @pytest.mark.parametrize("sided", ["one", "two", "both"])
     def test_it_is_zero_at_the_aim_and_below_and_grows_above(self, sided: str) -> None:
         benign = benign_statistics()
@@ -299,6 +301,7 @@ def heard(out: Path) -> dict[str, np.ndarray]:
 
 
 class TestAttack:
+    @pytest.mark.long
     @pytest.mark.parametrize(
         "kind, statistics, sided, eps, way",
         [
@@ -345,6 +348,7 @@ class TestAttack:
         with pytest.raises(ValueError, match=r"is of several draws: set eot_samples to 2 or more"):
             lines_of(place, kind, tmp_path / "one", replace(config, eot_samples=1), adaptive)
 
+    @pytest.mark.long
     def test_it_stops_where_all_is_reached_and_says_what_it_did(self, place: Place, tmp_path: Path) -> None:
         adaptive = AdaptiveConfig(statistics="mean_predictive_entropy", num_rounds=4, round_steps=20)
         lines = lines_of(place, "dnn", tmp_path, CONFIG, adaptive)
@@ -376,6 +380,7 @@ class TestAttack:
         for utt, wave in heard(tmp_path).items():
             assert np.array_equal(wave, speech()[0][utt])
 
+    @pytest.mark.long
     @pytest.mark.parametrize("kind", ["dnn", "bnn"])
     def test_a_killed_run_resumes_to_the_same_files(
         self, place: Place, tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
@@ -469,6 +474,7 @@ class TestCommand:
         assert all(line["eps"] == 0.1 != line["eps_used"] > 0 for line in lines)
         assert sum(of["num_utts"] for of in row["by_speaker"].values()) == len(lines)
 
+    @pytest.mark.long
     def test_another_search_or_another_fit_is_another_attack(self, place: Place, tmp_path: Path) -> None:
         fit = tmp_path / "fit.jsonl"
         shutil.copy(place[1] / "dnn/score_fit/results.jsonl", fit)

@@ -104,6 +104,7 @@ def test_model_file_carries_the_recipes_front_end(model_dir: Path) -> None:
     )
 
 
+@pytest.mark.long
 def test_flags_win_over_the_recipes_options(place: Path, system: TinySystem, tmp_path: Path) -> None:
     words = ["nnet-train", *TRAIN, "--mfcc-config", str(place / "mfcc.conf")]
     places = [str(place / "whole"), str(system.lang.path), str(place / "ali")]

@@ -73,6 +73,7 @@ def one_error(done: tuple[int, str, str]) -> str:
     return lines[0]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("kind", ["dnn", "bnn"])
 def test_target_is_heard_in_the_file(place: Path, tmp_path: Path, attack: Run, kind: str) -> None:
     out = tmp_path / "deep/out.wav"
@@ -92,6 +93,7 @@ def test_target_is_heard_in_the_file(place: Path, tmp_path: Path, attack: Run, k
     assert list(out.parent.iterdir()) == [out]  # nothing else is left
 
 
+@pytest.mark.long
 def test_text_says_what_happened_in_80_columns(place: Path, tmp_path: Path, attack: Run) -> None:
     words = ("--target-text", "two one", "--model-dir", place / "exp/dnn", "--eps", EPS)
     status, text, _ = attack(wav(place), *words, "--out", tmp_path / "o.wav")
@@ -123,6 +125,7 @@ def test_change_louder_than_the_speech_is_said_with_its_snr(place: Path, tmp_pat
     assert "the change may be as loud as the speech in 1 of 1 utterances (SNR -" in line
 
 
+@pytest.mark.long
 def test_untargeted_changes_what_is_heard(place: Path, tmp_path: Path, attack: Run) -> None:
     words = ("--untargeted", "--model-dir", place / "exp/dnn", "--out", tmp_path / "o.wav", "--eps", EPS, "--json")
     status, text, _ = attack(wav(place), *words)
@@ -144,6 +147,7 @@ def test_several_files_go_into_a_directory(place: Path, tmp_path: Path, attack: 
     assert (tmp_path / "alone/utt01.wav").read_bytes() == (tmp_path / "both/utt01.wav").read_bytes()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("mean", "verdict"), [(0.0, "benign"), (99.0, "attack")])
 def test_detector_says_what_it_thinks_of_the_result(
     place: Path, tmp_path: Path, attack: Run, mean: float, verdict: str
@@ -249,6 +253,7 @@ def test_detectors_that_cannot_be_known_are_refused(place: Path, tmp_path: Path,
     assert not (tmp_path / "o.wav").exists()
 
 
+@pytest.mark.long
 def test_bad_input_is_refused_in_one_line_and_writes_nothing(place: Path, tmp_path: Path, attack: Run) -> None:
     model, out = ("--model-dir", place / "exp/dnn"), tmp_path / "out.wav"
     good = (wav(place), "--target-text", "one", *model)

@@ -69,6 +69,7 @@ def attack(model: object = log_post, **options: object) -> AttackResult:
 
 
 class TestGradient:
+    @pytest.mark.long
     @pytest.mark.parametrize("context", [0, 1])
     def test_many_queries_give_the_exact_gradient(self, context: int) -> None:
         estimate = nes_gradient(4000, 0.001, context=context, frame_shift=FRAME, generator=seeded())
@@ -143,6 +144,7 @@ class TestLoop:
         assert not torch.equal(one, other)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("kind", ["dnn", "bnn"])
 def test_recogniser_writes_more_of_the_target_and_the_queries_are_counted(kind: str, tmp_path: Path) -> None:
     system = make_system(tmp_path)

@@ -77,6 +77,7 @@ def certifier(request: pytest.FixtureRequest, system: TinySystem) -> Certifier:
     return Certifier(recogniser)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("levels", LEVELS.values(), ids=LEVELS.keys())
 @pytest.mark.parametrize("config", FBANKS.values(), ids=FBANKS.keys())
 @pytest.mark.parametrize("eps", EPS)
@@ -178,6 +179,7 @@ def test_bounds_at_eps_0_are_the_forward_pass(system: TinySystem, certifier: Cer
     assert torch.allclose(found, leads(certifier, wave, classes), atol=1e-8)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("eps", [1e-4, 3e-3])
 def test_leads_never_leave_their_bounds(system: TinySystem, certifier: Certifier, eps: float) -> None:
     """Random changes, and those that gradients find for single frames and classes and for all at once."""
@@ -304,6 +306,7 @@ def test_a_target_of_unknown_words_is_refused(system: TinySystem, certifier: Cer
 GRID = (1e-5, 3e-5, 1e-4, 2e-4, 4e-4, 8e-4)
 
 
+@pytest.mark.long
 def test_no_attack_succeeds_within_a_certificate(system: TinySystem) -> None:
     recogniser = system.recogniser(system.train("dnn"))
     waves = dict(list(system.waves.items())[:6])
@@ -337,6 +340,7 @@ def test_no_attack_succeeds_within_a_certificate(system: TinySystem) -> None:
     assert all(one.eps_target == one.eps_any == 0 for one in large.values())
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("kind", ["dropout", "bnn"])
 def test_random_networks_are_refused(system: TinySystem, kind: str) -> None:
     with pytest.raises(ValueError, match=f"no certificate for a network of kind '{kind}', its draws are random"):
@@ -362,6 +366,7 @@ def test_a_step_of_the_front_end_without_bounds_is_found(system: TinySystem, ste
         certifier.certify(wave_of(system), None, [1e-4])
 
 
+@pytest.mark.long
 def test_command_writes_what_the_function_finds(
     system: TinySystem, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

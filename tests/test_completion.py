@@ -55,6 +55,7 @@ def test_commands_are_completed(complete) -> None:  # type: ignore[no-untyped-de
     assert "--version" in complete("kaldi-uq --v")
 
 
+@pytest.mark.long
 def test_options_and_choices_are_completed(complete) -> None:  # type: ignore[no-untyped-def]
     assert complete("kaldi-uq detect --js") == ["--json"]
     assert sorted(complete("kaldi-uq nnet-train --robust-l")) == ["--robust-level", "--robust-loss"]
@@ -67,6 +68,7 @@ def test_options_and_choices_are_completed(complete) -> None:  # type: ignore[no
     assert complete("kaldi-uq completion z") == ["zsh"]
 
 
+@pytest.mark.long
 def test_paths_are_completed_and_numbers_are_not(complete, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
     (tmp_path / "model_dir").mkdir()
     (tmp_path / "model.wav").touch()

@@ -140,6 +140,7 @@ def speech(num_utts: int, seed: int = 5) -> dict[str, np.ndarray]:
     return tiny.make_waves(num_utts, seed)[0]
 
 
+@pytest.mark.long
 def test_a_robust_network_keeps_its_words_and_a_fragile_one_does_not(robust: Recogniser, fragile: Recogniser) -> None:
     waves = speech(8)
     errors = {who: [one.errors for one in consistency(who, waves, eps=RADIUS).values()] for who in (robust, fragile)}

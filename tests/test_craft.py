@@ -209,6 +209,7 @@ class TestResuming:
             name = f"wav/{utt}.wav"
             assert (tmp_path / "x" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
 
+    @pytest.mark.long
     @pytest.mark.parametrize("what", ["nothing", "key", "eps", "attack", "target", "acwt", "part", "wav"])
     def test_what_has_changed_is_made_again(
         self, system: TinySystem, model_dir: Path, tmp_path: Path, speech: tuple[Any, Any], small_batches: None,
@@ -469,6 +470,7 @@ class TestCommand:
         count = len(speech[0])
         assert f"the change may be as loud as the speech in {count} of {count} utterances (SNR -" in caplog.text
 
+    @pytest.mark.long
     def test_shards_are_jobs_of_one_attack(
         self, system: TinySystem, model_dir: Path, tmp_path: Path, speech: tuple[Any, Any], small_batches: None,
         capsys: pytest.CaptureFixture[str],

@@ -171,6 +171,7 @@ class TestText:
 
 
 class TestModule:
+    @pytest.mark.long
     def test_words_and_statistics_do_not_depend_on_the_batch(self) -> None:
         waves, text = make_waves(16, seed=5)
         for options in ({}, {"num_frames": None}, {"beam": 8}):
@@ -196,6 +197,7 @@ class TestModule:
                 recogniser.hear({"a": np.zeros(159, np.float32)})
             assert len(recogniser.hear({"a": np.zeros(160, np.float32)})["a"].frames["predictive_entropy"]) == 1
 
+    @pytest.mark.long
     @pytest.mark.parametrize("wrap", [lambda net: net, mc_dropout], ids=["plain", "random"])
     def test_module_that_hears_padding_is_refused_in_padded_batches_only(self, wrap: Callable[..., nn.Module]) -> None:
         waves = make_waves(6, seed=5)[0]
@@ -290,6 +292,7 @@ class TestOneModuleOfSeveralRecognisers:
     def entropies(self, recogniser: CtcRecogniser) -> list[float]:
         return [one.statistics["mean_predictive_entropy"] for one in recogniser.hear(self.WAVES).values()]
 
+    @pytest.mark.long
     @pytest.mark.parametrize("first, second", [*itertools.permutations(WRAPS, 2)])
     def test_wrappers_do_not_feel_each_other(self, first: str, second: str) -> None:
         torch.manual_seed(0)
@@ -335,6 +338,7 @@ class TestAttacks:
     WAVES = {utt: on_grid(wave) for utt, wave in make_waves(4, seed=5)[0].items()}
     TARGETS = dict(zip(WAVES, ("one", "three two", "two two", "one three"), strict=True))
 
+    @pytest.mark.long
     @pytest.mark.parametrize("loss", ["ctc", "cross_entropy"])
     @pytest.mark.parametrize("padded", [True, False])
     def test_pgd_reaches_its_target_and_passes_the_checks(self, loss: str, padded: bool) -> None:
@@ -358,6 +362,7 @@ class TestAttacks:
             write_wav(tmp_path / "x.wav", samples, RATE)
             assert np.array_equal(read_wav(tmp_path / "x.wav")[0], samples)
 
+    @pytest.mark.long
     def test_random_target_is_reached_through_the_mean_of_a_random_network(self) -> None:
         recogniser = CtcRecogniser(mc_dropout(tones.network(), num_samples=10), TOKENS, RATE)
         waves = {utt: self.WAVES[utt] for utt in list(self.WAVES)[:2]}
@@ -373,6 +378,7 @@ class TestAttacks:
         before, after = recogniser.hear(self.WAVES), recogniser.hear(adversarial.waves)
         assert all(before[utt].words != after[utt].words for utt in self.WAVES)
 
+    @pytest.mark.long
     @pytest.mark.parametrize("loss", ["ctc", "cross_entropy", "margin"])
     @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
     def test_network_of_another_precision_is_attacked(self, dtype: torch.dtype, loss: str) -> None:
@@ -389,6 +395,7 @@ class TestAttacks:
         heard = recogniser.hear(adversarial.waves)
         assert {utt: " ".join(one.words or ()) for utt, one in heard.items()} == self.TARGETS
 
+    @pytest.mark.long
     def test_adaptive_attack_says_whether_the_detector_passes_it(self) -> None:
         recogniser = tones.recogniser()
         benign = [one.statistics for one in recogniser.hear(make_waves(24, seed=8)[0]).values()]

@@ -162,6 +162,7 @@ def test_bad_segments_are_said_with_their_line(
     assert f"{data}/{message}" in capsys.readouterr().err
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name, option", [("feats.scp", "--no-feats"), ("text", "--no-text"), ("wav.scp", "--no-wav")])
 def test_missing_file_needs_its_option(data: Path, run_script: RunScript, name: str, option: str) -> None:
     (data / name).unlink()

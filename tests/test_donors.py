@@ -245,6 +245,7 @@ class TestLogitMatch:
             expected = float((np.exp(real) * (real - other)).sum(1).mean())
             assert float(loss[row]) == pytest.approx(expected, rel=1e-4)
 
+    @pytest.mark.long
     def test_attack_comes_nearer_to_the_donors_than_the_cross_entropy_does(
         self, who: Recogniser, donors: Donors, system: TinySystem
     ) -> None:
@@ -315,6 +316,7 @@ class TestDecoderMargin:
         last = round(times[2][1] / who.frame_shift_s)
         assert bool(moved[last:].any()) and not bool(moved[: last - 3].any())
 
+    @pytest.mark.long
     def test_attacks_succeed_with_it(self, who: Recogniser, system: TinySystem) -> None:
         waves, text = make_waves(4, seed=5)
         targets = {utt: ["two", "one"] for utt in waves}
@@ -417,6 +419,7 @@ def test_audio_of_donors_is_checked() -> None:
 
 
 class TestCommands:
+    @pytest.mark.long
     @pytest.mark.parametrize("options", ["--start speech", "--loss logit_match", "--loss decoder_margin"])
     def test_attack_on_a_data_directory(self, place: Path, system: TinySystem, tmp_path: Path, options: str) -> None:
         places = ["attack", "dnn", "dnn/graph"]

@@ -230,6 +230,7 @@ def blind_and_knowing(detector: OneClassDetector) -> list[dict[str, Verdict]]:
     return found
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("follows", [True, False])
 def test_detector_class_is_fitted_saved_judges_and_is_attacked(
     tmp_path: Path, benign: dict[str, np.ndarray], follows: bool

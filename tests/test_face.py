@@ -81,6 +81,7 @@ def test_the_example_of_the_docstring(system: TinySystem, model_dir: Path) -> No
     assert all(check["passed"] for check in report.values()), report
 
 
+@pytest.mark.long
 def test_an_adaptive_attack_knows_a_fitted_detector(system: TinySystem, model_dir: Path) -> None:
     rec, det = uq.Recogniser.load(model_dir), uq.load_detector(model_dir, "max_predictive_entropy")
     utt = next(iter(system.waves))

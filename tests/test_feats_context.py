@@ -199,6 +199,7 @@ OPERATIONS = {
 }
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", OPERATIONS)
 def test_gradient_is_exact_and_none_comes_from_padding(name: str) -> None:
     operation = OPERATIONS[name]

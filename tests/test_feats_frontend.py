@@ -83,6 +83,7 @@ def test_utterance_is_independent_of_its_batch(cmvn: str) -> None:
         torch.testing.assert_close(together[i, :length], alone[0], rtol=0, atol=1e-9)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "cmvn, norm_vars", [("none", False), ("utterance", False), ("utterance", True), ("speaker", True)]
 )

@@ -186,6 +186,7 @@ GRADIENT_OPTIONS = [
 ]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("options", GRADIENT_OPTIONS)
 def test_mfcc_gradient_is_exact(options: dict) -> None:
     module = Mfcc(MfccConfig(**{**TINY, "num_ceps": 4, **options}))

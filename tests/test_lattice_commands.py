@@ -57,6 +57,7 @@ class TestDecode:
             left = {name: value for name, value in record.statistics.items() if name not in LATTICE_STATISTICS}
             assert left == plain.statistics
 
+    @pytest.mark.long
     def test_lattices_that_are_gone_are_made_again(self, place: Path) -> None:
         words = ["nnet-decode", "--lattices", *decoding(place, "score_again")]
         archive = place / "dnn/score_again/lat.1.gz"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -68,16 +69,24 @@ MAX_PARAMETERS = 9
 STARTS_PROCESSES = {"subprocess", "multiprocessing", "concurrent.futures", "pty"}
 
 
-def modules() -> Iterator[tuple[str, ast.Module]]:
+@functools.cache
+def modules() -> list[tuple[str, ast.Module]]:
     """Every module of the package as (name without the package, syntax tree)."""
+    found = []
     for path in sorted(PACKAGE.rglob("*.py")):
         parts = path.relative_to(PACKAGE).with_suffix("").parts
         name = ".".join(part for part in parts if part != "__init__")
-        yield name, ast.parse(path.read_text(encoding="utf-8"))
+        found.append((name, ast.parse(path.read_text(encoding="utf-8"))))
+    return found
 
 
-def imports(tree: ast.Module) -> Iterator[str]:
+@functools.cache
+def imports(tree: ast.Module) -> tuple[str, ...]:
     """Full names of what a module imports, within functions too."""
+    return tuple(_imports(tree))
+
+
+def _imports(tree: ast.Module) -> Iterator[str]:
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)

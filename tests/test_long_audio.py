@@ -149,6 +149,7 @@ def test_gradients_take_the_whole(short_windows: None) -> None:
     assert wav.grad is not None and bool((wav.grad != 0).any())
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("kind", MODEL_KINDS)
 def test_what_is_heard_is_what_the_whole_gives(
     request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, system: TinySystem, kind: str

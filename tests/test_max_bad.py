@@ -146,6 +146,7 @@ def test_strict_by_default_and_one_line(
     assert not (tmp_path / f"raw.{REPORT}").exists() and not (tmp_path / "raw.scp").exists()
 
 
+@pytest.mark.long
 def test_fifty_of_a_thousand_are_named_and_the_others_are_as_without_them(
     thousand: tuple[Path, dict[str, str]], mfcc: Callable[..., tuple[int, str]], tmp_path: Path
 ) -> None:
@@ -237,6 +238,7 @@ def test_forward(place: Path, tmp_path: Path) -> None:
     assert bad.read_bytes() == alone.read_bytes()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("num_utts", ["0", "4"])
 def test_attack(place: Path, system: TinySystem, tmp_path: Path, num_utts: str) -> None:
     words = ["DATA", str(place / "dnn"), str(place / "dnn/graph"), "OUT", "--lang-dir", str(system.lang.path)]
@@ -342,6 +344,7 @@ def test_names_in_the_report_stay_in_their_columns(tmp_path: Path) -> None:
 # the scripts
 
 
+@pytest.mark.long
 def test_make_mfcc_names_the_bad_ones_and_says_what_to_do(run_script: RunScript, tmp_path: Path) -> None:
     """Two processes of Python: more bad ones than allowed is an error of the same command, tested above."""
     data = write_set(tmp_path / "data", *make_waves(6))

@@ -106,6 +106,7 @@ def assert_same(one: Any, other: Any) -> None:
         assert one == other
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("work", [hear, pgd, random_pgd, search, donors])
 @pytest.mark.parametrize("room", [1, 2, 4])
 def test_halves_give_what_the_whole_batch_gives(work: Callable[[ToyRecogniser], Any], room: int) -> None:
@@ -114,6 +115,7 @@ def test_halves_give_what_the_whole_batch_gives(work: Callable[[ToyRecogniser], 
     assert max(small.sizes) > room
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("error", ERRORS, ids=lambda error: type(error).__name__)
 def test_a_line_tells_of_each_halving(error: Exception, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING):
@@ -121,6 +123,7 @@ def test_a_line_tells_of_each_halving(error: Exception, caplog: pytest.LogCaptur
     assert caplog.messages == ["out of memory with 7 utterances of up to 300 samples; goes on with half as many"]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("work", [hear, pgd, search, donors])
 def test_no_room_for_one_utterance_is_an_error_that_names_it(work: Callable[[ToyRecogniser], Any]) -> None:
     with pytest.raises(DataError, match=r"utterance 'utt0': out of memory with its 300 samples alone: use fewer draws"):
@@ -137,6 +140,7 @@ def test_other_errors_pass(error: Exception, caplog: pytest.LogCaptureFixture) -
     assert not caplog.messages
 
 
+@pytest.mark.long
 def test_memory_of_the_failed_attempt_is_free_before_the_next() -> None:
     class Big:
         alive = 0
@@ -180,6 +184,7 @@ class TestLongRecordings:
         write_wav(path, samples, tiny.RATE)
         return samples
 
+    @pytest.mark.long
     @pytest.mark.parametrize("kind", ["dnn", "bnn", "ensemble"])
     def test_verdicts_are_the_same_to_the_last_bit(
         self, system: TinySystem, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str

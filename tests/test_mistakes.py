@@ -103,6 +103,7 @@ def test_a_text_is_no_goal_of_an_untargeted_attack(recogniser: CtcRecogniser) ->
     assert uq.attacks.preset("untargeted", num_steps=1)(recogniser, WAVES, uq.Untargeted()).waves.keys() == WAVES.keys()
 
 
+@pytest.mark.long
 def test_what_refuses_a_ctc_network_is_what_its_page_names(recogniser: CtcRecogniser) -> None:
     page = (REPO / "docs/ctc.md").read_text()
     refused = ("logit-match", "speech-start", "strongest")
@@ -154,6 +155,7 @@ def same(x: Tensor) -> Tensor:
     return x
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "wrap", [same, uq.mc_dropout, lambda net: uq.ensemble([net, Changed(net.take, net.give, 0.5)])]
 )

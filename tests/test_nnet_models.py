@@ -111,6 +111,7 @@ class TestEveryModel:
             assert torch.isfinite(parameter.grad).all(), name
             assert parameter.grad.abs().sum() > 0, name
 
+    @pytest.mark.long
     def test_a_few_steps_learn_a_separable_problem(self, kind: str) -> None:
         # The KL term is for 10^6 frames: it should not matter here.
         model = make(kind, hidden_dims=(32, 32), **variance(kind, -7.0))

@@ -76,6 +76,7 @@ def test_moments_of_activations_match_the_dense_gaussian(bias: bool) -> None:
         torch.testing.assert_close(torch.diag(row_deviation**2), covariance)  # outputs are independent too
 
 
+@pytest.mark.long
 def test_sampled_weights_have_the_moments_of_the_dense_gaussian() -> None:
     layer = linear()
     generator = seeded(2)
@@ -88,6 +89,7 @@ def test_sampled_weights_have_the_moments_of_the_dense_gaussian() -> None:
     assert (samples.var(0) / variance - 1).abs().max() < 4 * math.sqrt(2 / 20000)
 
 
+@pytest.mark.long
 def test_activation_draws_match_explicitly_sampled_weights() -> None:
     layer = linear()
     x = torch.randn(4, generator=seeded(1), dtype=torch.float64)
@@ -101,6 +103,7 @@ def test_activation_draws_match_explicitly_sampled_weights() -> None:
         assert (draws.std(0) / deviation - 1).abs().max() < 4 * math.sqrt(0.5 / n)
 
 
+@pytest.mark.long
 def test_posteriors_of_a_frame_match_explicitly_sampled_weights() -> None:
     # The mean and the variance of a frame's posterior over draws, through ReLU and softmax, two ways of drawing.
     config = BnnConfig(input_dim=4, hidden_dims=(6, 5), num_pdfs=3, init_log_var=-1.0)

@@ -273,6 +273,7 @@ class TestOptionFile:
         with pytest.raises(UsageError, match=r"c:1: not UTF-8 \(byte 0xff"):
             parse("--config", str(tmp_path / "c"))
 
+    @pytest.mark.long
     @pytest.mark.parametrize(
         "path",
         [p for p in sorted((REPO / "recipes").rglob("conf/**/*.conf")) if not p.name.startswith("mfcc")],

@@ -113,6 +113,7 @@ def loglikes(model: HybridModel, wave: np.ndarray) -> np.ndarray:
 
 
 class TestTraining:
+    @pytest.mark.long
     @pytest.mark.parametrize("name", FACTORIES)
     def test_killed_training_on_utterances_resumes_to_the_same_bits(
         self, system: TinySystem, tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
@@ -144,6 +145,7 @@ class TestTraining:
             found.append(trainer.run().state_dict()["network.module.first.weight"])
         assert not torch.equal(found[0], found[1])  # the same initial weights, another order
 
+    @pytest.mark.long
     def test_recognises_words_it_has_not_seen(self, tmp_path: Path) -> None:
         system = tiny.make_system(tmp_path / "system", num_utts=24)
         config = TrainConfig(num_epochs=40, num_viterbi_epochs=1, batch_size=400, learning_rate=0.01)

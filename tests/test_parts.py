@@ -97,6 +97,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 OUTPUTS = {"nnet-decode": ("results.jsonl", "hypotheses", "frame_quantiles.json"), "nnet-forward": ("l.ark",)}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("command", OUTPUTS)
 def test_commands_in_shards_write_the_files_of_one_job(
     command: str, place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]

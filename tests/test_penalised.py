@@ -165,6 +165,7 @@ class TestOneAtATime:
         part = both.select(rows)
         torch.testing.assert_close(part.shares(draws[:, rows], torch.arange(2)), both.shares(draws[:, rows], rows))
 
+    @pytest.mark.long
     @pytest.mark.parametrize("random", [False, True])
     @pytest.mark.parametrize("way", ["orthogonal", "selective"])
     def test_it_stays_within_eps_of_each_utterance_and_is_recorded_as_the_other_way_is(
@@ -183,6 +184,7 @@ class TestOneAtATime:
             assert record["passes"] == (record["excess"] <= 0)
         assert made.records["utt1"]["eps_used"] < 0.2 * made.records["utt0"]["eps_used"]
 
+    @pytest.mark.long
     def test_it_reaches_and_passes_where_the_blind_attack_is_caught(self) -> None:
         who, goal = ToyRecogniser(), Say({"utt0": "a b", "utt1": "c a", "utt2": "b c"})
         config = AttackConfig(eps=0.3, num_steps=30, judge_every=10)

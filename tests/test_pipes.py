@@ -126,6 +126,7 @@ def test_leave_that_is_neither_yes_nor_no(folder: Path, monkeypatch: pytest.Monk
         read_waves(DataDir.read(folder), sample_rate=RATE, allow_pipes=True)
 
 
+@pytest.mark.long
 def test_pipe_without_end_is_ended(tmp_path: Path) -> None:
     """With what it has started, and what it says for ever on the other stream."""
     mark = tmp_path / "alive"

@@ -47,6 +47,7 @@ def test_every_attack_of_the_recipe_is_a_preset() -> None:
     assert uq.attacks.presets is presets and uq.attacks.preset is preset
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", [name for name in presets() if name not in KNOWING])
 def test_a_preset_is_the_attack_that_its_file_asks_the_commands_for(name: str) -> None:
     made = preset(name, eps=0.03)

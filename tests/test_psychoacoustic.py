@@ -55,6 +55,7 @@ def ratio_db(original: np.ndarray, attacked: np.ndarray) -> float:
     return found
 
 
+@pytest.mark.long
 def test_success_is_kept_and_what_was_added_is_better_hidden(recogniser: Recogniser) -> None:
     first, hidden = attack(recogniser, PGD, CONFIG), attack(recogniser, Psychoacoustic, CONFIG)
     waves, records = hidden.originals, hidden.records

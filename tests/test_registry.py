@@ -60,6 +60,7 @@ def test_same_part_again_replaces_the_first_as_where_a_module_is_imported_twice(
     assert fruit.get("fig") is second
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "module, registry, names",
     [

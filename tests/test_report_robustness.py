@@ -269,6 +269,7 @@ class TestAnswer:
         assert np.isnan(row["other"]) and row["rest"] == pytest.approx(1 - row["refused"] - row["wins"])
         assert list(answer._labels(rows)) == ["wins", "rest", "refused"]
 
+    @pytest.mark.long
     @pytest.mark.parametrize("narrow", [False, True])
     def test_robust_stands_beside_ordinary_and_what_nobody_tried_says_how(self, counted: Results, narrow: bool) -> None:
         run = run_of(counted)
@@ -285,6 +286,7 @@ class TestAnswer:
         assert "Nobody who knows" in untried and "an attack with\n--preset adaptive\n--statistics all-joint" in untried
         figure.canvas.draw()
 
+    @pytest.mark.long
     def test_page_says_it_in_words_and_keeps_it_as_files(self, counted: Results, tmp_path: Path) -> None:
         page = build_report(tmp_path, tmp_path / "out", command="x").read_text()
         assert page.index('id="answer"') < page.index('id="summary"') < page.index('id="robustness"')

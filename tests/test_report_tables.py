@@ -394,6 +394,7 @@ class TestTables:
         with pytest.raises(DataError, match="a row of section 'attacks' has no snr_db_mean"):
             Run(content)
 
+    @pytest.mark.long
     def test_what_nobody_here_knows_is_shown_by_its_name(self, results: Results, tmp_path: Path) -> None:
         """A new model, attack, statistic and detector; nothing of it is known to the report."""
         results.set_clean("tdnn_ctc", ErrorRate(num_words=10, num_utts=4))
@@ -448,7 +449,7 @@ class TestFindings:
             detection(results, model, "pgd", 0.02, "all", 0.9, reached=0.8, evasion=evasion, **joint)
         assert found(results, "refuses") == [
             "WARNING: the detector (set to 1 % false alarms) refuses too few of these to be relied on alone: under pgd "
-            f"DNN 50 %, ensemble 100 %; {ADVICE}."
+            f"DNN 50 % (but under pgd ensemble 100 %); {ADVICE}."
         ]
         assert row_of(tables.gate(run_of(results)), "pgd", "0.02") == {
             "attack": "pgd", "eps": "0.02", "DNN": "0.800 / 0.500", "ensemble": "0.800 / 1.000"

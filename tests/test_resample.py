@@ -24,6 +24,7 @@ def tone(hertz: float, rate: int, seconds: float = 1.0) -> np.ndarray:
     return (0.5 * np.sin(2 * np.pi * hertz * np.arange(int(rate * seconds)) / rate)).astype(np.float32)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("rate, to", RATIOS)
 def test_tone_is_that_of_the_other_rate_and_does_not_move(rate: int, to: int) -> None:
     for hertz in (100, 1000, 0.89 * min(rate, to) / 2):
@@ -33,6 +34,7 @@ def test_tone_is_that_of_the_other_rate_and_does_not_move(rate: int, to: int) ->
         assert np.abs(found - tone(hertz, to)[: len(found)])[inner].max() < 1e-4
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("rate, to", [pair for pair in RATIOS if pair[0] > pair[1]])
 def test_what_the_lower_rate_cannot_hold_is_gone(rate: int, to: int) -> None:
     found = resample(tone(1.002 * to / 2, rate), rate, to, "x")

@@ -88,6 +88,7 @@ def step(folder: Path, run_script: RunScript) -> Step:
     return run
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("line", "end"),
     [
@@ -167,6 +168,7 @@ def test_own_run_pl_has_said_it_already(step: Step) -> None:
     assert error_line(done) == "x: error: 2"
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("cmd", ["./grid.sh", "utils/run.pl"])
 def test_logs_of_the_last_five_runs_are_kept(folder: Path, step: Step, cmd: str) -> None:
     for number in range(8):
@@ -186,6 +188,7 @@ def test_step_that_does_not_start_moves_no_log_twice(folder: Path, step: Step) -
     assert "first" in (folder / "log/x.log.1").read_text()
 
 
+@pytest.mark.long
 def test_job_waits_for_its_turn_and_gives_it_back(folder: Path, step: Step) -> None:
     """Two steps whose jobs would find each other's traces if they ran at the same time."""
     line = "[ ! -e there ] || { echo x: error: not alone; exit 1; }; touch there; sleep 0.3; rm there"

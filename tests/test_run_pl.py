@@ -126,6 +126,7 @@ def test_signal_ends_the_jobs_and_what_they_started(script_env: dict[str, str], 
         assert not stat.exists() or stat.read_text().split(")")[1].split()[0] == "Z"
 
 
+@pytest.mark.long
 def test_watch_for_its_caller_does_not_kill_it_at_its_end(script_env: dict[str, str], tmp_path: Path) -> None:
     (tmp_path / "Slow.pm").write_text(  # Perl's own end takes longer than the time between two looks
         "package Slow; sub DESTROY { select(undef, undef, undef, 1.5) } our $x = bless {}; $x->{x} = $x; 1;"

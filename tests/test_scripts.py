@@ -191,6 +191,7 @@ class TestInit:
         assert done.stderr.endswith("error: net.py needs torchaudio: pip install 'kaldi-uq[torchaudio]'\n")
         assert names(tmp_path / "mine") == before
 
+    @pytest.mark.long
     @pytest.mark.parametrize("name", RECIPES)
     def test_every_program_of_local_finds_what_it_imports(
         self, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, run_script: RunScript

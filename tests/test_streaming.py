@@ -69,6 +69,7 @@ CONSUMERS: dict[str, Callable[[Waves, Path], object]] = {
 }
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", CONSUMERS)
 def test_few_waveforms_are_held_at_a_time(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(scorer, "CPU_BATCH_SAMPLES", 480)  # two utterances

@@ -61,6 +61,7 @@ def test_samples_do_not_depend_on_what_was_spoken_before(synthesizer: EspeakSynt
         assert not np.array_equal(one, other)
 
 
+@pytest.mark.long
 def test_samples_are_the_same_in_another_process_with_other_memory(synthesizer: EspeakSynthesizer) -> None:
     code = (
         "import hashlib; from kaldi_uq.audio.synth import EspeakSynthesizer, Voice; s = EspeakSynthesizer()\n"

@@ -51,6 +51,7 @@ def readers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Reader]:
     return {reader.name: reader for reader in make_readers(tmp_path_factory.mktemp("readers"))}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", FORMATS)
 def test_text_of_a_format(name: str, readers: dict[str, Reader]) -> None:
     reader = readers[name]

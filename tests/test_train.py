@@ -127,6 +127,7 @@ def train_in_pieces(make: Callable[[], Trainer], monkeypatch: pytest.MonkeyPatch
 
 
 class TestReproducibility:
+    @pytest.mark.long
     @pytest.mark.parametrize("kind", MODEL_KINDS)
     def test_killed_training_resumes_to_the_same_bits(
         self, system: TinySystem, tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
@@ -288,6 +289,7 @@ class TestResult:
         assert not np.array_equal(after.log_probs, before.log_probs)
         assert (trained / "tree").read_bytes() == (mono / "tree").read_bytes()
 
+    @pytest.mark.long
     @pytest.mark.parametrize(("num_odd", "enough", "warns"), [(0, None, False), (1, None, True), (1, 7 / 8, False)])
     def test_few_realigned_utterances_are_a_warning(
         self,

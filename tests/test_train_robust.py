@@ -82,6 +82,7 @@ def test_network_holds_better_than_one_of_ordinary_training(
     assert clean["o"] < attacked["o"] and clean["r"] < attacked["r"]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("kind", MODEL_KINDS)
 def test_killed_training_resumes_to_the_same_bits(
     system: TinySystem, tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
@@ -111,6 +112,7 @@ def recurrent(input_dim: int, num_pdfs: int) -> nn.Module:
     return mc_dropout(Net(), num_samples=3, num_pdfs=num_pdfs)
 
 
+@pytest.mark.long
 def test_users_own_sequence_network(system: TinySystem, tmp_path: Path) -> None:
     frontend = FrontEndConfig(**{**FLOORED.__dict__, "left_context": 0, "right_context": 0})
 

@@ -128,6 +128,7 @@ class TestFrontEnd:
                 found[i, :n], transformed(before[i, :n].numpy(), matrices[i].astype(float)), atol=1e-9
             )
 
+    @pytest.mark.long
     def test_gradient_is_exact_and_reaches_the_waveform_through_all_of_it(self) -> None:
         front_end = FrontEnd(replace(LDA, cmvn="utterance")).double()
         front_end.lda.set_matrix(RNG.standard_normal((4, 19)), "final.mat")
@@ -309,6 +310,7 @@ class TestIvectors:
         windows = torch.cat(list(front_end.windows(wav[0, : int(num_samples[0])], adaptation=adaptation)), 1)[0]
         torch.testing.assert_close(windows, packed)
 
+    @pytest.mark.long
     def test_no_gradient_is_lost_and_none_is_needed(self) -> None:
         front_end = FrontEnd(self.CONFIG)
         known, _ = self.known()

@@ -238,6 +238,7 @@ class TestAlignment:
 
 
 class TestAttacks:
+    @pytest.mark.long
     @pytest.mark.parametrize(
         "options", [{"loss": "decoder_margin", "realign_every": 2}, {"loss": "margin", "realign_every": 5}]
     )
