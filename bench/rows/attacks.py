@@ -48,7 +48,7 @@ class Task:
         """(M, B, T, C)."""
         import torch
 
-        draws, _ = self.model.iter_log_post(wav, num_samples)  # as the attacks of the package call it
+        draws, _ = self.model.iter_log_post(wav, num_samples)
         return torch.cat(list(draws))
 
     def singles(self) -> list[tuple[Tensor, Tensor, Tensor]]:
@@ -83,13 +83,18 @@ def attack_in_batches(task: Task, config: Any) -> dict[str, Tensor]:
     from kaldi_uq.recogniser.recogniser import Recogniser
 
     found = {}
-    for batch in Recogniser(task.model, "embedded", Path()).batches(task.waves):
+    recogniser = Recogniser(task.model, "embedded", Path())
+    for batch in recogniser.batches(task.waves):
         wav, num_samples = (torch.from_numpy(v).to(task.device) for v in (batch.wav, batch.num_samples))
         lengths = task.model.front_end.num_frames(num_samples)
         goal = CrossEntropy(packed([task.targets[utt] for utt in batch.utts], lengths), lengths)
         start = torch.from_numpy(random_starts(batch.utts, batch.num_samples.tolist(), 0)).to(task.device)
         constraint = make_constraint(config, wav, num_samples, task.model.front_end.sample_rate)
-        result = run_attack(task.log_post, wav, goal, constraint, config, noise=lambda _, start=start: start)
+        passes = recogniser.passes(num_samples, batch.utts)  # as the attacks of the package ask for it
+        result = run_attack(
+            *(lambda wav, sizes, rows, passes=passes: passes(wav), wav, goal, constraint, config),
+            noise=lambda _, start=start: start,
+        )
         found |= {utt: result.wav[i, : int(num_samples[i])] for i, utt in enumerate(batch.utts)}
     return found
 
