@@ -20,6 +20,7 @@ from kaldi_uq.cli.main import main
 from kaldi_uq.detector import GaussianDetector, fit_detectors
 from kaldi_uq.detector.judge import judge
 from kaldi_uq.errors import ModelFileError
+from kaldi_uq.io.waves import pad
 from kaldi_uq.recogniser.recogniser import Recogniser
 from kaldi_uq.results.word_errors import align_words
 from tests import tiny
@@ -141,6 +142,31 @@ def speech(num_utts: int, seed: int = 5) -> dict[str, np.ndarray]:
 
 
 @pytest.mark.long
+def test_stall_makes_the_gradient_smaller_with_which_a_search_begins(fragile: Recogniser) -> None:
+    """Through a front end that can be differentiated once."""
+    waves = speech(3)
+    batch = pad(waves, tuple(waves))
+    wav, sizes = torch.from_numpy(batch.wav), torch.from_numpy(batch.num_samples)
+    passes, within = fragile.passes(sizes, batch.utts), LInf(wav, sizes, 0.004)
+
+    def shares(perturbation: torch.Tensor) -> torch.Tensor:
+        return -passes(wav + perturbation)[0, :, :, 1]
+
+    def rise(delta: torch.Tensor) -> torch.Tensor:
+        at = delta.clone().requires_grad_(True)
+        (slope,) = torch.autograd.grad(shares(at).sum(), at)
+        return slope.abs().sum(1)
+
+    ends = []
+    for stall in (torch.ones(3), torch.zeros(3)):
+        gradient = Nearby(torch.zeros(1, *wav.shape), within, weight=torch.zeros(3), stall=stall)
+        delta = torch.zeros_like(wav)
+        for _ in range(20):
+            delta = within.project(delta - 0.0004 * gradient(shares, delta)[1].sign())
+        ends.append(rise(delta))
+    assert (ends[0] < ends[1]).all(), ends
+
+
 def test_a_robust_network_keeps_its_words_and_a_fragile_one_does_not(robust: Recogniser, fragile: Recogniser) -> None:
     waves = speech(8)
     errors = {who: [one.errors for one in consistency(who, waves, eps=RADIUS).values()] for who in (robust, fragile)}

@@ -33,6 +33,7 @@ from kaldi_uq.attacks.loop import AttackResult, Judge, Shares, Verdict
 from kaldi_uq.recogniser.base import BaseRecogniser
 
 _POINT_STEP = 0.25  # of the defender's radius
+_PROBE = 0.05  # of it, over which the change of the gradient is looked at
 _LOST = 1e4  # rank from which on the words are not what is wanted
 _FIRST = 1 << 10  # number of the first start of a point: they are none of the attack's own
 
@@ -159,22 +160,29 @@ class Nearby:
         loss, slope = self._at_example(shares_of, delta)
         moved = []
         for point in self.points:
-            at = (delta + point).detach().requires_grad_(True)
-            near = shares_of(at).sum(1)
-            (pull,) = torch.autograd.grad(near.sum(), at)
-            pull = torch.where(pull.isnan(), 0.0, pull)
+            near, pull = _gradient(shares_of, delta + point)
             step = _POINT_STEP * self._within.radius()[:, None]
             moved.append(self._within.project(point + step * self._within.direction(pull)))
             share = self._weight / len(self.points)
-            loss, slope = loss + share * near.detach(), slope + share[:, None] * pull
+            loss, slope = loss + share * near, slope + share[:, None] * pull
         self.points = torch.stack(moved)
         return loss, slope
 
     def _at_example(self, shares_of: Shares, delta: Tensor) -> tuple[Tensor, Tensor]:
-        at = delta.detach().requires_grad_(True)
-        loss = shares_of(at).sum(1)
-        if bool(self._stall.any()):
-            (rise,) = torch.autograd.grad(loss.sum(), at, create_graph=True)
-            loss = loss + self._stall * self._within.radius() * rise.abs().sum(1)
-        (slope,) = torch.autograd.grad(loss.sum(), at)
-        return loss.detach(), slope
+        loss, slope = _gradient(shares_of, delta)
+        if not bool(self._stall.any()):
+            return loss, slope
+        # What the loss can rise is the radius times the sum of |slope|.  Its gradient is a second derivative along the
+        # signs of the slope, which is taken from two first ones: the front end is differentiable once.
+        radius, step = self._within.radius(), _PROBE * self._within.radius()[:, None]
+        _, ahead = _gradient(shares_of, delta + step * slope.sign())
+        weight = self._stall * radius
+        return loss + weight * slope.abs().sum(1), slope + weight[:, None] * (ahead - slope) / step
+
+
+def _gradient(shares_of: Shares, delta: Tensor) -> tuple[Tensor, Tensor]:
+    """The loss (b,) and its gradient (b, N), 0 where it is no number."""
+    at = delta.detach().requires_grad_(True)
+    loss = shares_of(at).sum(1)
+    (slope,) = torch.autograd.grad(loss.sum(), at)
+    return loss.detach(), torch.where(slope.isnan(), 0.0, slope)
