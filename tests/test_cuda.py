@@ -117,9 +117,12 @@ def test_attack_reaches_what_it_reaches_on_the_cpu(pair: tuple[Recogniser, Recog
     assert same >= 5, heard
 
 
-@pytest.mark.parametrize("kind", ["dnn", "ensemble", "dropout", "bnn"])
+@pytest.mark.parametrize(
+    ("kind", "draws"),
+    [("dnn", "fresh"), ("ensemble", "fresh"), ("dropout", "fresh"), ("bnn", "fresh"), ("dropout", "fixed")],
+)
 def test_steps_that_are_replayed_are_those_that_are_computed(
-    system: TinySystem, monkeypatch: pytest.MonkeyPatch, kind: str
+    system: TinySystem, monkeypatch: pytest.MonkeyPatch, kind: str, draws: str
 ) -> None:
     model = system.train("dnn") if kind == "dnn" else HybridModel(FRONT_END, system.network(kind))
     who = system.recogniser(model.to(GPU))
@@ -128,7 +131,8 @@ def test_steps_that_are_replayed_are_those_that_are_computed(
     made = []
     for warm_up in (replay.WARM_UP, 1000):
         monkeypatch.setattr(replay, "WARM_UP", warm_up)
-        made.append(PGD(eps=0.05, num_steps=20, num_starts=2, realign_every=7, eot_samples=3)(who, waves, goal).waves)
+        attack = PGD(eps=0.05, num_steps=20, num_starts=2, realign_every=7, eot_samples=3, eot_draws=draws)
+        made.append(attack(who, waves, goal).waves)
     for utt in waves:
         np.testing.assert_array_equal(made[0][utt], made[1][utt])
 
