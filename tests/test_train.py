@@ -25,10 +25,11 @@ from kaldi_uq.io.kaldi_model import read_transitions
 from kaldi_uq.nnet.config import MODEL_KINDS
 from kaldi_uq.recogniser.hybrid import MODEL_FILE, HybridModel
 from kaldi_uq.training import trainer
+from kaldi_uq.training.checkpoint import CHECKPOINT
 from kaldi_uq.training.config import TrainConfig
 from kaldi_uq.training.dataset import _to_frames, make_training_set
 from kaldi_uq.training.minibatches import frame_order
-from kaldi_uq.training.trainer import CHECKPOINT, Trainer
+from kaldi_uq.training.trainer import Trainer
 from tests import tiny
 from tests.tiny import FRONT_END, TinySystem
 

@@ -10,12 +10,9 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import io
 import logging
 import math
-import pickle
 import shutil
-import struct
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,15 +23,16 @@ from torch import Tensor
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from kaldi_uq.engine.base import DecodeConfig, Engine, builder_of
-from kaldi_uq.errors import DataError, UsageError
+from kaldi_uq.errors import UsageError
 from kaldi_uq.feats.adaptation import Adaptation
 from kaldi_uq.io.digests import copy_recorded
-from kaldi_uq.io.files import atomic_write, digest, write_json, write_text
+from kaldi_uq.io.files import digest, write_json, write_text
 from kaldi_uq.io.lang import Lang
 from kaldi_uq.io.waves import Waves
 from kaldi_uq.nnet.base import FrameModel
 from kaldi_uq.nnet.precision import quick_products
 from kaldi_uq.recogniser.hybrid import MODEL_FILE, HybridModel
+from kaldi_uq.training.checkpoint import CHECKPOINT, Checkpoint
 from kaldi_uq.training.config import RobustConfig, TrainConfig
 from kaldi_uq.training.dataset import MEMORY_BYTES, TrainingSet, make_training_set
 from kaldi_uq.training.minibatches import Minibatch, minibatches, weighted
@@ -44,16 +42,8 @@ from kaldi_uq.training.robust import RobustLoss
 
 log = logging.getLogger(__name__)
 
-CHECKPOINT = "checkpoint.pt"
 REALIGN_FRAMES = 1 << 14  # frames in a batch
 ENOUGH_REALIGNED = 0.95  # share of the utterances; with fewer, something is wrong with the graph or the search
-_CHECKPOINT_FIELDS = {"key", "epoch", "network", "average", "optimizer", "pdfs", "history"}
-# what PyTorch and the reading of values raise where a checkpoint is whole, but not what a training wrote
-_DAMAGED = (
-    RuntimeError, LookupError, TypeError, ValueError, AttributeError, ArithmeticError, AssertionError, EOFError,
-    OSError, struct.error, pickle.UnpicklingError,
-)  # fmt: skip
-_ADAM_FIELDS = {"step", "exp_avg", "exp_avg_sq"}
 
 
 @dataclass(frozen=True)
@@ -407,56 +397,17 @@ class Trainer:
         return self.out_dir / "viterbi" / str(epoch)
 
     def _checkpoint(self, optimizer: torch.optim.Optimizer, data: TrainingSet, next_epoch: int) -> None:
-        def write() -> None:
-            state = {
-                "key": self.key,
-                "epoch": next_epoch,
-                "network": self.model.network.state_dict(),
-                "average": self.average.state_dict() if self.average is not None else {},
-                "optimizer": optimizer.state_dict(),
-                "pdfs": data.pdfs.to(torch.int32),
-                "history": self.history,
-            }
-            packed = io.BytesIO()  # torch.save into a file would hide that the disk is full behind an error of its own
-            torch.save(state, packed)
-            with atomic_write(self.out_dir / CHECKPOINT, "wb") as stream:
-                stream.write(packed.getbuffer())
-
-        self.workers.of_first(write)
+        state = self._state(optimizer)
+        self.workers.of_first(lambda: state.save(next_epoch, data.pdfs, self.history))
 
     def _resume(self, optimizer: torch.optim.Optimizer, data: TrainingSet) -> int:
-        path = self.out_dir / CHECKPOINT
-        if not path.is_file():
+        found = self._state(optimizer).load(data.pdfs)
+        if found is None:
             return 0
-        try:
-            # The optimiser's state is nested, which safetensors does not hold; weights_only reads tensors and plain
-            # containers and nothing else, so that a checkpoint of a stranger runs no code.
-            state = torch.load(path, map_location=self.device, weights_only=True)
-        except _DAMAGED:
-            state = None
-        damaged = DataError(f"{path}: damaged checkpoint; remove it to train from the beginning")
-        if not isinstance(state, dict) or state.keys() != _CHECKPOINT_FIELDS:
-            raise damaged
-        if state["key"] != self.key:
-            log.warning("%s: of another configuration; training starts from the beginning", path)
-            return 0
-        try:
-            self.model.network.load_state_dict(state["network"])
-            if self.average is not None:
-                self.average.load_state_dict(state["average"])
-            for group, saved in zip(optimizer.param_groups, state["optimizer"]["param_groups"], strict=True):
-                if group.keys() != saved.keys():  # PyTorch would find out in the first step
-                    raise ValueError(f"options of the optimiser {sorted(group.keys() ^ saved.keys())}")
-            if any(entry.keys() != _ADAM_FIELDS for entry in state["optimizer"]["state"].values()):
-                raise ValueError("the state of the optimiser")
-            optimizer.load_state_dict(state["optimizer"])
-            self._make_recordable(optimizer)
-            if state["pdfs"].shape != data.pdfs.shape or not 0 < int(state["epoch"]):
-                raise ValueError("the alignments or the epoch")
-            data.pdfs = state["pdfs"].long()
-            self.history = [dict(entry) for entry in state["history"]]
-        except _DAMAGED as error:  # whole, but of other keys or shapes
-            log.debug("%s: %s", path, error)
-            raise damaged from None
-        log.info("resuming after epoch %d", state["epoch"])
-        return int(state["epoch"])
+        self._make_recordable(optimizer)
+        epoch, data.pdfs, self.history = found
+        log.info("resuming after epoch %d", epoch)
+        return epoch
+
+    def _state(self, optimizer: torch.optim.Optimizer) -> Checkpoint:
+        return Checkpoint(self.out_dir / CHECKPOINT, self.key, self.model.network, self.average, optimizer)

@@ -59,9 +59,10 @@ from kaldi_uq.recogniser.hybrid import MODEL_FILE, HybridModel, kind_of
 from kaldi_uq.results.table import Results
 from kaldi_uq.results.utterances import read_attacked, read_benign
 from kaldi_uq.results.word_errors import ErrorRate
+from kaldi_uq.training.checkpoint import CHECKPOINT
 from kaldi_uq.training.config import TrainConfig
 from kaldi_uq.training.dataset import TrainingSet
-from kaldi_uq.training.trainer import CHECKPOINT, Trainer, TrainingInputs
+from kaldi_uq.training.trainer import Trainer, TrainingInputs
 from tests.audio_files import encode, speech, without_count, write
 from tests.lattices import random_lattice
 from tests.test_ark import COMPRESSED
