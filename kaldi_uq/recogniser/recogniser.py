@@ -277,8 +277,8 @@ class Recogniser(BaseRecogniser):
             )
             return concatenate(chunks)
 
-        # What speakers bring comes from the CPU, what is spliced before LDA waits for the GPU to count its frames, and what
-        # somebody else's module does nobody knows.
+        # What speakers bring comes from the CPU, what is spliced before LDA waits for the GPU to count its frames, and
+        # what somebody else's module does nobody knows.
         waits = model.needs_speakers or model.front_end.lda is not None
         if self.device.type == "cuda" and isinstance(model.network, FrameModel) and not waits:
             return Replay(one, generator)
