@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,6 +22,7 @@ from kaldi_uq.detector import GaussianDetector, fit_detectors
 from kaldi_uq.detector.judge import judge
 from kaldi_uq.errors import ModelFileError
 from kaldi_uq.io.waves import pad
+from kaldi_uq.recogniser.hybrid import HybridModel
 from kaldi_uq.recogniser.recogniser import Recogniser
 from kaldi_uq.results.word_errors import align_words
 from tests import tiny
@@ -207,6 +209,18 @@ def test_the_attack_that_knows_needs_a_radius_and_a_target(fragile: Recogniser) 
     waves = speech(1)
     with pytest.raises(ValueError, match="holds a target"):
         Consistent(search_eps=RADIUS, num_steps=1)(fragile, waves, uq.Untargeted())
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"), [({"stall": 1.0}, "leave it 0 for this model"), ({"eot_draws": "fixed"}, "must be fresh")]
+)
+def test_draws_would_hide_what_the_attack_that_knows_looks_at(
+    system: tiny.TinySystem, options: dict[str, Any], expected: str
+) -> None:
+    who, waves = system.recogniser(HybridModel(tiny.FRONT_END, system.network("dropout"))), speech(1)
+    attack = Consistent(search_eps=RADIUS, num_steps=1, **options)
+    with pytest.raises(ValueError, match=expected):
+        attack(who, waves, uq.Say(dict.fromkeys(waves, "two")))
 
 
 def test_the_statistic_is_judged_as_others_are_but_not_together_with_them(fragile: Recogniser) -> None:

@@ -272,7 +272,7 @@ class ConsistentConfig(AttackConfig):
         hold_steps: gradient steps of each of these rounds
         nearby: points near the result at which the target is held
         nearby_weight: weight of their mean loss, against that of the result
-        stall: weight of a loss that leaves the search a small gradient to begin with
+        stall: weight of a loss that leaves the search a small gradient to begin with; not of a random model
     """
 
     search_eps: float = 0.0

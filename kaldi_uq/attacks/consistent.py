@@ -69,12 +69,16 @@ class Consistent(Attack):
         """As of :meth:`Attack.prepare`.
 
         Raises:
-            ValueError: also for an attack away from the words, and for fixed draws.
+            ValueError: also for an attack away from the words, and for fixed draws or stall on a random recogniser.
         """
         if goal.away:
             raise ValueError("an attack that knows of a search holds a target: give it one, or no --untargeted")
         if recogniser.is_random and self.config.eot_draws == "fixed":
             raise ValueError("the rounds go on with some utterances of a batch: eot_draws must be fresh")
+        if recogniser.is_random and self.own.stall:
+            raise ValueError(
+                "stall goes by how the gradient changes, which fresh draws hide: leave it 0 for this model"
+            )
         return super().prepare(recogniser, waves, goal)
 
     def on_batch(self, batch: Batch) -> tuple[AttackResult, Mapping[str, Sequence[Any]]]:
