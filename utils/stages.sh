@@ -99,7 +99,18 @@ stage_begin() {
     2) echo "=== stage $1: $2" >&2 ;;
     *) exit "$done" ;;
   esac
+  preload
   stage_start=$(date +%s.%N)
+}
+
+# preload: from now on the commands of this run need not import the libraries, each for itself; where that fails they do
+preload() {
+  local place
+  [ -z "${KALDI_UQ_PRELOADED:-}" ] || return 0
+  place=$(mktemp -d) || return 0
+  kaldi-uq preload "$place/socket" </dev/null >/dev/null 2>&1 &
+  disown
+  export KALDI_UQ_PRELOADED=$place/socket
 }
 
 stage_end() {

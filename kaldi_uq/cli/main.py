@@ -21,6 +21,7 @@ from typing import NoReturn
 
 from kaldi_uq import __version__
 from kaldi_uq.cli.parser import OneLineParser, ParagraphFormatter
+from kaldi_uq.cli.preloaded import ask
 from kaldi_uq.cli.turns import is_one_of_several, let_others_speak
 from kaldi_uq.errors import KaldiUqError, LostWorkerError, OtherAudioError, UsageError, did_you_mean, one_line
 
@@ -78,6 +79,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     ),
     "recipe-stage": ("recipe_stage", RECIPE, "say whether a stage is done, or record that it is"),
     "record": ("record", RECIPE, "record environment and timings in results.json"),
+    "preload": ("preload", RECIPE, "import the libraries once for all commands of a run"),
 }
 
 EXAMPLES = """\
@@ -153,6 +155,10 @@ def main(argv: list[str] | None = None) -> int:
             complete(build_parser(), {name: summary for name, (_, _, summary) in COMMANDS.items()}, command_parser)
         except KaldiUqError as error:
             return _failed("completion", str(error))
+    if argv is None and sys.argv[1:2] and sys.argv[1] in COMMANDS:
+        status = ask(sys.argv[1:])
+        if status is not None:
+            return status
     try:
         try:
             return _dispatch(list(sys.argv[1:] if argv is None else argv))
