@@ -34,7 +34,9 @@ ROBUST = {
 # directory of results.json.gz -> the command that made them, which opens their part of RESULTS
 RUNS = {RECIPE / "results" / run: command for run, command in (COMMANDS | ROBUST).items()}
 RUNS[ROOT / "recipes/commands/results"] = WORDS
-RUNS[ROOT / "recipes/large_vocabulary/results"] = "run.sh --preset full --robust false --model-jobs 4 --nj 8"
+RUNS[ROOT / "recipes/large_vocabulary/results"] = (
+    "run.sh --preset full --robust false --model-jobs 4 --nj 8; run.sh --preset full --models tdnn --attacks 'pgd paper-pgd'"
+)
 
 
 def results(run: str) -> dict[str, Any]:
@@ -188,25 +190,22 @@ def test_readme_table_holds_the_numbers_of_the_results() -> None:
 
 def test_table_of_the_large_vocabulary_holds_the_numbers_of_its_results() -> None:
     large = Results(ROOT / "recipes/large_vocabulary/results/results.json").read()
-    digits, models = results("synth_full"), ("tdnn", "ensemble", "dropout", "bnn")
+    digits, models = results("synth_full"), ("tdnn", "ensemble", "dropout", "bnn", "tdnn-robust")
     knows = "adaptive-max_predictive_entropy"
 
-    def values(content: dict[str, Any], names: tuple[str, ...], section: str, attack: str, value: str) -> list[float]:
-        rows = {
+    def values(content: dict[str, Any], section: str, attack: str, value: str) -> dict[str, float]:
+        return {
             row["model"]: row[value]
             for row in content[section]
             if (row["attack"], row["eps"]) == (attack, 0.02) and row.get("statistic", PAPER) == PAPER
         }
-        return [rows[name] for name in names]
 
     def line(label: str, section: str, attack: str, value: str, digits_after: int) -> str:
-        here = values(large, models, section, attack, value)
-        there = values(digits, tuple(MODEL_KINDS), section, attack, value)
-        shown = [
-            *(f"{x:.{digits_after}f}" for x in here),
-            " to ".join(f"{f(there):.{digits_after}f}" for f in (min, max)),
-        ]
-        return f"| {label} | {' | '.join(shown)} |"
+        here = values(large, section, attack, value)
+        there = [values(digits, section, attack, value)[name] for name in MODEL_KINDS]
+        shown = [f" {here[name]:.{digits_after}f}" if name in here else "" for name in models]
+        shown.append(" " + " to ".join(f"{f(there):.{digits_after}f}" for f in (min, max)))
+        return f"| {label} |{' |'.join(shown)} |"
 
     clean = " | ".join(f"{large['clean'][model]['accuracy']:.3f}" for model in models)
     of_digits = [digits["clean"][model]["accuracy"] for model in MODEL_KINDS]

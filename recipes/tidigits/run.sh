@@ -214,7 +214,7 @@ if stage_begin 4 "acoustic models: $models (progress: exp/<model>/log/train.log)
     if [ "$1" != "$kind" ]; then
       train=(--train-config "$robust_conf")
       case $kind in # what only this kind has, or can afford
-        ensemble) train+=(--train-opts "--hidden-dims 256,256") ;;
+        ensemble) train+=(--train-opts "--hidden-dims 512,512,512") ;;
         dropout) train+=(--train-opts "--dropout 0.2 --num-train-samples 2") ;;
       esac
     fi
