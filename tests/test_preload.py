@@ -24,12 +24,14 @@ pytestmark = pytest.mark.long
 
 # A "recogniser" that tells where it is loaded, and waits if it is told to.
 SPY = """
-import json, os, sys, time, torch
+import json, os, sys, time, torch, scipy.linalg
+from threadpoolctl import threadpool_info
 print(json.dumps({
     "pid": os.getpid(), "parent": os.getppid(), "here": os.getcwd(),
     "word": os.environ.get("WORD"), "argv": sys.argv[1:],
     "umask": os.umask(0o22), "files": sorted(map(int, os.listdir("/proc/self/fd"))),
     "stdin": sys.stdin.read(), "threads": torch.get_num_threads(),
+    "blas": [pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas"],
 }), flush=True)
 if "WAIT" in os.environ:
     open(os.environ["WAIT"], "w").close()
@@ -64,6 +66,7 @@ class Run:
 
 
 def start_server(env: dict[str, str]) -> tuple[Path, subprocess.Popen[bytes]]:
+    env = {name: text for name, text in env.items() if name != "OMP_NUM_THREADS"}
     socket = Path(tempfile.mkdtemp(), "socket")  # not below tmp_path, whose name may be too long for a socket
     server = subprocess.Popen(["kaldi-uq", "preload", str(socket)], env=env)
     wait_for(socket.exists, server)
@@ -88,8 +91,22 @@ def test_copy_has_words_files_directory_and_environment_of_the_caller(run: Run) 
         )
         assert found["parent"] == run.server.pid
         assert (found["here"], found["word"], found["umask"]) == (str(run.place), "a b\n", 0o027)
-        assert found["argv"] == list(COMMAND[1:]) and found["stdin"] == SPY and found["threads"] == 3
+        assert found["argv"] == list(COMMAND[1:]) and found["stdin"] == SPY
         assert {0, 1, 2, lock.fileno()} <= set(found["files"])
+
+
+@pytest.mark.parametrize("threads", ["", "1"])
+def test_copy_has_the_threads_that_a_program_would_have(run: Run, threads: str) -> None:
+    wanted = {"OMP_NUM_THREADS": threads} if threads else {}
+    env = {name: text for name, text in run.env.items() if name != "OMP_NUM_THREADS"} | wanted
+    here, there = (
+        json.loads(
+            subprocess.run(COMMAND, cwd=run.place, env=each, stdin=subprocess.DEVNULL, capture_output=True).stdout
+        )
+        for each in ({**env, preloaded.PLACE: ""}, env)
+    )
+    assert there["parent"] == run.server.pid != here["parent"]
+    assert (there["threads"], there["blas"]) == (here["threads"], here["blas"]) and here["blas"]
 
 
 @pytest.mark.parametrize("name", ["PYTHONHASHSEED", "LD_BIND_NOW", "OMP_DYNAMIC", "SLURM_JOB_ID"])
@@ -100,6 +117,10 @@ def test_what_is_read_at_import_makes_a_command_run_by_itself(run: Run, name: st
 @pytest.mark.parametrize("place", ["", "nothing/here"])
 def test_where_nobody_answers_a_command_runs_by_itself(run: Run, place: str) -> None:
     assert run.spy(env={preloaded.PLACE: place})["parent"] != run.server.pid
+
+
+def test_command_without_input_runs_by_itself(run: Run) -> None:
+    assert run("bash", "-c", "kaldi-uq check-eps 0.02 <&-") == (0, "0.02\n", "")
 
 
 def test_processes_of_torchrun_run_by_themselves(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -46,6 +46,7 @@ _MODULES = (  # what the commands of a recipe import
     "kaldi_uq.recogniser.recogniser",
     "kaldi_uq.training.trainer",
 )
+_BLAS_THREADS = "OPENBLAS_NUM_THREADS"
 _INTERVAL_S = 1.0  # between two looks at who started this
 _PATIENCE_S = 10.0  # for a request whose sender was stopped in the middle
 _CREDENTIALS = struct.Struct("3i")  # pid, uid, gid
@@ -65,6 +66,7 @@ def run(args: argparse.Namespace) -> int:
     """Run the command; in a copy, the command that was asked for."""
     os.closerange(3, os.sysconf("SC_OPEN_MAX"))  # locks of the script above all
     starter, environment = os.getppid(), dict(os.environ)  # some libraries change it
+    os.environ.setdefault(_BLAS_THREADS, "1")  # a copy has no threads but the one that makes it
     for name in _MODULES:
         importlib.import_module(name)
     gc.collect()
@@ -260,10 +262,16 @@ def _become(request: dict[str, Any], files: list[int]) -> None:
         )
         setattr(sys, name, stream)
         setattr(sys, f"__{name}__", stream)
-    threads = os.environ.get(THREADS)
-    if threads:
-        import torch
-        from threadpoolctl import threadpool_limits
+    _start_threads(os.environ.get(THREADS))
 
-        torch.set_num_threads(int(threads))
-        threadpool_limits(int(threads))
+
+def _start_threads(wanted: str | None) -> None:
+    """As many as the libraries would have started, had they been imported in this process."""
+    import torch
+    from threadpoolctl import threadpool_limits
+
+    if wanted:
+        torch.set_num_threads(int(wanted))
+        threadpool_limits(int(wanted), user_api="openmp")
+    if _BLAS_THREADS not in os.environ:
+        threadpool_limits(int(wanted or len(os.sched_getaffinity(0))), user_api="blas")

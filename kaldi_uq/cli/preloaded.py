@@ -53,8 +53,8 @@ def ask(argv: list[str]) -> int | None:
     if not place or is_one_of_several():
         return None
     with socket.socket(socket.AF_UNIX) as link:
-        files = _open_files()
         try:
+            files = _open_files()
             link.connect(place)
             request = json.dumps(_request(argv, files)).encode()
             socket.send_fds(link, [LENGTH.pack(len(request))], files)
