@@ -68,7 +68,8 @@ def run(args: argparse.Namespace) -> int:
     starter, environment = os.getppid(), dict(os.environ)  # some libraries change it
     os.environ.setdefault(_BLAS_THREADS, "1")  # a copy has no threads but the one that makes it
     for name in _MODULES:
-        importlib.import_module(name)
+        with contextlib.suppress(ImportError):  # not installed, which the command that needs it says
+            importlib.import_module(name)
     gc.collect()
     gc.freeze()  # a collection in a copy would touch, and so copy, every page
     with socket.socket(socket.AF_UNIX) as listener:
@@ -150,11 +151,13 @@ class _Copies:
             link.close()
             _close(files)
             return None
+        signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # what is sent to the copy waits until it can answer
         pid = os.fork()
         if pid == 0:
             self._forget(link)
             _become(request, files)
             return request
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
         _close(files)
         with contextlib.suppress(OSError):  # the copy has done it, or has ended even
             os.setpgid(pid, pid)
@@ -245,6 +248,7 @@ def _become(request: dict[str, Any], files: list[int]) -> None:
         signal.signal(number, signal.SIG_IGN if number in request["ignored"] else signal.SIG_DFL)
     if signal.SIGINT not in request["ignored"]:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
     os.environ.clear()
     os.environ.update(request["environment"])
     os.umask(request["umask"])
