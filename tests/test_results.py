@@ -35,7 +35,8 @@ ROBUST = {
 RUNS = {RECIPE / "results" / run: command for run, command in (COMMANDS | ROBUST).items()}
 RUNS[ROOT / "recipes/commands/results"] = WORDS
 RUNS[ROOT / "recipes/large_vocabulary/results"] = (
-    "run.sh --preset full --robust false --model-jobs 4 --nj 8; run.sh --preset full --models tdnn --attacks 'pgd paper-pgd'"
+    "run.sh --preset full --robust false --model-jobs 4 --nj 8; "
+    "run.sh --preset full --models tdnn --attacks 'pgd paper-pgd'"
 )
 
 
