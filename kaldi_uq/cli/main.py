@@ -155,7 +155,7 @@ def main(argv: list[str] | None = None) -> int:
             complete(build_parser(), {name: summary for name, (_, _, summary) in COMMANDS.items()}, command_parser)
         except KaldiUqError as error:
             return _failed("completion", str(error))
-    if argv is None and sys.argv[1:2] and sys.argv[1] in COMMANDS:
+    if argv is None and sys.argv[1:2] and sys.argv[1] in COMMANDS and sys.argv[1] != "preload":
         status = ask(sys.argv[1:])
         if status is not None:
             return status
