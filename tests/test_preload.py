@@ -207,7 +207,7 @@ def test_server_ends_with_its_starter_and_leaves_nothing(script_env: dict[str, s
 
 
 def test_half_a_request_is_turned_away(run: Run) -> None:
-    for said in (b"", b"\0\0", b"\0\0\0\2{}", b"\0\0\0\2x", b"\xff\xff\xff\xff{}"):
+    for said in (b"", b"\0\0", b"\0\0\0\2{}", b"\0\0\0\2[]", b"\0\0\0\2x", b"\xff\xff\xff\xff{}"):
         with sockets.socket(sockets.AF_UNIX) as link:
             link.connect(str(run.socket))
             link.sendall(said)

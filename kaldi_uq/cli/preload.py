@@ -147,7 +147,7 @@ class _Copies:
             if not _can_be_a_copy(request, self._environment):
                 link.sendall(ANSWER.pack(REFUSED, 0))
                 raise ValueError("another process")
-        except (OSError, ValueError, LookupError):  # or it was killed in the middle of asking
+        except (OSError, ValueError, LookupError, TypeError):  # or it was killed in the middle of asking
             link.close()
             _close(files)
             return None
