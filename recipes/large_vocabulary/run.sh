@@ -31,10 +31,10 @@ robust=                # true|false: of each model a robust one too, exp/<model>
 eps=0.02               # "<e> ...": bounds of the attacks, full scale 1
 eps_level=             # <l>: the bounds are for speech of this root mean square, full scale 1, and scaled by the level of each
                        # utterance; the attacks are filed as <name>-level<l> [they are absolute]
-attacks=               # "<attack> ...": pgd, the strong one, paper-pgd, the paper's, and adaptive, which knows the paper's
-                       # detector [mini: pgd; full: all three]
+attacks=               # "<attack> ...": pgd, the strong one, paper-pgd, the paper's, adaptive, which knows the paper's detector,
+                       # and adaptive-all-joint, which knows the default one [mini: pgd; full: the first three]
 num_attack=0           # <n>: utterances to attack, spread over data/attack; 0: all
-num_adaptive=          # <n>: of the adaptive attack, which takes several times as long as pgd [mini: those of --num-attack; full: 40]
+num_adaptive=          # <n>: of an adaptive attack, which takes several times as long as pgd [mini: those of --num-attack; full: 40]
 train_opts=            # <options>: further options of kaldi-uq nnet-train: --num-epochs, ...
 attack_opts=           # <options>: further options of kaldi-uq nnet-attack: --num-steps, ...
 num_leaves=            # <n>: leaves of the triphone tree, at most [mini: 500; full: 2000]
@@ -63,7 +63,7 @@ else
 fi
 check_options 9 tdnn ensemble dropout bnn
 one_of robust "$robust" true false
-for a in $attacks; do one_of attacks "$a" pgd paper-pgd adaptive; done
+for a in $attacks; do one_of attacks "$a" pgd paper-pgd adaptive adaptive-all-joint; done
 for n in num_attack num_adaptive; do [[ ${!n} =~ ^(0|[1-9][0-9]*)$ ]] || die "--${n//_/-} must be a whole number, got '${!n}'"; done
 for n in num_words num_leaves; do [[ ${!n} =~ ^[1-9][0-9]*$ ]] || die "--${n//_/-} must be a whole number above 0, got '${!n}'"; done
 totgauss=$((5 * num_leaves))
@@ -136,21 +136,22 @@ if stage_begin 7 "attacks ($attacks) at eps $eps"; then
     need 6 "exp/$1/detector/$knows.json"
   }
   attack_model() {
-    local a e name extra utts
+    local a e name conf extra utts
     for a in $attacks; do
       name=$a
       extra=$attack_opts
       utts=$num_attack
-      if [ "$a" = adaptive ]; then
-        name=adaptive-$knows
-        extra="--statistics $knows $extra"
+      if [[ $a == adaptive* ]]; then
+        [ "$a" != adaptive ] || name=adaptive-$knows
+        extra="--statistics ${name#adaptive-} $extra"
         utts=$num_adaptive
       fi
+      conf=conf/${a/#paper-/paper/}.conf conf=${conf/adaptive-*.conf/adaptive.conf}
       name=$name$at_level
       [ "$utts" = 0 ] || utts=$(at_most "$utts" data/attack/wav.scp)
       for e in $eps; do
         steps/uq/attack.sh --nj "$attack_jobs" --cmd "$decode_cmd" "${model_opts[@]}" --network "local/tdnn.py:${1%-robust}" \
-          --eps "$e" ${eps_level:+--eps-level "$eps_level"} --attack "$name" --attack-config "conf/${a/#paper-/paper/}.conf" --num-utts "$utts" \
+          --eps "$e" ${eps_level:+--eps-level "$eps_level"} --attack "$name" --attack-config "$conf" --num-utts "$utts" \
           ${extra:+--attack-opts "$extra"} --target-text data/attack/target_text --results exp/results.json \
           data/attack data/lang "exp/$1" "exp/$1/graph" "exp/$1/attack_${name}_eps$e"
       done
@@ -161,6 +162,9 @@ if stage_begin 7 "attacks ($attacks) at eps $eps"; then
 fi
 
 filed=
-for a in ${attacks/adaptive/adaptive-$knows}; do filed="$filed $a$at_level"; done
+for a in $attacks; do
+  [ "$a" != adaptive ] || a=adaptive-$knows
+  filed="$filed $a$at_level"
+done
 attacks=${filed# }
 detection_stages # 8 and 9
