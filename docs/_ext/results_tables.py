@@ -41,6 +41,7 @@ ROBUST_ROWS = {
     "speech-start": ("attacks", "target_success", "`speech-start`: target reached"),
     "logit-match": ("attacks", "target_success", "`logit-match`: target reached"),
     "decoder-margin": ("attacks", "target_success", "`decoder-margin`: target reached"),
+    "strongest": ("attacks", "target_success", "`strongest`: target reached"),
     "worst": ("worst", "success", "any of these: target reached"),
     "ten-targets": ("attacks", "target_success", "`ten-targets`: one of ten reached"),
     "worst-known": ("worst", "evasion", "knows the detector: reached and passed"),

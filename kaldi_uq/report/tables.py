@@ -102,6 +102,7 @@ def speakers(run: Run) -> Table:
     rows = run.speakers[(run.speakers["attack"] == CLEAN) | (run.speakers["eps"] == run.eps)]
     rows = rows[rows["share"].notna() & ~rows["attack"].isin({*variants(run.plain["attack"]), ""})]
     rows = rows[(rows["attack"] == CLEAN) | rows["attack"].isin(run.plain["attack"])]
+    rows = rows[rows.groupby("attack")["share"].transform("any")]  # not those that reached nothing at all
     cells = []
     for (attack, model), mine in rows.groupby(["attack", "model"], sort=False):
         if len(mine) > 1:

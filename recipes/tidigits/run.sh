@@ -278,7 +278,8 @@ if [ "$sceptic" = true ] && stage_begin 8 "a sceptic's questions: adaptive attac
     done
     each_attack make_and_detect "$1" "$questions"
     for e in $sceptic_eps; do
-      worst_case "$1" "$e" worst pgd paper-pgd speech-start logit-match decoder-margin ten-targets strongest black-box
+      # who is content with any of ten texts asks for something else: ten-targets has a row of its own
+      worst_case "$1" "$e" worst pgd paper-pgd speech-start logit-match decoder-margin strongest black-box
       worst_case "$1" "$e" worst-known adaptive-all-joint orthogonal-all-joint selective-all-joint
     done
     [[ $models != *" "* ]] || local/transfer.sh --cmd "$decode_cmd" --attack "pgd$at_level" --eps "${eps%% *}" --models "$models" --listeners "$1" "${model_opts[@]}"
