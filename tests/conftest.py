@@ -7,12 +7,14 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from kaldi_uq.cli.preloaded import PLACE, THREADS
 from kaldi_uq.engine.base import SystemBuilder
 from tests.kaldi import Kaldi
 from tests.recipe import LIMIT_S, REPO, TINY_OPTIONS, Recipe, make_recipe
@@ -44,7 +46,7 @@ def repo() -> Path:
 
 
 @pytest.fixture(scope="session")
-def script_env() -> dict[str, str]:
+def plain_env() -> dict[str, str]:
     """Environment in which the scripts use the Python that runs the tests, whether the package is installed or not."""
     env = dict(os.environ)
     env["PATH"] = os.pathsep.join([str(REPO / "utils" / "bin"), str(Path(sys.executable).parent), env.get("PATH", "")])
@@ -52,7 +54,23 @@ def script_env() -> dict[str, str]:
     # utils/env.sh takes this as the choice that a calling script has made already
     env["KALDI_UQ_ENV"] = f"{REPO}:{Path(sys.executable).parent / 'python3'}"
     env["LC_ALL"] = "C"
+    env.pop(PLACE, None)
     return env
+
+
+@pytest.fixture(scope="session")
+def script_env(plain_env: dict[str, str]) -> Iterator[dict[str, str]]:
+    """The same, in which the commands begin as copies of a process that has imported the libraries once for all tests.
+
+    A test of what a process of its own does, such as of its memory, wants ``plain_env``.
+    """
+    # not below the directory of the tests, whose name may be too long for a socket
+    socket = Path(tempfile.mkdtemp(), "socket")
+    env = {name: text for name, text in plain_env.items() if name != THREADS}  # which each command says for itself
+    server = subprocess.Popen(["kaldi-uq", "preload", str(socket)], env=env, stdin=subprocess.DEVNULL)
+    yield {**plain_env, PLACE: str(socket)}
+    server.terminate()
+    server.wait(LIMIT_S)
 
 
 @pytest.fixture

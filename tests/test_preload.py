@@ -5,12 +5,13 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import resource
 import signal
 import socket as sockets
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -112,6 +113,21 @@ def test_copy_has_the_threads_that_a_program_would_have(run: Run, threads: str) 
 @pytest.mark.parametrize("name", ["PYTHONHASHSEED", "LD_BIND_NOW", "OMP_DYNAMIC", "SLURM_JOB_ID"])
 def test_what_is_read_at_import_makes_a_command_run_by_itself(run: Run, name: str) -> None:
     assert run.spy(env={name: "1"})["parent"] != run.server.pid
+
+
+def lower_limit() -> None:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 40, 1 << 40))
+
+
+def one_processor() -> None:
+    os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+
+
+@pytest.mark.parametrize("change", [lower_limit, one_processor, lambda: os.nice(1)])
+def test_other_limits_processors_or_priority_make_a_command_run_by_itself(run: Run, change: Callable[[], Any]) -> None:
+    if change is one_processor and len(os.sched_getaffinity(0)) == 1:
+        pytest.skip("there is one processor")
+    assert run.spy(preexec_fn=change)["parent"] != run.server.pid
 
 
 @pytest.mark.parametrize("place", ["", "nothing/here"])
@@ -217,7 +233,8 @@ def test_half_a_request_is_turned_away(run: Run) -> None:
 
 
 def test_threads_can_be_set_where_they_were_not() -> None:
-    request = {"python": preloaded.this_python(), "environment": {"OMP_NUM_THREADS": "2", "PYTHONPATH": "/a"}}
+    request = {"python": preloaded.this_python(), "inherited": preloaded.inherited()}
+    request["environment"] = {"OMP_NUM_THREADS": "2", "PYTHONPATH": "/a"}
     assert preload._can_be_a_copy(request, {"PYTHONPATH": "/a"})
     assert not preload._can_be_a_copy(request, {})
     request["environment"] = {}

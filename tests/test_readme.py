@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import re
 import shlex
-from collections.abc import Iterator
+import subprocess
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,8 +15,7 @@ import pytest
 
 from kaldi_uq.cli.main import COMMANDS, command_parser
 from kaldi_uq.io.datadir import read_table
-from tests.conftest import RunScript
-from tests.recipe import REPO, TINY_OPTIONS, Recipe
+from tests.recipe import LIMIT_S, REPO, TINY_OPTIONS, Recipe
 
 pytestmark = pytest.mark.long
 
@@ -73,18 +74,26 @@ KALDI = [block for block in BLOCKS if block.language == "bash" and block.readme 
 KALDIS_OWN = ("steps/decode_fmllr.sh",)
 
 
-def options_of(program: str, run_script: RunScript) -> set[str]:
+@pytest.fixture(scope="module")
+def options_of(script_env: dict[str, str]) -> Callable[[str], set[str]]:
     """The options of a script, by its path in the repository or a recipe, or of ``kaldi-uq <command>``."""
-    if program.startswith("kaldi-uq "):
-        return set(command_parser(program.split()[1])[0]._option_string_actions)
-    path = REPO / program if (REPO / program).exists() else RECIPE / program
-    done = run_script(path.resolve(), "--help", cwd=path.parent if path.name == "run.sh" else RECIPE)
-    assert done.returncode == 0, done.stderr
-    return set(OPTION.findall(done.stdout))
+
+    @functools.cache
+    def options(program: str) -> set[str]:
+        if program.startswith("kaldi-uq "):
+            return set(command_parser(program.split()[1])[0]._option_string_actions)
+        path = REPO / program if (REPO / program).exists() else RECIPE / program
+        place = path.parent if path.name == "run.sh" else RECIPE
+        command = [str(path.resolve()), "--help"]
+        done = subprocess.run(command, cwd=place, env=script_env, capture_output=True, text=True, timeout=LIMIT_S)
+        assert done.returncode == 0, done.stderr
+        return set(OPTION.findall(done.stdout))
+
+    return options
 
 
 @pytest.mark.parametrize("block", SHELL + KALDI, ids=str)
-def test_commands_and_their_options_exist(block: Block, run_script: RunScript) -> None:
+def test_commands_and_their_options_exist(block: Block, options_of: Callable[[str], set[str]]) -> None:
     commands = list(block.commands())
     assert commands
     for place, words in commands:
@@ -107,14 +116,14 @@ def test_commands_and_their_options_exist(block: Block, run_script: RunScript) -
             assert path.is_file(), f"{block}: {words[0]} does not exist"
             program = str(path.relative_to(REPO))
         given = {word.partition("=")[0] for word in words if word.startswith("--") and " " not in word}
-        assert given <= options_of(program, run_script), f"{block}: {program}"
+        assert given <= options_of(program), f"{block}: {program}"
         for option, value in itertools.pairwise(words):
             if option in INNER:
-                assert set(OPTION.findall(value)) <= options_of(INNER[option], run_script), f"{block}: {value}"
+                assert set(OPTION.findall(value)) <= options_of(INNER[option]), f"{block}: {value}"
 
 
 @pytest.mark.parametrize("readme", READMES)
-def test_options_and_files_named_in_the_text_exist(readme: str, run_script: RunScript) -> None:
+def test_options_and_files_named_in_the_text_exist(readme: str, options_of: Callable[[str], set[str]]) -> None:
     text = re.sub(r"^```.*?^```", "", (REPO / readme).read_text(), flags=re.MULTILINE | re.DOTALL)
     code = re.findall(r"`([^`]+)`", text)
     scripts = [
@@ -129,7 +138,7 @@ def test_options_and_files_named_in_the_text_exist(readme: str, run_script: RunS
     scripts += [str(path.relative_to(REPO)) for path in (REPO / "local").glob("prepare_*.py")]
     scripts += [str(path.relative_to(REPO)) for path in (REPO / "utils").glob("*_data_dir.sh")]
     programs = [s for s in scripts if (REPO / s).exists()] + [f"kaldi-uq {name}" for name in COMMANDS]
-    known = set().union(*(options_of(program, run_script) for program in programs)) | {"--help"}
+    known = set().union(*map(options_of, programs)) | {"--help"}
     for span in code:
         assert set(OPTION.findall(span)) <= known, span
         name = span.split()[0]

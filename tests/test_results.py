@@ -10,6 +10,8 @@ import pytest
 
 from kaldi_uq.cli.main import main
 from kaldi_uq.nnet.config import MODEL_KINDS
+from kaldi_uq.report.build import numbers
+from kaldi_uq.report.run import Run
 from kaldi_uq.results.names import CHECKS, model_name
 from kaldi_uq.results.names import PAPER_STATISTIC as PAPER
 from kaldi_uq.results.table import Results
@@ -45,33 +47,36 @@ def results(run: str) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def reports(tmp_path_factory: pytest.TempPathFactory) -> dict[Path, Path]:
-    """What ``kaldi-uq report`` makes of each directory of committed results."""
-    made = {}
-    for directory, command in RUNS.items():
-        made[directory] = tmp_path_factory.mktemp("report")
-        assert main(["report", "--command", command, str(directory), str(made[directory])]) == 0
-    return made
+def reports() -> dict[Path, dict[str, str]]:
+    """What ``kaldi-uq report`` makes of each directory of committed results, by the names of its files."""
+    contents = {directory: Results(directory / "results.json").read() for directory in RUNS}
+    return {directory: numbers(Run(contents[directory]), command=command) for directory, command in RUNS.items()}
 
 
-def test_committed_files_are_those_of_the_report(reports: dict[Path, Path]) -> None:
+def test_committed_files_are_those_of_the_report(reports: dict[Path, dict[str, str]]) -> None:
     """After a change: write the files that ``kaldi-uq report`` makes of each run to its directory and to RESULTS."""
     texts: dict[Path, list[str]] = {}
     for directory, report in reports.items():
         recipe = ROOT / "recipes" / directory.relative_to(ROOT / "recipes").parts[0]
-        texts.setdefault(recipe, []).append((report / "RESULTS").read_text())
-        made = {path.name for path in report.glob("*.csv")} | {"results.json.gz"}
-        assert made == {path.name for path in directory.iterdir() if path.suffix != ".png"}
-        for name in made - {"results.json.gz"}:
-            assert (report / name).read_text() == (directory / name).read_text(), f"{directory / name}"
-        assert Results(report / "results.json").read() == Results(directory / "results.json").read()
+        texts.setdefault(recipe, []).append(report["RESULTS"])
+        kept = {path.name for path in directory.iterdir() if path.suffix != ".png"}
+        assert kept == {*report, "results.json.gz"} - {"RESULTS"}
+        for name in kept - {"results.json.gz"}:
+            assert report[name] == (directory / name).read_text(), f"{directory / name}"
     for recipe, parts in texts.items():
         assert (recipe / "RESULTS").read_text(encoding="utf-8") == "\n".join(parts), recipe
 
 
-def test_results_file_is_a_page_that_a_person_reads(reports: dict[Path, Path]) -> None:
+def test_command_makes_them_of_a_committed_directory(reports: dict[Path, dict[str, str]], tmp_path: Path) -> None:
+    directory = ROOT / "recipes/commands/results"
+    assert main(["report", "--command", RUNS[directory], str(directory), str(tmp_path)]) == 0
+    for name, text in reports[directory].items():
+        assert (tmp_path / name).read_text() == text
+
+
+def test_results_file_is_a_page_that_a_person_reads(reports: dict[Path, dict[str, str]]) -> None:
     for directory, report in reports.items():
-        lines = (report / "RESULTS").read_text().splitlines()
+        lines = report["RESULTS"].splitlines()
         assert lines[0] == f"# {RUNS[directory]}" and len(lines) <= 150, directory
 
 

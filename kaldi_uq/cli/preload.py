@@ -35,6 +35,7 @@ from kaldi_uq.cli.preloaded import (
     STARTED,
     THREADS,
     fixed,
+    inherited,
     this_python,
 )
 
@@ -225,6 +226,7 @@ def _can_be_a_copy(request: dict[str, Any], mine: dict[str, str]) -> bool:
     threads = theirs.get(THREADS, "")
     return (
         request["python"] == this_python()
+        and request["inherited"] == inherited()
         and fixed(theirs) == fixed(mine)
         and (threads.isdecimal() and int(threads) > 0 if threads else not mine.get(THREADS))
     )

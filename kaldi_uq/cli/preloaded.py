@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import signal
 import socket
 import struct
@@ -95,6 +96,13 @@ def this_python() -> list[str]:
     return [os.path.realpath(sys.executable), sys.version, os.path.realpath(kaldi_uq.__file__)]
 
 
+def inherited() -> list[Any]:
+    """What a process has of the one that started it, beside files and environment: limits, processors, priority."""
+    names = sorted(name for name in dir(resource) if name.startswith("RLIMIT_"))
+    limits = [list(resource.getrlimit(getattr(resource, name))) for name in names]
+    return [limits, sorted(os.sched_getaffinity(0)), os.getpriority(os.PRIO_PROCESS, 0)]
+
+
 def _request(argv: list[str], files: list[int]) -> dict[str, Any]:
     mask = os.umask(0o077)
     os.umask(mask)
@@ -104,6 +112,7 @@ def _request(argv: list[str], files: list[int]) -> dict[str, Any]:
         "directory": os.getcwd(),
         "environment": dict(os.environ),
         "python": this_python(),
+        "inherited": inherited(),
         "ignored": [number for number in SIGNALS if signal.getsignal(number) == signal.SIG_IGN],
         "umask": mask,
     }

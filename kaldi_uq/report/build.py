@@ -94,11 +94,10 @@ def build_report(
     for table in itertools.chain(*shown.values(), [table for *_, table in detection]):
         folder.write(f"tables/{file_name(table.slug)}.tex", table.latex() + "\n")
         folder.write(f"tables/{file_name(table.slug)}.csv", table.csv())
-    for name, frame in tables.csv_files(run).items():
-        folder.write(name, frame.to_csv(index=False, float_format="%.6g", lineterminator="\n"))
+    for name, text in numbers(run, command=command).items():
+        folder.write(name, text)
     folder.write("results.json.gz", results.pack())
     folder.write("SUMMARY", summary(run))
-    folder.write("RESULTS", results_text(run, command=command))
     # Ids and texts come from strangers: every value is escaped.
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
@@ -109,6 +108,15 @@ def build_report(
     written = folder.write("report.html", environment.from_string(template).render(page) + "\n")
     folder.close()
     return written
+
+
+def numbers(run: Run, *, command: str) -> dict[str, str]:
+    """The files of a report that have its numbers, ``RESULTS`` and ``*.csv``, by their names."""
+    files = {
+        name: frame.to_csv(index=False, float_format="%.6g", lineterminator="\n")
+        for name, frame in tables.csv_files(run).items()
+    }
+    return {**files, "RESULTS": results_text(run, command=command)}
 
 
 def results_text(run: Run, *, command: str) -> str:
