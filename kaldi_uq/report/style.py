@@ -81,6 +81,7 @@ def figure_bytes(figure: Figure) -> dict[str, bytes]:
         buffer = io.BytesIO()
         with matplotlib.rc_context(_RC):
             figure.savefig(buffer, format=kind, dpi=150, metadata=metadata)
+        figure.set_layout_engine("none")  # that of the first serves all
         contents[kind] = buffer.getvalue() if kind != "svg" else _with_dark(buffer.getvalue())
     return contents
 
