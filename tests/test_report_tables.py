@@ -22,7 +22,7 @@ from kaldi_uq.report.build import build_report, results_text
 from kaldi_uq.report.findings import NONE, findings
 from kaldi_uq.report.run import Run
 from kaldi_uq.report.table import FAILED_NOTE, Table
-from kaldi_uq.results.gate import ADVICE, TO_TRY
+from kaldi_uq.results.gate import ADVICE, OF_ROBUST, TO_TRY
 from kaldi_uq.results.names import GATE
 from kaldi_uq.results.table import Results
 from kaldi_uq.results.utterances import AttackRecord
@@ -441,6 +441,14 @@ class TestFindings:
             f"Nobody has tried an attack that knows the paper's detector on DNN (to try: {TO_TRY.format(PAPER)}).",
         )
         assert not found(results, "break")
+
+    def test_nobody_is_told_to_train_against_attacks_who_has(self, results: Results) -> None:
+        for model, evasion in (("dnn", 0.0), ("dnn-robust", 0.4)):
+            attack(results, model, "pgd", 0.02, 0.8)
+            of_gate: dict[str, Any] = {"detector": "joint", "fpr": 0.01, "reached": 0.8, "evasion": evasion}
+            detection(results, model, "pgd", 0.02, "all", 0.9, **of_gate)
+        (line,) = found(results, "refuses")
+        assert line.endswith(f"under pgd robust DNN 50 % (but under pgd DNN 100 %); {OF_ROBUST}.")
 
     def test_default_detector_says_what_it_refuses_warns_and_who_has_tried(self, results: Results) -> None:
         joint: dict[str, Any] = {"detector": "joint", "fpr": 0.01}

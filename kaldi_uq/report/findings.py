@@ -10,8 +10,8 @@ import pandas as pd
 
 from kaldi_uq.report.paper import ATTACK
 from kaldi_uq.report.run import REFERENCE, Run, variants
-from kaldi_uq.results.gate import ADVICE, ENOUGH, TO_TRY
-from kaldi_uq.results.names import GATE, PAPER_STATISTIC, attack_name, model_key, model_name, split_level
+from kaldi_uq.results.gate import ADVICE, ENOUGH, OF_ROBUST, TO_TRY
+from kaldi_uq.results.names import GATE, PAPER_STATISTIC, ROBUST, attack_name, model_key, model_name, split_level
 
 BREAKS = 0.5  # share of attacked utterances that reach their target and pass from which on a detector is broken
 AUDIO_STATISTICS = ("level_db", "noise_floor_db")  # of the audio alone
@@ -118,11 +118,13 @@ def _caught(run: Run) -> str:
     def shares_of(gate: pd.DataFrame) -> str:
         return "; ".join(f"under {attack} {each(rows, 'caught')}" for attack, rows in _here(run, gate))
 
-    low, enough = shares_of(gate[gate["caught"] < ENOUGH]), shares_of(gate[gate["caught"] >= ENOUGH])
+    weak = gate["caught"] < ENOUGH
+    low, enough = shares_of(gate[weak]), shares_of(gate[~weak])
     detector = f"the detector (set to {100 * gate['fpr'].max():g} % false alarms)"
     if low:
         rest = f" (but {enough})" if enough else ""
-        return f"WARNING: {detector} refuses too few of these to be relied on alone: {low}{rest}; {ADVICE}."
+        advice = OF_ROBUST if gate.loc[weak, "model"].str.endswith(ROBUST).all() else ADVICE
+        return f"WARNING: {detector} refuses too few of these to be relied on alone: {low}{rest}; {advice}."
     if enough:
         return _sentence([f"of these {detector} refuses: {enough}"])
     paper = run.paper[(run.paper["knows"] == "") & ~run.paper["failed"] & (run.paper["statistic"] == PAPER_STATISTIC)]

@@ -10,6 +10,7 @@ from kaldi_uq.results.names import GATE
 ENOUGH = 0.9  # share of the examples that reach their target which a detector should catch to be relied on
 TO_TRY = "an attack with --preset adaptive --statistics {}"  # one that knows a detector, by the detector's name
 ADVICE = "train the recogniser on attacks as well, best as an ensemble of larger networks"
+OF_ROBUST = "a robust model holds by what it does not hear, not by its detector"  # where only such models are warned of
 
 
 def is_gate(row: Mapping[str, Any]) -> bool:
