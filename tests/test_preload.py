@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import fcntl
 import json
 import os
@@ -123,11 +124,32 @@ def one_processor() -> None:
     os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
 
 
-@pytest.mark.parametrize("change", [lower_limit, one_processor, lambda: os.nice(1)])
+def in_batch() -> None:
+    os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
+
+
+def no_new_rights() -> None:
+    ctypes.CDLL(None).prctl(38, 1, 0, 0, 0)  # PR_SET_NO_NEW_PRIVS
+
+
+@pytest.mark.parametrize("change", [lower_limit, one_processor, in_batch, no_new_rights, lambda: os.nice(1)])
 def test_other_limits_processors_or_priority_make_a_command_run_by_itself(run: Run, change: Callable[[], Any]) -> None:
     if change is one_processor and len(os.sched_getaffinity(0)) == 1:
         pytest.skip("there is one processor")
     assert run.spy(preexec_fn=change)["parent"] != run.server.pid
+
+
+@pytest.mark.parametrize("words", [("--debug", "nothing", "a.wav"), ("nothing", "a.wav"), ("--nothing",)])
+def test_copy_fails_as_a_program_does(run: Run, words: tuple[str, ...]) -> None:
+    here, there = (run("kaldi-uq", "detect", *words, env={preloaded.PLACE: place}) for place in ("", str(run.socket)))
+    assert here[:2] == there[:2] and here[2].splitlines()[-1] == there[2].splitlines()[-1]
+    assert ("Traceback" in here[2]) == ("Traceback" in there[2])
+
+
+def test_full_disk_is_told_once(run: Run) -> None:
+    with open("/dev/full", "w") as full:
+        status, _, errors = run("kaldi-uq", "doctor", stdout=full)
+    assert status == 1 and len(errors.splitlines()) == 1, errors
 
 
 @pytest.mark.parametrize("place", ["", "nothing/here"])

@@ -42,7 +42,7 @@ ROBUST_ROWS = {
     "logit-match": ("attacks", "target_success", "`logit-match`: target reached"),
     "decoder-margin": ("attacks", "target_success", "`decoder-margin`: target reached"),
     "strongest": ("attacks", "target_success", "`strongest`: target reached"),
-    "worst": ("worst", "success", "any of these: target reached"),
+    "worst": ("worst", "success", "any of these, where it was made: target reached"),
     "ten-targets": ("attacks", "target_success", "`ten-targets`: one of ten reached"),
     "worst-known": ("worst", "evasion", "knows the detector: reached and passed"),
 }

@@ -163,12 +163,28 @@ def main(argv: list[str] | None = None) -> int:
         try:
             return _dispatch(list(sys.argv[1:] if argv is None else argv))
         finally:
-            if sys.stdout:  # None where the caller closed it, and wants the exit status alone
-                sys.stdout.flush()  # here, and not at the interpreter's end, where nothing can be caught
+            _flush()
     except BrokenPipeError:
         # The reader has seen enough, as in `kaldi-uq ... | head`: no message, and none from the interpreter either.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _forget_output()
         return 1
+
+
+def _flush() -> None:
+    """Write what was printed: here, and not at the interpreter's end, where nothing can be caught."""
+    if not sys.stdout:  # the caller closed it, and wants the exit status alone
+        return
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        _forget_output()
+        sys.exit(f"kaldi-uq: error: the output cannot be written: {error.strerror}")
+
+
+def _forget_output() -> None:
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _dispatch(argv: list[str]) -> int:

@@ -21,6 +21,7 @@ import signal
 import socket
 import struct
 import sys
+import traceback
 from pathlib import Path
 from typing import Any
 
@@ -84,13 +85,27 @@ def run(args: argparse.Namespace) -> int:
         with contextlib.suppress(OSError):  # somebody else has files there
             args.socket.parent.rmdir()
         return 0
-    from kaldi_uq.cli.main import main
-
-    status = main(request["argv"])
-    sys.stdout.flush()
-    sys.stderr.flush()
+    status = _run_command(request["argv"])
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError):  # a full disk, of which the command has spoken
+            stream.flush()
     atexit._run_exitfuncs()
     os._exit(status)  # to take all modules apart would take longer than many a command does
+
+
+def _run_command(argv: list[str]) -> int:
+    """A command as the interpreter would run it: nothing comes back but its exit status."""
+    from kaldi_uq.cli.main import main
+
+    try:
+        return main(argv)
+    except SystemExit as end:
+        if isinstance(end.code, str):
+            print(end.code, file=sys.stderr)
+        return end.code if isinstance(end.code, int) else int(end.code is not None)
+    except BaseException:  # noqa: BLE001 - this is the end of a process, and says why
+        traceback.print_exc()
+        return 1
 
 
 class _Copies:

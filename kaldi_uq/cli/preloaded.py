@@ -41,6 +41,7 @@ _AT_IMPORT = (
     "TORCH",
 )
 _AT_IMPORT_TOO = ("JOB_ID", "LANG", "LANGUAGE")
+_RIGHTS = ("Uid:", "Gid:", "Groups:", "Cap", "NoNewPrivs:", "Seccomp")  # lines of /proc/self/status
 THREADS = "OMP_NUM_THREADS"  # can be set later as well
 
 
@@ -97,10 +98,15 @@ def this_python() -> list[str]:
 
 
 def inherited() -> list[Any]:
-    """What a process has of the one that started it, beside files and environment: limits, processors, priority."""
+    """What a process has of the one that started it, beside files and environment: limits, priority, rights."""
     names = sorted(name for name in dir(resource) if name.startswith("RLIMIT_"))
     limits = [list(resource.getrlimit(getattr(resource, name))) for name in names]
-    return [limits, sorted(os.sched_getaffinity(0)), os.getpriority(os.PRIO_PROCESS, 0)]
+    turns = [os.sched_getscheduler(0), os.getpriority(os.PRIO_PROCESS, 0), sorted(os.sched_getaffinity(0))]
+    here = "/proc/self"
+    spaces = {name: os.readlink(f"{here}/ns/{name}") for name in sorted(os.listdir(f"{here}/ns"))}
+    with open(f"{here}/status") as status, open(f"{here}/cgroup") as group, open(f"{here}/oom_score_adj") as score:
+        rights = [line for line in status if line.startswith(_RIGHTS)]
+        return [limits, turns, spaces, os.readlink(f"{here}/root"), rights, group.read(), score.read()]
 
 
 def _request(argv: list[str], files: list[int]) -> dict[str, Any]:

@@ -127,7 +127,8 @@ def table(run: Run) -> Table:
     shown = shown.set_index(pd.MultiIndex.from_frame(frame[by])) if len(frame) else shown
     said = {
         f"reached, {REFERENCE}": "Reached: share heard as the target, count, 95 % Clopper-Pearson interval.",
-        "reached, worst": "Worst: under any of the attacks tried (kaldi-uq worst-case).",
+        "reached, worst": "Worst: under any of the attacks tried (kaldi-uq worst-case); one on fewer utterances counts "
+        "where it was made.",
         "reached and passed, 1 %": f"Passed: by the default detector ({GATE}), under the attack made for this rate of "
         "false alarms that does most.",
         "robust AUROC": "Robust AUROC: under attacks that know the detector, a lower bound as far as they go, at least "
