@@ -52,12 +52,12 @@ def assert_same_outcome(recipe: Recipe, undisturbed: Recipe) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("number", range((KILLS + ROUND - 1) // ROUND))
 def test_killed_recipe_ends_as_one_that_was_not(
-    number: int, tiny_recipe: Recipe, tmp_path: Path, script_env: dict[str, str]
+    number: int, tiny_recipe: Recipe, tmp_path: Path, plain_env: dict[str, str]
 ) -> None:
     rng = random.Random(f"{SEED} {number}")
     seconds = tiny_recipe.timings()
     wanted = Counter(itertools.islice(itertools.cycle(seconds), min(ROUND, KILLS - number * ROUND)))
-    recipe = make_recipe(tmp_path / "my recipe", script_env)
+    recipe = make_recipe(tmp_path / "my recipe", plain_env)
     killed = dict.fromkeys(seconds, 0)
     for stage, previous in zip(seconds, [None, *seconds], strict=False):
         if previous is not None:
