@@ -33,6 +33,14 @@ def wait_for(condition: Callable[[], object], process: subprocess.Popen[Any] | N
         time.sleep(0.02)
 
 
+def is_alive(pid: int) -> bool:
+    """Whether a process is there and no zombie."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
 def heed_interrupts() -> None:
     """In a child, as ``preexec_fn``: SIGINT ends it, also if the tests run in the background, where it is ignored."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)

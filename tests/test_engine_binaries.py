@@ -31,7 +31,7 @@ from kaldi_uq.recogniser.recogniser import Recogniser
 from tests import tiny
 from tests.kaldi import fake_kaldi
 from tests.lattices import all_paths, random_lattice
-from tests.recipe import LIMIT_S, REPO, heed_interrupts, wait_for
+from tests.recipe import LIMIT_S, REPO, heed_interrupts, is_alive, wait_for
 from tests.tiny import TinySystem
 
 # As Kaldi's run.pl, it puts words with a blank into quotes, and the name of the log as it is.
@@ -402,7 +402,7 @@ def test_end_of_the_command_ends_its_jobs(root: Path, tmp_path: Path) -> None:
     pid = int((tmp_path / "pid").read_text())
     process.send_signal(signal.SIGINT)
     process.wait(timeout=LIMIT_S)
-    wait_for(lambda: not Path(f"/proc/{pid}").exists())  # the job does not live on
+    wait_for(lambda: not is_alive(pid))  # the job does not live on
 
 
 class TestParts:

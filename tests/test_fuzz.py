@@ -96,7 +96,12 @@ class TestTheHarness:
             f"worker.limit_memory()\nprint(worker.run(reader, Path({str(tmp_path)!r}), 0, range(5)))\n"
         )
         done = subprocess.run(
-            [sys.executable, "-c", program], env=script_env, capture_output=True, text=True, timeout=600, check=False
+            [sys.executable, "-c", program],
+            env=script_env,
+            capture_output=True,
+            text=True,
+            timeout=LIMIT_S,
+            check=False,
         )
         assert done.returncode == status, done.stderr
         assert (tmp_path / "progress").read_text().split() == ["x", "4" if status == 0 else "0"]

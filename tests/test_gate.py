@@ -30,7 +30,7 @@ from kaldi_uq.errors import DataError, MissingDependencyError, ModelFileError, p
 from kaldi_uq.io.files import file_digest
 from kaldi_uq.io.wav import to_int16, write_wav
 from kaldi_uq.recogniser.hybrid import MODEL_FILE
-from tests.conftest import REPO
+from tests.recipe import LIMIT_S, REPO
 from tests.tiny import RATE, make_system, make_waves
 
 Gate = Callable[..., tuple[int, str, str]]
@@ -434,7 +434,7 @@ def test_reader_that_closes_the_pipe_never_sees_benign(place: Path) -> None:
     read, write = os.pipe()
     os.close(read)
     words = [sys.executable, "-m", "kaldi_uq", "detect", place / "dnn", "--statistic", STATISTIC, place / "benign.wav"]
-    done = subprocess.run(words, stdout=write, stderr=subprocess.PIPE, text=True, timeout=60)
+    done = subprocess.run(words, stdout=write, stderr=subprocess.PIPE, text=True, timeout=LIMIT_S)
     os.close(write)
     assert (done.returncode, done.stderr) == (1, "")
 
@@ -455,7 +455,7 @@ def test_scripts_of_the_documentation_let_only_benign_audio_through(status: int,
     assert scripts
     stubs = f'kaldi-uq() {{ return {status + more}; }}; recognise() {{ echo "recognised $1"; }}; wav=x.wav\n'
     for script in scripts:
-        done = subprocess.run(["bash", "-c", stubs + script], capture_output=True, text=True, timeout=60)
+        done = subprocess.run(["bash", "-c", stubs + script], capture_output=True, text=True, timeout=LIMIT_S)
         assert done.stdout + done.stderr == (f"{said}\n" if not more else "x.wav: not judged\n")
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.recipe import LIMIT_S, REPO, wait_for
+from tests.recipe import LIMIT_S, REPO, is_alive, wait_for
 
 pytestmark = pytest.mark.long
 
@@ -41,20 +41,12 @@ PLAIN_CMD = '#!/usr/bin/env bash\nshift 2\n"${@//JOB/1}" &\n"${@//JOB/2}" &\nwai
 Start = Callable[..., "subprocess.Popen[str]"]
 
 
-def alive(pid: int) -> bool:
-    """Whether a process is there and no zombie."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except (FileNotFoundError, ProcessLookupError):
-        return False
-
-
 def of_directory(folder: Path) -> list[int]:
     """Processes that work in a directory."""
     found = []
     for process in Path("/proc").glob("[0-9]*"):
         try:
-            if (process / "cwd").readlink() == folder and alive(int(process.name)):
+            if (process / "cwd").readlink() == folder and is_alive(int(process.name)):
                 found.append(int(process.name))
         except OSError:
             continue

@@ -22,6 +22,7 @@ from kaldi_uq.nnet.base import FrameModel
 from kaldi_uq.nnet.config import MODEL_KINDS, ModelConfig, kind_names, model_class, register
 from kaldi_uq.recogniser.hybrid import FORMAT, MODEL_FILE, HybridModel
 from tests import tiny
+from tests.recipe import LIMIT_S
 from tests.test_train import make_trainer
 from tests.tiny import FRONT_END
 
@@ -135,7 +136,7 @@ def test_names_of_the_kinds_need_no_torch() -> None:
         "import sys, kaldi_uq.results.names; from kaldi_uq.nnet.config import kind_names; "
         "print(*kind_names(), 'torch' in sys.modules)"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=LIMIT_S, check=True)
     assert done.stdout.split() == [*MODEL_KINDS, "False"]
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shlex
 import shutil
-import time
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +18,7 @@ from kaldi_uq.io.feats_dir import features
 from kaldi_uq.io.pipes import LEAVE, is_pipe, read_pipe, run_program
 from kaldi_uq.io.wav import read_wav, write_wav
 from kaldi_uq.io.waves import read_waves
+from tests.recipe import is_alive, wait_for
 from tests.tiny import GRAPH_SCALES, RATE, make_lang, make_waves, write_set
 
 
@@ -129,14 +129,12 @@ def test_leave_that_is_neither_yes_nor_no(folder: Path, monkeypatch: pytest.Monk
 @pytest.mark.long
 def test_pipe_without_end_is_ended(tmp_path: Path) -> None:
     """With what it has started, and what it says for ever on the other stream."""
-    mark = tmp_path / "alive"
-    command = f"(while :; do : >{mark}; sleep 0.01; done) & yes >&2 & yes |"
+    said = tmp_path / "pid"
+    command = f"sleep 600 & echo $! >{said}; yes >&2 & yes |"
     with pytest.raises(DataError, match=r"^here: the pipe .* writes more than 3 MB, the most that is taken$"):
         read_pipe(command, where="here", allow_pipes=True, max_bytes=3_000_000)
-    time.sleep(0.05)
-    mark.unlink()
-    time.sleep(0.1)
-    assert not mark.exists()
+    pid = int(said.read_text())
+    wait_for(lambda: not is_alive(pid))
 
 
 def test_most_that_a_pipe_may_write_is_taken() -> None:

@@ -19,8 +19,7 @@ from typing import Any
 import pytest
 
 from kaldi_uq.cli import preload, preloaded
-from tests.recipe import LIMIT_S, wait_for
-from tests.test_masters import alive
+from tests.recipe import LIMIT_S, is_alive, wait_for
 
 pytestmark = pytest.mark.long
 
@@ -189,7 +188,7 @@ def test_signals_reach_the_copy_and_its_end_is_the_end(run: Run, number: signal.
     process, copy = waiting(run, number.name, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))
     process.send_signal(number)
     _, errors = process.communicate(timeout=LIMIT_S)
-    assert process.returncode == -number and not alive(copy)
+    assert process.returncode == -number and not is_alive(copy)
     assert errors == ("kaldi-uq detect: interrupted\n" if number == signal.SIGINT else "")
 
 
@@ -208,7 +207,7 @@ def test_killed_caller_takes_its_copy_along_which_holds_its_locks_until_then(run
             fcntl.flock(again, fcntl.LOCK_EX | fcntl.LOCK_NB)
         process.kill()
         process.wait(LIMIT_S)
-        wait_for(lambda: not alive(copy))
+        wait_for(lambda: not is_alive(copy))
         fcntl.flock(again, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
@@ -225,7 +224,7 @@ def test_lost_server_is_an_error_of_one_line_and_its_copies_end(script_env: dict
     _, errors = process.communicate(timeout=LIMIT_S)
     assert process.returncode == 1
     assert errors == f"kaldi-uq detect: error: the process that ran it has ended ({socket})\n"
-    wait_for(lambda: not alive(copy))
+    wait_for(lambda: not is_alive(copy))
 
 
 def test_server_ends_with_its_starter_and_leaves_nothing(script_env: dict[str, str]) -> None:
@@ -240,7 +239,7 @@ def test_server_ends_with_its_starter_and_leaves_nothing(script_env: dict[str, s
     server = int(starter.stdout.readline())
     wait_for((place / "socket").exists, starter)
     starter.kill()
-    wait_for(lambda: not alive(server))
+    wait_for(lambda: not is_alive(server))
     assert not place.exists()
 
 

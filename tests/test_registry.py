@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from kaldi_uq.registry import Registry
-from tests.conftest import REPO
+from tests.recipe import LIMIT_S, REPO
 
 
 @pytest.fixture
@@ -75,6 +75,6 @@ print(*registry.names())
 print(all(registry.get(name) for name in registry.names()))
 """
     done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, timeout=300, check=True, cwd=REPO
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=LIMIT_S, check=True, cwd=REPO
     )
     assert done.stdout.splitlines() == [names, "True"]

@@ -19,6 +19,7 @@ from kaldi_uq.errors import DataError
 from kaldi_uq.results.table import Results
 from kaldi_uq.results.utterances import attack_dirs, read_attacked, read_benign, statistics_table
 from kaldi_uq.results.word_errors import ErrorRate
+from tests.recipe import LIMIT_S
 from tests.report import (
     NUM_UTTS,
     attack_line,
@@ -146,7 +147,7 @@ def test_writers_in_several_processes_lose_nothing(tmp_path: Path) -> None:
     path = tmp_path / "results.json"
     root = Path(__file__).parents[1]
     writers = [subprocess.Popen([sys.executable, "-c", code, str(path), str(n)], cwd=root) for n in range(4)]
-    assert [writer.wait(timeout=60) for writer in writers] == [0] * 4
+    assert [writer.wait(timeout=LIMIT_S) for writer in writers] == [0] * 4
     assert len(Results(path).read()["timing_s"]) == 40
 
 

@@ -5,13 +5,12 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-import time
 from pathlib import Path
 
 import pytest
 
 from tests.conftest import RunScript
-from tests.recipe import LIMIT_S, REPO, wait_for
+from tests.recipe import LIMIT_S, REPO, is_alive, wait_for
 
 UTILS = REPO / "utils"
 
@@ -113,8 +112,8 @@ def test_threads_of_a_job_do_not_limit_the_number_of_jobs(run_script: RunScript,
 def test_signal_ends_the_jobs_and_what_they_started(script_env: dict[str, str], tmp_path: Path) -> None:
     command = [UTILS / "run.pl", "-tc", "2", "JOB=1:2", "x.JOB.log", "bash", "-c", "sleep 900 & echo $! >pid.JOB; wait"]
     process = subprocess.Popen(command, cwd=tmp_path, env=script_env, stderr=subprocess.PIPE, text=True)
-    wait_for(lambda: all((tmp_path / f"pid.{job}").is_file() for job in (1, 2)), process)
-    time.sleep(0.1)
+    pids = [tmp_path / f"pid.{job}" for job in (1, 2)]
+    wait_for(lambda: all(path.is_file() and path.read_text().endswith("\n") for path in pids), process)
     process.send_signal(signal.SIGTERM)
     errors = process.communicate(timeout=LIMIT_S)[1]
     assert process.returncode == -signal.SIGTERM
@@ -122,8 +121,7 @@ def test_signal_ends_the_jobs_and_what_they_started(script_env: dict[str, str], 
     for job in (1, 2):
         assert "signal 15" in (tmp_path / f"x.{job}.log").read_text()
         pid = int((tmp_path / f"pid.{job}").read_text())
-        stat = Path(f"/proc/{pid}/stat")
-        assert not stat.exists() or stat.read_text().split(")")[1].split()[0] == "Z"
+        wait_for(lambda pid=pid: not is_alive(pid))
 
 
 @pytest.mark.long

@@ -10,6 +10,7 @@ import pytest
 
 from kaldi_uq.errors import UsageError
 from kaldi_uq.user_code import load_object, mistakes_named, split_name
+from tests.recipe import LIMIT_S
 
 
 def write(folder: Path, text: str, name: str = "net.py") -> str:
@@ -108,5 +109,5 @@ def test_loading_needs_no_torch(tmp_path: Path) -> None:
         "import sys; from kaldi_uq.user_code import load_object; "
         f"print(load_object({file + ':value'!r}), 'torch' in sys.modules)"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=LIMIT_S, check=True)
     assert done.stdout.split() == ["7", "False"]
