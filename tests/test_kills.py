@@ -24,6 +24,7 @@ START_S = 1.5  # what a script and the interpreter take before a stage begins to
 
 # what tells of times, of what was done rather than what came of it, or of a process
 _OTHER = {"log", "q", "report", "results.json"}
+_LOG = re.compile(r"\.log(\.[0-9]+)?$")  # and that of a run before
 _SPLIT = re.compile(r"split[0-9]+(utt)?")  # for jobs; with those tables that there are at the time
 
 
@@ -36,7 +37,7 @@ def outcome(recipe: Recipe) -> dict[str, Path]:
             name = path.relative_to(root)
             hidden = path.name.startswith(".") and path.name != ".sha256"
             other = _OTHER & set(name.parts) or any(map(_SPLIT.fullmatch, name.parts))
-            if path.is_file() and not hidden and not other and path.suffix != ".log":
+            if path.is_file() and not hidden and not other and not _LOG.search(path.name):
                 found[f"{top}/{name}"] = path
     return found
 
