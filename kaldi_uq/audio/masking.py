@@ -270,12 +270,11 @@ def _add_spread(
     for group in groups.unique().tolist():
         inside = (groups == group).nonzero()[:, 0]
         level, which = maskers[..., inside].max(-1)
-        if not bool(level.any()):
-            continue
-        where = masker_place[inside][which]  # (B, K)
+        heard = level.nonzero(as_tuple=True)  # tones are rare: most cells of most groups have none
+        level, where = level[heard][:, None], masker_place[inside][which[heard]][:, None]  # (R, 1)
         slope = -27.0 + 0.37 * (10.0 * torch.log10(level.clamp(min=1e-30)) - 40.0).clamp(0.0, LOUDEST_DB - 40.0)
         first = int((place < masker_place[inside].min()).sum())
-        distance = place[first:] - where[..., None]
-        spread = torch.exp(distance.clamp(min=0.0) * (slope * (math.log(10.0) / 10.0))[..., None])
-        hidden = (level * 10.0 ** (index(where) / 10.0))[..., None] * spread
-        total[..., first:] += torch.where(distance >= 0, hidden, 0.0)
+        distance = place[first:] - where
+        spread = torch.exp(distance.clamp(min=0.0) * (slope * (math.log(10.0) / 10.0)))
+        hidden = (level * 10.0 ** (index(where) / 10.0)) * spread
+        total[..., first:][heard] += torch.where(distance >= 0, hidden, 0.0)
