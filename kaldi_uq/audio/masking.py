@@ -235,16 +235,17 @@ def _counts(distance: int, hertz: Tensor) -> Tensor:
 
 def _decimate(tones: Tensor, place: Tensor) -> Tensor:
     """Without the tones that have a stronger one within half a Bark; of equal ones the lower stays."""
-    size = len(place)
-    kept = tones.clone()
+    size, (utts, frames, bins) = len(place), tones.nonzero(as_tuple=True)  # few of the cells
+    power, is_lost = tones[utts, frames, bins], torch.zeros_like(bins, dtype=torch.bool)
     for distance in range(1, size):
         near = place[distance:] - place[:-distance] < HALF_BARK
         if not bool(near.any()):
             break
-        low, high = tones[..., :-distance], tones[..., distance:]
-        kept[..., :-distance] *= ~(near & (high > low))
-        kept[..., distance:] *= ~(near & (low >= high))
-    return kept
+        below = torch.nn.functional.pad(near, (distance, 0))[bins]  # whether the bin has a neighbour there
+        above = torch.nn.functional.pad(near, (0, distance))[bins]
+        is_lost |= below & (tones[utts, frames, (bins - distance).clamp(min=0)] >= power)
+        is_lost |= above & (tones[utts, frames, (bins + distance).clamp(max=size - 1)] > power)
+    return tones.index_put((utts, frames, bins), power.masked_fill(is_lost, 0.0))
 
 
 def _add_spread(
@@ -274,7 +275,9 @@ def _add_spread(
         level, where = level[heard][:, None], masker_place[inside][which[heard]][:, None]  # (R, 1)
         slope = -27.0 + 0.37 * (10.0 * torch.log10(level.clamp(min=1e-30)) - 40.0).clamp(0.0, LOUDEST_DB - 40.0)
         first = int((place < masker_place[inside].min()).sum())
-        distance = place[first:] - where
-        spread = torch.exp(distance.clamp(min=0.0) * (slope * (math.log(10.0) / 10.0)))
-        hidden = (level * 10.0 ** (index(where) / 10.0)) * spread
-        total[..., first:][heard] += torch.where(distance >= 0, hidden, 0.0)
+        distance = place[first:] - where if len(inside) > 1 else (place[first:] - masker_place[inside])[None]
+        spread = (distance.clamp(min=0.0) * (slope * (math.log(10.0) / 10.0))).exp_()
+        spread.mul_(level * 10.0 ** (index(where) / 10.0))
+        if len(inside) > 1:  # some of the first bins may lie below the masker
+            spread.masked_fill_(distance < 0, 0.0)
+        total[..., first:][heard] += spread
