@@ -25,6 +25,11 @@ _MISTAKES = (
 _PREFIX = "_user_code_"  # of the modules' names
 
 
+def is_any_loaded() -> bool:
+    """Whether this process has run such code."""
+    return any(name.startswith(_PREFIX) for name in sys.modules)
+
+
 def split_name(text: str) -> tuple[Path, str]:
     """The file and the name of ``FILE.py:NAME``.
 

@@ -62,7 +62,7 @@ PROCESSES = {
     "io.pipes": "pipes of wav.scp and feats.scp, with the user's leave; sph2pipe for the shorten audio of TIDIGITS",
     "cli.doctor": "a wheel that does not fit the other crashes the interpreter that tries it",
 }
-FORKS = {"cli.preload": "commands of one run that need not import the libraries each for itself"}
+FORKS = {"cli.copies": "commands of one run that need not import the libraries each for itself"}
 # what a message of the library never names: it is read beside any recipe, whose own scripts name their stages
 OF_ONE_RECIPE = re.compile(r"\bstages?\s+(\d|of (a|the) recipe)|--stage\b|\brun\.sh\b|(?<![\w/])(local|recipes)/\w")
 

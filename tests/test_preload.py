@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from kaldi_uq.cli import preload, preloaded
+from kaldi_uq.cli import copies, preloaded
 from tests.recipe import LIMIT_S, is_alive, wait_for
 
 pytestmark = pytest.mark.long
@@ -66,10 +66,10 @@ class Run:
         return found
 
 
-def start_server(env: dict[str, str]) -> tuple[Path, subprocess.Popen[bytes]]:
+def start_server(env: dict[str, str], *options: str) -> tuple[Path, subprocess.Popen[bytes]]:
     env = {name: text for name, text in env.items() if name != "OMP_NUM_THREADS"}
     socket = Path(tempfile.mkdtemp(), "socket")  # not below tmp_path, whose name may be too long for a socket
-    server = subprocess.Popen(["kaldi-uq", "preload", str(socket)], env=env)
+    server = subprocess.Popen(["kaldi-uq", "preload", *options, str(socket)], env=env)
     wait_for(socket.exists, server)
     return socket, server
 
@@ -256,8 +256,8 @@ def test_half_a_request_is_turned_away(run: Run) -> None:
 def test_threads_can_be_set_where_they_were_not() -> None:
     request = {"python": preloaded.this_python(), "inherited": preloaded.inherited()}
     request["environment"] = {"OMP_NUM_THREADS": "2", "PYTHONPATH": "/a"}
-    assert preload._can_be_a_copy(request, {"PYTHONPATH": "/a"})
-    assert not preload._can_be_a_copy(request, {})
+    assert copies._can_be_a_copy(request, {"PYTHONPATH": "/a"})
+    assert not copies._can_be_a_copy(request, {})
     request["environment"] = {}
-    assert not preload._can_be_a_copy(request, {"OMP_NUM_THREADS": "2"})
-    assert not preload._can_be_a_copy({**request, "python": [sys.executable]}, {})
+    assert not copies._can_be_a_copy(request, {"OMP_NUM_THREADS": "2"})
+    assert not copies._can_be_a_copy({**request, "python": [sys.executable]}, {})

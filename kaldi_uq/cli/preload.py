@@ -4,6 +4,8 @@ A script of many short commands spends much of its time on importing PyTorch, ag
 starts this in the background, with KALDI_UQ_PRELOADED=SOCKET for what it runs; each 'kaldi-uq COMMAND' then asks here
 for a copy, which gets its words, files, directory and environment.  A command for which a copy will not do, or that
 comes before the libraries are imported, runs by itself.  Ends with the process that started it.
+
+A copy that has used a GPU stays for the next command that works there: to start on a GPU takes seconds.
 """
 
 from __future__ import annotations
@@ -14,31 +16,20 @@ import contextlib
 import fcntl
 import gc
 import importlib
-import json
+import logging
 import os
-import selectors
 import signal
 import socket
-import struct
 import sys
+import threading
 import traceback
+import warnings
 from pathlib import Path
 from typing import Any
 
-from kaldi_uq.cli.preloaded import (
-    ANSWER,
-    EXITED,
-    KILLED,
-    LENGTH,
-    MOST_FILES,
-    REFUSED,
-    SIGNALS,
-    STARTED,
-    THREADS,
-    fixed,
-    inherited,
-    this_python,
-)
+from kaldi_uq.cli.copies import MAY_STAY, STATUS, Copies, close, read
+from kaldi_uq.cli.preloaded import SIGNALS, THREADS, inherited
+from kaldi_uq.user_code import is_any_loaded
 
 _MODULES = (  # what the commands of a recipe import
     "sklearn",
@@ -49,9 +40,6 @@ _MODULES = (  # what the commands of a recipe import
     "kaldi_uq.training.trainer",
 )
 _BLAS_THREADS = "OPENBLAS_NUM_THREADS"
-_INTERVAL_S = 1.0  # between two looks at who started this
-_PATIENCE_S = 10.0  # for a request whose sender was stopped in the middle
-_CREDENTIALS = struct.Struct("3i")  # pid, uid, gid
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -61,6 +49,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=Path,
         metavar="SOCKET",
         help="to be made, alone in a directory that is only yours, which goes with it",
+    )
+    parser.add_argument(
+        "--stay",
+        choices=("gpu", "always", "never"),
+        default="gpu",
+        help="which copies stay for the next nnet-* command: those that have used a GPU, all of such, or none [gpu]",
     )
 
 
@@ -77,20 +71,72 @@ def run(args: argparse.Namespace) -> int:
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(str(args.socket))
         listener.listen()
-        copies = _Copies(listener, environment)
-        request = copies.serve(starter)
-    if request is None:
+        copies = Copies(listener, environment)
+        asked = copies.serve(starter)
+    if asked is None:
         copies.end()
         args.socket.unlink(missing_ok=True)
         with contextlib.suppress(OSError):  # somebody else has files there
             args.socket.parent.rmdir()
         return 0
-    status = _run_command(request["argv"])
-    for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(OSError):  # a full disk, of which the command has spoken
-            stream.flush()
+    request, files, line = asked
+    seed = _seed()
+    while True:
+        line = _above(line, request["files"])
+        _become(request, files)
+        status = _run_command(request["argv"])
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(OSError):  # a full disk, of which the command has spoken
+                stream.flush()
+        if status or not _can_stay(request, args.stay):
+            break
+        _rest(request["files"], seed)
+        try:
+            line.sendall(STATUS.pack(status))
+            files = []
+            request = read(line, files)
+        except (OSError, ValueError):  # nobody wants more
+            os._exit(0)
     atexit._run_exitfuncs()
     os._exit(status)  # to take all modules apart would take longer than many a command does
+
+
+def _seed() -> int:
+    import torch
+
+    return torch.initial_seed()
+
+
+def _can_stay(request: dict[str, Any], which: str) -> bool:
+    """Whether nothing of a command that has succeeded is left which the next one could meet."""
+    import torch
+
+    wanted = which == "always" or (which == "gpu" and torch.cuda.is_initialized())
+    is_changed = threading.active_count() > 1 or is_any_loaded() or request["inherited"] != inherited()
+    if not wanted or is_changed or not request["argv"][0].startswith(MAY_STAY):
+        return False
+    with contextlib.suppress(ChildProcessError):  # it has none
+        os.waitpid(-1, os.WNOHANG)
+        return False
+    return True
+
+
+def _rest(files: list[int], seed: int) -> None:
+    """Let go of a command's files and memory, and have the global generators as they were."""
+    import torch
+
+    nothing = os.open(os.devnull, os.O_RDWR)
+    for number in files:  # the numbers stay taken, for the driver may open files of its own at any time
+        os.dup2(nothing, number, inheritable=number <= 2)
+    os.close(nothing)
+    logging.getLogger().handlers.clear()
+    with warnings.catch_warnings():  # at its end what was said once may be said again
+        pass
+    torch.manual_seed(seed)
+    gc.collect()
+    if torch.cuda.is_initialized():
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
 
 
 def _run_command(argv: list[str]) -> int:
@@ -108,148 +154,11 @@ def _run_command(argv: list[str]) -> int:
         return 1
 
 
-class _Copies:
-    """The commands that run as copies of this process.
-
-    Args:
-        listener: where requests come in.
-        environment: that of this process before the libraries were imported.
-    """
-
-    def __init__(self, listener: socket.socket, environment: dict[str, str]) -> None:
-        self._listener, self._environment = listener, environment
-        self._links: dict[int, socket.socket] = {}  # pid -> who waits for it
-        self._selector = selectors.DefaultSelector()
-        self._woken, self._wakes = socket.socketpair()
-        self._stopped = False
-
-    def serve(self, starter: int) -> dict[str, Any] | None:
-        """Serve until the process ``starter`` has ended, or SIGTERM; returns in a copy, with the request."""
-        for end in (self._woken, self._wakes):
-            end.setblocking(False)
-        signal.set_wakeup_fd(self._wakes.fileno(), warn_on_full_buffer=False)
-        signal.signal(signal.SIGCHLD, lambda *_: None)
-        for number in (signal.SIGTERM, signal.SIGHUP):
-            signal.signal(number, self._stop)
-        self._selector.register(self._listener, selectors.EVENT_READ)
-        self._selector.register(self._woken, selectors.EVENT_READ)
-        while not self._stopped and os.getppid() == starter:
-            for key, _ in self._selector.select(_INTERVAL_S):
-                if key.fileobj is self._listener:
-                    request = self._take()
-                    if request is not None:
-                        return request
-                elif key.fileobj is self._woken:
-                    with contextlib.suppress(BlockingIOError):
-                        self._woken.recv(4096)
-                else:  # nobody waits for it any more
-                    self._kill(key.data, signal.SIGKILL)
-                    self._selector.unregister(key.fileobj)
-            self._reap()
-        return None
-
-    def end(self) -> None:
-        """End the copies that are left."""
-        for pid in self._links:
-            self._kill(pid, signal.SIGTERM)
-
-    def _take(self) -> dict[str, Any] | None:
-        """Start what somebody asks for; returns in the copy, with the request."""
-        link, _ = self._listener.accept()
-        link.settimeout(_PATIENCE_S)
-        files: list[int] = []
-        try:
-            request = _read(link, files)
-            if not _can_be_a_copy(request, self._environment):
-                link.sendall(ANSWER.pack(REFUSED, 0))
-                raise ValueError("another process")
-        except (OSError, ValueError, LookupError, TypeError):  # or it was killed in the middle of asking
-            link.close()
-            _close(files)
-            return None
-        signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # what is sent to the copy waits until it can answer
-        pid = os.fork()
-        if pid == 0:
-            self._forget(link)
-            _become(request, files)
-            return request
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
-        _close(files)
-        with contextlib.suppress(OSError):  # the copy has done it, or has ended even
-            os.setpgid(pid, pid)
-        self._links[pid] = link
-        self._selector.register(link, selectors.EVENT_READ, pid)
-        with contextlib.suppress(OSError):  # killed: the link says so as well
-            link.sendall(ANSWER.pack(STARTED, pid))
-        return None
-
-    def _reap(self) -> None:
-        while self._links:
-            pid, status = os.waitpid(-1, os.WNOHANG)
-            if pid == 0:
-                return
-            link = self._links.pop(pid)
-            with contextlib.suppress(KeyError):
-                self._selector.unregister(link)
-            code = os.waitstatus_to_exitcode(status)
-            with contextlib.suppress(OSError):
-                link.sendall(ANSWER.pack(KILLED, -code) if code < 0 else ANSWER.pack(EXITED, code))
-            link.close()
-
-    def _stop(self, *_: Any) -> None:
-        self._stopped = True
-
-    @staticmethod
-    def _kill(pid: int, number: int) -> None:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(pid, number)
-
-    def _forget(self, link: socket.socket) -> None:
-        """In a copy: what belongs to the process that it is a copy of."""
-        signal.set_wakeup_fd(-1)
-        self._selector.close()
-        for end in (self._listener, self._woken, self._wakes, link, *self._links.values()):
-            end.close()
-        self._links.clear()
-
-
-def _read(link: socket.socket, files: list[int]) -> dict[str, Any]:
-    """A request; its files are added to ``files``."""
-    credentials = link.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
-    if _CREDENTIALS.unpack(credentials)[1] != os.getuid():
-        raise ValueError("a stranger")
-    said, received, _, _ = socket.recv_fds(link, LENGTH.size, MOST_FILES)
-    files += received
-    if len(said) < LENGTH.size:
-        raise ValueError("half a request")
-    rest = LENGTH.unpack(said)[0]
-    parts = []
-    while rest:
-        part = link.recv(min(rest, 1 << 16))
-        if not part:
-            raise ValueError("half a request")
-        parts.append(part)
-        rest -= len(part)
-    request: dict[str, Any] = json.loads(b"".join(parts))
-    if len(request["files"]) != len(files):
-        raise ValueError("not all files have come")
-    return request
-
-
-def _can_be_a_copy(request: dict[str, Any], mine: dict[str, str]) -> bool:
-    theirs = request["environment"]
-    threads = theirs.get(THREADS, "")
-    return (
-        request["python"] == this_python()
-        and request["inherited"] == inherited()
-        and fixed(theirs) == fixed(mine)
-        and (threads.isdecimal() and int(threads) > 0 if threads else not mine.get(THREADS))
-    )
-
-
-def _close(files: list[int]) -> None:
-    for file in files:
-        os.close(file)
+def _above(line: socket.socket, files: list[int]) -> socket.socket:
+    """The same line, out of the way of files that are to get these numbers."""
+    moved = socket.socket(fileno=fcntl.fcntl(line, fcntl.F_DUPFD_CLOEXEC, max(files) + 1))
+    line.close()
+    return moved
 
 
 def _become(request: dict[str, Any], files: list[int]) -> None:
@@ -257,7 +166,7 @@ def _become(request: dict[str, Any], files: list[int]) -> None:
     os.setpgid(0, 0)
     above = max(request["files"]) + 1
     moved = [fcntl.fcntl(file, fcntl.F_DUPFD, max(above, 3)) for file in files]
-    _close(files)
+    close(files)
     for file, number in zip(moved, request["files"], strict=True):
         os.dup2(file, number)
         os.close(file)

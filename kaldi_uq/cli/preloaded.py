@@ -70,9 +70,10 @@ def ask(argv: list[str]) -> int | None:
             if signal.getsignal(number) != signal.SIG_IGN:
                 signal.signal(number, lambda received, _: _pass_on(pid, received))
         kind, value = _answer(link)
+        for number in SIGNALS:
+            if signal.getsignal(number) != signal.SIG_IGN:
+                signal.signal(number, signal.SIG_DFL)  # the copy is another's, once this link is closed
     if kind == KILLED:
-        if value in SIGNALS:
-            signal.signal(value, signal.SIG_DFL)
         os.kill(os.getpid(), value)
     if kind != EXITED:
         _pass_on(pid, signal.SIGKILL)
