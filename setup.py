@@ -56,8 +56,10 @@ COMPLETION = ["argcomplete>=3.1,<4"]
 # What the recipes use.
 ALL = [*KALDI, *TORCHAUDIO, *SYNTH, *REPORT]
 
-# What bench/ compares with.  The exact releases: a comparison names them.
+# What bench/ compares with.  The exact releases: a comparison names them.  torchattacks needs torchvision, which would
+# take its newest release, and with it another torch than torchaudio's.
 BENCH = [
+    *TORCHAUDIO,
     "cleverhans==4.0.0",
     "torchattacks==3.5.1",
     "lhotse==1.33.0",

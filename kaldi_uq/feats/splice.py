@@ -11,6 +11,10 @@ from kaldi_uq.feats.framing import valid_mask
 from kaldi_uq.feats.packing import Packing
 from kaldi_uq.feats.spectrum import overlap_add
 
+# So many times the chosen frames there may be in a batch for the gradients of all of them, most of them 0 then, to be
+# added as one block on a CPU.
+MOST_PADDING = 4
+
 
 def repeat_edge_frames(feats: Tensor, lengths: Tensor, left: int, right: int) -> Tensor:
     """Continue each utterance by copies of its own first and last valid frame.
@@ -50,29 +54,14 @@ class _Splice(torch.autograd.Function):
         batch, size, dim = ctx.extended_shape
         width = grad.shape[1] // dim
         count = size - width + 1
+        if grad.device.type == "cpu" and batch * count <= MOST_PADDING * len(index):
+            padded = grad.new_zeros(batch * count, width * dim).index_copy_(0, index, grad)
+            return overlap_add(padded.view(batch, count, -1), dim, size * dim).view(batch, size, dim), None, None
         first = index // count * size + index % count  # row of the first of a frame's neighbours
         out = grad.new_zeros(batch * size, dim)
-        stretches = _stretches(first) if grad.device.type == "cpu" else []
-        if stretches and len(stretches) <= batch:  # each utterance's frames one after the other
-            for start, stop, row in stretches:
-                rows = stop - start + width - 1
-                own = overlap_add(grad[None, start:stop], dim, rows * dim)
-                out[row : row + rows] += own.view(rows, dim)
-        else:
-            for place in range(width):
-                out.index_add_(0, first + place, grad[:, place * dim : (place + 1) * dim])
+        for place in range(width):
+            out.index_add_(0, first + place, grad[:, place * dim : (place + 1) * dim])
         return out.view(batch, size, dim), None, None
-
-
-def _stretches(rows: Tensor) -> list[tuple[int, int, int]]:
-    """Where numbers follow each other: first, last + 1, and the number of the first.
-
-    >>> _stretches(torch.tensor([3, 4, 5, 9, 10]))
-    [(0, 3, 3), (3, 5, 9)]
-    """
-    ends = [*(1 + (rows.diff() != 1).nonzero()[:, 0]).tolist(), len(rows)]
-    starts = [0, *ends[:-1]]
-    return [(start, end, row) for start, end, row in zip(starts, ends, rows[starts].tolist(), strict=True)]
 
 
 def splice_frames(feats: Tensor, lengths: Tensor, index: Tensor, *, left: int, right: int) -> Tensor:
