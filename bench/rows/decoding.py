@@ -80,7 +80,7 @@ def decode_numpy(setting: Setting) -> Work:
 def decode_kaldi(setting: Setting) -> Work:
     """latgen-faster-mapped: a process that reads model, graph and scores, as whoever uses it has to run it."""
     from kaldi_uq.engine.base import DecodeConfig
-    from kaldi_uq.engine.binaries.decode import BEST_PATH_BEAM
+    from kaldi_uq.engine.config import BEST_PATH_BEAM
 
     made, config = system(setting), DecodeConfig()
     folder = Path(tempfile.mkdtemp(dir=setting.work))
@@ -157,7 +157,7 @@ def align_numpy(setting: Setting) -> Work:
 def align_kaldi(setting: Setting) -> Work:
     """compile-train-graphs and align-compiled-mapped, one after the other."""
     from kaldi_uq.engine.base import DecodeConfig
-    from kaldi_uq.engine.binaries.commands import align_options, graph_arguments
+    from kaldi_uq.engine.binaries.commands import align_options, graph_arguments, lexicon_files
     from kaldi_uq.io.ark import read_archive
 
     made, config = system(setting), DecodeConfig()
@@ -168,7 +168,7 @@ def align_kaldi(setting: Setting) -> Work:
     options = align_options(scales, config.align_beam, config.retry_beam)
 
     def align(watched: bool = False) -> float:
-        compile_graphs = graph_arguments(lang, model, tree, text, folder / "graphs")
+        compile_graphs = graph_arguments(lexicon_files(lang), model, tree, text, folder / "graphs")
         scores, out = f"ark,s,cs:{made.loglikes_path}", f"ark:{folder / 'ali'}"
         arguments = [*options, model, f"ark:{folder / 'graphs'}", scores, out]
         return max(

@@ -11,6 +11,7 @@ from typing import ClassVar
 from kaldi_uq.config import Config, require
 from kaldi_uq.errors import EngineError
 
+BEST_PATH_BEAM = 0.5  # lattice beam where only the best path is taken: whole lattices of noise take minutes
 ENGINES = ("embedded", "kaldi", "pykaldi")
 
 _ALIGNMENT = ("align_beam", "retry_beam", "transition_scale", "self_loop_scale")

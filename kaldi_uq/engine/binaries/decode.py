@@ -13,13 +13,13 @@ from kaldi_uq.engine.binaries.commands import align_options, graph_arguments, le
 from kaldi_uq.engine.binaries.data import Parts, write_parts
 from kaldi_uq.engine.binaries.jobs import Jobs, log_text, quoted
 from kaldi_uq.engine.checks import check_scores
+from kaldi_uq.engine.config import BEST_PATH_BEAM
 from kaldi_uq.engine.files import open_graph, open_model
 from kaldi_uq.io.ark import read_archive
 from kaldi_uq.io.datadir import read_table
 from kaldi_uq.io.lang import Lang
 from kaldi_uq.io.lattice import read_lattices
 
-BEST_PATH_BEAM = 0.5  # lattice beam where only the best path is taken: whole lattices of noise take minutes
 _NO_RESULT = r"Done 0(, errors on| utterances)"  # in the log; the exit status then says that the program failed
 _PARTIAL = re.compile(r"Outputting partial output for utterance (\S+)")
 

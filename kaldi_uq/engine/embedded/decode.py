@@ -27,6 +27,7 @@ from kaldi_uq.engine.base import (
     Transcripts,
 )
 from kaldi_uq.engine.checks import check_scores
+from kaldi_uq.engine.config import BEST_PATH_BEAM
 from kaldi_uq.engine.embedded import wheels
 from kaldi_uq.engine.embedded.windows import meeting, overlapping
 from kaldi_uq.io.fst import FstArrays
@@ -60,7 +61,7 @@ class EmbeddedDecoder(Decoder):
         self._tid_to_pdf = wheels.tid_to_pdf_array(self._transitions)
         self._graph = wheels.load_graph(graph_dir, self._tid_to_pdf)
         self._options = khg.LatticeFasterDecoderConfig(
-            beam=config.beam, max_active=config.max_active, lattice_beam=min(6.0, config.beam)
+            beam=config.beam, max_active=config.max_active, lattice_beam=min(BEST_PATH_BEAM, config.beam)
         )
 
     def decode(self, loglikes: Matrices, *, lattices: LatticeSink | None = None) -> dict[str, Hypothesis]:

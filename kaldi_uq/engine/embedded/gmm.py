@@ -58,7 +58,8 @@ def _accumulate(gmms: DiagGmmSet, sums: list[_Sums], frames: np.ndarray, pdfs: n
         x = frames[order[bounds[pdf] : bounds[pdf + 1]]].astype(np.float64)
         if not len(x):
             continue
-        scores = gconst + x @ mean.T.astype(np.float64) - 0.5 * (x**2) @ variance.T.astype(np.float64)
+        squares = x * x
+        scores = gconst + x @ mean.T.astype(np.float64) - 0.5 * squares @ variance.T.astype(np.float64)
         peak = scores.max(1, keepdims=True)
         gamma = np.exp(scores - peak)
         norm = gamma.sum(1, keepdims=True)
@@ -67,7 +68,7 @@ def _accumulate(gmms: DiagGmmSet, sums: list[_Sums], frames: np.ndarray, pdfs: n
         of_pdf = sums[pdf]
         of_pdf.occupancy += gamma.sum(0)
         of_pdf.first += gamma.T @ x
-        of_pdf.second += gamma.T @ x**2
+        of_pdf.second += gamma.T @ squares
         of_pdf.frames += len(x)
     return total
 

@@ -1,11 +1,13 @@
 """What Viterbi training of any GMM system shares on the embedded engine: graphs, realignment, one pass, the output.
 
-Utterances are handled in a fixed order by one process, so the number of jobs cannot change the result.
+Processes share the alignment of utterances, each of which is aligned for itself; all sums are over a fixed order of
+utterances, in one process: the number of jobs or processes cannot change the result.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import functools
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +19,13 @@ from kaldi_uq.engine.blocks import blocks_of
 from kaldi_uq.engine.checks import check_failures
 from kaldi_uq.engine.embedded import wheels
 from kaldi_uq.engine.embedded.gmm import reestimate, split
+from kaldi_uq.engine.embedded.workers import in_processes, num_workers
 from kaldi_uq.io.ark import write_alignments
 from kaldi_uq.io.files import write_text
 from kaldi_uq.io.kaldi_model import DiagGmmSet, Topology, TransitionTable, write_model
 from kaldi_uq.io.lang import Lang
+
+MIN_FRAMES = 10_000  # that a process aligns at least: what takes less is not worth one
 
 
 def wheel_topology(topology: Topology) -> Any:
@@ -76,19 +81,36 @@ class Trainer:
 
     def realign(self, beam: float) -> None:
         """Align all utterances with the current model."""
-        config = self._config
         found: dict[str, np.ndarray] = {}
-        for key, utts in self._utts.items():
+        for aligned in in_processes(lambda utts: self._aligned(utts, beam), self._shares):
+            found |= aligned
+        alignments = {utt: found[utt] for utt in self._feats if utt in found}
+        check_failures(list(self._feats), alignments, self._config.max_failed)
+        self.alignments = alignments
+
+    @functools.cached_property
+    def _shares(self) -> list[dict[tuple[int, ...], list[str]]]:
+        """What each process aligns: word-ids -> utterances, about the same number of frames for each."""
+        utts = [(key, utt) for key, utts in self._utts.items() for utt in utts]
+        frames = np.cumsum([len(self._feats[utt]) for _, utt in utts])
+        count = max(1, min(num_workers(), int(frames[-1]) // MIN_FRAMES))
+        shares: list[dict[tuple[int, ...], list[str]]] = [{} for _ in range(count)]
+        for (key, utt), place in zip(utts, ((frames - 1) * count // frames[-1]).tolist(), strict=True):
+            shares[place].setdefault(key, []).append(utt)
+        return shares
+
+    def _aligned(self, utts: Mapping[tuple[int, ...], Sequence[str]], beam: float) -> dict[str, np.ndarray]:
+        """The alignments of those of the utterances that have a path."""
+        config, found = self._config, {}
+        for key, same in utts.items():
             graph = self.graphs[key].copy()
             khg.add_transition_probs(self._transitions, [], config.transition_scale, config.self_loop_scale, graph)
-            for utt in utts:
+            for utt in same:
                 scaled = wheels.scaled_by_tid(self.gmms.loglikes(self._feats[utt]), self._tid_to_pdf, config.acwt)
                 alignment = wheels.viterbi_align(utt, graph, scaled, beam, config.retry_beam)
                 if alignment is not None:
                     found[utt] = alignment
-        alignments = {utt: found[utt] for utt in self._feats if utt in found}
-        check_failures(list(self._feats), alignments, config.max_failed)
-        self.alignments = alignments
+        return found
 
     def update(self, target: int, *, min_occupancy: float = 10.0) -> float:
         """Re-estimate transitions and GMMs from the alignments, then add Gaussians.
