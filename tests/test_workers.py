@@ -1,4 +1,4 @@
-"""Processes that share the training of GMMs change no result, and their failures are told."""
+"""Processes that share the training of GMMs, and the likelihoods of the pdfs that an alignment needs, change no result."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from kaldi_uq.engine.embedded import trainer
 from kaldi_uq.engine.embedded.engine import EmbeddedEngine
 from kaldi_uq.engine.embedded.workers import in_processes
 from kaldi_uq.errors import DataError, EngineError
+from kaldi_uq.io.kaldi_model import DiagGmmSet
 from tests.tiny import make_lang, make_waves, train_mono
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="processes are not copied here")
@@ -60,3 +61,16 @@ def test_number_of_processes_changes_no_model_and_no_alignment(tmp_path: Path, m
         train_mono(folder, lang, waves, text, EmbeddedEngine())
         made[count] = [(folder / name).read_bytes() for name in ("final.mdl", "ali.1.gz")]
     assert made[1] == made[2] == made[5]
+
+
+@pytest.mark.parametrize("pdfs", [[2, 0], [3], [0, 1, 2, 3], [1, 3]])
+def test_log_likelihoods_of_some_pdfs_are_those_of_all(pdfs: list[int]) -> None:
+    rng = np.random.default_rng(0)
+    sizes = [3, 1, 4, 2]
+    gmms = DiagGmmSet(
+        tuple(rng.dirichlet(np.ones(size)).astype(np.float32) for size in sizes),
+        tuple(rng.normal(size=(size, 5)).astype(np.float32) for size in sizes),
+        tuple(rng.uniform(0.5, 2, (size, 5)).astype(np.float32) for size in sizes),
+    )
+    feats = rng.normal(size=(7, 5)).astype(np.float32)
+    assert np.allclose(gmms.loglikes(feats, np.array(pdfs)), gmms.loglikes(feats)[:, pdfs], rtol=1e-6, atol=1e-6)

@@ -167,16 +167,24 @@ class DiagGmmSet:
         gconsts = np.concatenate(self.gconsts).astype(np.float32)
         return np.ascontiguousarray(terms[rows]), gconsts[rows, None], ranks, np.argsort(order)
 
-    def loglikes(self, feats: np.ndarray) -> np.ndarray:
-        """Log-likelihoods of every pdf.
+    def loglikes(self, feats: np.ndarray, pdfs: np.ndarray | None = None) -> np.ndarray:
+        """Log-likelihoods of every pdf, or of some.
 
         Args:
             feats: features, (T, D) float32.
+            pdfs: (P,) int64, those that are wanted, each once.
 
         Returns:
-            (T, C) float32.
+            (T, C) float32, or (T, P).
         """
         terms, gconsts, ranks, places = self._by_rank
+        if pdfs is not None:
+            chosen = np.sort(places[pdfs])
+            counts = [int(np.searchsorted(chosen, rank.stop - rank.start)) for rank in ranks]
+            rows = np.concatenate([rank.start + chosen[:count] for rank, count in zip(ranks, counts, strict=True)])
+            ends = np.cumsum(counts)
+            ranks = [slice(int(end) - count, int(end)) for count, end in zip(counts, ends, strict=True) if count]
+            terms, gconsts, places = terms[rows], gconsts[rows], np.searchsorted(chosen, places[pdfs])
         scores = terms @ np.concatenate([feats, feats**2], axis=1).T
         scores += gconsts
         # a loop over the Gaussians of one pdf, not over pdfs: reduceat takes three times as long

@@ -73,6 +73,8 @@ class Trainer:
         self._tid_to_pdf = wheels.tid_to_pdf_array(transitions)
         compiler = wheels.compiler(transitions, tree, lang, 0.0, 0.0)
         self.graphs: dict[tuple[int, ...], Any] = {key: wheels.compile_graph(compiler, key, lang) for key in self._utts}
+        # few of all: their log-likelihoods alone are computed
+        self._pdfs = {key: np.unique(self._tid_to_pdf[wheels.labels_of(graph)]) for key, graph in self.graphs.items()}
 
     @property
     def num_pdfs(self) -> int:
@@ -105,8 +107,12 @@ class Trainer:
         for key, same in utts.items():
             graph = self.graphs[key].copy()
             khg.add_transition_probs(self._transitions, [], config.transition_scale, config.self_loop_scale, graph)
+            pdfs = self._pdfs[key]
+            columns = np.zeros(self.num_pdfs, dtype=np.int64)  # whatever a graph has no use for
+            columns[pdfs] = np.arange(len(pdfs))
             for utt in same:
-                scaled = wheels.scaled_by_tid(self.gmms.loglikes(self._feats[utt]), self._tid_to_pdf, config.acwt)
+                loglikes = self.gmms.loglikes(self._feats[utt], pdfs)
+                scaled = wheels.scaled_by_tid(loglikes, columns[self._tid_to_pdf], config.acwt)
                 alignment = wheels.viterbi_align(utt, graph, scaled, beam, config.retry_beam)
                 if alignment is not None:
                     found[utt] = alignment

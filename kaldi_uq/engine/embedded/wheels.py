@@ -228,6 +228,12 @@ def load_search_graph(graph_dir: Path, tid_to_pdf: np.ndarray) -> SearchGraph:
     return SearchGraph.of(open_graph(graph_dir, len(tid_to_pdf) - 1).fst.content, tid_to_pdf)
 
 
+def labels_of(fst: Any) -> list[int]:
+    """The input labels of an FST, each once, without epsilon."""
+    labels = {arc.ilabel for state in range(fst.num_states) for arc in kaldifst.ArcIterator(fst, state)}
+    return sorted(labels - {0})
+
+
 def arcs_of(fst: Any, state: int) -> list[tuple[int, int, Any, int]]:
     """Input label, output label, weight and next state of the arcs of a state."""
     return [(a.ilabel, a.olabel, a.weight, a.nextstate) for a in kaldifst.ArcIterator(fst, state)]
