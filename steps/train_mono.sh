@@ -5,7 +5,7 @@
 #  e.g.: $0 data/train data/lang exp/mono
 set -euo pipefail
 
-nj=2               # <n>: parallel jobs of the kaldi engine; the embedded one trains in one process
+nj=2               # <n>: parallel jobs of the kaldi engine; the embedded one aligns with a process a core (OMP_NUM_THREADS)
 cmd=utils/run.pl   # <command>: how to run the jobs
 engine=            # embedded|kaldi [by KALDI_ROOT]
 num_iters=20       # <n>: passes over the data

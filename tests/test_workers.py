@@ -1,4 +1,4 @@
-"""Processes that share the training of GMMs, and the likelihoods of the pdfs that an alignment needs, change no result."""
+"""Processes that share the training of GMMs change no result, nor do likelihoods of the needed pdfs alone."""
 
 from __future__ import annotations
 

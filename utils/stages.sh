@@ -156,27 +156,35 @@ make_features() {
   done
 }
 
+# at_a_time N COMMAND...: in the background, once fewer than N of those are at work that the calling function has begun, and not
+# if one of them has failed.  That function has "local pids=() failed=0", and at its end all_of_them, which fails if one has failed
+at_a_time() {
+  if ((${#pids[@]} >= $1)); then
+    wait "${pids[0]}" || failed=1
+    pids=("${pids[@]:1}")
+  fi
+  [ "$failed" = 0 ] || return 0
+  "${@:2}" &
+  pids+=($!)
+}
+all_of_them() {
+  local pid
+  for pid in "${pids[@]}"; do wait "$pid" || failed=1; done
+  [ "$failed" = 0 ] || exit 1
+}
+
 # each_model FUNCTION [CHECK]: runs it for every model, model_jobs at a time, which share the processors; fails if one fails, and
 # then begins no other.  CHECK comes first, for every model: what is missing of one is said before anything is done for another
 each_model() {
-  local m pids=() failed=0 pid cores words
+  local m pids=() failed=0 cores='' words
   if [ -z "${OMP_NUM_THREADS:-}" ]; then
     read -ra words <<<"$models"
     cores=$(($(nproc) / (${#words[@]} < model_jobs ? ${#words[@]} : model_jobs)))
     local -x OMP_NUM_THREADS=$((cores > 1 ? cores : 1))
   fi
   for m in $models; do ${2:+"$2" "$m"}; done
-  for m in $models; do
-    [ $failed = 0 ] || break
-    "$1" "$m" &
-    pids+=($!)
-    if ((${#pids[@]} >= model_jobs)); then
-      wait "${pids[0]}" || failed=1
-      pids=("${pids[@]:1}")
-    fi
-  done
-  for pid in "${pids[@]}"; do wait "$pid" || failed=1; done
-  [ $failed = 0 ] || exit 1
+  for m in $models; do at_a_time "$model_jobs" "$1" "$m"; done
+  all_of_them
 }
 
 # score_model MODEL [OPTIONS...]: decodes fit, for the detectors, and test, for the results
@@ -187,16 +195,20 @@ score_model() {
 }
 
 # each_attack FUNCTION MODEL TABLE: calls FUNCTION MODEL NAME EPS NUM-UTTS DETECT OPTIONS... for what of a table is for the
-# model.  A line of it:
+# model, several at a time where model_jobs are more than the models.  A line of it:
 #   <name> <eps>,...|none <number of utterances> <model>,...|all yes|no <options>...
 each_attack() {
-  local name bounds num_utts for detect options e
+  local name bounds num_utts for detect options e pids=() failed=0 words count
+  read -ra words <<<"$models"
+  count=$((model_jobs > ${#words[@]} ? model_jobs / ${#words[@]} : 1))
+  [ -z "${cores:-}" ] || local -x OMP_NUM_THREADS=$((cores > count ? cores / count : 1)) # of each_model, which calls this
   while read -r name bounds num_utts for detect options <&3; do
     [[ -n $name && $name != "#"* && $bounds != none ]] || continue
     [[ $for == all || ",$for," == *",$2,"* ]] || continue
     for e in ${bounds//,/ }; do
       # shellcheck disable=SC2086
-      "$1" "$2" "$name" "$e" "$num_utts" "$detect" $options
+      at_a_time "$count" "$1" "$2" "$name" "$e" "$num_utts" "$detect" $options
     done
   done 3<<<"$3"
+  all_of_them
 }

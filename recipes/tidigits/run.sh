@@ -36,7 +36,8 @@ engine=                # embedded|kaldi [kaldi if KALDI_ROOT is set]
 device=                # cpu|cuda [cuda if there is one]
 seed=0                 # <n>: one seed, one result
 nj=2                   # <n>: parallel jobs; they never change a result
-model_jobs=2           # <n>: acoustic models trained, attacked and measured at a time; nor do these
+model_jobs=2           # <n>: acoustic models trained, attacked and measured at a time; nor do these.  Where there are fewer models
+                       # each has several attacks at a time
 attack_jobs=1          # <n>: jobs that share an attack; they change no result
 
 . utils/script.sh
