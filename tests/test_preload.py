@@ -192,6 +192,20 @@ def test_signals_reach_the_copy_and_its_end_is_the_end(run: Run, number: signal.
     assert errors == ("kaldi-uq detect: interrupted\n" if number == signal.SIGINT else "")
 
 
+def test_stopped_caller_stops_its_copy_until_it_goes_on(run: Run) -> None:
+    process, copy = waiting(run, "stopped")
+
+    def state(pid: int) -> str:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+
+    process.send_signal(signal.SIGTSTP)
+    wait_for(lambda: state(copy) == state(process.pid) == "T")
+    process.send_signal(signal.SIGCONT)
+    wait_for(lambda: "T" not in (state(copy), state(process.pid)))
+    process.terminate()
+    assert process.wait(LIMIT_S) == -signal.SIGTERM
+
+
 def test_killed_copy_kills_the_caller(run: Run) -> None:
     process, copy = waiting(run, "killed copy")
     os.kill(copy, signal.SIGKILL)

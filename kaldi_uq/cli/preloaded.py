@@ -1,7 +1,7 @@
 """Have a command run as a copy of a process that has imported the libraries already (``kaldi-uq preload``).
 
 This end waits: what is sent to it reaches the copy, and it ends as the copy ends.  A job of ``run.pl``, a lock that a
-script holds through its files, or Ctrl-C see no difference.
+script holds through its files, Ctrl-C or Ctrl-Z see no difference.
 """
 
 from __future__ import annotations
@@ -69,8 +69,10 @@ def ask(argv: list[str]) -> int | None:
         for number in SIGNALS:
             if signal.getsignal(number) != signal.SIG_IGN:
                 signal.signal(number, lambda received, _: _pass_on(pid, received))
+        if signal.getsignal(signal.SIGTSTP) != signal.SIG_IGN:
+            signal.signal(signal.SIGTSTP, lambda *_: _stop(pid))
         kind, value = _answer(link)
-        for number in SIGNALS:
+        for number in (*SIGNALS, signal.SIGTSTP):
             if signal.getsignal(number) != signal.SIG_IGN:
                 signal.signal(number, signal.SIG_DFL)  # the copy is another's, once this link is closed
     if kind == KILLED:
@@ -153,6 +155,13 @@ def _answer(link: socket.socket) -> tuple[bytes, int]:
         said += more
     kind, value = ANSWER.unpack(said)
     return kind, value
+
+
+def _stop(pid: int) -> None:
+    """Ctrl-Z: stop the copy, then this process; when this one goes on, so does the copy."""
+    _pass_on(pid, signal.SIGSTOP)
+    os.kill(os.getpid(), signal.SIGSTOP)
+    _pass_on(pid, signal.SIGCONT)
 
 
 def _pass_on(pid: int, number: int) -> None:
