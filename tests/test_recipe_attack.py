@@ -89,8 +89,9 @@ pgd-eot  0.02       100         dropout,bnn  no      --attack pgd --attack-opts=
 
 
 def test_table_of_attacks_is_one_call_a_model_and_bound(run_script: RunScript, tmp_path: Path) -> None:
-    code = '. "$1"; say() { cat; echo "$#: $*"; }; for m in dnn bnn; do each_attack say $m "$2"; done'
-    done = run_script("bash", "-euc", code, "bash", REPO / "utils/stages.sh", TABLE)
+    code = '. "$1"; say() { cat; echo "$#: $*"; }; for m in $models; do each_attack say $m "$2"; done'
+    bash, env = ("bash", REPO / "utils/stages.sh", TABLE), {"models": "dnn bnn", "model_jobs": "2"}
+    done = run_script("bash", "-euc", code, *bash, env=env)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.splitlines() == [
         "5: dnn pgd 0.02 all yes",
@@ -100,4 +101,19 @@ def test_table_of_attacks_is_one_call_a_model_and_bound(run_script: RunScript, t
         "8: bnn pgd-eot 0.02 100 no --attack pgd --attack-opts=--eot-samples=1",
     ]
     failing = code.replace("echo", "false; echo")
-    assert run_script("bash", "-euc", failing, "bash", REPO / "utils/stages.sh", TABLE).returncode == 1
+    assert run_script("bash", "-euc", failing, *bash, env=env).returncode == 1
+
+
+def test_where_more_may_be_at_work_than_there_are_models_attacks_are(run_script: RunScript, tmp_path: Path) -> None:
+    code = """
+. "$1"
+models="dnn" model_jobs=2
+meet() { touch "$3"; until [ -e 0.02 ] && [ -e 0.05 ]; do sleep 0.01; done; [ "$3" != "$other" ]; echo "$3"; }
+each_attack meet dnn "$2"
+echo after
+"""
+    bash = ("bash", "-euc", code, "bash", REPO / "utils/stages.sh", TABLE)
+    done = run_script(*bash, cwd=tmp_path, env={"other": ""})
+    assert (done.returncode, sorted(done.stdout.splitlines())) == (0, ["0.02", "0.05", "after"])
+    done = run_script(*bash, cwd=tmp_path, env={"other": "0.02"})  # whose attack fails
+    assert (done.returncode, done.stdout) == (1, "0.05\n")
