@@ -98,6 +98,7 @@ def test_failed_command_and_code_of_the_user_leave_none(forward: Forward) -> Non
 def test_killed_one_is_replaced(forward: Forward) -> None:
     (copy,) = forward.ends_with("first")
     os.kill(copy, signal.SIGKILL)
+    wait_for(lambda: not is_alive(copy))
     assert copy not in forward.ends_with("second")
 
 
