@@ -95,9 +95,10 @@ def test_failed_command_and_code_of_the_user_leave_none(forward: Forward) -> Non
     wait_for(lambda: not forward.copies())
 
 
-def test_killed_one_is_replaced(forward: Forward) -> None:
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
+def test_killed_one_is_replaced(forward: Forward, number: signal.Signals) -> None:
     (copy,) = forward.ends_with("first")
-    os.kill(copy, signal.SIGKILL)
+    os.kill(copy, number)
     wait_for(lambda: not is_alive(copy))
     assert copy not in forward.ends_with("second")
 

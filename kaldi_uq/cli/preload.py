@@ -129,6 +129,8 @@ def _rest(files: list[int], seed: int) -> None:
     for number in files:  # the numbers stay taken, for the driver may open files of its own at any time
         os.dup2(nothing, number, inheritable=number <= 2)
     os.close(nothing)
+    for number in SIGNALS:  # a copy that rests ends of what is sent to it, without a word
+        signal.signal(number, signal.SIG_DFL)
     logging.getLogger().handlers.clear()
     with warnings.catch_warnings():  # at its end what was said once may be said again
         pass
