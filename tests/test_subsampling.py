@@ -13,7 +13,8 @@ from kaldi_uq.feats import framing
 from kaldi_uq.feats.config import FrontEndConfig, MfccConfig
 from kaldi_uq.feats.frontend import FrontEnd
 from kaldi_uq.feats.packing import Packing
-from kaldi_uq.nnet.config import DnnConfig
+from kaldi_uq.nnet.base import build_model
+from kaldi_uq.nnet.config import DnnConfig, EnsembleConfig
 from kaldi_uq.nnet.wrappers import deterministic
 from kaldi_uq.recogniser.hybrid import HybridModel
 from kaldi_uq.training.dataset import TrainingSet, make_training_set, spread
@@ -116,6 +117,22 @@ def test_minibatches_have_the_frames_of_the_targets(model: HybridModel) -> None:
     order = torch.cat([b.pdfs for b in found])
     assert sorted(order.tolist()) == list(range(25))
     torch.testing.assert_close(torch.cat([b.x for b in found]), expected[order])
+
+
+def test_minibatches_whose_frames_are_gathered_together_are_the_same(
+    model: HybridModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data, found = training_set(model), {}
+    ensemble = build_model(
+        EnsembleConfig(input_dim=model.front_end.output_dim, num_pdfs=25, hidden_dims=(4,), num_members=2)
+    )
+    for at_once in (1, 2, 9):
+        monkeypatch.setattr("kaldi_uq.training.minibatches._minibatches_at_once", lambda *_, n=at_once: n)
+        for network in (model.network, ensemble):
+            count, batches = minibatches(network, model.front_end, data, batch_size=7, seed=0, epoch=0)
+            made = [(batch.x.tolist(), batch.pdfs.tolist(), batch.weight) for batch in batches]
+            assert count == len(made) == 4
+            assert made == found.setdefault(network, made)
 
 
 def test_minibatches_of_whole_utterances_have_all_frames_and_targets_for_some(model: HybridModel) -> None:

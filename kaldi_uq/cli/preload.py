@@ -38,6 +38,7 @@ _MODULES = (  # what the commands of a recipe import
     "kaldi_uq.engine.embedded",
     "kaldi_uq.recogniser.recogniser",
     "kaldi_uq.training.trainer",
+    "torch._dynamo",  # which every optimiser imports
 )
 _BLAS_THREADS = "OPENBLAS_NUM_THREADS"
 

@@ -51,12 +51,14 @@ def wave_files(out_dir: Path, utts: Iterable[str]) -> dict[str, Path]:
         DataError: an id would name a file outside, or a symbolic link leads outside.
     """
     folder = out_dir / "wav"
-    files = {}
+    files, parents = {}, {folder}
     for utt in utts:
         if problem := id_problem(utt):
             raise DataError(f"{out_dir}: utterance {utt!r}: {problem}; rename the utterance")
         files[utt] = folder / f"{utt}.wav"
-    for parent in sorted({folder, *(parent for path in files.values() for parent in _parents(path, folder))}):
+        if "/" in utt:
+            parents.update(_parents(files[utt], folder))
+    for parent in sorted(parents):
         if parent.is_symlink():
             raise DataError(
                 f"{parent}: a symbolic link to {os.readlink(parent)}, where the output would overwrite what is there; "

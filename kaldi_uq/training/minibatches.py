@@ -18,6 +18,8 @@ from kaldi_uq.nnet.base import AcousticModel
 from kaldi_uq.training.dataset import TrainingSet, spread
 from kaldi_uq.training.parallel import ONE, Workers
 
+_TOGETHER = 1 << 13  # frames that are gathered at once on a GPU, where starting a kernel takes longer than it does
+
 
 @dataclass(frozen=True)
 class Minibatch:
@@ -87,14 +89,23 @@ def _frames(
         torch.arange(len(data.utts), device=device), offsets.diff(), output_size=len(data.feats)
     )
     rows = torch.from_numpy(data.target_rows).to(device)
-    for start in range(0, data.num_frames, batch_size):
-        whole = order[..., start : start + batch_size]
+    at_once = batch_size * _minibatches_at_once(batch_size, device, workers)
+    for first in range(0, data.num_frames, at_once):
+        whole = order[..., first : first + at_once]
         chosen = whole[..., workers.rows(whole.shape[-1])]
         flat = rows[chosen.reshape(-1)]
         utt = utt_of_frame[flat]
         x = front_end.gather_spliced(data.feats, offsets[utt], offsets[utt + 1], flat)
+        x, pdfs = x.reshape(*chosen.shape, -1).to(data.device), data.pdfs[chosen.to(data.device)]
         weight = workers.weight(np.ones(whole.shape[-1]))
-        yield Minibatch(x.reshape(*chosen.shape, -1).to(data.device), data.pdfs[chosen.to(data.device)], weight=weight)
+        for start in range(0, chosen.shape[-1], batch_size):
+            part = slice(start, start + batch_size)
+            yield Minibatch(x[..., part, :], pdfs[..., part], weight=weight)
+
+
+def _minibatches_at_once(batch_size: int, device: torch.device, workers: Workers) -> int:
+    """How many are gathered together; processes that share each gather their rows of it."""
+    return max(1, _TOGETHER // batch_size) if device.type == "cuda" and workers is ONE else 1
 
 
 def _utterances(front_end: FrontEnd, data: TrainingSet, plan: list[list[int]], workers: Workers) -> Iterator[Minibatch]:

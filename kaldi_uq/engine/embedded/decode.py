@@ -30,6 +30,7 @@ from kaldi_uq.engine.checks import check_scores
 from kaldi_uq.engine.config import BEST_PATH_BEAM
 from kaldi_uq.engine.embedded import wheels
 from kaldi_uq.engine.embedded.windows import meeting, overlapping
+from kaldi_uq.engine.embedded.workers import one_by_one
 from kaldi_uq.io.fst import FstArrays
 from kaldi_uq.io.lang import Lang
 from kaldi_uq.io.lattice import Lattice, LatticeWriter
@@ -41,7 +42,7 @@ MAX_GRAPHS = 2000  # training graphs that an aligner keeps, of the word sequence
 
 
 class EmbeddedDecoder(Decoder):
-    """A decoder of one graph, in this process.
+    """A decoder of one graph.
 
     Args:
         model_dir: directory with ``final.mdl`` and ``tree``.
@@ -70,15 +71,19 @@ class EmbeddedDecoder(Decoder):
             sinks = [lattices] if lattices else []
             if kept_in := self._keep.lattice_dir:
                 sinks.append(stack.enter_context(LatticeWriter(kept_in / f"lat.{self._keep.first_job}.gz")).write)
-            for utt, scores in loglikes:
-                check_scores(utt, scores, self._transitions.num_pdfs, self._model_dir)
-                hypothesis = self._decode(utt, scores) if len(scores) else None
+            for utt, hypothesis, lattice in one_by_one(functools.partial(self._find, bool(sinks)), loglikes):
                 if hypothesis is not None:
                     hypotheses[utt] = hypothesis
-                if hypothesis is not None and sinks and (lattice := self._lattice(utt, scores)) is not None:
+                if lattice is not None:
                     for sink in sinks:
                         sink(utt, lattice)
         return hypotheses
+
+    def _find(self, with_lattice: bool, pair: tuple[str, np.ndarray]) -> tuple[str, Hypothesis | None, Lattice | None]:
+        utt, scores = pair
+        check_scores(utt, scores, self._transitions.num_pdfs, self._model_dir)
+        hypothesis = self._decode(utt, scores) if len(scores) else None
+        return utt, hypothesis, self._lattice(utt, scores) if with_lattice and hypothesis is not None else None
 
     def decode_long(self, utt: str, stretches: Iterable[np.ndarray]) -> tuple[str, ...]:
         """The words, from windows that overlap: the decoder keeps what it has seen of an utterance until its end."""

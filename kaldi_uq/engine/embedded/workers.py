@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from multiprocessing.connection import Connection
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from multiprocessing.connection import Connection, wait
 from typing import Any, TypeVar
 
 from threadpoolctl import threadpool_limits
@@ -15,6 +18,10 @@ from kaldi_uq.errors import EngineError
 
 PartT = TypeVar("PartT")
 ResultT = TypeVar("ResultT")
+
+ALONE_S = 0.25  # of work that is not worth another process
+
+_END: Any = object()
 
 
 def num_workers() -> int:
@@ -44,38 +51,135 @@ def in_processes(work: Callable[[PartT], ResultT], parts: Sequence[PartT]) -> It
         with threadpool_limits(1, user_api="blas"):
             yield from map(work, parts)
         return
-    copies = multiprocessing.get_context("fork")
-    running = []
-    try:
-        for part in parts:
-            ours, theirs = copies.Pipe(duplex=False)
-            process = copies.Process(target=_do, args=(work, part, theirs), daemon=True)
-            process.start()
-            theirs.close()
-            running.append((process, ours))
-        for process, ours in running:
-            try:
-                result = ours.recv()
-            except EOFError:
-                process.join()
-                raise EngineError(
-                    f"a process that shared the work has ended with exit code {process.exitcode} (below 0: a signal; "
-                    "-9: perhaps the memory); with OMP_NUM_THREADS=1 the work is not shared"
-                ) from None
-            if isinstance(result, BaseException):
-                raise result
-            yield result
-    finally:
-        for process, ours in running:
-            ours.close()
-            process.terminate()
-            process.join()
+    with _processes() as start:
+        lines = [start(_do, work, part) for part in parts]
+        for line in lines:
+            yield line.take()
 
 
-def _do(work: Callable[[Any], Any], part: Any, answer: Connection) -> None:
-    with threadpool_limits(1, user_api="blas"):
+def one_by_one(
+    work: Callable[[PartT], ResultT], parts: Iterable[PartT], *, alone_s: float = ALONE_S
+) -> Iterator[ResultT]:
+    """Do parts as they come; once that has taken a while, in copies of this process, each of which does one at a time.
+
+    Args:
+        work: what is done; all that it changes is lost.
+        parts: the parts; the next one is taken when a copy has nothing to do.
+        alone_s: seconds of work that are done here first.
+
+    Yields:
+        the results, in the order of the parts.
+
+    Raises:
+        EngineError: a process has ended without a result.
+    """
+    left, count, spent = iter(parts), num_workers(), 0.0
+    while count < 2 or spent < alone_s:
+        part = next(left, _END)
+        if part is _END:
+            return
+        begin = time.monotonic()
+        result = work(part)
+        spent += time.monotonic() - begin
+        yield result
+    with _processes() as start:
+        idle: list[_Line] = []
+        busy: dict[Connection, tuple[int, _Line]] = {}
+        done: dict[int, ResultT] = {}
+        given = taken = 0
+        is_over = False
+        while busy or not is_over:
+            if not is_over and len(busy) < count:
+                part = next(left, _END)
+                is_over = part is _END
+                if not is_over:
+                    line = idle.pop() if idle else start(_do_all, work)
+                    line.give(part)
+                    busy[line.ours] = given, line
+                    given += 1
+            for ready in wait(list(busy), None if is_over or len(busy) == count else 0.0) if busy else ():
+                number, line = busy.pop(ready)  # type: ignore[call-overload]
+                done[number] = line.take()
+                idle.append(line)
+            while taken in done:
+                yield done.pop(taken)
+                taken += 1
+
+
+class _Line:
+    """To a process that shares the work."""
+
+    def __init__(self, process: Any, ours: Connection) -> None:
+        self.process, self.ours = process, ours
+
+    def give(self, part: Any) -> None:
         try:
-            result = work(part)
-        except Exception as error:  # noqa: BLE001 - raised where the work was given out
-            result = error
-    answer.send(result)
+            self.ours.send(part)
+        except OSError:  # it has ended, which is said where its result is taken
+            self.process.join()
+
+    def take(self) -> Any:
+        try:
+            result = self.ours.recv()
+        except (EOFError, OSError):
+            self.process.join()
+            raise EngineError(
+                f"a process that shared the work has ended with exit code {self.process.exitcode} (below 0: a signal; "
+                "-9: perhaps the memory); with OMP_NUM_THREADS=1 the work is not shared"
+            ) from None
+        if isinstance(result, BaseException):
+            raise result
+        return result
+
+
+@contextmanager
+def _processes() -> Iterator[Callable[..., _Line]]:
+    """A function that starts a copy of this process; at the end none is left."""
+    copies = multiprocessing.get_context("fork")
+    lines: list[_Line] = []
+
+    def start(work: Callable[..., None], *args: Any) -> _Line:
+        ours, theirs = copies.Pipe()
+        # a copy that kept the ends of the others would keep them waiting when this process is killed
+        others = [ours, *(line.ours for line in lines)]
+        process = copies.Process(target=_begin, args=(work, *args, theirs), kwargs={"others": others}, daemon=True)
+        process.start()
+        theirs.close()
+        lines.append(_Line(process, ours))
+        return lines[-1]
+
+    try:
+        yield start
+    finally:
+        for line in lines:
+            line.ours.close()
+            line.process.terminate()
+            line.process.join()
+
+
+def _begin(work: Callable[..., None], *args: Any, others: Sequence[Connection]) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the process that this is a copy of ends it
+    for other in others:
+        other.close()
+    with threadpool_limits(1, user_api="blas"):
+        work(*args)
+
+
+def _do(work: Callable[[Any], Any], part: Any, line: Connection) -> None:
+    line.send(_result(work, part))
+
+
+def _do_all(work: Callable[[Any], Any], line: Connection) -> None:
+    while True:
+        try:
+            part = line.recv()
+        except EOFError:  # nobody wants more
+            return
+        line.send(_result(work, part))
+
+
+def _result(work: Callable[[Any], Any], part: Any) -> Any:
+    try:
+        return work(part)
+    except Exception as error:  # noqa: BLE001 - raised where the work was given out
+        return error
