@@ -148,11 +148,18 @@ def _known(run: Run) -> str:
             continue  # it is the default detector that counts
         broken = mine[mine["adaptive"] >= BREAKS].groupby("model", as_index=False).first()
         held = mine[~mine["model"].isin(broken["model"])].groupby("model", as_index=False).last()
+        is_passed = held["adaptive"] >= BREAKS * held["reached"]
+        held, passed = held[~is_passed], held[is_passed]
         parts = []
         if len(broken):
             parts.append(f"break it, half or more pass and are heard as wanted: {by_eps(broken, 'adaptive')}")
         if len(held):
             parts.append(f"do not break it up to the largest eps tried: {by_eps(held, 'adaptive')}")
+        if len(passed):
+            parts.append(
+                "are seldom heard as wanted, even at the largest eps tried, but pass half or more of the times that "
+                f"they are: {by_eps(passed, 'adaptive')}"
+            )
         said += [f"attacks that know {what} {'; they '.join(parts)}"] if parts else []
         if untried:
             names, how = ", ".join(map(model_name, untried)), TO_TRY.format(statistic)

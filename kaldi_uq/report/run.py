@@ -130,7 +130,7 @@ class Run:
         ``detector``, ``sided``, ``fpr``: the detector that it knows, and the false-positive rate of its threshold;
         ``plain``, ``adaptive``: the share of utterances that reach their target and pass, under the attack that does
         not know the detector and under the one that does, ``adaptive_lo`` and ``_hi`` its 95 % interval; ``auroc`` of
-        the latter, as text; ``num_utts`` of it;
+        the latter, as text; ``num_utts`` of it, and ``reached``, the share that reaches its target, passed or not;
         ``level``: the one that eps is for, 0 if it is absolute.
         """
         by = ["model", "attack", "eps", "statistic", "detector", "sided"]
@@ -151,10 +151,11 @@ class Run:
                 of.get("evasion") if rate == fpr else None for of, rate in zip((plain, own), rates, strict=True)
             )
             shares = (blindly, knowingly if pd.isna(row["evasion"]) else row["evasion"], own.get("short"))
-            rows.append((row["model"], row["knows"], row["eps"], row["attack"], *form, fpr, *shares, row["num_utts"]))
+            all_of = (row["num_utts"], row["target_success"])
+            rows.append((row["model"], row["knows"], row["eps"], row["attack"], *form, fpr, *shares, *all_of))
         columns = ["model", "statistic", "eps", "attack", "detector", "sided", "fpr", "plain", "adaptive", "auroc"]
-        frame = pd.DataFrame(rows, columns=[*columns, "num_utts"])
-        frame = frame.astype({"eps": float, "plain": float, "adaptive": float})
+        frame = pd.DataFrame(rows, columns=[*columns, "num_utts", "reached"])
+        frame = frame.astype({"eps": float, "plain": float, "adaptive": float, "reached": float})
         frame["level"] = [names.split_level(name)[1] for name in frame["attack"]]
         frame["adaptive_lo"], frame["adaptive_hi"] = _edges(_intervals(frame["adaptive"], frame["num_utts"]))
         return arrange(frame, "model", "statistic", "attack", "eps")
