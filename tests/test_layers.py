@@ -60,7 +60,7 @@ WHEELS = {
 PROCESSES = {
     "engine.binaries.jobs": "Kaldi's programs, through the command that runs jobs",
     "io.pipes": "pipes of wav.scp and feats.scp, with the user's leave; sph2pipe for the shorten audio of TIDIGITS",
-    "engine.embedded.workers": "the search of the wheels, which holds Python's lock, in decoding and in the training of GMMs",
+    "engine.embedded.workers": "the search of the wheels, which holds Python's lock: decoding, the training of GMMs",
     "cli.doctor": "a wheel that does not fit the other crashes the interpreter that tries it",
 }
 FORKS = {"cli.copies": "commands of one run that need not import the libraries each for itself"}
