@@ -64,6 +64,10 @@ class LostWorkerError(KaldiUqError):
     """Another process of a training that several processes share has ended, or cannot be reached."""
 
 
+class WorkerError(KaldiUqError):
+    """A process that this one has started, to share its work, has ended without a result."""
+
+
 class MissingDependencyError(KaldiUqError):
     """An optional package is needed for this operation; the message names the command that installs it."""
 

@@ -19,6 +19,7 @@ LAYERS: dict[str, tuple[str, ...]] = {
     "errors": (),
     "config": ("errors", "io.reading"),
     "progress": (),
+    "workers": ("errors",),
     "user_code": ("errors",),
     "scripts": ("errors",),
     "io": BASE,
@@ -27,7 +28,7 @@ LAYERS: dict[str, tuple[str, ...]] = {
     "nnet": BASE,
     "audio": ("feats", "io", *BASE),
     "lattice": ("io", *BASE),
-    "engine": ("lattice", "io", *BASE),
+    "engine": ("lattice", "workers", "io", *BASE),
     "language": ("io", "engine.base", *BASE),
     "recogniser": ("user_code", "lattice", "language", "engine", *MODEL),
     "results": ("lattice", "io", "nnet.config", *BASE),
@@ -35,7 +36,7 @@ LAYERS: dict[str, tuple[str, ...]] = {
     "training": ("engine", *MODEL),
     "detector": ("results", *MODEL),
     "attacks": ("registry", "scripts", "detector", "language", "audio", "results", *MODEL),
-    "report": ("detector", "recogniser", "audio", "results", "nnet.config", "io", *BASE),
+    "report": ("detector", "recogniser", "audio", "results", "workers", "nnet.config", "io", *BASE),
     "cli": ("",),  # everything
     "__main__": ("cli",),
     "registry": ("errors",),
@@ -60,7 +61,7 @@ WHEELS = {
 PROCESSES = {
     "engine.binaries.jobs": "Kaldi's programs, through the command that runs jobs",
     "io.pipes": "pipes of wav.scp and feats.scp, with the user's leave; sph2pipe for the shorten audio of TIDIGITS",
-    "engine.embedded.workers": "the search of the wheels, which holds Python's lock: decoding, the training of GMMs",
+    "workers": "work that holds Python's lock: the search of the wheels, figures",
     "cli.doctor": "a wheel that does not fit the other crashes the interpreter that tries it",
 }
 FORKS = {"cli.copies": "commands of one run that need not import the libraries each for itself"}

@@ -112,6 +112,18 @@ class TestReading:
         same(found, waves)
         assert len((tmp_path / "runs").read_text().splitlines()) == len(data.wav_scp)
 
+    def test_held_waveforms_stay_in_memory_up_to_a_limit(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        waves, text = speech(3)
+        monkeypatch.setattr("kaldi_uq.io.waves.HELD_BYTES", 2 * (len(waves["utt00"]) + len(waves["utt01"])))
+        folder = tiny.write_set(tmp_path, waves, text)
+        found = read_waves(DataDir.read(folder), sample_rate=RATE).held()
+        same(found, waves)
+        for utt in waves:
+            (folder / "wav" / f"{utt}.wav").unlink()
+        same(found.subset(["utt00", "utt01"]), {utt: waves[utt] for utt in ("utt00", "utt01")})
+        with pytest.raises(DataError, match=r"utt02\.wav"):
+            found["utt02"]
+
     def test_pipes_that_only_decode_are_read_again_and_not_kept(self, tmp_path: Path) -> None:
         waves, text = speech(2)
         tiny.write_set(tmp_path, waves, text)

@@ -18,9 +18,9 @@ import pytest
 from kaldi_uq.engine.base import DecodeConfig, EngineOptions
 from kaldi_uq.engine.embedded import decode, trainer
 from kaldi_uq.engine.embedded.engine import EmbeddedEngine
-from kaldi_uq.engine.embedded.workers import in_processes, one_by_one
-from kaldi_uq.errors import DataError, EngineError
+from kaldi_uq.errors import DataError, WorkerError
 from kaldi_uq.io.kaldi_model import DiagGmmSet
+from kaldi_uq.workers import in_processes, one_by_one
 from tests.recipe import is_alive, wait_for
 from tests.tiny import make_lang, make_waves, train_mono
 
@@ -54,7 +54,7 @@ def test_killed_process_is_told() -> None:
             os.kill(os.getpid(), signal.SIGKILL)
         return part
 
-    with pytest.raises(EngineError, match=r"exit code -9 .*OMP_NUM_THREADS=1"):
+    with pytest.raises(WorkerError, match=r"exit code -9 .*OMP_NUM_THREADS=1"):
         list(in_processes(work, range(3)))
 
 
@@ -102,7 +102,7 @@ def test_parts_that_fail_end_the_processes(what: str, monkeypatch: pytest.Monkey
         return os.getpid()
 
     pids: set[int] = set()
-    expected = (EngineError, r"exit code -9") if what == "kill" else (DataError, r"^utt5: no frames$")
+    expected = (WorkerError, r"exit code -9") if what == "kill" else (DataError, r"^utt5: no frames$")
     with pytest.raises(expected[0], match=expected[1]):
         pids.update(one_by_one(work, parts(), alone_s=0.0))
     assert pids and not any(is_alive(pid) for pid in pids)
@@ -111,7 +111,7 @@ def test_parts_that_fail_end_the_processes(what: str, monkeypatch: pytest.Monkey
 def test_processes_end_with_the_one_that_is_killed(tmp_path: Path) -> None:
     code = textwrap.dedent("""
         import itertools, os, time
-        from kaldi_uq.engine.embedded.workers import one_by_one
+        from kaldi_uq.workers import one_by_one
 
         for pid in one_by_one(lambda part: time.sleep(0.01) or os.getpid(), itertools.count(), alone_s=0.0):
             print(pid, flush=True)

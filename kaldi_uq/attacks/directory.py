@@ -17,7 +17,7 @@ import numpy as np
 from kaldi_uq.attacks.attack import Adversarial, Attack
 from kaldi_uq.attacks.checks.one_run import check
 from kaldi_uq.attacks.goal import Goal
-from kaldi_uq.audio.quality import measure_all, perceptual
+from kaldi_uq.audio.quality import measure_all, perceptual, perceptual_packages
 from kaldi_uq.io.datadir import invert_utt2spk, write_table
 from kaldi_uq.io.files import digest, read_json, read_json_lines, read_state, write_json, write_text
 from kaldi_uq.io.names import remove_left_over, wave_files
@@ -57,7 +57,7 @@ def craft(
     """
     records = craft_shard(attack, recogniser, waves, goal, out_dir, key=key)
     files = wave_files(out_dir, waves)
-    heard = waves_of_files(files, recogniser.sample_rate)
+    heard = waves_of_files(files, recogniser.sample_rate).held()
     config = replace(attack.config, untargeted=goal.away)
     return Adversarial(heard, {utt: records[utt] for utt in waves}, waves, config)
 
@@ -207,12 +207,12 @@ def score_examples(
         extra ``quality`` is installed, ``perceptual``, and ``statistics``.
     """
     found = recogniser.hear(attacked, seed=seed, frames_to=forget, desc=desc)
-    rate = recogniser.sample_rate
+    rate, packages = recogniser.sample_rate, perceptual_packages()
     quality: dict[str, dict[str, float | None]] = {}
     for utts in plan_waves(attacked):
         before, after = ([waves[utt] for utt in utts] for waves in (originals, attacked))
         rows = measure_all(before, after, rate, device=recogniser.device)
-        heard = (perceptual(*pair, rate) for pair in zip(before, after, strict=True))
+        heard = (perceptual(*pair, rate, packages) for pair in zip(before, after, strict=True))
         quality |= {utt: {**row, **more} for utt, row, more in zip(utts, rows, heard, strict=True)}
     lines = []
     for utt in attacked:

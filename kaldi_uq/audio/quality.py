@@ -103,13 +103,16 @@ def perceptual_packages() -> tuple[str, ...]:
     return tuple(name for name in ("pesq", "pystoi") if _package(name))
 
 
-def perceptual(original: FloatArray, changed: FloatArray, rate: float) -> dict[str, float]:
+def perceptual(
+    original: FloatArray, changed: FloatArray, rate: float, names: Sequence[str] | None = None
+) -> dict[str, float]:
     """The perceptual measures whose packages are installed: ``pesq`` (1 to 4.6) and ``stoi`` (to 1); empty without.
 
     PESQ has one scale at 8 kHz (narrow band) and another at 16 kHz (wide band), which must not be compared.  It is left
-    out at other rates, and for audio in which it finds no speech.
+    out at other rates, and for audio in which it finds no speech.  ``names``: of the packages that are installed, if
+    that is known already.
     """
-    names = perceptual_packages()
+    names = perceptual_packages() if names is None else names
     values: dict[str, float | None] = {}
     if "pesq" in names:
         values["pesq"] = pesq_score(original, changed, rate)

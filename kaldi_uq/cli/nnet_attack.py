@@ -104,7 +104,7 @@ def run(args: argparse.Namespace) -> None:
     recogniser, spoken = recogniser.read(
         data, utts=utts, allow_pipes=args.allow_pipes, resample=args.resample, sources=sources_of(args)
     )
-    waves = spoken.subset(utts).map(on_grid)  # the attack is written as 16 bit
+    waves = spoken.subset(utts).map(on_grid).held()  # the attack is written as 16 bit
     inputs = [*recogniser.files, args.data_dir / "text"]
     inputs += [args.lang_dir / "L.fst"] if args.lang_dir else []
     inputs += [Path(path) for path in (args.target_text, fit_file(args, adaptive)) if path]

@@ -91,6 +91,7 @@ def build_report(
         "examples": [(example, pictures.example(example)) for example in examples],
         "perturbed": [pictures.perturbed(example) for example in perturbed],
     }
+    pictures.draw()
     for table in itertools.chain(*shown.values(), [table for *_, table in detection]):
         folder.write(f"tables/{file_name(table.slug)}.tex", table.latex() + "\n")
         folder.write(f"tables/{file_name(table.slug)}.csv", table.csv())

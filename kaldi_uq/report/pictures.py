@@ -18,6 +18,7 @@ from kaldi_uq.report.spectrograms import entropy_figure, perturbation_figure
 from kaldi_uq.report.style import figure_bytes
 from kaldi_uq.results.names import known_statistic, model_key, model_name, statistic_name
 from kaldi_uq.results.utterances import attack_dirs, read_attacked, read_benign, statistics_table
+from kaldi_uq.workers import one_by_one
 
 Picture = dict[str, Any]  # what the page needs of a figure
 WIDE_INCHES = 6.0  # a wider figure is scrolled on a narrow screen, not shrunk until nobody can read it
@@ -25,19 +26,29 @@ ROC_STATISTICS = (*paper.MEASURES, "mean_predictive_entropy", "mean_mutual_infor
 
 
 class Pictures:
-    """Draws the figures of a run and writes each to ``figures`` of a folder."""
+    """The figures of a run: they are drawn, and written to ``figures`` of a folder, when all are known."""
 
     def __init__(self, run: Run, folder: Folder) -> None:
         self._run, self._folder = run, folder
+        self._waiting: list[tuple[Figure, Picture]] = []
 
-    def _draw(self, figure: Figure, name: str, alt: str, *, raster: bool = False) -> Picture:
+    def _add(self, figure: Figure, name: str, alt: str, *, raster: bool = False) -> Picture:
         """``alt`` says in words what it shows; ``raster``: on the page it is pixels."""
-        name, wide = file_name(name), figure.get_figwidth() > WIDE_INCHES
-        content = figure_bytes(figure)
-        for kind, data in content.items():
-            self._folder.write(f"figures/{name}.{kind}", data)
-        source = data_uri(content["png"], "image/png") if raster else data_uri(content["svg"], "image/svg+xml")
-        return {"source": source, "alt": alt, "wide": wide, "raster": raster, "name": name}
+        wide = figure.get_figwidth() > WIDE_INCHES
+        picture = {"source": "", "alt": alt, "wide": wide, "raster": raster, "name": file_name(name)}
+        self._waiting.append((figure, picture))
+        return picture
+
+    def draw(self) -> None:
+        """Draw those that have been added, several at a time, and give each its ``source``."""
+        figures = self._waiting
+        drawn = one_by_one(lambda number: figure_bytes(figures[number][0]), range(len(figures)))
+        for (_, picture), content in zip(figures, drawn, strict=True):
+            for kind, data in content.items():
+                self._folder.write(f"figures/{picture['name']}.{kind}", data)
+            kind, mime = ("png", "image/png") if picture["raster"] else ("svg", "image/svg+xml")
+            picture["source"] = data_uri(content[kind], mime)
+        self._waiting = []
 
     def answer(self) -> Picture | None:
         """The picture that answers the title, for wide and for narrow screens, where any detector was tried."""
@@ -47,12 +58,13 @@ class Pictures:
         models = answer.shown_models(self._run)
         alt = answer.describe(rows, models)
         wide, narrow = (
-            self._draw(answer.answer_figure(rows, models, detector=detector, narrow=is_narrow), name, alt)
+            self._add(answer.answer_figure(rows, models, detector=detector, narrow=is_narrow), name, alt)
             for name, is_narrow in (("answer", False), ("answer_narrow", True))
         )
         knowing = sorted(set(rows.loc[rows["knows"] & (rows["attack"] != ""), "attack"]))
         blind = {"attack": self._run.reference, "detector": statistic_name(detector), "knowing": ", ".join(knowing)}
-        return wide | {"narrow": narrow["source"]} | blind
+        wide.update(blind, narrow=narrow)
+        return wide
 
     def curves(self) -> dict[str, list[Picture]]:
         """Accuracy over eps (figure 1), SNR and steps, and what attacks that know the detector keep, over eps."""
@@ -61,22 +73,22 @@ class Pictures:
             if rows["eps"].nunique() > 1:  # one eps makes no curve
                 title = f"{attack} over eps"
                 alt = f"{title}: success and word accuracy, a line a model; the numbers are in the table."
-                attacks.append(self._draw(plots.accuracy_figure(rows, title=title), f"figure1_accuracy_{attack}", alt))
+                attacks.append(self._add(plots.accuracy_figure(rows, title=title), f"figure1_accuracy_{attack}", alt))
             if rows.groupby("model")["snr_db_mean"].nunique().max() > 1:
                 title = f"{attack} over the SNR of its perturbations"
                 alt = f"{title}, the mean of each eps: success and word accuracy; the numbers are in the table."
                 figure = plots.accuracy_figure(rows, title=title, x="snr_db_mean")
-                attacks.append(self._draw(figure, f"snr_{attack}", alt))
+                attacks.append(self._add(figure, f"snr_{attack}", alt))
         for eps, rows in self._run.steps().groupby("eps"):
             title = f"{self._run.reference} over the number of gradient steps, eps {eps:g}"
             figure = plots.accuracy_figure(rows, title=title, x="steps")
-            attacks.append(self._draw(figure, f"steps_eps{eps:g}", f"{title}; the numbers are in the table."))
+            attacks.append(self._add(figure, f"steps_eps{eps:g}", f"{title}; the numbers are in the table."))
         points = self._run.strongest()
         if points["eps"].nunique() > 1:
             alt = (
                 "Share of utterances that reach their target and pass the detector over eps; the table has the numbers."
             )
-            evasion.append(self._draw(plots.evasion_figure(points), "evasion", alt))
+            evasion.append(self._add(plots.evasion_figure(points), "evasion", alt))
         return {"attacks": attacks, "evasion": evasion}
 
     def detection(self, exp_dir: Path) -> dict[tuple[str, float], list[Picture]]:
@@ -112,14 +124,14 @@ class Pictures:
         if shown:
             figure = plots.histogram_figure(benign, bad, fit=fit, names=shown, title=title)
             alt = f"Histograms of {' and '.join(shown)} for benign and attacked utterances, {title}."
-            pictures.append(self._draw(figure, f"figure2_histogram_{end}", alt))
+            pictures.append(self._add(figure, f"figure2_histogram_{end}", alt))
         scores = {}
         for name in common:
             detector = GaussianDetector(statistic=name).fit(fit)
             scores[name] = (detector.score(benign), detector.score(bad))
         if scores:
             alt = f"ROC curves of {len(scores)} statistics, {title}; their AUROC values are in the table below."
-            pictures.append(self._draw(plots.roc_figure(scores, areas=areas, title=title), f"figure3_roc_{end}", alt))
+            pictures.append(self._add(plots.roc_figure(scores, areas=areas, title=title), f"figure3_roc_{end}", alt))
         return pictures
 
     def example(self, example: Example) -> Picture:
@@ -131,13 +143,13 @@ class Pictures:
             f"said '{example.original}', target '{example.target}', heard '{example.hypothesis}'."
         )
         # a spectrogram is a picture; the lines beside it would make an SVG no smaller
-        return self._draw(entropy_figure(example), name, alt, raster=True)
+        return self._add(entropy_figure(example), name, alt, raster=True)
 
     def perturbed(self, example: Perturbed) -> Picture:
         """What attacks add to an utterance, beside what it masks."""
         added = " and ".join(example.attacked)
         alt = f"Spectrograms of {example.utt}, what it masks, and what {added} add to it; the numbers are in the table."
-        return self._draw(perturbation_figure(example), f"spectrogram_{example.utt}", alt, raster=True)
+        return self._add(perturbation_figure(example), f"spectrogram_{example.utt}", alt, raster=True)
 
 
 def file_name(name: str) -> str:

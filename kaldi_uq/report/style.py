@@ -8,6 +8,8 @@ from typing import Any
 import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.backends.backend_pdf import FigureCanvasPdf
+from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
 # Okabe and Ito's palette, told apart with any common colour vision; black and grey are left for text and grid.
@@ -16,6 +18,8 @@ PALETTE = (BLUE, VERMILION, GREEN, PURPLE, ORANGE, SKY)
 MARKERS = ("o", "s", "^", "D", "v", "P")
 INK, GRID = "#222222", "#D9D9D9"
 BENIGN, ATTACKED = BLUE, VERMILION
+
+_DPI = 150  # of what is pixels
 
 _RC: Any = {  # Any: matplotlib's stubs want its names as literals
     "svg.hashsalt": "kaldi-uq",  # ids of an SVG depend on its content only
@@ -75,15 +79,17 @@ def legend(figure: Figure, *, columns: int, title: str | None = None) -> None:
 
 
 def figure_bytes(figure: Figure) -> dict[str, bytes]:
-    """A figure as ``png``, ``svg`` and ``pdf``."""
-    contents = {}
-    for kind, metadata in _METADATA.items():
-        buffer = io.BytesIO()
-        with matplotlib.rc_context(_RC):
-            figure.savefig(buffer, format=kind, dpi=150, metadata=metadata)
+    """A figure as ``png``, ``svg`` and ``pdf``; it is used up by that."""
+    contents = {kind: io.BytesIO() for kind in _METADATA}
+    with matplotlib.rc_context(_RC):
+        figure.savefig(contents["png"], format="png", dpi=_DPI, metadata=_METADATA["png"])
         figure.set_layout_engine("none")  # that of the first serves all
-        contents[kind] = buffer.getvalue() if kind != "svg" else _with_dark(buffer.getvalue())
-    return contents
+        # savefig() would draw each of these twice, the first time for a layout
+        for kind, write in {"svg": FigureCanvasSVG(figure).print_svg, "pdf": FigureCanvasPdf(figure).print_pdf}.items():
+            figure.set_dpi(_DPI)  # which they change
+            write(contents[kind], metadata=_METADATA[kind])
+    made = {kind: content.getvalue() for kind, content in contents.items()}
+    return made | {"svg": _with_dark(made["svg"])}
 
 
 def _with_dark(svg: bytes) -> bytes:

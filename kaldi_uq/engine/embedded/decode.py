@@ -30,13 +30,13 @@ from kaldi_uq.engine.checks import check_scores
 from kaldi_uq.engine.config import BEST_PATH_BEAM
 from kaldi_uq.engine.embedded import wheels
 from kaldi_uq.engine.embedded.windows import meeting, overlapping
-from kaldi_uq.engine.embedded.workers import one_by_one
 from kaldi_uq.io.fst import FstArrays
 from kaldi_uq.io.lang import Lang
 from kaldi_uq.io.lattice import Lattice, LatticeWriter
 from kaldi_uq.lattice.determinize import determinize
 from kaldi_uq.lattice.graph import SearchGraph
 from kaldi_uq.lattice.search import SearchOptions, search
+from kaldi_uq.workers import one_by_one
 
 MAX_GRAPHS = 2000  # training graphs that an aligner keeps, of the word sequences used last
 

@@ -19,11 +19,11 @@ from kaldi_uq.engine.blocks import blocks_of
 from kaldi_uq.engine.checks import check_failures
 from kaldi_uq.engine.embedded import wheels
 from kaldi_uq.engine.embedded.gmm import reestimate, split
-from kaldi_uq.engine.embedded.workers import in_processes, num_workers
 from kaldi_uq.io.ark import write_alignments
 from kaldi_uq.io.files import write_text
 from kaldi_uq.io.kaldi_model import DiagGmmSet, Topology, TransitionTable, write_model
 from kaldi_uq.io.lang import Lang
+from kaldi_uq.workers import in_processes, num_workers
 
 MIN_FRAMES = 10_000  # that a process aligns at least: what takes less is not worth one
 
