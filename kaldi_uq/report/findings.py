@@ -157,8 +157,8 @@ def _known(run: Run) -> str:
             parts.append(f"do not break it up to the largest eps tried: {by_eps(held, 'adaptive')}")
         if len(passed):
             parts.append(
-                "are seldom heard as wanted, even at the largest eps tried, but pass half or more of the times that "
-                f"they are: {by_eps(passed, 'adaptive')}"
+                "are heard as wanted less than half of the time up to the largest eps tried, but half or more of "
+                f"these pass: {by_eps(passed, 'adaptive')}"
             )
         said += [f"attacks that know {what} {'; they '.join(parts)}"] if parts else []
         if untried:
