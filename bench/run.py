@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import fnmatch
+import functools
 import importlib.metadata
 import importlib.util
 import json
@@ -139,11 +140,17 @@ def make_system(work: Path, num_utts: int, recipe_dir: str) -> str:
     return str(out)
 
 
-def devices() -> list[str]:
-    """Where to measure: found out in a process that ends, as this one is to stay small."""
+@functools.cache
+def gpu() -> str:
+    """The GPU there is, or nothing: found out in a process that ends, as this one is to stay small."""
     code = "import torch; print(torch.cuda.get_device_name() if torch.cuda.is_available() else '')"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    return ["cpu", "cuda"] if done.stdout.strip() else ["cpu"]
+    return done.stdout.strip()
+
+
+def devices() -> list[str]:
+    """Where to measure."""
+    return ["cpu", "cuda"] if gpu() else ["cpu"]
 
 
 def machine() -> dict[str, str]:
@@ -158,6 +165,7 @@ def machine() -> dict[str, str]:
         "date": time.strftime("%Y-%m-%d"),
         "commit": git.stdout.strip() or "unknown",
         "processor": f"{cpu or platform.machine()}, {len(os.sched_getaffinity(0))} cores, {memory:.0f} GiB",
+        **({"GPU": gpu()} if gpu() else {}),
         "threads": os.environ.get("OMP_NUM_THREADS", "one for each core"),
         "load before": f"{os.getloadavg()[0]:.2f}",
         "versions": ", ".join([f"Python {platform.python_version()}", *(f"{n} {v}" for n, v in versions.items())]),

@@ -5,12 +5,15 @@ from __future__ import annotations
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import pytest
+import torch
 
-from kaldi_uq.cli.main import main
+from kaldi_uq.cli.main import command_parser, main
+from kaldi_uq.cli.model_options import open_recogniser
+from kaldi_uq.errors import DataError
 from kaldi_uq.io import waves as io_waves
 from kaldi_uq.io.files import write_text
 from kaldi_uq.recogniser import scorer
@@ -127,3 +130,38 @@ def test_results_are_for_the_command_without_shards(place: Path, tmp_path: Path,
     words = ["nnet-decode", "--shard", "1/2", "--results", str(tmp_path / "r.json")]
     assert main([*words, *map(str, (place / "data", place / "exp", place / "exp/graph", tmp_path / "x"))]) == 1
     assert "--results is for the command without --shard" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "shard, requested, gpus, expected",
+    [
+        ("1/4", "", 2, "cuda:0"),
+        ("2/4", "cuda", 2, "cuda:1"),
+        ("3/4", "", 2, "cuda:0"),
+        ("2/4", "cuda:0", 2, "cuda:0"),
+        ("2/4", "cpu", 2, "cpu"),
+        ("2/4", "", 1, ""),
+        ("2/4", "", 0, ""),
+        (None, "", 2, ""),
+    ],
+)
+def test_shards_take_turns_on_the_gpus(
+    shard: str | None, requested: str, gpus: int, expected: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+
+    def load(*_: Any, device: str, **__: Any) -> NoReturn:
+        asked.append(device)
+        raise DataError("enough")
+
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+    monkeypatch.setattr("kaldi_uq.recogniser.recogniser.Recogniser.load", load)
+    for name in ("data", "exp/graph"):
+        (tmp_path / name).mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    words = ["data", "exp", "exp/graph", "out", *(["--shard", shard] if shard else [])]
+    parser, _ = command_parser("nnet-decode")
+    args = parser.parse_args([*words, *(["--device", requested] if requested else [])])
+    with pytest.raises(DataError, match="enough"):
+        open_recogniser(args)
+    assert asked == [expected]

@@ -117,3 +117,50 @@ echo after
     assert (done.returncode, sorted(done.stdout.splitlines())) == (0, ["0.02", "0.05", "after"])
     done = run_script(*bash, cwd=tmp_path, env={"other": "0.02"})  # whose attack fails
     assert (done.returncode, done.stdout) == (1, "0.05\n")
+
+
+@pytest.mark.parametrize(
+    "here, options, expected",
+    [
+        ("0\n1\n2", {}, ["a: 0,1,2", "b: 1,2,0", "c: 2,0,1", "d: 0,1,2"]),
+        ("0\n1\n2", {"CUDA_VISIBLE_DEVICES": "2,5"}, ["a: 2,5", "b: 5,2", "c: 2,5", "d: 5,2"]),
+        ("0\n1", {"CUDA_VISIBLE_DEVICES": ""}, ["a: ", "b: ", "c: ", "d: "]),
+        ("0\n1", {"CUDA_VISIBLE_DEVICES": "1"}, ["a: 1", "b: 1", "c: 1", "d: 1"]),
+        ("0\n1", {"device": "cuda"}, ["a: 0,1", "b: 1,0", "c: 0,1", "d: 1,0"]),
+        ("0\n1", {"device": "cpu"}, ["a: all", "b: all", "c: all", "d: all"]),
+        ("0\n1", {"device": "cuda:1"}, ["a: all", "b: all", "c: all", "d: all"]),
+        ("0", {}, ["a: all", "b: all", "c: all", "d: all"]),
+        ("NVIDIA-SMI has failed\nCheck the driver", {}, ["a: all", "b: all", "c: all", "d: all"]),
+        (None, {}, ["a: all", "b: all", "c: all", "d: all"]),
+    ],
+)
+def test_models_take_turns_on_the_gpus(
+    run_script: RunScript, tmp_path: Path, here: str | None, options: dict[str, str], expected: list[str]
+) -> None:
+    program = tmp_path / "bin/nvidia-smi"
+    program.parent.mkdir()
+    program.write_text("exit 127\n" if here is None else f"printf '{here}\\n'\n")
+    program.chmod(0o755)
+    code = """
+. "$1"
+PATH=$2:$PATH models="a b c d" model_jobs=1
+[ -n "$is_set" ] || unset CUDA_VISIBLE_DEVICES
+say() { echo "$1: ${CUDA_VISIBLE_DEVICES-all}"; }
+each_model say
+"""
+    bash = ("bash", "-euo", "pipefail", "-c", code, "bash", REPO / "utils/stages.sh", program.parent)
+    done = run_script(*bash, env={**options, "is_set": "yes" if "CUDA_VISIBLE_DEVICES" in options else ""})
+    assert (done.returncode, done.stderr, done.stdout.splitlines()) == (0, "", expected)
+
+
+def test_attacks_at_a_time_take_turns_on_the_gpus(run_script: RunScript) -> None:
+    code = """
+. "$1"
+models="a b" model_jobs=4 CUDA_VISIBLE_DEVICES=0,1
+say() { echo "$1 $3: $CUDA_VISIBLE_DEVICES"; }
+work() { each_attack say "$1" "$table"; }
+each_model work
+"""
+    done = run_script("bash", "-euc", code, "bash", REPO / "utils/stages.sh", env={"table": TABLE})
+    expected = ["a 0.02: 0,1", "a 0.05: 1,0", "b 0.02: 1,0", "b 0.05: 0,1"]
+    assert (done.returncode, sorted(done.stdout.splitlines())) == (0, expected)

@@ -173,17 +173,40 @@ all_of_them() {
   [ "$failed" = 0 ] || exit 1
 }
 
+# on_gpu NUMBER COMMAND...: where there are several GPUs, with another one as the first, so that commands at the same time spread
+on_gpu() {
+  local all=() turn
+  if [[ ${device:-cuda} == cuda ]]; then
+    if [ -z "${gpus+known}" ]; then
+      gpus=$(nvidia-smi --query-gpu=index --format=csv,noheader 2>/dev/null | paste -sd, - || true)
+      [[ $gpus =~ ^[0-9]+(,[0-9]+)*$ ]] || gpus= # what it says where it cannot work
+      gpus=${CUDA_VISIBLE_DEVICES-$gpus}
+    fi
+    IFS=, read -ra all <<<"$gpus"
+  fi
+  if ((${#all[@]} > 1)); then
+    turn=$(($1 % ${#all[@]}))
+    all=("${all[@]:turn}" "${all[@]:0:turn}")
+    local -x CUDA_VISIBLE_DEVICES
+    CUDA_VISIBLE_DEVICES=$(IFS=,; echo "${all[*]}")
+  fi
+  "${@:2}"
+}
+
 # each_model FUNCTION [CHECK]: runs it for every model, model_jobs at a time, which share the processors; fails if one fails, and
 # then begins no other.  CHECK comes first, for every model: what is missing of one is said before anything is done for another
 each_model() {
-  local m pids=() failed=0 cores='' words
+  local m pids=() failed=0 cores='' words number=0
   if [ -z "${OMP_NUM_THREADS:-}" ]; then
     read -ra words <<<"$models"
     cores=$(($(nproc) / (${#words[@]} < model_jobs ? ${#words[@]} : model_jobs)))
     local -x OMP_NUM_THREADS=$((cores > 1 ? cores : 1))
   fi
   for m in $models; do ${2:+"$2" "$m"}; done
-  for m in $models; do at_a_time "$model_jobs" "$1" "$m"; done
+  for m in $models; do
+    on_gpu "$number" at_a_time "$model_jobs" "$1" "$m"
+    number=$((number + 1))
+  done
   all_of_them
 }
 
@@ -198,7 +221,7 @@ score_model() {
 # model, several at a time where model_jobs are more than the models.  A line of it:
 #   <name> <eps>,...|none <number of utterances> <model>,...|all yes|no <options>...
 each_attack() {
-  local name bounds num_utts for detect options e pids=() failed=0 words count
+  local name bounds num_utts for detect options e pids=() failed=0 words count number=0 gpus=${CUDA_VISIBLE_DEVICES-}
   read -ra words <<<"$models"
   count=$((model_jobs > ${#words[@]} ? model_jobs / ${#words[@]} : 1))
   [ -z "${cores:-}" ] || local -x OMP_NUM_THREADS=$((cores > count ? cores / count : 1)) # of each_model, which calls this
@@ -207,7 +230,8 @@ each_attack() {
     [[ $for == all || ",$for," == *",$2,"* ]] || continue
     for e in ${bounds//,/ }; do
       # shellcheck disable=SC2086
-      at_a_time "$count" "$1" "$2" "$name" "$e" "$num_utts" "$detect" $options
+      on_gpu "$number" at_a_time "$count" "$1" "$2" "$name" "$e" "$num_utts" "$detect" $options
+      number=$(((number + 1) % count))
     done
   done 3<<<"$3"
   all_of_them

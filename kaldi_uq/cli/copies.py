@@ -93,10 +93,14 @@ class Copies:
             self._reap()
         return None
 
-    def _dismiss(self, longest_s: float = _REST_S) -> None:
-        """End those that have rested longer: they keep memory of the GPU, and some GPUs take one process alone."""
+    def _dismiss(self, longest_s: float = _REST_S, gpu: str | None = None) -> None:
+        """End those that have rested longer: they keep memory of the GPU, and some GPUs take one process alone.
+
+        ``gpu``: only those on this one, as ``_gpu_of`` names it.
+        """
         for pid in self._over.keys() - self._links.keys():
-            if time.monotonic() - self._over[pid] > longest_s:
+            is_there = gpu in (None, _gpu_of(self._requests[pid]))
+            if is_there and time.monotonic() - self._over[pid] > longest_s:
                 del self._over[pid]
                 self._kill(pid, signal.SIGKILL)
 
@@ -138,7 +142,7 @@ class Copies:
             self._begin(resting, link, request)
             return None
         if request["argv"][0].startswith(MAY_STAY):
-            self._dismiss(0.0)
+            self._dismiss(0.0, _gpu_of(request))
         line, theirs = socket.socketpair()
         signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # what is sent to the copy waits until it can answer
         pid = os.fork()
@@ -260,6 +264,12 @@ def _is_like(request: dict[str, Any], before: dict[str, Any]) -> bool:
         and here == there
         and set(request["files"]) <= set(before["files"])
     )
+
+
+def _gpu_of(request: dict[str, Any]) -> str:
+    """The GPU that a command works on: the first that it sees."""
+    seen: str = request["environment"].get("CUDA_VISIBLE_DEVICES", "")
+    return seen.partition(",")[0]
 
 
 def close(files: list[int]) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
-from kaldi_uq.cli.options import add_audio, add_engine, directory, engine_of, non_negative_int, read_data
+from kaldi_uq.cli.options import add_audio, add_engine, directory, engine_of, non_negative_int, read_data, shard_of
 from kaldi_uq.cli.parser import CODE, MODEL, SPEAKERS
 from kaldi_uq.config import Config, add_config_file, add_flags_once, config_from, group_of, suggest
 from kaldi_uq.engine.config import DecodeConfig
@@ -255,7 +255,7 @@ def open_recogniser(
             graph_dir=getattr(args, "graph_dir", None),
             lang_dir=getattr(args, "lang_dir", None),
             engine=engine_of(args, work_dir) if hasattr(args, "engine") else None,
-            device=args.device,
+            device=_device(args),
             decode=config_from(args, DecodeConfig) if hasattr(args, "known_fields") else None,
             num_draws=draws or None,
             network=load_object(args.network) if args.network else None,
@@ -268,6 +268,16 @@ def open_recogniser(
     if words and recogniser.why_no_words:
         raise ModelFileError(recogniser.why_no_words)
     return recogniser.of_speaker(sources_of(args), speaker) if speaker else recogniser
+
+
+def _device(args: argparse.Namespace) -> str:
+    """The device that is asked for; shards without one of their own take turns on the GPUs of a machine."""
+    import torch
+
+    shard, requested = shard_of(args) if getattr(args, "shard", None) else None, str(args.device)
+    if shard is None or requested not in ("", "cuda") or torch.cuda.device_count() < 2:
+        return requested
+    return f"cuda:{(shard.number - 1) % torch.cuda.device_count()}"
 
 
 def use_all_cores() -> None:
