@@ -141,16 +141,26 @@ class OneClassDetector(abc.ABC):
                 raise ValueError("benign must be a mapping from names of statistics to values")
             self.statistics = tuple(benign)
         matrix = stack(benign, self.statistics)
+        self._require_enough(matrix)
+        self.fpr = self.threshold = None
+        self._fit(matrix)
+        self._describe(matrix)
+        return self
+
+    def _require_enough(self, matrix: FloatArray) -> None:
         if len(matrix) < 2:
             raise DataError(
                 f"fitting {', '.join(map(repr, self.statistics))} needs at least 2 benign utterances, got "
                 f"{len(matrix)}; score a larger benign set"
             )
-        self.fpr = self.threshold = None
-        self._fit(matrix)
+
+    def _describe(self, matrix: FloatArray) -> None:
+        """Keep what is told of the fitting set (B, K)."""
         self.benign_mean, self.benign_std = matrix.mean(axis=0), np.maximum(matrix.std(axis=0), STD_FLOOR)
         self.benign_scores = np.quantile(self._benign(matrix), QUANTILES)
-        return self
+
+    def describe_again(self) -> None:  # noqa: B027 - most detectors know no more than their file
+        """Find out what a file of an early release does not say of the fitting set, where that is known."""
 
     def score(self, values: Values) -> FloatArray:
         """Suspicion of each utterance, ``(B,)`` float64; higher is more suspicious."""

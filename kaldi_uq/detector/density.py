@@ -8,6 +8,7 @@ scikit-learn can differ in detail; a kernel density cannot.
 from __future__ import annotations
 
 import abc
+import functools
 import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -31,32 +32,46 @@ class _RefittedDetector(OneClassDetector):
     def __init__(self, statistics: Sequence[str]) -> None:
         super().__init__(statistics)
         self.benign: FloatArray | None = None  # (B, K)
-        self._benign_scores: FloatArray | None = None  # (B,), ascending
 
     def _is_fitted(self) -> bool:
-        return self._benign_scores is not None
+        return self.benign is not None
 
     def _fit(self, matrix: FloatArray) -> None:
         self.benign = matrix
-        self._benign_scores = np.sort(self._fit_model(matrix))
+        self.__dict__.pop("_benign_scores", None)
+        self._fit_model(matrix)
 
     @abc.abstractmethod
-    def _fit_model(self, matrix: FloatArray) -> FloatArray:
-        """Fit the density to (B, K); returns the scores (B,) of these utterances."""
+    def _fit_model(self, matrix: FloatArray) -> None:
+        """Fit the density to (B, K)."""
+
+    @abc.abstractmethod
+    def _own_scores(self, matrix: FloatArray) -> FloatArray:
+        """Scores (B,) of the utterances (B, K) that the density was fitted to."""
+
+    @functools.cached_property
+    def _benign_scores(self) -> FloatArray:
+        """(B,), ascending; a verdict needs none of them, and they take longer than all else."""
+        assert self.benign is not None
+        return np.sort(self._own_scores(self.benign))
 
     def _p_value(self, scores: FloatArray) -> FloatArray:
         # (1 + number of benign scores at least as high) / (B + 1): never 0, valid for exchangeable utterances
         ascending = self._benign_scores
-        assert ascending is not None
         at_least = len(ascending) - np.searchsorted(ascending, scores, side="left")
         return np.asarray((1 + at_least) / (len(ascending) + 1), dtype=np.float64)
 
     def _model_threshold(self, fpr: float) -> float:
-        assert self._benign_scores is not None
         return threshold_at_fpr(self._benign_scores, fpr)
 
     def _refit(self, matrix: FloatArray) -> None:
-        self.fit(dict(zip(self.statistics, matrix.T, strict=True)))
+        """Fit as before to the values of a file, which says the rest of them itself."""
+        self._require_enough(matrix)
+        self._fit(matrix)
+
+    def describe_again(self) -> None:
+        assert self.benign is not None
+        self._describe(self.benign)
 
     def _benign_values(self) -> list[list[float]]:
         self._require_fitted()
@@ -90,16 +105,19 @@ class KernelDensityDetector(_RefittedDetector):
         chosen = np.linspace(0, len(matrix) - 1, min(len(matrix), MAX_CENTRES)).round().astype(np.int64)
         super()._fit(matrix[chosen])
 
-    def _fit_model(self, matrix: FloatArray) -> FloatArray:
+    def _fit_model(self, matrix: FloatArray) -> None:
         from sklearn.neighbors import KernelDensity
 
         num_utts, dim = matrix.shape
         self._mean, self._std = matrix.mean(axis=0), np.maximum(matrix.std(axis=0), STD_FLOOR)
-        self._width = width = self.bandwidth or float(num_utts ** (-1.0 / (dim + 4)))
-        self._model = KernelDensity(bandwidth=width, rtol=1e-10).fit((matrix - self._mean) / self._std)
+        self._width = self.bandwidth or float(num_utts ** (-1.0 / (dim + 4)))
+        self._model = KernelDensity(bandwidth=self._width, rtol=1e-10).fit((matrix - self._mean) / self._std)
+
+    def _own_scores(self, matrix: FloatArray) -> FloatArray:
         # density without the utterance itself: (B f(x) - kernel at 0) / (B - 1), in units of the kernel at 0.  What
         # is left for an utterance far from all others is rounding error below the floor (8.5 bandwidths).
-        log_peak = -0.5 * dim * np.log(2 * np.pi) - dim * np.log(width)
+        num_utts, dim = matrix.shape
+        log_peak = -0.5 * dim * np.log(2 * np.pi) - dim * np.log(self._width)
         relative = num_utts * np.exp(-self._score(matrix) - log_peak) - 1
         left_out = np.log(np.maximum(relative, np.finfo(np.float64).eps)) + log_peak - np.log(num_utts - 1)
         return np.asarray(-left_out, dtype=np.float64)
@@ -151,10 +169,12 @@ class IsolationForestDetector(_RefittedDetector):
             raise ValueError(f"num_trees must be in [1, {self.max_trees}], got {num_trees}")
         self.num_trees, self.seed = num_trees, seed
 
-    def _fit_model(self, matrix: FloatArray) -> FloatArray:
+    def _fit_model(self, matrix: FloatArray) -> None:
         from sklearn.ensemble import IsolationForest
 
         self._model = IsolationForest(n_estimators=self.num_trees, random_state=self.seed).fit(matrix)
+
+    def _own_scores(self, matrix: FloatArray) -> FloatArray:
         return self._score(matrix)
 
     def _score(self, matrix: FloatArray) -> FloatArray:

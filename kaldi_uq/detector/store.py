@@ -133,8 +133,10 @@ def _from_content(content: Any) -> OneClassDetector:
     if content["threshold"] is not None:
         detector.fpr = read_number(content, "fpr", low=0.0, high=1.0)
         detector.threshold = read_number(content, "threshold")
-    if "benign" in content:  # early releases did not keep it
+    if "benign" in content:
         _read_benign(detector, content["benign"])
+    else:  # early releases did not keep it
+        detector.describe_again()
     return detector
 
 
