@@ -22,7 +22,7 @@ from kaldi_uq.io.waves import pad
 from kaldi_uq.nnet.sequence import SequenceModel
 from kaldi_uq.recogniser import replay
 from kaldi_uq.recogniser.heard import FrameScores
-from kaldi_uq.recogniser.hybrid import HybridModel
+from kaldi_uq.recogniser.hybrid import HybridModel, select_device
 from kaldi_uq.recogniser.memory import in_halves
 from kaldi_uq.recogniser.recogniser import Recogniser
 from kaldi_uq.training import recorded
@@ -134,6 +134,22 @@ def test_steps_that_are_replayed_are_those_that_are_computed(
         starts = 2 if draws == "fresh" else 1
         attack = PGD(eps=0.05, num_steps=20, num_starts=starts, realign_every=7, eot_samples=3, eot_draws=draws)
         made.append(attack(who, waves, goal).waves)
+    for utt in waves:
+        np.testing.assert_array_equal(made[0][utt], made[1][utt])
+
+
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="there is one GPU")
+def test_second_gpu_attacks_as_the_first(system: TinySystem) -> None:
+    model = HybridModel(FRONT_END, system.network("dropout"))
+    waves = dict(list(system.waves.items())[:6])
+    goal = Say({utt: "two" for utt in waves}, spoken=system.text)
+    made = []
+    try:
+        for name in ("cuda:0", "cuda:1"):
+            who = system.recogniser(copy.deepcopy(model).to(select_device(name)))
+            made.append(PGD(eps=0.05, num_steps=20, realign_every=7, eot_samples=3)(who, waves, goal).waves)
+    finally:
+        torch.cuda.set_device(0)
     for utt in waves:
         np.testing.assert_array_equal(made[0][utt], made[1][utt])
 
