@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 import time
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from multiprocessing.connection import Connection, wait
@@ -27,7 +28,8 @@ _END: Any = object()
 def num_workers() -> int:
     """As many processes as a job has threads: ``OMP_NUM_THREADS``, or else the cores that it may use."""
     threads = os.environ.get("OMP_NUM_THREADS", "")
-    if sys.platform != "linux":  # where a process that has used its libraries cannot be copied
+    # elsewhere a process that has used its libraries cannot be copied, and one of a pool must not start any
+    if sys.platform != "linux" or multiprocessing.current_process().daemon:
         return 1
     return int(threads) if threads.isdecimal() and int(threads) else len(os.sched_getaffinity(0))
 
@@ -150,7 +152,9 @@ def _processes() -> Iterator[Callable[..., _Line]]:
         # a copy that kept the ends of the others would keep them waiting when this process is killed
         others = [ours, *(line.ours for line in lines)]
         process = copies.Process(target=_begin, args=(work, *args, theirs), kwargs={"others": others}, daemon=True)
-        process.start()
+        with warnings.catch_warnings():  # of threads, the libraries' own, which a copy does not use
+            warnings.filterwarnings("ignore", "This process .* is multi-threaded", DeprecationWarning)
+            process.start()
         theirs.close()
         lines.append(_Line(process, ours))
         return lines[-1]
@@ -167,6 +171,7 @@ def _processes() -> Iterator[Callable[..., _Line]]:
 
 def _begin(work: Callable[..., None], *args: Any, others: Sequence[Connection]) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the process that this is a copy of ends it
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     for other in others:
         other.close()
     with threadpool_limits(1, user_api="blas"):

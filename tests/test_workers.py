@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -106,6 +107,33 @@ def test_parts_that_fail_end_the_processes(what: str, monkeypatch: pytest.Monkey
     with pytest.raises(expected[0], match=expected[1]):
         pids.update(one_by_one(work, parts(), alone_s=0.0))
     assert pids and not any(is_alive(pid) for pid in pids)
+
+
+def test_process_of_a_pool_starts_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    with multiprocessing.get_context("fork").Pool(1) as pool:
+        assert pool.apply(pids_of_parts) == {"one"}
+
+
+def pids_of_parts() -> set[str]:
+    pids = set(one_by_one(lambda part: os.getpid(), range(9), alone_s=0.0))
+    return {"one"} if pids == {os.getpid()} else {"several"}
+
+
+def test_processes_do_not_heed_signals_as_their_starter_does() -> None:
+    code = textwrap.dedent("""
+        import os, signal
+        from kaldi_uq.workers import one_by_one
+
+        signal.signal(signal.SIGTERM, lambda *_: print("heeded", flush=True))
+        print(len(set(one_by_one(lambda part: os.getpid(), range(20), alone_s=0.0))))
+    """)
+    environment = {**os.environ, "OMP_NUM_THREADS": "2"}
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, env=environment, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.strip() in ("1", "2")
 
 
 def test_processes_end_with_the_one_that_is_killed(tmp_path: Path) -> None:
