@@ -84,6 +84,19 @@ def test_another_environment_directory_or_file_gets_a_new_one(forward: Forward, 
         assert copy not in forward.ends_with("after", **options)
 
 
+def test_those_on_other_gpus_stay(forward: Forward) -> None:
+    here, there = ({"CUDA_VISIBLE_DEVICES": gpus} for gpus in ("0,1", "1,0"))
+    before = set(forward.copies())
+    first = set(forward.ends_with("one", env=here))
+    both = set(forward.ends_with("two", env=there))
+    assert before < first < both and len(both - before) == 2
+    assert set(forward.ends_with("three", env=here)) == set(forward.ends_with("four", env=there)) == both
+    last = set(forward.ends_with("five", env={**here, "WORD": "a"}))
+    assert both - last == first - before
+    for pid in last:
+        os.kill(pid, signal.SIGKILL)
+
+
 def test_failed_command_and_code_of_the_user_leave_none(forward: Forward) -> None:
     assert forward.ends_with("good")
     status, _, errors = forward(*forward.command("bad")[:-1])
