@@ -22,7 +22,7 @@ from kaldi_uq.io.waves import pad
 from kaldi_uq.nnet.sequence import SequenceModel
 from kaldi_uq.recogniser import replay
 from kaldi_uq.recogniser.heard import FrameScores
-from kaldi_uq.recogniser.hybrid import HybridModel, select_device
+from kaldi_uq.recogniser.hybrid import HybridModel, use_device
 from kaldi_uq.recogniser.memory import in_halves
 from kaldi_uq.recogniser.recogniser import Recogniser
 from kaldi_uq.training import recorded
@@ -146,7 +146,7 @@ def test_second_gpu_attacks_as_the_first(system: TinySystem) -> None:
     made = []
     try:
         for name in ("cuda:0", "cuda:1"):
-            who = system.recogniser(copy.deepcopy(model).to(select_device(name)))
+            who = system.recogniser(copy.deepcopy(model).to(use_device(name)))
             made.append(PGD(eps=0.05, num_steps=20, realign_every=7, eot_samples=3)(who, waves, goal).waves)
     finally:
         torch.cuda.set_device(0)

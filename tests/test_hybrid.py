@@ -20,7 +20,7 @@ from kaldi_uq.feats.config import FrontEndConfig, MfccConfig
 from kaldi_uq.feats.frontend import FrontEnd
 from kaldi_uq.nnet.config import MODEL_KINDS, model_class
 from kaldi_uq.nnet.kinds.dnn import DnnConfig
-from kaldi_uq.recogniser.hybrid import FORMAT, MODEL_FILE, WEIGHTS_FORMAT, HybridModel, select_device
+from kaldi_uq.recogniser.hybrid import FORMAT, MODEL_FILE, WEIGHTS_FORMAT, HybridModel, select_device, use_device
 from tests.tiny import FRONT_END, make_waves
 
 NUM_PDFS = 5
@@ -229,3 +229,14 @@ def test_device_is_the_requested_one_if_it_is_there() -> None:
     if not torch.cuda.is_available():
         with pytest.raises(ValueError, match="PyTorch sees 0 GPUs here"):
             select_device("cuda")
+
+
+def test_gpu_with_a_number_becomes_the_current_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    current: list[torch.device] = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "set_device", current.append)
+    assert [str(use_device(name)) for name in ("", "cuda", "cpu", "cuda:1", "cuda:0")] == [
+        *("cuda", "cuda", "cpu", "cuda:1", "cuda:0")
+    ]
+    assert list(map(str, current)) == ["cuda:1", "cuda:0"]

@@ -359,8 +359,6 @@ def _in_order(data: bytes) -> bytes:
 def select_device(requested: str = "") -> torch.device:
     """The device to compute on: ``requested``, else CUDA if there is one, else the CPU.
 
-    A GPU that is named by its number becomes PyTorch's current one, where kernels are recorded.
-
     Raises:
         ValueError: a device that is not there.
     """
@@ -375,6 +373,12 @@ def select_device(requested: str = "") -> torch.device:
         raise ValueError(
             f"device {requested}: PyTorch sees {count} GPUs here; leave the option out to use what there is"
         )
+    return device
+
+
+def use_device(requested: str = "") -> torch.device:
+    """The same; a GPU that is named by its number becomes PyTorch's current one, where kernels are recorded."""
+    device = select_device(requested)
     if device.type == "cuda" and device.index is not None:
         torch.cuda.set_device(device)
     return device

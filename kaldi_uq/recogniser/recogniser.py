@@ -43,7 +43,7 @@ from kaldi_uq.lattice.posteriors import lattice_statistics
 from kaldi_uq.nnet.base import FrameModel, concatenate
 from kaldi_uq.recogniser.base import BaseRecogniser, Statistics
 from kaldi_uq.recogniser.heard import FrameScores, Listening, Pieces
-from kaldi_uq.recogniser.hybrid import MODEL_FILE, HybridModel, select_device
+from kaldi_uq.recogniser.hybrid import MODEL_FILE, HybridModel, use_device
 from kaldi_uq.recogniser.replay import Replay
 from kaldi_uq.recogniser.speakers import (
     DEFAULT_SOURCES,
@@ -142,7 +142,7 @@ class Recogniser(BaseRecogniser):
             ValueError: a device that is not there, or draws of a network that is not random.
         """
         model_dir = Path(model_dir)
-        model = HybridModel.load(model_dir, select_device(device), network=network)
+        model = HybridModel.load(model_dir, use_device(device), network=network)
         return cls(
             model,
             engine,

@@ -27,7 +27,7 @@ from kaldi_uq.io.spool import allocated_file, mapped_array
 from kaldi_uq.nnet.base import AcousticModel
 from kaldi_uq.nnet.sequence import dropout_layers
 from kaldi_uq.progress import Progress
-from kaldi_uq.recogniser.hybrid import select_device
+from kaldi_uq.recogniser.hybrid import select_device, use_device
 from kaldi_uq.recogniser.memory import is_out_of_memory
 
 T = TypeVar("T")
@@ -51,8 +51,8 @@ class Workers:
     count: int = 1
 
     def device(self, requested: str) -> torch.device:
-        """The device that this process computes on, see :func:`kaldi_uq.recogniser.hybrid.select_device`."""
-        return select_device(requested)
+        """The device that this process computes on, see :func:`kaldi_uq.recogniser.hybrid.use_device`."""
+        return use_device(requested)
 
     def rows(self, count: int) -> slice:
         """Which of the ``count`` items of a minibatch are this process's.
