@@ -56,7 +56,7 @@ def in_processes(work: Callable[[PartT], ResultT], parts: Sequence[PartT]) -> It
     with _processes() as start:
         lines = [start(_do, work, part) for part in parts]
         for line in lines:
-            yield line.take()
+            yield _value(line.take())
 
 
 def one_by_one(
@@ -76,6 +76,7 @@ def one_by_one(
 
     Raises:
         WorkerError: a process has ended without a result.
+        Exception: the first error in the order of the parts, of the work or of ``parts`` itself, as without processes.
     """
     left, count, spent = iter(parts), num_workers(), 0.0
     while count < 2 or spent < alone_s:
@@ -89,12 +90,15 @@ def one_by_one(
     with _processes() as start:
         idle: list[_Line] = []
         busy: dict[Connection, tuple[int, _Line]] = {}
-        done: dict[int, ResultT] = {}
+        done: dict[int, Any] = {}
         given = taken = 0
         is_over, next_start = False, 0.0
         while busy or not is_over:
             if not is_over and (idle or (len(busy) < count and time.monotonic() >= next_start)):
-                part = next(left, _END)
+                try:
+                    part = next(left, _END)
+                except Exception as error:  # noqa: BLE001 - raised when those before it have had their turn
+                    part, done[given] = _END, error
                 is_over = part is _END
                 if not is_over:
                     if not idle:
@@ -111,7 +115,7 @@ def one_by_one(
                 done[number] = line.take()
                 idle.append(line)
             while taken in done:
-                yield done.pop(taken)
+                yield _value(done.pop(taken))
                 taken += 1
 
 
@@ -128,17 +132,15 @@ class _Line:
             self.process.join()
 
     def take(self) -> Any:
+        """The result, or the error that the work has raised."""
         try:
-            result = self.ours.recv()
+            return self.ours.recv()
         except (EOFError, OSError):
             self.process.join()
             raise WorkerError(
                 f"a process that shared the work has ended with exit code {self.process.exitcode} (below 0: a signal; "
                 "-9: perhaps the memory); with OMP_NUM_THREADS=1 the work is not shared"
             ) from None
-        if isinstance(result, BaseException):
-            raise result
-        return result
 
 
 @contextmanager
@@ -189,6 +191,12 @@ def _do_all(work: Callable[[Any], Any], line: Connection) -> None:
         except EOFError:  # nobody wants more
             return
         line.send(_result(work, part))
+
+
+def _value(result: Any) -> Any:
+    if isinstance(result, BaseException):
+        raise result
+    return result
 
 
 def _result(work: Callable[[Any], Any], part: Any) -> Any:

@@ -109,6 +109,30 @@ def test_parts_that_fail_end_the_processes(what: str, monkeypatch: pytest.Monkey
     assert pids and not any(is_alive(pid) for pid in pids)
 
 
+@pytest.mark.parametrize("source_fails", [False, True])
+def test_first_error_is_raised_whichever_comes_first(source_fails: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+
+    def parts() -> Iterator[int]:
+        yield from range(4)
+        if source_fails:
+            raise DataError("utt4: no file")
+        yield from range(4, 9)
+
+    def work(part: int) -> int:
+        if part == 2:
+            time.sleep(0.3)  # meanwhile the others have failed
+            raise DataError("utt2: no frames")
+        if part == 3:
+            raise DataError("utt3: no frames")
+        return part
+
+    results = one_by_one(work, parts(), alone_s=0.0)
+    assert [next(results), next(results)] == [0, 1]
+    with pytest.raises(DataError, match=r"^utt2: no frames$"):
+        next(results)
+
+
 def test_process_of_a_pool_starts_none(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "3")
     with multiprocessing.get_context("fork").Pool(1) as pool:
