@@ -64,7 +64,7 @@ def one_by_one(
 ) -> Iterator[ResultT]:
     """Do parts as they come; once that has taken a while, in copies of this process, each of which does one at a time.
 
-    To copy a process that uses a GPU takes a tenth of a second; no more than a third of the time is spent on that.
+    To copy a process that uses a GPU takes up to a tenth of a second; no more than half of the time is spent on that.
 
     Args:
         work: what is done; all that it changes is lost.
@@ -93,8 +93,12 @@ def one_by_one(
         done: dict[int, Any] = {}
         given = taken = 0
         is_over, next_start = False, 0.0
+
+        def can_give() -> bool:
+            return not is_over and bool(idle or (len(busy) < count and time.monotonic() >= next_start))
+
         while busy or not is_over:
-            if not is_over and (idle or (len(busy) < count and time.monotonic() >= next_start)):
+            if can_give():
                 try:
                     part = next(left, _END)
                 except Exception as error:  # noqa: BLE001 - raised when those before it have had their turn
@@ -105,12 +109,13 @@ def one_by_one(
                         begin = time.monotonic()
                         idle.append(start(_do_all, work))
                         now = time.monotonic()
-                        next_start = now + 2 * (now - begin)
+                        next_start = now + (now - begin)
                     line = idle.pop()
                     line.give(part)
                     busy[line.ours] = given, line
                     given += 1
-            for ready in wait(list(busy), 0.0 if not is_over and idle else 0.01) if busy else ():
+            # a short part comes back while one waits for it, and its process would be given all of them
+            for ready in wait(list(busy), 0.0 if can_give() else 0.01) if busy else ():
                 number, line = busy.pop(ready)  # type: ignore[call-overload]
                 done[number] = line.take()
                 idle.append(line)

@@ -85,6 +85,25 @@ def test_parts_go_to_processes_once_they_have_taken_a_while(monkeypatch: pytest.
     assert list(one_by_one(work, iter(()))) == []
 
 
+def test_short_parts_are_shared_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "2")
+    pids: set[int] = set()
+
+    def parts() -> Iterator[int]:  # until both are at work
+        for part in range(20_000):
+            if len(pids) == 2:
+                return
+            yield part
+
+    def work(part: int) -> int:
+        time.sleep(0.001)
+        return os.getpid()
+
+    for pid in one_by_one(work, parts(), alone_s=0.0):
+        pids.add(pid)
+    assert len(pids) == 2 and os.getpid() not in pids
+
+
 @pytest.mark.parametrize("what", ["error", "kill", "parts"])
 def test_parts_that_fail_end_the_processes(what: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "2")
