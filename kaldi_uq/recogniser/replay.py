@@ -50,10 +50,11 @@ class _Recorded:
         self.forward, self.backward = torch.cuda.CUDAGraph(), torch.cuda.CUDAGraph()
         if generator is not None:
             self.forward.register_generator_state(generator)
-        with torch.cuda.graph(self.forward):
+        stream = torch.cuda.Stream(wav.device)  # PyTorch's own is on the GPU that was the first to record anything
+        with torch.cuda.graph(self.forward, stream=stream):
             self.output = function(self.wav)
         self.slope = torch.zeros_like(self.output)
-        with torch.cuda.graph(self.backward, pool=self.forward.pool()):
+        with torch.cuda.graph(self.backward, pool=self.forward.pool(), stream=stream):
             # what the forward pass has kept stays, for there may be two gradients of one pass
             (self.gradient,) = torch.autograd.grad(self.output, self.wav, self.slope, retain_graph=True)
         self.passes = 0

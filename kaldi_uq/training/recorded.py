@@ -41,7 +41,8 @@ class RecordedStep:
             self._x, self._pdfs = x.clone(), pdfs.clone()
             self._graph = torch.cuda.CUDAGraph()
             self._graph.register_generator_state(self._generator)
-            with torch.cuda.graph(self._graph):
+            # PyTorch's own stream is on the GPU that was the first to record anything
+            with torch.cuda.graph(self._graph, stream=torch.cuda.Stream(x.device)):
                 self._loss = self._step(self._x, self._pdfs)
         self._x.copy_(x)
         self._pdfs.copy_(pdfs)
